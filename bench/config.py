@@ -1,0 +1,239 @@
+"""Every setting of a run, as frozen dataclasses. A setting has one name everywhere: `train.lr`.
+
+Later wins: defaults here, the preset in `bench/presets.toml`, the preset in the encoder's own TOML
+file, the user's `--config` file, `--set path=value`. Types and unknown names are checked at this
+boundary, before any work starts; ranges are checked where a value's rule is known (`__post_init__`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from bench.errors import ConfigError
+from bench.registry import unknown
+
+PRESETS = Path(__file__).with_name("presets.toml")
+
+
+def require(holds: bool, rule: str, got: object) -> None:
+    """Raise ConfigError with the rule and the offending value unless the rule holds."""
+    if not holds:
+        raise ConfigError(f"{rule}, got {got}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which music, noise and rooms. `auto` takes the folder beside the music where it is, else `synth`."""
+
+    dataset: str = "synth"
+    noise: str = "auto"
+    rir: str = "auto"
+    min_track_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.min_track_s >= 1.0, "data.min_track_s must be >= 1 (the longest segment)", self.min_track_s)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the encoder is trained. Times in ms, levels in dB; pairs of numbers are ranges."""
+
+    steps: int = 2000
+    batch_pairs: int = 128
+    lr: float = 1e-3
+    lr_min: float = 1e-6
+    warmup_steps: int = 100
+    schedule: Literal["cosine", "cyclic", "constant"] = "cosine"
+    temperature: float = 0.05
+    offset_ms: float = 50.0
+    snr_db: tuple[float, float] = (0.0, 20.0)
+    noise_only: float = 1.0
+    reverb_only: float = 1.0
+    noise_and_reverb: float = 1.0
+    max_rir_s: float = 0.5
+    mask_count: int = 1
+    mask_fraction: float = 0.1
+    segments_per_track: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    val_every_steps: int = 250
+    val_queries: int = 256
+    checkpoint_every_steps: int = 50
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, "train.steps must be >= 0", self.steps)
+        require(self.batch_pairs >= 2, "train.batch_pairs must be >= 2 (a negative is needed)", self.batch_pairs)
+        require(self.lr > 0, "train.lr must be > 0", self.lr)
+        require(0 <= self.lr_min <= self.lr, "train.lr_min must be between 0 and train.lr", self.lr_min)
+        require(self.warmup_steps >= 0, "train.warmup_steps must be >= 0", self.warmup_steps)
+        require(self.temperature > 0, "train.temperature must be > 0", self.temperature)
+        require(0 <= self.offset_ms <= 500, "train.offset_ms must be between 0 and 500", self.offset_ms)
+        require(self.snr_db[0] <= self.snr_db[1], "train.snr_db must be (low, high)", self.snr_db)
+        weights = (self.noise_only, self.reverb_only, self.noise_and_reverb)
+        require(min(weights) >= 0 < max(weights), "train degradation weights must be >= 0, not all 0", weights)
+        require(0.05 <= self.max_rir_s <= 2, "train.max_rir_s must be between 0.05 and 2", self.max_rir_s)
+        require(0 <= self.mask_fraction < 1, "train.mask_fraction must be in [0, 1)", self.mask_fraction)
+        require(self.mask_count >= 0, "train.mask_count must be >= 0", self.mask_count)
+        require(self.segments_per_track >= 1, "train.segments_per_track must be >= 1", self.segments_per_track)
+        require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)
+        require(self.val_queries >= 1, "train.val_queries must be >= 1", self.val_queries)
+        require(self.checkpoint_every_steps >= 1, "train.checkpoint_every_steps must be >= 1", self.checkpoint_every_steps)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is tested. The defaults are `fma-segment/v1`; any change names the benchmark `custom`."""
+
+    snr_db: tuple[float, ...] = (0.0, 5.0, 10.0, 15.0, 20.0)
+    t60_s: tuple[float, ...] = (0.2, 0.4, 0.5, 0.7, 0.8)
+    noise_reverb_t60_s: float = 0.5
+    lengths_s: tuple[float, ...] = (0.96, 2.0, 3.0, 5.0)
+    max_queries: int = 10_000
+    rooms_per_t60: int = 8
+    hop_ms: float = 100.0
+    tolerance_ms: float = 50.0
+    indexes: tuple[str, ...] = ("exact", "falconn")
+    top_k: int = 20
+
+    def __post_init__(self) -> None:
+        require(len(self.lengths_s) > 0 and min(self.lengths_s) > 0, "eval.lengths_s must hold lengths > 0", self.lengths_s)
+        require(max(self.lengths_s) <= 30, "eval.lengths_s must be at most 30 s", self.lengths_s)
+        require(self.max_queries >= 1, "eval.max_queries must be >= 1", self.max_queries)
+        require(self.rooms_per_t60 >= 1, "eval.rooms_per_t60 must be >= 1", self.rooms_per_t60)
+        require(all(0.15 <= t <= 2 for t in (*self.t60_s, self.noise_reverb_t60_s)), "eval.t60_s must be between 0.15 and 2", self.t60_s)
+        require(10 <= self.hop_ms <= 1000, "eval.hop_ms must be between 10 and 1000", self.hop_ms)
+        require(self.tolerance_ms > 0, "eval.tolerance_ms must be > 0", self.tolerance_ms)
+        require(len(self.indexes) > 0, "eval.indexes must name at least one index", self.indexes)
+        require(1 <= self.top_k <= 1000, "eval.top_k must be between 1 and 1000", self.top_k)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One whole run. `model` is the encoder plug-in's own Config."""
+
+    encoder: str
+    model: Any
+    preset: str = "small"
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def resolve(
+    encoder: str,
+    plugin: ModuleType,
+    preset: str,
+    *,
+    files: Iterable[Path] = (),
+    overrides: Iterable[str] = (),
+) -> RunConfig:
+    """Return the whole configuration of a run, every layer applied and checked.
+
+    Raises: ConfigError naming the dotted path, the rule and the nearest right name.
+    """
+    layers = [_preset(preset, plugin), *(_toml(f) for f in files), *(_override(o) for o in overrides)]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    sections = {f.name: f for f in dataclasses.fields(RunConfig)}
+    for name in merged:
+        if name not in sections or name in ("encoder", "preset"):
+            raise ConfigError(unknown("setting", name, sorted(set(sections) - {"encoder", "preset"})))
+    return RunConfig(
+        encoder=encoder,
+        preset=preset,
+        model=_checked("model", plugin.Config, merged.pop("model", {})),
+        data=_checked("data", DataConfig, merged.pop("data", {})),
+        train=_checked("train", TrainConfig, merged.pop("train", {})),
+        eval=_checked("eval", EvalConfig, merged.pop("eval", {})),
+        **{name: _value(name, sections[name], value) for name, value in merged.items()},
+    )
+
+
+def flatten(config: object, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted path: value} of a configuration, in the order of its fields."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, item.name)
+        path = f"{prefix}{item.name}"
+        flat |= flatten(value, f"{path}.") if dataclasses.is_dataclass(value) else {path: value}
+    return flat
+
+
+def presets() -> list[str]:
+    """Return the names of the presets that every encoder has."""
+    return list(_toml(PRESETS))
+
+
+def _preset(name: str, plugin: ModuleType) -> dict[str, Any]:
+    shared = _toml(PRESETS)
+    beside = Path(str(plugin.__file__)).with_suffix(".toml")
+    own = _toml(beside) if beside.is_file() else {}
+    if name not in shared and name not in own:
+        raise ConfigError(unknown("preset", name, sorted({*shared, *own})))
+    return _merge(shared.get(name, {}), own.get(name, {}))
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; give a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _override(text: str) -> dict[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set wants path=value such as train.lr=3e-4, got {text!r}")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string, as in --set train.schedule=cyclic
+    for part in reversed(path.split(".")):
+        parsed = {part: parsed}
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
+    return merged
+
+
+def _checked(section: str, kind: type, values: object) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{section} is a group of settings; set one of them, such as {section}.{dataclasses.fields(kind)[0].name}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise ConfigError(unknown("setting", f"{section}.{name}", [f"{section}.{known}" for known in fields]))
+    return _validated(section, kind, values)
+
+
+def _value(name: str, item: dataclasses.Field[Any], value: object) -> Any:
+    kinds: dict[str, Any] = {"seed": int, "device": Literal["auto", "cpu", "cuda"]}
+    return _validated(name, kinds[name], value)
+
+
+def _validated(path: str, kind: Any, value: object) -> Any:
+    try:
+        options: Any = {} if dataclasses.is_dataclass(kind) else {"config": ConfigDict(extra="forbid")}
+        return TypeAdapter(kind, **options).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        dotted = ".".join([path, *(str(part) for part in first["loc"])])
+        raise ConfigError(f"{dotted}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}") from error

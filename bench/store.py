@@ -1,0 +1,99 @@
+"""The store: every stage's output in a folder named by its content key.
+
+A stage whose key is present is skipped, so running again is resuming. A stage is built in a partial
+folder and renamed when complete, so a kill at any instant leaves either the whole or a part that the
+next run continues, never something that looks whole and is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from bench.errors import StoreError
+
+KEY_LENGTH = 16  # hex digits: 64 bits, no collision to be expected below a billion stages
+
+
+def digest(*parts: object) -> str:
+    """Return the content key of any nesting of dataclasses, dicts, sequences, paths and plain values."""
+    text = json.dumps(parts, sort_keys=True, default=_plain, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {type(value).__name__: asdict(value)}
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"no stable text for {type(value).__name__}")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of stage outputs, shared safely by any number of processes on one host."""
+
+    root: Path
+
+    def folder(self, kind: str, key: str) -> Path:
+        """Return where the finished output of this kind and key is or will be."""
+        return self.root / kind / key
+
+    def has(self, kind: str, key: str) -> bool:
+        """Say whether the output of this kind and key is complete."""
+        return self.folder(kind, key).is_dir()
+
+    def fetch(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
+        """Return the folder of this kind and key, building it first where it is absent.
+
+        `build` receives the partial folder, which may hold what an interrupted build left there.
+        Two processes that want the same key build it once: the second waits for the first.
+        Raises: StoreError if the disk is full or the folder cannot be written.
+        """
+        final = self.folder(kind, key)
+        if final.is_dir():
+            return final
+        partial = final.with_name(f"{key}.partial")
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(str(final.with_name(f"{key}.lock"))):
+                if not final.is_dir():
+                    partial.mkdir(exist_ok=True)
+                    build(partial)
+                    os.replace(partial, final)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {kind} in the store {self.root}: {error.strerror or error}; free some space or "
+                f"choose another folder with --store, then run the same command again to continue"
+            ) from error
+        return final
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as readable JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file of the store.
+
+    Raises: StoreError naming the file if it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); delete its folder and run again") from error

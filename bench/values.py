@@ -1,0 +1,122 @@
+"""The values that flow from stage to stage. Nothing here does work; nothing is changed once made.
+
+Shape legend: T samples, B batch, N vectors, D dimensions of a fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+RATE_HZ = 16_000  # every track is kept at this rate; an encoder that wants another one is given it resampled
+
+Split = Literal["train", "val", "test"]
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Track:
+    """One recording of a data set, not yet decoded.
+
+    `id` is unique in its data set; `path` is relative to the data root and empty for made-up audio;
+    `label` is a free word for grouping (the category of a noise); `problem` says why the listing
+    already knows that it cannot be used (a file that is missing), empty if it knows of none.
+    """
+
+    id: str
+    path: str
+    split: Split
+    licence: str = "unknown"
+    label: str = ""
+    problem: str = ""
+
+
+class Source(Protocol):
+    """What a data-set plug-in's `build(config, root)` returns: which tracks there are, and their audio."""
+
+    def tracks(self) -> Sequence[Track]:
+        """Return every track in a fixed order, unusable ones included (with `problem` set)."""
+        ...
+
+    def load(self, track: Track) -> Floats:
+        """Return the audio as mono float32 at 16 kHz, shape (T,). Must be picklable: workers call it.
+
+        Raises: DataError if it cannot be decoded.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that decides the audio: paths, sizes and times of files, or seeds."""
+        ...
+
+
+CellKind = Literal["identity", "clean", "noise", "reverb", "noise_reverb"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One test condition. `identity` is a clean query on the database's own grid: a control."""
+
+    kind: CellKind
+    snr_db: float | None = None
+    t60_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the cell's name in rows and logs, such as `noise_reverb/snr_0/t60_0.5`."""
+        parts: list[str] = [self.kind]
+        parts += [f"snr_{self.snr_db:g}"] if self.snr_db is not None else []
+        parts += [f"t60_{self.t60_s:g}"] if self.t60_s is not None else []
+        return "/".join(parts)
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """The fingerprints of a whole database, tracks one after another.
+
+    Shapes: vectors (N, D) float32 of unit length, memory-mapped; first_vector (tracks + 1,): the
+    vectors of track i are first_vector[i] to first_vector[i + 1]. Vector j of a track starts at
+    sample j * hop_samples of it.
+    """
+
+    vectors: Floats
+    first_vector: Ints
+    hop_samples: int
+    key: str
+
+    def track_of(self, vector: Ints) -> Ints:
+        """Return the track number of each vector number."""
+        return np.searchsorted(self.first_vector, vector, side="right") - 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained encoder on disk: `model.safetensors` and `meta.json` in `folder`, named by `key`."""
+
+    folder: Path
+    key: str
+
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total) by anything that takes over two seconds."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Shows nothing."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run ran on, as logged."""
+
+    device: str
+    cpu: str
+    cores: int
+    gpu: str = ""
+    libraries: dict[str, str] = field(default_factory=dict)
