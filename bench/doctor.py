@@ -1,0 +1,194 @@
+"""What this machine has and lacks for the suite, in sentences, and the one repair that can be made safely.
+
+Each library is tried in a process of its own: one that was built for another processor kills the
+process that imports it, and a repair is seen at once by the next look.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.errors import BenchError
+
+PROBE_TIMEOUT_S = 120.0
+MIN_FREE_DISK_GB = 5.0
+MIN_MEMORY_GB = 4.0
+GB = 1e9
+CUDA_LIBRARIES = (b"libtorch_cuda", b"libcudart", b"libc10_cuda")
+
+TORCH = """
+import torch
+(torch.eye(2) @ torch.eye(2)).sum().item()
+print(torch.__version__, f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU")
+"""
+TORCHAUDIO = """
+import torch, torchaudio
+torchaudio.transforms.MelSpectrogram(16000, n_mels=32)(torch.zeros(1, 16000))
+print(torchaudio.__version__)
+"""
+FALCONN = """
+import falconn, numpy
+points = numpy.random.default_rng(0).standard_normal((256, 16)).astype(numpy.float32)
+index = falconn.LSHIndex(falconn.get_default_parameters(256, 16))
+index.setup(points)
+found = index.construct_query_object().find_nearest_neighbor(points[7])
+assert found == 7, f"asked for point 7 of 256 and found {found}"
+print("finds its own points")
+"""
+MLFLOW = """
+import mlflow
+print(mlflow.__version__)
+"""
+SOUNDFILE = """
+import io, numpy, soundfile
+file = io.BytesIO()
+soundfile.write(file, numpy.zeros(16000, dtype="float32"), 16000, format="MP3")
+file.seek(0)
+assert len(soundfile.read(file)[0]) > 0, "a written mp3 reads back empty"
+print(f"{soundfile.__version__} with {soundfile.__libsndfile_version__}, reads mp3")
+"""
+GPU = """
+import torch
+names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+print(", ".join(names))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `remedy` is what to do about it, empty where nothing need be done."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def diagnose(store: Path = Path("bench-store")) -> list[Finding]:
+    """Return a finding for everything the suite stands on, in a fixed order. Changes nothing; takes some seconds."""
+    return [
+        _python(),
+        _library("torch", TORCH, "install it with `pip install -c constraints.txt torch`"),
+        _library("torchaudio", TORCHAUDIO, "run `bench doctor --fix`: it removes the CUDA-only libraries on CPU torch"),
+        _library("falconn", FALCONN, "run `make setup`: it builds FALCONN for this processor"),
+        _library("mlflow", MLFLOW, "install it with `pip install -c constraints.txt mlflow`"),
+        _library("soundfile", SOUNDFILE, "upgrade it with `pip install --upgrade soundfile`"),
+        _compiler(),
+        _gpu(),
+        _disk(store),
+        _memory(),
+    ]
+
+
+def fix() -> list[str]:
+    """Return what was repaired, one sentence each; empty where nothing had to be.
+
+    The torchaudio wheels on the package index need CUDA's libraries; on a CPU build of torch their import
+    fails. torchaudio does all that the suite uses without its own compiled libraries, so they are removed.
+    Neither torchaudio is imported nor any file outside its `lib` folder touched.
+    Raises: BenchError if the files cannot be removed.
+    """
+    found = _cuda_only_libraries()
+    for library in found:
+        try:
+            library.unlink(missing_ok=True)
+        except OSError as error:
+            raise BenchError(f"cannot remove {library}: {error.strerror}; run as the owner of this folder") from error
+    if not found:
+        return []
+    return [f"removed {', '.join(f.name for f in found)} from {found[0].parent}: they need CUDA, torch is a CPU build"]
+
+
+def _cuda_only_libraries() -> list[Path]:
+    """Return torchaudio's compiled libraries where they need a CUDA that this torch does not have.
+
+    They load each other, so all go if one needs CUDA; a CPU build of torchaudio keeps them.
+    """
+    folder = _torchaudio_lib()
+    if folder is None or not _is_cpu_torch():
+        return []
+    libraries = sorted(folder.glob("*.so"))
+    needs_cuda = any(name in library.read_bytes() for library in libraries for name in CUDA_LIBRARIES)
+    return libraries if needs_cuda else []
+
+
+def _torchaudio_lib() -> Path | None:
+    spec = importlib.util.find_spec("torchaudio")  # finds a top-level package without importing it
+    return Path(spec.origin).parent / "lib" if spec and spec.origin else None
+
+
+def _is_cpu_torch() -> bool:
+    try:
+        import torch
+    except (ImportError, OSError):
+        return False
+    return torch.version.cuda is None and torch.version.hip is None
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    ok = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    remedy = "use Python 3.11 or 3.12: `make clean`, then `make setup PYTHON=python3.12`"
+    return Finding("python", ok, version, "" if ok else remedy)
+
+
+def _library(name: str, code: str, remedy: str) -> Finding:
+    ok, words = _probe(code)
+    return Finding(name, ok, words, "" if ok else remedy)
+
+
+def _probe(code: str) -> tuple[bool, str]:
+    """Return whether the code runs in a new interpreter, and the last line it wrote."""
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-c", code]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=environment)
+    except subprocess.TimeoutExpired:
+        return False, f"gave no answer in {PROBE_TIMEOUT_S:g} s"
+    if done.returncode < 0:
+        died = signal.Signals(-done.returncode)
+        return False, f"died of {died.name}" + (", built for another processor" if died is signal.SIGILL else "")
+    said = done.stdout if done.returncode == 0 else done.stderr
+    return done.returncode == 0, (said.strip().splitlines() or [""])[-1]
+
+
+def _compiler(which: Callable[[str], str | None] = shutil.which) -> Finding:
+    known = [os.environ.get("CXX", "c++").split()[0], "c++", "g++", "clang++"]
+    found = next((path for path in map(which, known) if path), None)
+    if found:
+        return Finding("compiler", True, found)
+    return Finding("compiler", False, "no C++ compiler", "only to build FALCONN: `sudo apt-get install g++`")
+
+
+def _gpu() -> Finding:
+    ok, names = _probe(GPU)
+    if ok and names:
+        return Finding("gpu", True, names)
+    if Path("/proc/driver/nvidia/version").exists():
+        return Finding("gpu", False, "an NVIDIA driver, but torch cannot use it", "install a CUDA build of torch")
+    return Finding("gpu", True, "none; everything runs on the CPU")
+
+
+def _disk(store: Path) -> Finding:
+    existing = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.exists())
+    free_gb = shutil.disk_usage(existing).free / GB
+    ok = free_gb >= MIN_FREE_DISK_GB
+    remedy = f"free some space up to {MIN_FREE_DISK_GB:g} GB, or choose another folder with --store"
+    return Finding("disk", ok, f"{free_gb:.0f} GB free at {existing}", "" if ok else remedy)
+
+
+def _memory() -> Finding:
+    total_gb = psutil.virtual_memory().total / GB
+    ok = total_gb >= MIN_MEMORY_GB
+    remedy = f"{MIN_MEMORY_GB:g} GB are wanted; use the preset `tiny`, or a smaller eval.max_queries"
+    return Finding("memory", ok, f"{total_gb:.0f} GB", "" if ok else remedy)
