@@ -1,0 +1,39 @@
+"""What every test has: one thread, no network, the same random examples each time on CI, and the real music's folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Before anything imports mlflow or torch, in this process and in those that tests start.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["DO_NOT_TRACK"] = "true"
+os.environ["OMP_NUM_THREADS"] = "1"
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "BENCH_DATA", "BENCH_STORE"):
+    os.environ.pop(name, None)  # a setting of the person who runs the tests must not reach them
+
+REAL_DATA = Path(os.environ.get("BENCH_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
+
+# No deadline: on a loaded machine an example may wait for the processor.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:  # a test that needs no torch does not pay for its import
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder with real music in the official layout; skip where there is none."""
+    if not (REAL_DATA / "fma").is_dir():
+        pytest.skip(f"no real music at {REAL_DATA}; set BENCH_TEST_DATA to a folder that holds fma/, noise/ and rir/")
+    return REAL_DATA
