@@ -1,1 +1,1 @@
-
+"""From files to samples: decoding, the prepared corpus, and its verification."""

@@ -1,0 +1,61 @@
+"""One way from any audio file to mono 16 kHz samples. Decoders differ in delay, so there is exactly one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bench.errors import DataError
+from bench.values import RATE_HZ, Floats
+
+BLOCK_FRAMES = 1 << 18  # read in blocks, so that an hour of 48 kHz stereo never lies in memory at once
+
+
+def decoder() -> str:
+    """Return the name and versions of the decoder and the resampler: part of every corpus key."""
+    import soundfile
+    import soxr
+
+    return f"soundfile {soundfile.__version__}/libsndfile {soundfile.__libsndfile_version__}/soxr {soxr.__version__} HQ"
+
+
+def decode(path: Path) -> Floats:
+    """Return the audio of a file as the mean of its channels at 16 kHz.
+
+    A truncated mp3 or ogg that still decodes to some audio is accepted as the audio it gives; a
+    format whose decoder reports the damage (flac) is refused.
+    Shapes: (T,) float32.  Units: full scale is 1; resampling may overshoot it.
+    Raises: DataError naming the file if it is missing, cannot be decoded, holds no samples, or holds
+    NaN or infinite samples.
+    """
+    import soundfile
+
+    if not path.is_file():
+        raise DataError(f"no audio file at {path}; restore it or leave it out")
+    try:
+        with soundfile.SoundFile(path) as file:
+            wave_T = _resampled(file)
+    except (RuntimeError, ValueError, OSError) as error:  # soundfile's errors are RuntimeErrors
+        raise DataError(f"{path} cannot be decoded ({error}); restore the file or remove it") from error
+    if len(wave_T) == 0:
+        raise DataError(f"{path} holds no samples; restore the file or remove it")
+    if not np.isfinite(wave_T).all():
+        raise DataError(f"{path} holds NaN or infinite samples; export it again or remove it")
+    return wave_T
+
+
+def _resampled(file: object) -> Floats:
+    import soundfile
+    import soxr
+
+    assert isinstance(file, soundfile.SoundFile)
+    stream = None if file.samplerate == RATE_HZ else soxr.ResampleStream(file.samplerate, RATE_HZ, 1, quality="HQ")
+    parts: list[Floats] = []
+    while True:
+        block = file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
+        mono = block.mean(axis=1, dtype=np.float32)
+        last = len(block) < BLOCK_FRAMES  # a truncated file gives less than its header says
+        parts.append(mono if stream is None else stream.resample_chunk(mono, last=last))
+        if last:
+            return np.concatenate(parts)

@@ -1,0 +1,201 @@
+"""The prepared corpus: every usable track as 16 kHz mono int16, memory-mapped, with a Parquet manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bench.audio import near
+from bench.audio.decode import decoder
+from bench.audio.merge import merged
+from bench.audio.shards import grouped, shard_path, write_shards
+from bench.errors import DataError, PluginError, StoreError
+from bench.store import Store, digest
+from bench.values import Ints, Progress, Source, Split, Track, no_progress
+
+FORMAT = "pcm/1"
+MANIFEST = "manifest.parquet"
+COLUMNS = (
+    "id",
+    "path",
+    "licence",
+    "label",
+    "split",
+    "status",
+    "reason",
+    "sha256",
+    "num_samples",
+    "gain",
+    "shard",
+    "offset",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A prepared corpus on disk.
+
+    `manifest` has one row for every track of the data set: id, path (relative to the data root),
+    licence, label, split, status (ok, missing, unreadable, short, silent, duplicate), reason, sha256
+    of the int16 samples, num_samples, gain (below 1 where the peak was over full scale), shard and
+    offset in it (in samples). `tracks` holds its ok rows; their index is the track number.
+    A float sample is an int16 sample over 2**15.
+    """
+
+    folder: Path
+    manifest: pd.DataFrame
+    tracks: pd.DataFrame
+    digest: str
+    _maps: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """Return the number of samples of every track, shape (tracks,)."""
+        return self.tracks["num_samples"].to_numpy(np.int64)
+
+    @cached_property
+    def _places(self) -> Ints:
+        return self.tracks[["shard", "offset"]].to_numpy(np.int64)
+
+    def numbers(self, split: Split) -> Ints:
+        """Return the track numbers of one split, ascending."""
+        return np.flatnonzero((self.tracks["split"] == split).to_numpy()).astype(np.int64)
+
+    def num_samples(self, track: int) -> int:
+        """Return the length of a track."""
+        return int(self.lengths[track])
+
+    def read(self, track: int, start_sample: int, num_samples: int) -> npt.NDArray[np.int16]:
+        """Return a copy of a stretch of one track, shape (num_samples,).
+
+        Raises: IndexError if the stretch is not wholly inside the track.
+        """
+        if not (
+            0 <= track < len(self.lengths) and 0 <= start_sample <= start_sample + num_samples <= self.lengths[track]
+        ):
+            raise IndexError(f"samples {start_sample} to {start_sample + num_samples} are not inside track {track}")
+        shard, offset = self._places[track]
+        begin = int(offset) + start_sample
+        return np.array(self._map(int(shard))[begin : begin + num_samples])
+
+    def skipped(self) -> pd.DataFrame:
+        """Return the rows of all tracks that cannot be used, with their status and reason."""
+        return self.manifest[self.manifest["status"] != "ok"]
+
+    def _map(self, shard: int) -> npt.NDArray[np.int16]:
+        if shard not in self._maps:
+            self._maps[shard] = np.memmap(shard_path(self.folder, shard, "i16"), "<i2", "r")
+        return self._maps[shard]  # type: ignore[no-any-return]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_corpus, (self.folder,)  # a worker maps the files itself: a pickled map is all its samples
+
+
+def corpus_key(name: str, source: Source, min_track_s: float) -> str:
+    """Return the content key under which a corpus is prepared."""
+    return digest(FORMAT, near.VERSION, name, source.fingerprint(), min_track_s, decoder())
+
+
+def prepare(
+    store: Store, name: str, source: Source, *, min_track_s: float, workers: int, progress: Progress = no_progress
+) -> Corpus:
+    """Return the prepared corpus of a data set, decoding what is not yet in the store.
+
+    Running it again after a kill continues with the shards that are missing; two processes that
+    want the same corpus build it once.
+    Raises: DataError if no track at all is usable; StoreError if the disk is full.
+    """
+    key = corpus_key(name, source, min_track_s)
+    return open_corpus(
+        store.fetch("pcm", key, lambda folder: _build(folder, name, source, min_track_s, workers, progress))
+    )
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """Return the prepared corpus in a folder.
+
+    Raises: StoreError naming the file if the manifest is missing or damaged, or if a shard has not
+    the size that the manifest claims.
+    """
+    rows = _manifest(folder / MANIFEST)
+    kept = rows[rows["shard"] >= 0]
+    for shard, claimed in kept.groupby("shard")["num_samples"].sum().items():
+        path = shard_path(folder, int(str(shard)), "i16")
+        size = path.stat().st_size if path.is_file() else 0
+        if size != 2 * claimed:
+            raise StoreError(
+                f"{path} has {size} bytes where its manifest claims {2 * claimed}; delete {folder} and run again"
+            )
+    tracks = rows[rows["status"] == "ok"].reset_index(drop=True)
+    return Corpus(folder, rows, tracks, _content(tracks))
+
+
+def _build(folder: Path, name: str, source: Source, min_track_s: float, workers: int, progress: Progress) -> None:
+    tracks = source.tracks()
+    _check(name, tracks)
+    shards = grouped(tracks)
+    for left in folder.glob(".*.tmp"):
+        left.unlink()  # of a process that was killed: the lock says that none writes here now
+    write_shards(folder, source, shards, min_track_s, workers, progress)
+    progress("duplicates", 0, 1)
+    rows = merged(folder, shards)[list(COLUMNS)]
+    if not (rows["status"] == "ok").any():
+        raise DataError(_nothing_usable(name, source, rows))
+    temporary = folder / ".manifest.tmp"
+    rows.to_parquet(temporary, index=False)
+    os.replace(temporary, folder / MANIFEST)
+    progress("duplicates", 1, 1)
+
+
+def _check(name: str, tracks: Sequence[Track]) -> None:
+    if not tracks:
+        raise DataError(f"data set {name!r} lists no track; check its data root")
+    if len({track.id for track in tracks}) < len(tracks):
+        raise PluginError(f"data set {name!r} gives one id to several tracks; ids must be unique")
+
+
+def _nothing_usable(name: str, source: Source, rows: pd.DataFrame) -> str:
+    counts = ", ".join(f"{count} {status}" for status, count in rows["status"].value_counts().items())
+    first = rows.iloc[0]
+    where = f" in {source.root}" if hasattr(source, "root") else ""
+    return (
+        f"data set {name!r} has no usable track{where}: {counts}; the first is {first['path'] or first['id']}: "
+        f"{first['reason']}; check the folder given as --data-root"
+    )
+
+
+def _manifest(path: Path) -> pd.DataFrame:
+    advice = f"delete {path.parent} and run again"
+    try:
+        rows = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); {advice}") from error
+    if tuple(rows.columns) != COLUMNS:
+        raise StoreError(f"{path} has the columns {', '.join(map(str, rows.columns))}, not those of {FORMAT}; {advice}")
+    places = rows[["shard", "offset", "num_samples"]]
+    if any(kind.kind != "i" for kind in places.dtypes) or not _fits(rows):
+        raise StoreError(f"{path} places tracks outside their shards; {advice}")
+    return rows
+
+
+def _fits(rows: pd.DataFrame) -> bool:
+    """Say whether the tracks of every shard lie end to end from its start, and every ok track has a place."""
+    kept = rows[rows["shard"] >= 0]
+    ends = kept.groupby("shard")["num_samples"].cumsum()
+    end_to_end = bool((kept["offset"] == ends - kept["num_samples"]).all() and (kept["num_samples"] > 0).all())
+    return end_to_end and bool((rows.loc[rows["status"] == "ok", "shard"] >= 0).all())
+
+
+def _content(tracks: pd.DataFrame) -> str:
+    """Return the digest of the usable audio itself: the same on every machine and path."""
+    lines = zip(tracks["id"], tracks["sha256"], tracks["split"], strict=True)
+    return hashlib.sha256("".join(f"{i}\t{s}\t{p}\n" for i, s, p in lines).encode()).hexdigest()[:16]

@@ -1,0 +1,246 @@
+"""Shards: fixed groups of consecutive tracks, decoded and written by worker processes.
+
+A shard is `shard-00012.i16` (little-endian samples), `shard-00012.words` (the robust hash, see
+near.py) and `shard-00012.parquet` (its rows). The rows are written last: where they are, the shard is
+done. Every file appears under its name in one step, so a kill loses only the shards in progress.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import pickle
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bench.audio.near import hash_words, num_words
+from bench.errors import BenchError, DataError, PluginError
+from bench.registry import load
+from bench.values import RATE_HZ, Progress, Source, Track
+
+MAX_SHARDS = 200  # each is an open memory map of the reader: stay below the 256 that some systems allow
+MIN_SHARD_TRACKS = 16
+FULL_SCALE = 2**15  # an int16 sample over this is the float sample: 16-bit files pass unchanged
+SILENT_PEAK = 1e-3  # -60 dBFS
+POLL_S = 0.3
+
+Pcm = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One group of tracks to be written; `number` names its files."""
+
+    number: int
+    tracks: tuple[Track, ...]
+
+
+def shard_path(folder: Path, number: int, suffix: str) -> Path:
+    """Return where a shard's file of this suffix is; a number cannot lead outside the folder."""
+    return folder / f"shard-{int(number):05d}.{suffix}"
+
+
+def grouped(tracks: Sequence[Track]) -> list[Shard]:
+    """Return the shards of a listing: always the same for the same number of tracks."""
+    size = max(MIN_SHARD_TRACKS, -(-len(tracks) // MAX_SHARDS))
+    return [Shard(n, tuple(tracks[start : start + size])) for n, start in enumerate(range(0, len(tracks), size))]
+
+
+def write_shards(
+    folder: Path, source: Source, shards: Sequence[Shard], min_track_s: float, workers: int, progress: Progress
+) -> None:
+    """Write every shard that is not there yet, by `workers` processes (in this one, if 1).
+
+    Raises: OSError if the disk is full; DataError if a worker process dies.
+    """
+    waiting = [shard for shard in shards if not is_done(folder, shard)]
+    total = sum(len(shard.tracks) for shard in shards)
+
+    def show() -> None:
+        progress(
+            "decode", sum(len(s.tracks) for s in shards if shard_path(folder, s.number, "parquet").exists()), total
+        )
+
+    show()
+    if workers <= 1 or len(waiting) <= 1:
+        _write_share(folder, source, waiting, min_track_s, show)
+    else:
+        _write_parallel(folder, source, waiting, min_track_s, min(workers, len(waiting)), show)
+
+
+def is_done(folder: Path, shard: Shard) -> bool:
+    """Say whether a shard was completely written, going by its rows and the sizes of its files."""
+    try:
+        rows = pd.read_parquet(shard_path(folder, shard.number, "parquet"))
+        sizes = [shard_path(folder, shard.number, suffix).stat().st_size for suffix in ("i16", "words")]
+    except (OSError, ValueError):
+        return False
+    kept = rows.loc[rows["shard"] >= 0, "num_samples"]
+    return sizes == [2 * int(kept.sum()), 4 * sum(num_words(n) for n in kept)]
+
+
+def _write_parallel(
+    folder: Path, source: Source, waiting: list[Shard], min_track_s: float, workers: int, show: Callable[[], None]
+) -> None:
+    # spawn, not fork: the caller may have threads and a CUDA context, neither of which survives a fork
+    context = multiprocessing.get_context("spawn")
+    errors: Any = context.SimpleQueue()
+    packed = _packed(source)
+    processes = [
+        context.Process(target=_work, args=(folder, packed, waiting[n::workers], min_track_s, errors), daemon=True)
+        for n in range(workers)
+    ]
+    try:
+        for process in processes:
+            process.start()
+        while any(process.is_alive() for process in processes):
+            next((process for process in processes if process.is_alive()), processes[0]).join(POLL_S)
+            show()
+            if any(process.exitcode for process in processes):
+                break
+        if not errors.empty():
+            raise errors.get()
+        if any(process.exitcode for process in processes):
+            raise DataError(_death(folder, waiting))
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+            if process.pid:
+                process.join()
+
+
+def _write_share(
+    folder: Path, source: Source, share: Sequence[Shard], min_track_s: float, show: Callable[[], None]
+) -> None:
+    for shard in share:
+        write_shard(folder, source, shard, min_track_s)
+        show()
+
+
+def write_shard(folder: Path, source: Source, shard: Shard, min_track_s: float) -> None:
+    """Decode the tracks of one shard and write its files. One bad file never throws.
+
+    Raises: OSError if they cannot be written; what was begun is removed.
+    """
+    parts = {
+        suffix: folder / f".shard-{shard.number:05d}.{suffix}.{os.getpid()}.tmp"
+        for suffix in ("i16", "words", "parquet")
+    }
+    rows: list[dict[str, Any]] = []
+    offset = 0
+    try:
+        with parts["i16"].open("wb") as samples, parts["words"].open("wb") as words:
+            for track in shard.tracks:
+                row, pcm_T = prepared(source, track, min_track_s)
+                if len(pcm_T):
+                    row |= {"shard": shard.number, "offset": offset}
+                    samples.write(pcm_T.tobytes())
+                    words.write(hash_words(pcm_T).astype("<u4").tobytes())
+                    offset += len(pcm_T)
+                rows.append(row)
+        pd.DataFrame(rows).to_parquet(parts["parquet"], index=False)
+        for suffix, part in parts.items():
+            os.replace(part, shard_path(folder, shard.number, suffix))
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def prepared(source: Source, track: Track, min_track_s: float) -> tuple[dict[str, Any], Pcm]:
+    """Return a track's row of the manifest and its samples to keep, none unless its status is ok."""
+    row: dict[str, Any] = {
+        "id": track.id,
+        "path": track.path,
+        "licence": track.licence,
+        "label": track.label,
+        "split": track.split,
+        "status": "ok",
+        "reason": "",
+        "sha256": "",
+        "num_samples": 0,
+        "gain": 1.0,
+        "shard": -1,
+        "offset": -1,
+    }
+    nothing = np.zeros(0, "<i2")
+    if track.problem:
+        return row | {"status": "missing", "reason": track.problem}, nothing
+    try:
+        wave_T = _checked(source.load(track))
+    except Exception as error:  # a plug-in's decoder may raise anything; one bad track never stops the rest
+        told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        return row | {"status": "unreadable", "reason": told}, nothing
+    peak = float(np.abs(wave_T).max(initial=0.0))
+    gain = 1.0 if peak <= 1 else 1 / peak
+    pcm_T = np.clip(np.rint(wave_T * np.float32(gain * FULL_SCALE)), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")
+    row |= {"num_samples": len(pcm_T), "gain": gain, "sha256": hashlib.sha256(pcm_T.tobytes()).hexdigest()}
+    if len(pcm_T) < min_track_s * RATE_HZ:
+        told = f"{len(pcm_T) / RATE_HZ:.2f} s, shorter than {min_track_s:g} s"
+        return row | {"status": "short", "reason": told}, nothing
+    if peak < SILENT_PEAK:
+        return row | {"status": "silent", "reason": f"peak {peak:.1e} of full scale, below -60 dBFS"}, nothing
+    return row, pcm_T
+
+
+def _checked(audio: object) -> npt.NDArray[np.float32]:
+    wave_T = np.asarray(audio, np.float32)
+    if wave_T.ndim != 1:
+        raise DataError(f"audio must have the shape (T,), got {wave_T.shape}")
+    if not np.isfinite(wave_T).all():
+        raise DataError("audio holds NaN or infinite samples")
+    return wave_T
+
+
+def _packed(source: Source) -> tuple[str, bytes]:
+    """Return a source ready to be sent, with the file of its plug-in where that was given as a path."""
+    module = sys.modules[type(source).__module__]
+    plugin = str(module.__file__) if module.__name__.startswith("bench_plugin_") else ""
+    try:
+        return plugin, pickle.dumps(source)
+    except Exception as error:
+        raise PluginError(f"data set of type {type(source).__name__} cannot be sent to workers: {error}") from error
+
+
+def _work(folder: Path, packed: tuple[str, bytes], share: Sequence[Shard], min_track_s: float, errors: Any) -> None:
+    """Write a share of the shards: the main function of a worker process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # the mp3 decoder writes a line for every frame it mends
+    plugin, pickled = packed
+    try:
+        if plugin:
+            load("dataset", plugin)  # gives its module the name under which it was pickled
+        _write_share(folder, pickle.loads(pickled), share, min_track_s, lambda: None)
+    except Exception as error:
+        known = isinstance(error, (OSError, BenchError))
+        errors.put(error if known else RuntimeError(traceback.format_exc()))
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent ends, even if that was killed: else it would write on, unlocked."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _death(folder: Path, waiting: Sequence[Shard]) -> str:
+    begun = [s for s in waiting if list(folder.glob(f".shard-{s.number:05d}.*.i16.tmp"))]
+    first = ", ".join(f"{s.tracks[0].id} to {s.tracks[-1].id}" for s in begun) or "unknown"
+    return (
+        f"a decoding process died (out of memory, killed, or crashed by a file) among the tracks {first}; "
+        f"run the same command again to continue, with fewer workers or without the file that crashes it"
+    )

@@ -1,0 +1,43 @@
+"""Background noise as files: `train/<category>/` and `test/<category>/`, directly or in a folder `noise`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench.audio.files import file_source, find_audio
+from bench.errors import DataError
+from bench.values import Source, Track
+
+KIND = "noise"
+CITE = "the recordings' own sources, as the user's folder names them"
+LICENSE = "each recording has its own licence"
+SOURCE = "a folder of the user"
+
+SIDES: tuple[Literal["train", "test"], ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing to set: the layout says it all."""
+
+
+def build(config: Config, root: Path | None) -> Source:
+    """Return the noise recordings below `root`; a track's label is its category.
+
+    Raises: DataError if there is no `train` and `test` folder, or no audio in one of them.
+    """
+    if root is None:
+        raise DataError("noise-folder needs a folder with noise/train and noise/test; give it as --data-root")
+    home = next((h for h in (root / "noise", root) if all((h / side).is_dir() for side in SIDES)), None)
+    if home is None:
+        raise DataError(
+            f"no noise found in {root}: looked there and in its folder noise for train/<category>/ and test/<category>/"
+        )
+    tracks = [
+        Track(id=f"{side}/{path}", path=f"{side}/{path}", split=side, label=path.split("/")[0], problem=problem)
+        for side in SIDES
+        for path, problem in find_audio(home / side).items()
+    ]
+    return file_source(home, tracks)
