@@ -1,0 +1,96 @@
+"""Where a run comes from: version, commit, command, machine and libraries, as tags of the run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import bench
+from bench.values import Hardware
+
+LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "pandas", "soundfile", "falconn", "mlflow", "optuna")
+GIB = 1 << 30
+
+
+def provenance() -> dict[str, str]:
+    """Return the tags that say which code, command, machine and libraries made a run; never fails."""
+    machine = hardware("auto")
+    tags = {
+        "bench.version": bench.__version__,
+        "bench.cmd": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "bench.python": platform.python_version(),
+        "bench.platform": platform.platform(),
+        "bench.cpu": machine.cpu,
+        "bench.cores": str(machine.cores),
+        "bench.gpu": machine.gpu or "none",
+        "bench.memory_gib": f"{_memory_bytes() / GIB:.1f}",
+    }
+    return tags | _git(Path(bench.__file__).parent) | {f"bench.lib.{k}": v for k, v in machine.libraries.items()}
+
+
+def hardware(device: str) -> Hardware:
+    """Return what this machine is; `device` is where the encoder runs, `cpu` or `cuda`."""
+    versions = {name: version for name in LIBRARIES if (version := _version(name))}
+    return Hardware(device, cpu=_cpu(), cores=_cores(), gpu=_gpu(), libraries=versions)
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _cores() -> int:
+    # The cores that this process may use, fewer than the machine's in a container or a batch job.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def _gpu() -> str:
+    try:
+        import torch
+
+        return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else ""
+    except Exception:  # torch that is absent or does not fit its driver; the run itself will say so
+        return ""
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _git(source: Path) -> dict[str, str]:
+    """Return commit and dirty flag of the source tree, nothing where the source is no git checkout.
+
+    An installed copy may lie inside somebody else's checkout (their .venv), so git must know our files.
+    """
+    if not _output(source, "ls-files", "__init__.py"):
+        return {}
+    commit = _output(source, "rev-parse", "HEAD")
+    changes = _output(source, "status", "--porcelain", "--", ":(top)*.py", ":(top)*.toml")
+    return {"bench.git": commit, "bench.dirty": str(bool(changes)).lower()} if commit else {}
+
+
+def _output(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,93 @@
+"""Delivering later: what a tracking server missed, and the end of runs whose process was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from bench.logbook.courier import Courier, connect, switch_target, wanted_uri
+from bench.logbook.journal import Journal, journals
+
+UP_TO_DATE, DELIVERED, IN_PROGRESS, FAILED = "up to date", "delivered", "in progress", "failed"
+
+
+def sync(store: Path, warn: Callable[[str], None]) -> list[tuple[str, str]]:
+    """Deliver what MLflow does not have of the store's runs; return (run key, outcome) of each run.
+
+    A run goes to the user's MLFLOW_TRACKING_URI, else to the tracking store that it was meant for. Runs
+    in progress are left alone. The outcomes are the four words above; `warn` gets the reason of a failure.
+    """
+    close = Closing(store, warn)
+    return [(journal.folder.name, close.deliver(journal)) for journal in journals(store)]
+
+
+def close_stale(store: Path, warn: Callable[[str], None]) -> list[str]:
+    """End the runs whose process died without a word as KILLED, on disk and in MLflow; return their keys."""
+    dead = end_dead(store)
+    close = Closing(store, warn)
+    for journal in dead:
+        close.deliver(journal)
+    return [journal.folder.name for journal in dead]
+
+
+def end_dead(store: Path) -> list[Journal]:
+    """Write KILLED into the journals of runs whose process died, and return them."""
+    dead = []
+    for journal in journals(store):
+        try:
+            with journal.lock().acquire(timeout=0):
+                if journal.end_if_dead():
+                    dead.append(journal)
+        except Timeout:
+            continue  # its process is alive
+    return dead
+
+
+class Closing:
+    """Delivers finished journals, asking each tracking store only once whether it answers."""
+
+    def __init__(self, store: Path, warn: Callable[[str], None]) -> None:
+        self._store = store
+        self._warn = warn
+        self._clients: dict[str, Any] = {}
+
+    def deliver(self, journal: Journal) -> str:
+        """Deliver one journal and return the outcome."""
+        try:
+            with journal.lock().acquire(timeout=0):
+                journal.end_if_dead()
+                return UP_TO_DATE if journal.is_delivered() else self._send(journal)
+        except Timeout:
+            return IN_PROGRESS
+
+    def _send(self, journal: Journal) -> str:
+        card = journal.card()
+        assert card is not None
+        uri = wanted_uri() or card.uri
+        if uri not in self._clients:
+            self._clients[uri] = self._connected(uri)
+        if self._clients[uri] is None:
+            return FAILED
+        journal.keep(switch_target(card, uri))
+        courier = Courier(self._clients[uri], journal, self._store)
+        try:
+            courier.deliver()
+        except Exception as error:
+            self._warn(f"MLflow failed on {journal.folder}: {type(error).__name__}: {error}; run `bench sync` again")
+            return FAILED
+        for refusal in courier.refused:
+            self._warn(f"MLflow did not take an entry of {journal.folder}: {refusal}")
+        return DELIVERED
+
+    def _connected(self, uri: str) -> Any:
+        try:
+            return connect(uri, self._store)
+        except Exception as error:
+            self._warn(
+                f"MLflow at {uri or self._store} cannot be reached ({type(error).__name__}); "
+                f"start it or set MLFLOW_TRACKING_URI, then run `bench sync` again"
+            )
+            return None

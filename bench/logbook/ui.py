@@ -1,0 +1,118 @@
+"""`bench ui`: the MLflow UI on loopback, on the store that the runs were logged to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from bench.errors import ConfigError, StoreError
+from bench.logbook.courier import own_uri
+
+FIRST_PORT = 5000  # MLflow's own default
+PORTS_TRIED = 50
+START_S = 90.0  # three seconds as a rule; the server migrates an old database first
+STOP_S = 10.0
+
+
+def serve(store: Path, host: str = "127.0.0.1", port: int | None = None) -> None:
+    """Run the MLflow UI until Ctrl-C; print its address once it answers.
+
+    With no `port` the first free one from 5000 is taken. MLflow refuses requests that name a host other
+    than loopback or a private address (DNS rebinding); who serves under another name sets MLflow's own
+    MLFLOW_SERVER_ALLOWED_HOSTS.
+    Raises: ConfigError if the port is taken; StoreError if there is no run to show or it does not start.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or own_uri(store)
+    if uri.startswith(("http://", "https://")):
+        print(f"MLFLOW_TRACKING_URI is a server, which has the UI itself: open {uri}", flush=True)
+        return
+    if uri == own_uri(store) and not (store / "mlflow.db").is_file():
+        raise StoreError(
+            f"no run was logged to MLflow in {store.resolve()}; start one with `bench run`, upload unsent ones "
+            f"with `bench sync`, or name another folder with --store"
+        )
+    port = _checked(host, port) if port is not None else _first_free(host)
+    log = store / "mlflow-ui.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        # A session of its own: Ctrl-C reaches only us, and we end the server with its workers.
+        server = subprocess.Popen(
+            _command(uri, store, host, port), stdout=output, stderr=output, env=_environment(), start_new_session=True
+        )
+    try:
+        _await(server, host, port, log)
+        print(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+        if server.wait() != 0:
+            raise StoreError(f"the MLflow UI ended by itself; its last words are in {log}")
+    except KeyboardInterrupt:
+        print("MLflow UI ended", flush=True)
+    finally:
+        _end(server)
+
+
+def _command(uri: str, store: Path, host: str, port: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)),
+        *("--backend-store-uri", uri, "--default-artifact-root", (store.resolve() / "mlartifacts").as_uri()),
+    ]
+
+
+def _environment() -> dict[str, str]:
+    # Without the job runner, a feature for language models, the server is one process instead of a dozen.
+    defaults = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return defaults | os.environ
+
+
+def _checked(host: str, port: int) -> int:
+    if not _is_free(host, port):
+        raise ConfigError(f"port {port} of {host} is taken; choose another with --port, or leave --port out")
+    return port
+
+
+def _first_free(host: str) -> int:
+    for port in range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
+        if _is_free(host, port):
+            return port
+    raise ConfigError(f"ports {FIRST_PORT} to {port} of {host} are all taken; choose another with --port")
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is free
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _await(server: subprocess.Popen[bytes], host: str, port: int, log: Path) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+    raise StoreError(f"the MLflow UI did not start; {log} ends with: {' | '.join(tail)}")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, how)
+            server.wait(STOP_S)
+        except ProcessLookupError:
+            return  # the whole group is gone
+        except subprocess.TimeoutExpired:
+            continue
