@@ -1,4 +1,4 @@
-"""What every test has: one thread, no network, the same random examples each time on CI, and the real music's folder."""
+"""What every test has: one thread, no network, the same random examples on CI each time, the real music."""
 
 from __future__ import annotations
 

@@ -1,0 +1,223 @@
+"""Settings: which layer wins, and that every mistake is named before any work starts."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import config
+from bench.errors import BenchError, ConfigError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Stand in for the Config of an encoder."""
+
+    width: float = 1.0
+    dim: int = 128
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> ModuleType:
+    """Return an encoder plug-in whose file lies in an empty folder."""
+    module = ModuleType("mine")
+    module.__file__ = str(tmp_path / "mine.py")
+    module.Config = Settings  # type: ignore[attr-defined]
+    return module
+
+
+def toml(folder: Path, text: str, name: str = "user.toml") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def refused(plugin: ModuleType, *overrides: str, files: tuple[Path, ...] = ()) -> str:
+    """Return what is said to settings that must not pass."""
+    with pytest.raises(ConfigError) as caught:
+        config.resolve("mine", plugin, "tiny", files=files, overrides=overrides)
+    return str(caught.value)
+
+
+def test_defaults_stand_where_nothing_is_set(plugin: ModuleType) -> None:
+    run = config.resolve("mine", plugin, "small")
+    assert run.model == Settings()
+    assert (run.encoder, run.preset, run.seed, run.device) == ("mine", "small", 0, "auto")
+    assert run.eval == config.EvalConfig()
+
+
+def test_each_layer_wins_over_the_one_before(plugin: ModuleType, tmp_path: Path) -> None:
+    layers: list[int] = [config.TrainConfig().steps, config.resolve("mine", plugin, "tiny").train.steps]
+    toml(tmp_path, "[tiny.train]\nsteps = 11\n", "mine.toml")
+    layers.append(config.resolve("mine", plugin, "tiny").train.steps)
+    first, second = toml(tmp_path, "[train]\nsteps = 12\n", "1.toml"), toml(tmp_path, "[train]\nsteps = 13\n", "2.toml")
+    layers.append(config.resolve("mine", plugin, "tiny", files=[first]).train.steps)
+    layers.append(config.resolve("mine", plugin, "tiny", files=[first, second]).train.steps)
+    layers.append(config.resolve("mine", plugin, "tiny", files=[first], overrides=["train.steps=14"]).train.steps)
+    overrides = ["train.steps=14", "train.steps=15"]
+    layers.append(config.resolve("mine", plugin, "tiny", files=[first], overrides=overrides).train.steps)
+    assert layers[2:] == [11, 12, 13, 14, 15]
+    assert layers[0] != layers[1], "the preset `tiny` leaves the default"
+
+
+def test_layer_changes_only_what_it_names(plugin: ModuleType, tmp_path: Path) -> None:
+    plain = config.resolve("mine", plugin, "tiny")
+    changed = config.resolve("mine", plugin, "tiny", files=[toml(tmp_path, "[train]\nlr = 0.5\n")])
+    before, after = config.flatten(plain), config.flatten(changed)
+    assert {path for path in before if before[path] != after[path]} == {"train.lr"}
+
+
+def test_preset_of_the_encoder_alone_is_found(plugin: ModuleType, tmp_path: Path) -> None:
+    toml(tmp_path, "[wide.model]\nwidth = 2.0\n", "mine.toml")
+    assert config.resolve("mine", plugin, "wide").model == Settings(width=2.0)
+
+
+@pytest.mark.parametrize("preset", config.presets())
+def test_every_preset_is_valid(preset: str, plugin: ModuleType) -> None:
+    assert config.resolve("mine", plugin, preset).preset == preset
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("train.lr=3e-4", "train.lr", 3e-4),
+        ("train.steps=5", "train.steps", 5),
+        ("train.schedule=cyclic", "train.schedule", "cyclic"),
+        ('train.schedule="cyclic"', "train.schedule", "cyclic"),
+        ("train.snr_db=[-5, 5]", "train.snr_db", (-5.0, 5.0)),
+        ("eval.snr_db=[0]", "eval.snr_db", (0.0,)),
+        ("eval.indexes=['exact']", "eval.indexes", ("exact",)),
+        ("model.dim=64", "model.dim", 64),
+        ("seed=7", "seed", 7),
+        ("device=cpu", "device", "cpu"),
+        ("data.dataset=./my music=old", "data.dataset", "./my music=old"),
+    ],
+)
+def test_override_forms(override: str, path: str, value: object, plugin: ModuleType) -> None:
+    run = config.resolve("mine", plugin, "tiny", overrides=[override])
+    assert config.flatten(run)[path] == value
+
+
+@pytest.mark.parametrize("override", ["train.lr", "=3", ""])
+def test_override_without_path_or_value_shows_the_form(override: str, plugin: ModuleType) -> None:
+    assert "path=value" in refused(plugin, override)
+    assert repr(override) in refused(plugin, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "wrong", "right"),
+    [
+        ("train.lrr=1", "train.lrr", "train.lr"),
+        ("trian.lr=1", "trian", "train"),
+        ("model.wdith=1", "model.wdith", "model.width"),
+        ("eval.snrdb=[1]", "eval.snrdb", "eval.snr_db"),
+        ("sed=1", "sed", "seed"),
+    ],
+)
+def test_unknown_setting_is_answered_with_the_nearest(
+    override: str, wrong: str, right: str, plugin: ModuleType
+) -> None:
+    said = refused(plugin, override)
+    assert f"no setting called {wrong!r}" in said
+    assert repr(right) in said
+
+
+@pytest.mark.parametrize("override", ["encoder=other", "preset=paper"])
+def test_what_the_command_line_names_is_no_setting(override: str, plugin: ModuleType) -> None:
+    assert "no setting called" in refused(plugin, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("train.lr=fast", "train.lr"),
+        ("train.steps=1.5", "train.steps"),
+        ("train.schedule=sine", "train.schedule"),
+        ("train.snr_db=[3]", "train.snr_db.1"),
+        ("eval.indexes=exact", "eval.indexes"),
+        ("eval.snr_db=[0, 'loud']", "eval.snr_db.1"),
+        ("train.lr.x=3", "train.lr"),
+        ("model.dim=big", "model.dim"),
+        ("seed=x", "seed"),
+        ("device=gpu", "device"),
+    ],
+)
+def test_value_of_the_wrong_type_names_path_and_value(override: str, path: str, plugin: ModuleType) -> None:
+    said = refused(plugin, override)
+    assert said.startswith(f"{path}: ")
+    assert ", got " in said
+
+
+@pytest.mark.parametrize(
+    ("override", "rule", "got"),
+    [
+        ("train.steps=-1", "train.steps must be >= 0", "-1"),
+        ("train.batch_pairs=1", "train.batch_pairs must be >= 2", "1"),
+        ("train.lr=0", "train.lr must be > 0", "0"),
+        ("train.lr_min=1", "train.lr_min must be between", "1"),
+        ("train.temperature=0", "train.temperature must be > 0", "0"),
+        ("train.snr_db=[20, 0]", "train.snr_db must be (low, high)", "(20.0, 0.0)"),
+        ("train.mask_fraction=1", "train.mask_fraction must be in [0, 1)", "1"),
+        ("data.min_track_s=0.5", "data.min_track_s must be >= 1", "0.5"),
+        ("eval.lengths_s=[]", "eval.lengths_s must hold lengths > 0", "()"),
+        ("eval.lengths_s=[31]", "eval.lengths_s must be at most 30", "31"),
+        ("eval.t60_s=[0.1]", "eval.t60_s must be between 0.15 and 2", "0.1"),
+        ("eval.tolerance_ms=0", "eval.tolerance_ms must be > 0", "0"),
+        ("eval.indexes=[]", "eval.indexes must name at least one", "()"),
+    ],
+)
+def test_value_out_of_range_names_the_rule_and_the_value(
+    override: str, rule: str, got: str, plugin: ModuleType
+) -> None:
+    said = refused(plugin, override)
+    assert rule in said
+    assert got in said.split("got", 1)[1]
+
+
+def test_all_degradation_weights_zero_is_refused(plugin: ModuleType) -> None:
+    weights = [f"train.{name}=0" for name in ("noise_only", "reverb_only", "noise_and_reverb")]
+    assert "not all 0" in refused(plugin, *weights)
+
+
+def test_group_set_to_a_value_names_a_setting_of_it(plugin: ModuleType) -> None:
+    assert "such as train.steps" in refused(plugin, "train=3")
+
+
+def test_wrong_preset_is_answered_with_the_nearest(plugin: ModuleType) -> None:
+    with pytest.raises(ConfigError, match=r"no preset called 'tny'; did you mean 'tiny'\?"):
+        config.resolve("mine", plugin, "tny")
+
+
+def test_file_that_is_missing_or_no_toml_is_named(plugin: ModuleType, tmp_path: Path) -> None:
+    assert "absent.toml cannot be read" in refused(plugin, files=(tmp_path / "absent.toml",))
+    assert "user.toml is not valid TOML" in refused(plugin, files=(toml(tmp_path, "[train\n"),))
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "binary.toml is not valid TOML" in refused(plugin, files=(binary,))
+
+
+def test_unknown_setting_in_a_file_is_answered_with_the_nearest(plugin: ModuleType, tmp_path: Path) -> None:
+    assert "'train.steps'" in refused(plugin, files=(toml(tmp_path, "[train]\nstep = 3\n"),))
+
+
+def test_flatten_gives_every_setting_its_one_name(plugin: ModuleType) -> None:
+    flat = config.flatten(config.resolve("mine", plugin, "tiny"))
+    sections = {"data": config.DataConfig, "train": config.TrainConfig, "eval": config.EvalConfig, "model": Settings}
+    wanted = {f"{name}.{field.name}" for name, kind in sections.items() for field in fields(kind)}
+    assert set(flat) == wanted | {"encoder", "preset", "seed", "device"}
+
+
+@given(text=st.text(max_size=40))
+def test_no_override_ends_in_anything_but_a_run_or_our_error(text: str) -> None:
+    module = ModuleType("mine")
+    module.__file__ = "/nowhere/mine.py"
+    module.Config = Settings  # type: ignore[attr-defined]
+    for override in (text, f"train.lr={text}", f"eval.snr_db={text}", f"{text}=1", f"train.{text}=1"):
+        with contextlib.suppress(BenchError):
+            config.resolve("mine", module, "tiny", overrides=[override])

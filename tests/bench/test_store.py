@@ -1,0 +1,212 @@
+"""The store: built once, never half, continued after a kill, one builder among many processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import DataError, StoreError
+from bench.store import Store, digest, read_json, write_json, write_text
+
+SINGLE = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+PLAIN = st.recursive(
+    SINGLE,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    y: int = 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    x: int
+    y: int = 0
+
+
+def writer(text: str, calls: list[Path]) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        calls.append(folder)
+        (folder / "out.txt").write_text(text)
+
+    return build
+
+
+def test_fetch_builds_once(tmp_path: Path) -> None:
+    store, calls = Store(tmp_path), []
+    folders = {store.fetch("stage", "k", writer("a", calls)) for _ in range(3)}
+    assert folders == {store.folder("stage", "k")}
+    assert len(calls) == 1
+    assert (store.folder("stage", "k") / "out.txt").read_text() == "a"
+
+
+def test_other_key_and_other_kind_are_built_apart(tmp_path: Path) -> None:
+    store, calls = Store(tmp_path), []
+    for kind, key in [("a", "1"), ("a", "2"), ("b", "1")]:
+        store.fetch(kind, key, writer(kind + key, calls))
+    assert len(calls) == 3
+    assert (store.folder("b", "1") / "out.txt").read_text() == "b1"
+
+
+def test_has_is_true_only_when_complete(tmp_path: Path) -> None:
+    store, seen = Store(tmp_path), []
+    assert not store.has("stage", "k")
+    store.fetch("stage", "k", lambda folder: seen.append(store.has("stage", "k")))
+    assert seen == [False]
+    assert store.has("stage", "k")
+
+
+def test_failed_build_leaves_its_part_and_the_next_continues_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def breaks(folder: Path) -> None:
+        (folder / "first.txt").write_text("1")
+        raise DataError("track 7 cannot be decoded")
+
+    with pytest.raises(DataError, match="track 7"):
+        store.fetch("stage", "k", breaks)
+    assert not store.has("stage", "k")
+    kept: list[bool] = []
+    store.fetch("stage", "k", lambda folder: kept.append((folder / "first.txt").exists()))
+    assert kept == [True]
+    assert (store.folder("stage", "k") / "first.txt").read_text() == "1"
+
+
+def test_full_disk_says_what_to_do_and_keeps_what_is_there(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fills(folder: Path) -> None:
+        (folder / "half").write_text("1")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StoreError, match=r"No space left on device.*--store.*run the same command again"):
+        store.fetch("stage", "k", fills)
+    assert not store.has("stage", "k")
+    store.fetch("stage", "k", lambda folder: None)
+    assert (store.folder("stage", "k") / "half").read_text() == "1"
+
+
+def test_root_that_is_a_file_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "file"
+    root.write_text("")
+    with pytest.raises(StoreError, match=f"the store {root}"):
+        Store(root).fetch("stage", "k", lambda folder: None)
+
+
+SLOW_BUILD = """
+import sys, time
+from pathlib import Path
+from bench.store import Store
+
+def build(folder):
+    with (folder / "builds.txt").open("a") as file:
+        file.write("built\\n")
+    time.sleep(0.5)
+
+Store(Path(sys.argv[1])).fetch("stage", "k", build)
+"""
+
+
+def test_four_processes_build_one_key_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", SLOW_BUILD, str(tmp_path)]
+    running = [subprocess.Popen(command) for _ in range(4)]
+    assert [process.wait(timeout=60) for process in running] == [0, 0, 0, 0]
+    assert (Store(tmp_path).folder("stage", "k") / "builds.txt").read_text() == "built\n"
+
+
+KILLED_BUILD = """
+import os, signal, sys
+from pathlib import Path
+from bench.store import Store
+
+def build(folder):
+    (folder / "first.txt").write_text("1")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Store(Path(sys.argv[1])).fetch("stage", "k", build)
+"""
+
+
+def test_killed_build_looks_unfinished_and_blocks_nobody(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", KILLED_BUILD, str(tmp_path)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+    store = Store(tmp_path)
+    assert not store.has("stage", "k")
+    store.fetch("stage", "k", lambda folder: None)
+    assert (store.folder("stage", "k") / "first.txt").read_text() == "1"
+
+
+def test_digest_is_a_constant_of_the_value() -> None:
+    # sha256sum of ["a",1,2.5,[null,true]]: a digest that moves between versions throws everybody's store away.
+    assert digest("a", 1, 2.5, [None, True]) == "79d9d870e37d6cd5"
+
+
+@given(st.lists(SINGLE), st.lists(SINGLE))
+def test_digest_tells_different_values_apart(one: list[object], other: list[object]) -> None:
+    assert (digest(one) == digest(other)) is (repr(one) == repr(other))
+
+
+def test_digest_ignores_the_order_of_a_dict_and_minds_that_of_a_list() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest([1, 2]) != digest([2, 1])
+
+
+def test_digest_minds_the_name_of_a_dataclass_and_its_defaults() -> None:
+    assert digest(Point(1)) == digest(Point(1, 0)) != digest(Pair(1))
+    assert digest({"p": (Point(1), Path("a/b"))}) == digest({"p": [Point(1), "a/b"]})
+
+
+def test_digest_refuses_what_has_no_stable_text() -> None:
+    with pytest.raises(TypeError, match="no stable text for object"):
+        digest(object())
+
+
+def test_write_replaces_the_whole_file_and_leaves_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"p": Point(1)})
+    write_text(file, "new")
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(file, "new")
+    assert file.read_text() == "old"
+
+
+@given(st.dictionaries(st.text(), PLAIN, max_size=4))
+def test_json_comes_back_as_it_went(tmp_path_factory: pytest.TempPathFactory, value: dict[str, object]) -> None:
+    file = tmp_path_factory.mktemp("json") / "a.json"
+    write_json(file, value)
+    assert read_json(file) == value
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"a": 1', b"\xff\xfe"])
+def test_unreadable_json_names_the_file_and_what_to_do(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(StoreError, match=r"a\.json cannot be read .*delete its folder and run again"):
+        read_json(file)
