@@ -6,12 +6,15 @@ Shape legend: T samples, B batch, N vectors, D dimensions of a fingerprint.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RATE_HZ = 16_000  # every track is kept at this rate; an encoder that wants another one is given it resampled
 
@@ -81,17 +84,18 @@ class Fingerprints:
     """The fingerprints of a whole database, tracks one after another.
 
     Shapes: vectors (N, D) float32 of unit length, memory-mapped; first_vector (tracks + 1,): the
-    vectors of track i are first_vector[i] to first_vector[i + 1]. Vector j of a track starts at
-    sample j * hop_samples of it.
+    vectors of the i-th track, which is tracks[i] in the corpus, are first_vector[i] to
+    first_vector[i + 1]. Vector j of a track starts at sample j * hop_samples of it.
     """
 
     vectors: Floats
+    tracks: Ints
     first_vector: Ints
     hop_samples: int
     key: str
 
-    def track_of(self, vector: Ints) -> Ints:
-        """Return the track number of each vector number."""
+    def place_of(self, vector: Ints) -> Ints:
+        """Return for each vector number the place of its track in `tracks`; -1 stays -1."""
         return np.searchsorted(self.first_vector, vector, side="right") - 1
 
 
@@ -103,20 +107,29 @@ class Checkpoint:
     key: str
 
 
+class Encoder(Protocol):
+    """What an encoder plug-in's `build(config)` returns: a torch module that meets this.
+
+    Its unit vectors depend on each segment alone, never on the rest of the batch. `features` is the
+    part before the network (training masks its output), `embed` the network; calling it does both.
+    """
+
+    rate_hz: int
+    segment_s: float
+    dim: int
+
+    def features(self, wave_BT: Tensor) -> Tensor:
+        """Return the network's input of segments (B, T) float32 at `rate_hz`; T = segment_s * rate_hz."""
+        ...
+
+    def embed(self, feature_B: Tensor) -> Tensor:
+        """Return unit vectors (B, D) float32 of `features`' output."""
+        ...
+
+
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total) by anything that takes over two seconds."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
     """Shows nothing."""
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What a run ran on, as logged."""
-
-    device: str
-    cpu: str
-    cores: int
-    gpu: str = ""
-    libraries: dict[str, str] = field(default_factory=dict)

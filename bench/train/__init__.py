@@ -1,1 +1,1 @@
-
+"""Training: pairs, losses, schedules, the loop and its checkpoints."""

@@ -1,0 +1,31 @@
+"""The grid of test conditions, and its versioned name."""
+
+from __future__ import annotations
+
+from bench.config import EvalConfig
+from bench.store import digest
+from bench.values import Cell
+
+VERSION = "v1"
+DEFINING = ("snr_db", "t60_s", "noise_reverb_t60_s", "lengths_s", "max_queries", "rooms_per_t60", "hop_ms", "tolerance_ms")
+
+
+def grid(config: EvalConfig) -> list[Cell]:
+    """Return the cells in the order of the tables: the controls, noise, reverb, noise with reverb."""
+    return [
+        Cell("identity"),
+        Cell("clean"),
+        *(Cell("noise", snr_db=snr) for snr in config.snr_db),
+        *(Cell("reverb", t60_s=t60) for t60 in config.t60_s),
+        *(Cell("noise_reverb", snr_db=snr, t60_s=config.noise_reverb_t60_s) for snr in config.snr_db),
+    ]
+
+
+def benchmark_name(dataset: str, config: EvalConfig) -> str:
+    """Return the benchmark's name: `fma-segment/v1`, or with the digest of what was changed in it.
+
+    A definition is never edited. Results under different names are never compared.
+    """
+    own, standard = ({name: getattr(c, name) for name in DEFINING} for c in (config, EvalConfig()))
+    changed = "" if own == standard else f"+custom-{digest(own)[:6]}"
+    return f"{dataset}-segment/{VERSION}{changed}"

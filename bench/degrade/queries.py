@@ -1,0 +1,258 @@
+"""The query set: the same degraded audio for every encoder, made once and stored.
+
+What is stored are stems: each query's music and noise, dry and as heard in each room, as 16-bit audio.
+A cell's query is music + gain x noise, the gain set so that the ratio over exactly that query (its own
+length) is the nominal one. So one set of stems serves every SNR and length, all SNR of a query share
+one noise (the curve is paired), and the mixture is a plain function of what is stored.
+
+Shape legend: Q queries, T samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bench.audio.crop import looped, padded
+from bench.audio.pcm import Corpus
+from bench.config import EvalConfig
+from bench.degrade.mix import noise_gain, peak_normalised
+from bench.degrade.room import DIRECT_AT, RoomBank, reverberate
+from bench.errors import DataError
+from bench.store import Store, digest
+from bench.values import RATE_HZ, Cell, Floats, Ints, Progress
+
+FORMAT = 1
+CONTEXT_S = 1.0  # music before the query, so that it starts inside the room's tail
+SEED = 20_220_912  # of the benchmark, not of the run: the queries never change
+SILENT_POWER = 1e-4  # -40 dB re the track's peak: a start in silence is drawn again
+MAX_DRAWS = 100
+INT16_PEAK = 32_767
+STEM_PEAK = 0.99 * INT16_PEAK
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """Stems on disk and the truth. `table` has query, track, start_sample, identity_sample and sources."""
+
+    folder: Path
+    table: pd.DataFrame
+    stem_samples: int
+    key: str
+
+    def wave(self, cell: Cell, query: int, length_s: float) -> Floats:
+        """Return one degraded query, shape (T,), peak 1."""
+        mixture, _noise = self.parts(cell, query, length_s)
+        return peak_normalised(mixture)
+
+    def parts(self, cell: Cell, query: int, length_s: float) -> tuple[Floats, Floats]:
+        """Return the mixture and the music in it, both (T,), before the peak is normalised."""
+        num_samples = round(length_s * RATE_HZ)
+        music_T = self._stem(_music_stem(cell))[query, :num_samples].astype(np.float32)
+        if cell.snr_db is None:
+            return music_T, music_T
+        noise_T = self._stem(_noise_stem(cell))[query, :num_samples].astype(np.float32)
+        gain = noise_gain(music_T, noise_T, cell.snr_db)
+        return music_T + np.float32(gain) * noise_T, music_T
+
+    def batches(self, cell: Cell, length_s: float, batch: int) -> Iterator[Floats]:
+        """Yield all queries of a cell in order, (up to batch, T) at a time."""
+        for start in range(0, len(self.table), batch):
+            rows = range(start, min(start + batch, len(self.table)))
+            yield np.stack([self.wave(cell, q, length_s) for q in rows])
+
+    def truth(self, cell: Cell) -> tuple[Ints, Ints]:
+        """Return the track number and the start sample of each query, both (Q,)."""
+        start = "identity_sample" if cell.kind == "identity" else "start_sample"
+        return self.table["track"].to_numpy(np.int64), self.table[start].to_numpy(np.int64)
+
+    def conditions(self, cell: Cell, length_s: float) -> dict[str, float]:
+        """Return the achieved conditions of a cell: SNR measured on the finished audio, t60 of its rooms."""
+        achieved: dict[str, float] = {}
+        if cell.snr_db is not None:
+            measured = np.array([_snr_db(*self.parts(cell, q, length_s)) for q in range(len(self.table))])
+            achieved |= {"snr_db_min": measured.min(), "snr_db_mean": measured.mean(), "snr_db_max": measured.max()}
+        if cell.t60_s is not None:
+            t60_s = self.table[f"measured_t60_{cell.t60_s:g}"]
+            achieved |= {"t60_s_min": t60_s.min(), "t60_s_mean": t60_s.mean(), "t60_s_max": t60_s.max()}
+        return {name: float(value) for name, value in achieved.items()}
+
+    def _stem(self, name: str) -> npt.NDArray[np.int16]:
+        shape = (len(self.table), self.stem_samples)
+        return np.memmap(self.folder / f"{name}.i16", dtype="<i2", mode="r", shape=shape)
+
+
+def prepare_queries(
+    store: Store, config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, progress: Progress
+) -> QuerySet:
+    """Return the query set of a benchmark over these corpora, made and stored if it is not there yet.
+
+    One query per test track that is long enough, up to `eval.max_queries` tracks drawn by the
+    benchmark's own seed.
+    Raises: DataError if no test track is long enough or there is no noise or room for a wanted cell.
+    """
+    hop = hop_samples(config)
+    recipe = (FORMAT, SEED, CONTEXT_S, SILENT_POWER, hop, config.max_queries, max(config.lengths_s), sorted(_t60s(config)),
+              config.noise_reverb_t60_s)  # fmt: skip
+    key = digest(recipe, music.digest, noise.digest, rooms.digest)
+    stem_samples = round(max(config.lengths_s) * RATE_HZ)
+
+    def build(folder: Path) -> None:
+        table = _drawn(config, music, noise, rooms, stem_samples, hop)
+        _write_stems(folder, table, config, music, noise, rooms, stem_samples, progress)
+        table.to_parquet(folder / "queries.parquet")
+
+    folder = store.fetch("queries", key, build)
+    return QuerySet(folder, pd.read_parquet(folder / "queries.parquet"), stem_samples, key)
+
+
+def hop_samples(config: EvalConfig) -> int:
+    """Return the database's hop in samples."""
+    return round(config.hop_ms * RATE_HZ / 1000)
+
+
+def _t60s(config: EvalConfig) -> set[float]:
+    return {*config.t60_s, config.noise_reverb_t60_s} if config.snr_db else set(config.t60_s)
+
+
+def _music_stem(cell: Cell) -> str:
+    if cell.kind == "identity":
+        return "identity"
+    return "music" if cell.t60_s is None else f"music_t60_{cell.t60_s:g}"
+
+
+def _noise_stem(cell: Cell) -> str:
+    return "noise" if cell.t60_s is None else f"noise_t60_{cell.t60_s:g}"
+
+
+def _snr_db(mixture: Floats, music: Floats) -> float:
+    noise_power = np.mean(np.square(mixture.astype(np.float64) - music))
+    return float(10 * np.log10(np.mean(np.square(music, dtype=np.float64)) / noise_power))
+
+
+def _drawn(
+    config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, stem_samples: int, hop: int
+) -> pd.DataFrame:
+    """Return the table of queries: where each starts, its noise, its room for every t60."""
+    draw = np.random.default_rng(SEED)
+    noises = noise.numbers("test")
+    if config.snr_db and not len(noises):
+        raise DataError("the noise set has no usable file on its test side; put some below noise/test/<category>/")
+    tracks = music.numbers("test")
+    # Half a hop more than the query, so that the nearest grid point after its start also fits the track.
+    long_enough = np.array([t for t in tracks if music.num_samples(t) >= stem_samples + hop // 2])
+    if not len(long_enough):
+        raise DataError(
+            f"none of the {len(tracks)} test tracks is as long as the longest query ({max(config.lengths_s):g} s); "
+            f"give longer tracks or set eval.lengths_s to shorter ones"
+        )
+    if len(long_enough) > config.max_queries:
+        long_enough = np.sort(draw.choice(long_enough, config.max_queries, replace=False))
+    rows = []
+    for track in long_enough:
+        row: dict[str, float | int] = {"track": int(track)}
+        row["start_sample"] = _audible_start(music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw)
+        row["identity_sample"] = round(row["start_sample"] / hop) * hop
+        if len(noises):
+            row["noise"] = int(draw.choice(noises))
+            row["noise_start_sample"] = _audible_noise(noise, int(row["noise"]), draw)
+        for t60_s in sorted(_t60s(config)):
+            room = int(draw.choice(_rooms_of(rooms, t60_s)))
+            row[f"room_t60_{t60_s:g}"] = room
+            row[f"measured_t60_{t60_s:g}"] = float(rooms.table["t60_s"].iloc[room])
+        rows.append(row)
+    return pd.DataFrame(rows).rename_axis("query").reset_index()
+
+
+def _rooms_of(rooms: RoomBank, t60_s: float) -> Ints:
+    numbers = rooms.numbers("test", t60_s)
+    if not len(numbers):
+        raise DataError(f"no room for t60 = {t60_s:g} s on the test side of the bank")
+    return numbers
+
+
+def _audible_start(music: Corpus, track: int, last_start: int, draw: np.random.Generator) -> int:
+    """Return a random start whose first second is not silence; the loudest drawn one if all are."""
+    loudest, best = -1.0, 0
+    for _ in range(MAX_DRAWS):
+        start = int(draw.integers(last_start + 1))
+        wave_T = music.read(track, start, round(0.96 * RATE_HZ)).astype(np.float64)
+        power = float(np.mean(np.square(wave_T)))
+        if power > loudest:
+            loudest, best = power, start
+        if power > SILENT_POWER * _peak(music, track) ** 2:
+            break
+    return best
+
+
+def _peak(music: Corpus, track: int) -> float:
+    return float(np.abs(music.read(track, 0, music.num_samples(track)).astype(np.int32)).max())
+
+
+def _audible_noise(noise: Corpus, track: int, draw: np.random.Generator) -> int:
+    for _ in range(MAX_DRAWS):
+        start = int(draw.integers(noise.num_samples(track)))
+        if np.any(looped(noise, track, start, round(0.96 * RATE_HZ))):
+            return start
+    raise DataError(
+        f"noise {noise.tracks['id'].iloc[track]} is silent nearly everywhere; take it out of the noise set"
+    )
+
+
+def _write_stems(
+    folder: Path, table: pd.DataFrame, config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank,
+    stem_samples: int, progress: Progress,
+) -> None:  # fmt: skip
+    names = _stem_names(config)
+    files = {name: (folder / f"{name}.i16").open("wb") for name in names}
+    try:
+        for i, row in enumerate(table.to_dict("records")):
+            progress("query set", i, len(table))
+            stems = _stems_of(row, config, music, noise, rooms, stem_samples)
+            for name in names:
+                files[name].write(stems[name].tobytes())
+    finally:
+        for file in files.values():
+            file.close()
+    progress("query set", len(table), len(table))
+
+
+def _stem_names(config: EvalConfig) -> Sequence[str]:
+    names = ["identity", "music", *(f"music_t60_{t60_s:g}" for t60_s in sorted(_t60s(config)))]
+    return [*names, "noise", f"noise_t60_{config.noise_reverb_t60_s:g}"] if config.snr_db else names
+
+
+def _stems_of(
+    row: dict[str, int], config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, stem_samples: int
+) -> dict[str, npt.NDArray[np.int16]]:
+    context = round(CONTEXT_S * RATE_HZ)
+    start = row["start_sample"]
+    dry = padded(music, row["track"], start - context, start + stem_samples + DIRECT_AT)
+    stems = {
+        "identity": music.read(row["track"], row["identity_sample"], stem_samples),
+        "music": dry[context : context + stem_samples],
+    }
+    for t60_s in _t60s(config):
+        response = rooms.response(row[f"room_t60_{t60_s:g}"])
+        stems[f"music_t60_{t60_s:g}"] = _as_int16(reverberate(dry, response)[context:])
+    if config.snr_db:
+        first = (row["noise_start_sample"] - context) % noise.num_samples(row["noise"])
+        hiss = looped(noise, row["noise"], first, context + stem_samples + DIRECT_AT)
+        t60_s = config.noise_reverb_t60_s
+        stems["noise"] = hiss[context : context + stem_samples]
+        stems[f"noise_t60_{t60_s:g}"] = _as_int16(
+            reverberate(hiss, rooms.response(row[f"room_t60_{t60_s:g}"]))[context:]
+        )
+    return stems
+
+
+def _as_int16(wave_T: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
+    """Return the wave as 16-bit audio at full scale: only ratios matter later, and none is clipped."""
+    peak = float(np.max(np.abs(wave_T)))
+    scale = STEM_PEAK / peak if peak > 0 else 0.0
+    return np.round(wave_T * scale).astype("<i2")

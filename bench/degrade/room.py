@@ -1,0 +1,165 @@
+"""Room impulse responses: where the direct sound is, how long they ring, and convolution with them.
+
+Shape legend: T samples, R responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.signal import fftconvolve
+
+from bench.errors import DataError
+from bench.store import Store, digest
+from bench.values import RATE_HZ, Floats, Ints, Progress, Split
+
+FORMAT = 1
+DIRECT_AT = 40  # samples (2.5 ms) kept before the direct sound: the rise of a band-limited impulse
+
+
+@dataclass(frozen=True)
+class Response:
+    """One impulse response at 16 kHz, shape (T,), aligned so that its direct sound is at DIRECT_AT."""
+
+    name: str
+    wave_T: Floats
+    split: Split
+    wanted_t60_s: float = float("nan")
+    licence: str = "unknown"
+
+
+class ResponseSource(Protocol):
+    """What a plug-in of kind `rir` returns from `build(config, root)`."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names of all responses, without making or reading any."""
+        ...
+
+    def load(self, name: str) -> Response:
+        """Return one response, aligned. Raises: DataError if it cannot be used."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that decides the responses."""
+        ...
+
+
+@dataclass(frozen=True)
+class RoomBank:
+    """Prepared responses. `table` has name, split, wanted_t60_s, t60_s, method, licence, start, num_samples."""
+
+    table: pd.DataFrame
+    samples: Floats
+    digest: str
+
+    def numbers(self, split: Split, wanted_t60_s: float | None = None) -> Ints:
+        """Return the rows of a split, those made for one t60 if it is given."""
+        chosen = self.table["split"] == split
+        if wanted_t60_s is not None:
+            chosen &= np.isclose(self.table["wanted_t60_s"], wanted_t60_s)
+        return np.flatnonzero(chosen.to_numpy()).astype(np.int64)
+
+    def response(self, number: int) -> Floats:
+        """Return response `number`, shape (T,)."""
+        row = self.table.iloc[number]
+        return self.samples[row["start"] : row["start"] + row["num_samples"]]
+
+
+def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Progress) -> RoomBank:
+    """Return the bank of a source, measured and stored; unusable responses are skipped and named in it.
+
+    Raises: DataError if none is usable.
+    """
+    key = digest(FORMAT, name, source.fingerprint())
+
+    def build(folder: Path) -> None:
+        rows, waves, start = [], [], 0
+        names = source.names()
+        for i, item in enumerate(names):
+            progress(f"rooms {name}", i, len(names))
+            try:
+                response = source.load(item)
+                t60_s, method = measure_t60(response.wave_T)
+            except DataError as error:
+                rows.append({"name": item, "problem": str(error), "split": "none"})
+                continue
+            rows.append(
+                {
+                    "name": item,
+                    "problem": "",
+                    "split": response.split,
+                    "wanted_t60_s": response.wanted_t60_s,
+                    "t60_s": t60_s,
+                    "method": method,
+                    "licence": response.licence,
+                    "start": start,
+                    "num_samples": len(response.wave_T),
+                }
+            )
+            waves.append(response.wave_T)
+            start += len(response.wave_T)
+        progress(f"rooms {name}", len(names), len(names))
+        if not waves:
+            raise DataError(f"no usable impulse response in {name}: {rows[0]['problem'] if rows else 'it is empty'}")
+        np.save(folder / "samples.npy", np.concatenate(waves))
+        pd.DataFrame(rows).to_parquet(folder / "responses.parquet")
+
+    folder = store.fetch("rooms", key, build)
+    table = pd.read_parquet(folder / "responses.parquet")
+    table = table[table["problem"] == ""].reset_index(drop=True).astype({"start": int, "num_samples": int})
+    return RoomBank(table, np.load(folder / "samples.npy", mmap_mode="r"), key)
+
+
+def align(wave_T: Floats) -> Floats:
+    """Return the response shifted so that its direct sound, the largest peak, is at DIRECT_AT.
+
+    Why: an uncompensated delay of 50 ms would be a full miss at a tolerance of 50 ms.
+    Raises: DataError if it is silent.
+    """
+    peak = int(np.argmax(np.abs(wave_T)))
+    if wave_T.size == 0 or wave_T[peak] == 0:
+        raise DataError("the impulse response is silent")
+    lead = np.zeros(max(0, DIRECT_AT - peak), dtype=np.float32)
+    aligned: Floats = np.concatenate([lead, wave_T[max(0, peak - DIRECT_AT) :]]).astype(np.float32)
+    return aligned / np.abs(wave_T[peak])
+
+
+def reverberate(
+    wave_T: npt.NDArray[np.floating], response_T: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    """Return the wave as heard in the room, direct sound in place.
+
+    Shapes: wave (C + T + DIRECT_AT,) of which the first C samples are context for the tail and the last
+    DIRECT_AT are context for the rise; response (R,); result (C + T,).
+    """
+    wet = fftconvolve(wave_T.astype(np.float64), response_T.astype(np.float64))
+    heard: npt.NDArray[np.float64] = wet[DIRECT_AT : len(wave_T)]
+    return heard
+
+
+def measure_t60(response_T: npt.NDArray[np.floating], rate_hz: int = RATE_HZ) -> tuple[float, str]:
+    """Return the reverberation time in seconds and how it was measured, "T30" or "T20".
+
+    A line is fitted to Schroeder's backward-integrated decay between -5 dB and -35 dB (T30), or -25 dB
+    (T20) where the decay does not reach 10 dB deeper than that; its slope is extrapolated to 60 dB.
+    Source: Schroeder 1965; ISO 3382-1.
+    Raises: DataError if the response decays by less than 35 dB.
+    """
+    energy = np.square(response_T[int(np.argmax(np.abs(response_T))) :].astype(np.float64))
+    left = np.cumsum(energy[::-1])[::-1]
+    level_db = 10 * np.log10(np.maximum(left / max(left[0], 1e-300), 1e-30))
+    deepest = level_db[left > 0].min()
+    for method, low_db in (("T30", -35.0), ("T20", -25.0)):
+        if deepest <= low_db - 10:
+            inside = np.flatnonzero((level_db <= -5) & (level_db >= low_db))
+            if len(inside) < 2:
+                break
+            slope_db_per_sample = np.polyfit(inside, level_db[inside], 1)[0]
+            return float(-60 / slope_db_per_sample / rate_hz), method
+    raise DataError(f"the impulse response decays by {-deepest:.0f} dB only; 35 dB are needed to measure its t60")

@@ -1,0 +1,118 @@
+"""Fingerprints: a whole database, or the segments of queries, as unit vectors.
+
+Shape legend: B batch, T samples, Q queries, M segments of a query, N vectors, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bench.audio.pcm import Corpus
+from bench.errors import PluginError
+from bench.store import Store, digest
+from bench.values import RATE_HZ, Encoder, Fingerprints, Floats, Ints, Progress
+
+FORMAT = 1
+BATCH = 256
+INT16_SCALE = 1 / 32_768
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """An encoder ready to embed: on its device, in evaluation mode, at its precision. `key` names its weights."""
+
+    encoder: Encoder
+    device: torch.device
+    precision: str
+    key: str
+
+    @property
+    def segment_samples(self) -> int:
+        """Return the length of a segment in samples at the corpus rate."""
+        return round(self.encoder.segment_s * RATE_HZ)
+
+    def __call__(self, wave_BT: npt.NDArray[np.int16] | Floats) -> Floats:
+        """Return unit vectors (B, D) of segments (B, T) at the corpus rate, int16 or float."""
+        wave = torch.from_numpy(np.ascontiguousarray(wave_BT)).to(self.device)
+        scale = INT16_SCALE if wave.dtype == torch.int16 else 1.0
+        with torch.inference_mode():
+            pieces = [embed(self.encoder, piece.float() * scale, self.precision) for piece in wave.split(BATCH)]
+        vectors: Floats = torch.cat(pieces).cpu().numpy()
+        return vectors
+
+
+def embed(encoder: Encoder, wave_BT: Tensor, precision: str) -> Tensor:
+    """Return unit vectors (B, D) float32 of segments (B, T) at the corpus rate; the network runs at `precision`."""
+    feature_B = encoder.features(at_rate(wave_BT, encoder.rate_hz))
+    with torch.autocast(wave_BT.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        return encoder.embed(feature_B).float()
+
+
+def at_rate(wave_BT: Tensor, rate_hz: int) -> Tensor:
+    """Return the wave resampled from the corpus rate to the one an encoder wants."""
+    if rate_hz == RATE_HZ:
+        return wave_BT
+    from torchaudio.functional import resample
+
+    return resample(wave_BT, RATE_HZ, rate_hz)
+
+
+def num_segments(num_samples: int, segment_samples: int, hop_samples: int) -> int:
+    """Return how many whole segments fit: floor((samples - segment) / hop) + 1, none if it is too short."""
+    return max(0, (num_samples - segment_samples) // hop_samples + 1)
+
+
+def segments(wave_T: npt.NDArray[np.generic], segment_samples: int, hop_samples: int) -> npt.NDArray[np.generic]:
+    """Return a view (M, segment) of all whole segments of the last axis, one every hop."""
+    return np.lib.stride_tricks.sliding_window_view(wave_T, segment_samples, axis=-1)[..., ::hop_samples, :]
+
+
+def fingerprint_tracks(
+    store: Store, embedder: Embedder, corpus: Corpus, tracks: Ints, hop_samples: int, progress: Progress
+) -> Fingerprints:
+    """Return the fingerprints of whole tracks, at every hop, from the store or made now.
+
+    Cost: one network pass per hop; the vectors take 4 D bytes each and are written as they come.
+    """
+    size = embedder.segment_samples
+    key = digest(FORMAT, embedder.key, embedder.precision, corpus.digest, tracks.tolist(), hop_samples)
+    counts = [num_segments(corpus.num_samples(t), size, hop_samples) for t in tracks]
+    first_vector = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def build(folder: Path) -> None:
+        shape = (int(first_vector[-1]), embedder.encoder.dim)
+        vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
+        for i, track in enumerate(tracks):
+            progress("database", i, len(tracks))
+            if counts[i]:
+                wave_T = corpus.read(track, 0, corpus.num_samples(track))
+                found = embedder(segments(wave_T, size, hop_samples))
+                _check(found, corpus.tracks["id"].iloc[track])
+                vectors[first_vector[i] : first_vector[i + 1]] = found
+        vectors.flush()
+        progress("database", len(tracks), len(tracks))
+
+    folder = store.fetch("fingerprints", key, build)
+    return Fingerprints(np.load(folder / "vectors.npy", mmap_mode="r"), tracks, first_vector, hop_samples, key)
+
+
+def fingerprint_queries(embedder: Embedder, batches: Iterator[Floats], hop_samples: int) -> Floats:
+    """Return the fingerprints (Q, M, D) of queries of one length, given as batches (B, T)."""
+    found = []
+    for wave_BT in batches:
+        pieces_BMT = segments(wave_BT, embedder.segment_samples, hop_samples)
+        flat = pieces_BMT.reshape(-1, embedder.segment_samples)
+        found.append(embedder(flat).reshape(*pieces_BMT.shape[:2], -1))
+    return np.concatenate(found)
+
+
+def _check(vectors_ND: Floats, track_id: str) -> None:
+    if not np.isfinite(vectors_ND).all():
+        raise PluginError(f"the encoder gave NaN or infinite fingerprints for track {track_id}; its weights are broken")

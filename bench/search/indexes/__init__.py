@@ -1,0 +1,1 @@
+"""Indexes, one file each."""

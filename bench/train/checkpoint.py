@@ -1,0 +1,75 @@
+"""Checkpoints: one safetensors file, its state in the header, replaced atomically. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bench.errors import StoreError
+
+FORMAT = "1"
+
+
+def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write tensors and a JSON-able state as one file; a kill leaves the old one whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(contiguous, temporary, metadata={"format": FORMAT, "state": json.dumps(state)})
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the state of a checkpoint.
+
+    Raises: StoreError if the file is missing, cut off, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+        return tensors, json.loads(header["state"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise StoreError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it and train again, "
+            f"or give the folder of another one"
+        ) from error
+
+
+def load_weights(encoder: nn.Module, path: Path) -> dict[str, Any]:
+    """Put the weights of a checkpoint into an encoder and return the checkpoint's state.
+
+    Raises: StoreError if they are another architecture's: names or shapes differ.
+    """
+    tensors, state = load(path)
+    wanted = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if wanted != found:
+        name = next(n for n in [*wanted, *found] if wanted.get(n) != found.get(n))
+        raise StoreError(
+            f"checkpoint {path} is of another architecture: {name} is {found.get(name, 'absent')} there and "
+            f"{wanted.get(name, 'absent')} in the encoder asked for; give the same --model and --set model.* as it was "
+            f"trained with"
+        )
+    encoder.load_state_dict(tensors)
+    return state
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's state as named tensors: `0.exp_avg` is that of its first parameter."""
+    return {f"{i}.{name}": value for i, kept in optimiser.state_dict()["state"].items() for name, value in kept.items()}
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put named tensors back into an optimiser of the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, _, part = name.partition(".")
+        state.setdefault(int(number), {})[part] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,59 @@
+"""Validation: a small search task on held-out tracks, the same at every step of every run.
+
+Shape legend: Q queries, N database segments, T samples, D dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bench.config import TrainConfig
+from bench.fingerprint import Embedder, segments
+from bench.train.pairs import Material, degrade_pairs, draw_pairs
+from bench.values import RATE_HZ, Floats, Ints
+
+SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
+HOP_SAMPLES = RATE_HZ // 10
+TOLERANCE_SAMPLES = RATE_HZ // 20
+MAX_TRACKS = 24
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Degraded queries (Q, T) with their true places, and the clean segments (N, T) that hold them."""
+
+    query_QT: Floats
+    track_Q: Ints
+    start_Q: Ints
+    database_NT: npt.NDArray[np.int16]
+    track_N: Ints
+    start_N: Ints
+
+
+def validation_of(source: Material, config: TrainConfig) -> Validation:
+    """Return the validation task of held-out material, degraded as training is, by a seed of its own."""
+    few = replace(source, tracks=source.tracks[:MAX_TRACKS])
+    draws = draw_pairs(few, replace(config, batch_pairs=config.val_queries, segments_per_track=1), SEED, 0)
+    _anchor, query_QT = degrade_pairs(draws.to(source.spectra_RF.device), few)
+    waves, tracks, starts = [], [], []
+    for track in few.tracks:
+        wave_T = source.music.read(track, 0, source.music.num_samples(track))
+        waves.append(segments(wave_T, source.segment_samples, HOP_SAMPLES))
+        tracks.append(np.full(len(waves[-1]), track))
+        starts.append(np.arange(len(waves[-1])) * HOP_SAMPLES)
+    return Validation(
+        query_QT.cpu().numpy(), draws.track_B, draws.start_B,
+        np.concatenate(waves), np.concatenate(tracks), np.concatenate(starts),
+    )  # fmt: skip
+
+
+def top1(task: Validation, embedder: Embedder) -> float:
+    """Return the share of queries whose nearest segment is of the right track, within 50 ms."""
+    similarity_QN = torch.from_numpy(embedder(task.query_QT)) @ torch.from_numpy(embedder(task.database_NT)).T
+    best_Q = similarity_QN.argmax(dim=1).numpy()
+    near = np.abs(task.start_N[best_Q] - task.start_Q) <= TOLERANCE_SAMPLES
+    return float(np.mean((task.track_N[best_Q] == task.track_Q) & near))

@@ -1,0 +1,80 @@
+"""Measured impulse responses from a folder of audio files, any rate, first channel; all for training.
+
+The test side of the benchmark is simulated to exact t60 values (see `rooms`), so that everybody has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.degrade.room import Response, align, measure_t60
+from bench.errors import DataError
+from bench.store import digest
+from bench.values import RATE_HZ
+
+KIND = "rir"
+CITE = "the user's own folder"
+LICENSE = "as its owner states"
+SOURCE = "a folder of measured impulse responses"
+
+SUFFIXES = (".wav", ".flac", ".ogg")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. Responses that ring longer than `max_t60_s` (mausoleums, sports halls) are left out."""
+
+    max_t60_s: float = 2.0
+
+
+def build(config: Config, root: Path | None) -> RirFolder:
+    """Return the responses below `root` or, where it exists, below `root/rir`.
+
+    Raises: DataError if there is no such folder or no audio file in it.
+    """
+    if root is None:
+        raise DataError("rir-folder needs a data root: give --data-root FOLDER or set BENCH_DATA")
+    folder = root / "rir" if (root / "rir").is_dir() else root
+    if not folder.is_dir() or not any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*")):
+        raise DataError(f"no impulse response ({', '.join(SUFFIXES)}) below {folder}; give a folder that holds some")
+    return RirFolder(folder, config)
+
+
+@dataclass(frozen=True)
+class RirFolder:
+    """Reads responses; a name is a path relative to the folder."""
+
+    folder: Path
+    config: Config
+
+    def names(self) -> Sequence[str]:
+        """Return the relative paths of all responses, sorted."""
+        found = (p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        return sorted(p.relative_to(self.folder).as_posix() for p in found)
+
+    def load(self, name: str) -> Response:
+        """Return one response at 16 kHz. Raises: DataError if it cannot be read, is silent or rings too long."""
+        import soundfile
+        import soxr
+
+        try:
+            wave_TC, rate_hz = soundfile.read(self.folder / name, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise DataError(f"{self.folder / name} cannot be read: {error}") from error
+        wave_T = wave_TC[:, 0] if rate_hz == RATE_HZ else soxr.resample(wave_TC[:, 0], rate_hz, RATE_HZ)
+        if not np.isfinite(wave_T).all():
+            raise DataError(f"{self.folder / name} holds NaN or infinite samples")
+        aligned_T = align(wave_T)
+        t60_s, _method = measure_t60(aligned_T)
+        if t60_s > self.config.max_t60_s:
+            raise DataError(f"{name} rings for {t60_s:.1f} s, longer than max_t60_s = {self.config.max_t60_s:g}")
+        return Response(name, aligned_T, "train")
+
+    def fingerprint(self) -> str:
+        """Return a digest of the files' names, sizes and times."""
+        stats = [(n, (self.folder / n).stat().st_size, (self.folder / n).stat().st_mtime_ns) for n in self.names()]
+        return digest("rir-folder", 1, self.config, stats)

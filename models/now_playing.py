@@ -1,0 +1,125 @@
+"""The Now-Playing / NAFP encoder: spatially separable convolutions and a divide-and-encode head.
+
+This is the baseline of Singh et al. (ISMIR 2022): the network of NAFP on their 64-band log-mel, with
+stride 2 in both directions everywhere, as NAFP's paper has it.
+
+Shape legend: B batch, T samples, C channels, F mel bands, W frames, D dimensions of the fingerprint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from bench.audio.frontend import LogMel
+from bench.errors import ConfigError
+
+CITE = "Chang et al., Neural audio fingerprint for high-specific audio retrieval, ICASSP 2021"
+LICENSE = "MIT"
+SOURCE = "the paper's section 2.2; NAFP's table of layers; Singh et al. (ISMIR 2022) for the input"
+
+CHANNELS = (128, 128, 256, 256, 512, 512, 1024, 1024)
+SEGMENT_S = 0.96
+BANDS, FRAMES = 64, 96
+BRANCH_UNITS = 32
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the encoder. `width` scales every channel count (1 is the paper's network).
+
+    `norm_order`: the paper normalises before a ReLU, the released code after an ELU.
+    """
+
+    width: float = 1.0
+    dim: int = 128
+    norm_order: Literal["norm-relu", "elu-norm"] = "norm-relu"
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ConfigError(f"model.dim must be >= 1, got {self.dim}")
+        last = CHANNELS[-1] * self.width
+        if self.width <= 0 or last % self.dim or (CHANNELS[0] * self.width) % 1:
+            raise ConfigError(
+                f"model.width must make {CHANNELS[0]} x width whole and {CHANNELS[-1]} x width a multiple of "
+                f"model.dim = {self.dim} (each dimension has its own slice of channels), got {self.width}"
+            )
+
+
+def build(config: Config) -> NowPlaying:
+    """Return the encoder with fresh weights, drawn from torch's global generator."""
+    return NowPlaying(config)
+
+
+class NowPlaying(nn.Module):
+    """Turns 0.96 s of audio at 16 kHz into a unit vector."""
+
+    rate_hz = 16_000
+    segment_s = SEGMENT_S
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.front_end = LogMel()
+        layers: list[nn.Module] = []
+        before, bands, frames = 1, BANDS, FRAMES
+        for channels in (int(c * config.width) for c in CHANNELS):
+            frames = -(-frames // 2)
+            layers.append(_HalfLayer(before, channels, (1, 3), (bands, frames), config.norm_order))
+            bands = -(-bands // 2)
+            layers.append(_HalfLayer(channels, channels, (3, 1), (bands, frames), config.norm_order))
+            before = channels
+        self.layers = nn.Sequential(*layers)
+        self.head = _SplitHead(before, config.dim)
+
+    def features(self, wave_BT: Tensor) -> Tensor:
+        """Return the log-mel patches (B, 1, 64, 96) of segments (B, 15360)."""
+        patch_B1FW: Tensor = self.front_end(wave_BT)
+        return patch_B1FW
+
+    def embed(self, patch_B1FW: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 96)."""
+        top_BC11 = self.layers(patch_B1FW)
+        return functional.normalize(self.head(top_BC11.flatten(1)).float(), dim=1)
+
+    def forward(self, wave_BT: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of segments (B, 15360)."""
+        return self.embed(self.features(wave_BT))
+
+
+class _HalfLayer(nn.Module):
+    """Convolves along one axis with stride 2 there; normalises over (C, F, W), with a weight for each value."""
+
+    def __init__(
+        self, before: int, channels: int, kernel: tuple[int, int], shape: tuple[int, int], norm_order: str
+    ) -> None:
+        super().__init__()
+        stride = (1, 2) if kernel == (1, 3) else (2, 1)
+        self.conv = nn.Conv2d(before, channels, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
+        self.norm = nn.LayerNorm((channels, *shape))
+        self.norm_order = norm_order
+
+    def forward(self, x_BCFW: Tensor) -> Tensor:
+        y_BCFW = self.conv(x_BCFW)
+        if self.norm_order == "norm-relu":
+            return functional.relu(self.norm(y_BCFW))
+        normed_BCFW: Tensor = self.norm(functional.elu(y_BCFW))
+        return normed_BCFW
+
+
+class _SplitHead(nn.Module):
+    """Encodes each of D equal slices of the channels to one number: dense 32, ELU, dense 1."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.hidden = nn.Conv1d(channels, dim * BRANCH_UNITS, 1, groups=dim)
+        self.out = nn.Conv1d(dim * BRANCH_UNITS, dim, 1, groups=dim)
+
+    def forward(self, top_BC: Tensor) -> Tensor:
+        hidden_BH1 = functional.elu(self.hidden(top_BC.unsqueeze(-1)))
+        code_BD: Tensor = self.out(hidden_BH1).squeeze(-1)
+        return code_BD
