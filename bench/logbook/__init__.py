@@ -1,8 +1,8 @@
 """The logbook: what a run did, on disk first, and from there in MLflow. The only importer of mlflow."""
 
 from bench.logbook.book import Logbook, open_book
-from bench.logbook.provenance import hardware, provenance
+from bench.logbook.provenance import provenance
 from bench.logbook.sync import close_stale, sync
 from bench.logbook.ui import serve
 
-__all__ = ["Logbook", "close_stale", "hardware", "open_book", "provenance", "serve", "sync"]
+__all__ = ["Logbook", "close_stale", "open_book", "provenance", "serve", "sync"]

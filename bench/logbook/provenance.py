@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import bench
-from bench.values import Hardware
 
 LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "pandas", "soundfile", "falconn", "mlflow", "optuna")
 GIB = 1 << 30
@@ -19,24 +18,18 @@ GIB = 1 << 30
 
 def provenance() -> dict[str, str]:
     """Return the tags that say which code, command, machine and libraries made a run; never fails."""
-    machine = hardware("auto")
     tags = {
         "bench.version": bench.__version__,
         "bench.cmd": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "bench.python": platform.python_version(),
         "bench.platform": platform.platform(),
-        "bench.cpu": machine.cpu,
-        "bench.cores": str(machine.cores),
-        "bench.gpu": machine.gpu or "none",
+        "bench.cpu": _cpu(),
+        "bench.cores": str(_cores()),
+        "bench.gpu": _gpu() or "none",
         "bench.memory_gib": f"{_memory_bytes() / GIB:.1f}",
     }
-    return tags | _git(Path(bench.__file__).parent) | {f"bench.lib.{k}": v for k, v in machine.libraries.items()}
-
-
-def hardware(device: str) -> Hardware:
-    """Return what this machine is; `device` is where the encoder runs, `cpu` or `cuda`."""
-    versions = {name: version for name in LIBRARIES if (version := _version(name))}
-    return Hardware(device, cpu=_cpu(), cores=_cores(), gpu=_gpu(), libraries=versions)
+    libraries = {f"bench.lib.{name}": version for name in LIBRARIES if (version := _version(name))}
+    return tags | _git(Path(bench.__file__).parent) | libraries
 
 
 def _version(library: str) -> str:
