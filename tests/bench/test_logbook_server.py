@@ -1,0 +1,214 @@
+"""The logbook against an MLflow server on loopback that is down, hangs, and is killed midway."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.logbook import book as book_module
+from bench.logbook import open_book, sync
+
+mlflow = pytest.importorskip("mlflow")
+TOP1 = "segment_top1_0.96s/noise"
+
+
+class Server:
+    """An MLflow server with its database and artefacts in `folder`, on one port across restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self) -> None:
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self._port)),
+            *("--backend-store-uri", f"sqlite:///{self._folder}/server.db"),
+            *("--artifacts-destination", str(self._folder / "artifacts")),
+        ]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self._folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, (self._folder / "server.log").read_text()
+                time.sleep(0.1)
+        raise AssertionError("the MLflow server did not start")
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def steps(self, run_id: str) -> list[int]:
+        return [m.step for m in self.client().get_metric_history(run_id, TOP1)]
+
+    def client(self) -> Any:
+        return mlflow.MlflowClient(self.uri)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book_module, "FLUSH_S", 0.1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+
+
+def opened(store: Path, warnings: list[str], key: str = "k") -> Any:
+    return open_book(store / "runs" / key, experiment="fma/v1", name=key, store=store, warn=warnings.append)
+
+
+def log_steps(book: Any, first: int, last: int) -> list[int]:
+    steps = list(range(first, last, 5))
+    for step in steps:
+        book.metrics({TOP1: step / 100}, step=step)
+    return steps
+
+
+def wait_until_delivered(server: Server, book: Any, steps: list[int]) -> None:
+    until = time.monotonic() + 20
+    while server.steps(book.run_id) != steps:
+        assert time.monotonic() < until, server.steps(book.run_id)
+        time.sleep(0.05)
+
+
+def test_server_killed_midway_costs_one_warning_and_sync_delivers_the_rest_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    warnings: list[str] = []
+    with opened(tmp_path, warnings) as book:
+        steps = log_steps(book, -10, 10)
+        wait_until_delivered(server, book, steps)
+        server.kill()
+        steps += log_steps(book, 10, 30)
+        time.sleep(1.0)  # several deliveries would have been due
+        steps += log_steps(book, 30, 40)
+        book.table("grid", pd.DataFrame({"top1": [0.5]}))
+        book.dataset("fma", "0123456789abcdef", "eval", "fma_large")
+    assert len(warnings) == 1
+    assert "bench sync" in warnings[0]
+    assert sync(tmp_path, warnings.append) == [("k", "failed")]
+    out, err = capfd.readouterr()
+    assert out + err == ""  # MLflow itself says nothing either
+
+    server.start()
+    del warnings[:]
+    assert sync(tmp_path, warnings.append) == [("k", "delivered")]
+    run = server.client().get_run(book.run_id)
+    assert server.steps(book.run_id) == steps
+    assert run.info.status == "FINISHED"
+    assert len(run.inputs.dataset_inputs) == 1
+    assert [f.path for f in server.client().list_artifacts(book.run_id)] == ["grid.json"]
+    assert sync(tmp_path, warnings.append) == [("k", "up to date")]
+    assert warnings == []
+
+
+def test_a_server_that_hangs_midway_delays_nothing_and_gets_every_event_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    warnings: list[str] = []
+    with opened(tmp_path, warnings) as book:
+        steps = log_steps(book, 0, 10)
+        wait_until_delivered(server, book, steps)
+        server.signal(signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            steps += log_steps(book, 10, 30)
+            assert time.monotonic() - started < 0.5
+            time.sleep(2.5)  # the request in flight times out, and the server will still act on it later
+        finally:
+            server.signal(signal.SIGCONT)
+    assert len(warnings) == 1
+    assert sync(tmp_path, warnings.append) == [("k", "delivered")]
+    assert server.steps(book.run_id) == steps
+    assert server.client().get_run(book.run_id).info.status == "FINISHED"
+
+
+def test_two_syncs_at_once_deliver_every_event_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    for key in "abcd":
+        with opened(tmp_path, [], key) as book:
+            log_steps(book, 0, 20)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ignored: a run remembers its experiment")
+    outcomes: list[str] = []
+    syncs = [
+        threading.Thread(target=lambda: outcomes.extend(o for _, o in sync(tmp_path, print))) for _ in range(2)
+    ]
+    for thread in syncs:
+        thread.start()
+    for thread in syncs:
+        thread.join()
+    assert "failed" not in outcomes
+    assert outcomes.count("delivered") == 4
+    client = server.client()
+    experiment = client.get_experiment_by_name("fma/v1")
+    runs = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name in "abcd"]
+    assert sorted(r.info.run_name for r in runs) == list("abcd")
+    assert all(server.steps(r.info.run_id) == [0, 5, 10, 15] for r in runs)
+
+
+def test_no_server_at_the_start_costs_one_warning_and_the_run_is_kept_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{free_port()}")
+    warnings: list[str] = []
+    with opened(tmp_path, warnings) as book:
+        assert book.run_id == ""
+        log_steps(book, 0, 10)
+    assert len(warnings) == 1
+    folder = tmp_path / "runs" / "k"
+    kinds = [json.loads(line)["kind"] for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert kinds.count("metrics") >= 2
+    assert kinds[-1] == "status"
+    assert "secret" not in "".join(path.read_text() for path in folder.iterdir())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert sync(tmp_path, warnings.append) == [("k", "failed")]  # it was meant for that server, not for this store
+
+
+def test_a_server_that_never_answers_does_not_hold_up_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        warnings: list[str] = []
+        started = time.monotonic()
+        with opened(tmp_path, warnings) as book:
+            log_steps(book, 0, 10)
+        assert time.monotonic() - started < 20
+        assert len(warnings) == 1
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
