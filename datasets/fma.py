@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.audio.files import file_source
+from bench.config import require
 from bench.errors import DataError
 from bench.values import Source, Split, Track
 
@@ -40,6 +41,9 @@ class Config:
 
     audio: Literal["auto", "fma_large", "fma_full", "fma_medium", "fma_small"] = "auto"
     val_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        require(0 <= self.val_share < 1, "val_share must be >= 0 and < 1", self.val_share)
 
 
 def build(config: Config, root: Path | None) -> Source:

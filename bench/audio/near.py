@@ -30,7 +30,7 @@ BATCH_FRAMES = 512
 
 RUN_WORDS = 60  # 3 s: the stretch over which bit errors are averaged
 MAX_BIT_ERRORS = 0.22  # strangers differ in half of the bits; copies stay below 0.15
-MIN_VOTES = 3  # equal words on one diagonal that make a pair worth comparing
+MIN_VOTES = 2  # equal words on one diagonal that make a pair worth comparing
 MAX_WORD_USES = 64  # a word that is this common (held tones, silence) says nothing
 MIN_SECONDS = 4.0
 

@@ -1,0 +1,53 @@
+"""What is wrong with a data set, as data: one row for every problem of a track."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pandas as pd
+
+from bench.audio.merge import NEAR, near_pairs
+from bench.audio.pcm import Corpus
+from bench.values import Progress, Source, no_progress
+
+PROBLEMS = ("missing", "unreadable", "short", "silent", "duplicate", "near-duplicate", "corrupt")
+
+
+def verify(source: Source, corpus: Corpus, progress: Progress = no_progress) -> pd.DataFrame:
+    """Return (id, path, problem, detail) of every track that is not as it should be, in manifest order.
+
+    Problems: missing (also: gone since it was prepared), unreadable, short, silent, duplicate,
+    near-duplicate (of a test track, hence not trained on), corrupt (its samples in the store no longer
+    have their digest). Reads all samples of the store once; decodes nothing.
+    """
+    listed = {track.id: track.problem for track in source.tracks()}
+    found: list[tuple[str, str, str, str]] = []
+    for row in corpus.skipped().itertuples():
+        problem = "near-duplicate" if str(row.reason).startswith(NEAR) else str(row.status)
+        found.append((str(row.id), str(row.path), problem, str(row.reason)))
+    for number, row in enumerate(corpus.tracks.itertuples()):
+        if listed.get(str(row.id), "no longer listed"):
+            gone = listed.get(str(row.id), "no longer listed")
+            found.append((str(row.id), str(row.path), "missing", f"{gone} since it was prepared"))
+        if _sha256(corpus, number) != row.sha256:
+            detail = f"samples in the store are damaged; delete {corpus.folder} and prepare again"
+            found.append((str(row.id), str(row.path), "corrupt", detail))
+        progress("verify", number + 1, len(corpus.tracks))
+    order = {str(name): place for place, name in enumerate(corpus.manifest["id"])}
+    rows = sorted(found, key=lambda row: order[row[0]])
+    return pd.DataFrame(rows, columns=["id", "path", "problem", "detail"], dtype=str)
+
+
+def near_duplicates(corpus: Corpus) -> pd.DataFrame:
+    """Return (train_id, test_id, seconds) of all pairs of the two sides that share over 4 s of audio.
+
+    Training tracks that were removed for it are among them; exact copies are not.
+    """
+    rows = corpus.manifest
+    removed = (rows["status"] == "duplicate") & rows["reason"].str.startswith(NEAR)
+    pairs = near_pairs(corpus.folder, rows[(rows["status"] == "ok") | removed])
+    return pd.DataFrame(pairs, columns=["train_id", "test_id", "seconds"])
+
+
+def _sha256(corpus: Corpus, track: int) -> str:
+    return hashlib.sha256(corpus.read(track, 0, corpus.num_samples(track)).astype("<i2").tobytes()).hexdigest()

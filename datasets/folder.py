@@ -1,0 +1,71 @@
+"""Any folder of audio files: mp3, ogg, flac or wav, at any depth, any rate, mono or stereo.
+
+Sides are drawn by a hash of the path, so they are the same on every machine and stay when files are
+added. All files below one top-level folder (an album, an artist) are on one side; with few such
+folders every file is drawn for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.audio.files import file_source, find_audio, portable
+from bench.config import require
+from bench.errors import DataError
+from bench.values import Source, Split, Track
+
+KIND = "music"
+CITE = "the user's own collection"
+LICENSE = "as the collection's owner says"
+SOURCE = "a folder of the user"
+
+MIN_FOLDERS = 10  # with fewer, the drawn sides would be far from their shares
+
+
+@dataclass(frozen=True)
+class Config:
+    """The share of each side; the training side is the rest."""
+
+    val_share: float = 0.05
+    test_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        shares = (self.val_share, self.test_share)
+        require(min(shares) >= 0 and sum(shares) < 1, "val_share and test_share must be >= 0 and sum to < 1", shares)
+
+
+def build(config: Config, root: Path | None) -> Source:
+    """Return the audio files below `root`; a track's id and path are its relative path.
+
+    Raises: DataError if there is no such folder or no audio in it.
+    """
+    if root is None:
+        raise DataError("folder needs a folder of audio files; give it as --data-root")
+    found = find_audio(root)
+    groups = {path: path.split("/")[0] for path in found}
+    if len({group for path, group in groups.items() if path != group}) < MIN_FOLDERS:
+        groups = {path: path for path in found}
+    sides = _sides(set(groups.values()), config)
+    return file_source(root, [Track(path, path, sides[groups[path]], problem=told) for path, told in found.items()])
+
+
+def _sides(groups: set[str], config: Config) -> dict[str, Split]:
+    """Return the side of every group, drawn by hash; a wanted side never stays empty where three groups are."""
+    drawn = {group: int(hashlib.sha256(portable(group).encode()).hexdigest()[:8], 16) / 2**32 for group in groups}
+    stop = config.test_share + config.val_share
+    sides: dict[str, Split] = {
+        group: "test" if value < config.test_share else "val" if value < stop else "train"
+        for group, value in drawn.items()
+    }
+    ranked = sorted(groups, key=lambda group: drawn[group])
+    wanted: tuple[tuple[Split, bool, str], ...] = (
+        ("test", config.test_share > 0, ranked[0]),
+        ("val", config.val_share > 0, ranked[len(ranked) // 2]),
+        ("train", True, ranked[-1]),
+    )
+    for side, is_wanted, spare in wanted:
+        if is_wanted and len(groups) >= len(wanted) and side not in sides.values():
+            sides[spare] = side
+    return sides
