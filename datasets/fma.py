@@ -81,13 +81,23 @@ def _rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             header = csv.reader(file)
             places = _places(next(header), next(header), next(header))
-        table = pd.read_csv(path, header=None, skiprows=HEADER_ROWS, dtype=str, keep_default_na=False)
+        wanted = [0, *places.values()]
+        table = pd.read_csv(path, header=None, skiprows=HEADER_ROWS, usecols=wanted, dtype=str, keep_default_na=False)
         names = [f"{int(number):06d}" for number in table[0]]
         columns = {name: table[place].tolist() for name, place in places.items()} | {"track": names}
+        _check(columns)
     except (OSError, ValueError, LookupError, StopIteration, csv.Error) as error:  # pandas raises ValueErrors
         told = f"{type(error).__name__}: {error}"
         raise DataError(f"{path} cannot be read as FMA's tracks.csv ({told}); unpack fma_metadata.zip again") from error
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _check(columns: dict[str, list[str]]) -> None:
+    """Raise ValueError if a row has an unknown side, as the last one of a download that broke off has."""
+    for name, known in (("subset", set(SUBSETS["fma_full"])), ("split", set(SPLITS))):
+        for track, value in zip(columns["track"], columns[name], strict=True):
+            if value not in known:
+                raise ValueError(f"track {track} has the {name} {value!r}, not one of {', '.join(sorted(known))}")
 
 
 def _places(upper: list[str], lower: list[str], index: list[str]) -> dict[str, int]:

@@ -238,7 +238,7 @@ def _end_with_parent() -> None:
 
 
 def _death(folder: Path, waiting: Sequence[Shard]) -> str:
-    begun = [s for s in waiting if list(folder.glob(f".shard-{s.number:05d}.*.i16.tmp"))]
+    begun = [s for s in waiting if list(folder.glob(f".shard-{s.number:05d}.i16.*"))]
     first = ", ".join(f"{s.tracks[0].id} to {s.tracks[-1].id}" for s in begun) or "unknown"
     return (
         f"a decoding process died (out of memory, killed, or crashed by a file) among the tracks {first}; "
