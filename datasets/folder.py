@@ -59,13 +59,10 @@ def _sides(groups: set[str], config: Config) -> dict[str, Split]:
         group: "test" if value < config.test_share else "val" if value < stop else "train"
         for group, value in drawn.items()
     }
-    ranked = sorted(groups, key=lambda group: drawn[group])
-    wanted: tuple[tuple[Split, bool, str], ...] = (
-        ("test", config.test_share > 0, ranked[0]),
-        ("val", config.val_share > 0, ranked[len(ranked) // 2]),
-        ("train", True, ranked[-1]),
-    )
-    for side, is_wanted, spare in wanted:
-        if is_wanted and len(groups) >= len(wanted) and side not in sides.values():
-            sides[spare] = side
+    ranked = sorted(groups, key=lambda group: (drawn[group], group))
+    spare: dict[Split, str] = {"test": ranked[0], "val": ranked[len(ranked) // 2], "train": ranked[-1]}
+    shares: dict[Split, float] = {"test": config.test_share, "val": config.val_share, "train": 1 - stop}
+    wanted = {side for side, share in shares.items() if share > 0}
+    if len(groups) >= len(spare) and not wanted <= set(sides.values()):
+        sides |= {spare[side]: side for side in wanted}
     return sides

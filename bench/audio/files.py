@@ -67,7 +67,8 @@ def inside(root: Path, relative: str, fence: Path | None = None) -> Path:
 def find_audio(folder: Path) -> dict[str, str]:
     """Return {path: problem} of all audio files below a folder, sorted; paths are relative, with `/`.
 
-    The problem is empty but for a folder that is not entered: a link, or one that may not be read.
+    The problem is empty but for a folder that is not entered (a link, or one that may not be read) and
+    for a name that is not UTF-8, which no manifest can hold.
     Raises: DataError naming the folder and the suffixes if there is no audio, or no such folder.
     """
     if not folder.is_dir():
@@ -86,7 +87,12 @@ def find_audio(folder: Path) -> dict[str, str]:
         found |= {(here / name).as_posix(): "a link to a folder, which is not followed" for name in links}
     if "" not in found.values():
         raise DataError(f"no audio found in {folder}: looked in it and every folder below for {', '.join(SUFFIXES)}")
-    return dict(sorted(found.items()))
+    return dict(sorted(_named(path, problem) for path, problem in found.items()))
+
+
+def _named(path: str, problem: str) -> tuple[str, str]:
+    shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return (path, problem) if shown == path else (shown, "its name is not UTF-8; rename it")
 
 
 def portable(path: str) -> str:

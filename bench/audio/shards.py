@@ -175,7 +175,8 @@ def prepared(source: Source, track: Track, min_track_s: float) -> tuple[dict[str
     }
     nothing = np.zeros(0, "<i2")
     if track.problem:
-        return row | {"status": "missing", "reason": track.problem}, nothing
+        status = "missing" if track.problem == "missing" else "unreadable"
+        return row | {"status": status, "reason": track.problem}, nothing
     try:
         wave_T = _checked(source.load(track))
     except Exception as error:  # a plug-in's decoder may raise anything; one bad track never stops the rest

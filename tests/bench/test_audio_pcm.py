@@ -144,6 +144,17 @@ def test_near_copy_of_a_test_track_is_removed_from_training(tmp_path: Path) -> N
     assert report[["id", "problem"]].to_numpy().tolist() == [["copy", "near-duplicate"]]
 
 
+def test_known_problems_are_not_loaded(tmp_path: Path) -> None:
+    class Listed(Waves):
+        def tracks(self) -> list[Track]:
+            problems = {"a": "", "b": "missing", "c": "a link to a folder, which is not followed"}
+            return [Track(name, "", "train", problem=problem) for name, problem in problems.items()]
+
+    corpus = prepared(tmp_path, Listed({"a": noise(0)}))
+    assert statuses(corpus) == {"a": "ok", "b": "missing", "c": "unreadable"}
+    assert corpus.skipped()["reason"].tolist() == ["missing", "a link to a folder, which is not followed"]
+
+
 def test_no_usable_track_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no usable track.*1 silent, 1 short|no usable track.*1 short, 1 silent"):
         prepared(tmp_path, Waves({"a": np.zeros(32_000), "b": noise(0, 0.5)}))

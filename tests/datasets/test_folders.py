@@ -85,6 +85,16 @@ def test_links_that_leave_the_root_are_named_not_read(tmp_path: Path) -> None:
         source.load(source.tracks()[1])
 
 
+def test_name_that_is_not_utf_8_is_named_not_fatal(tmp_path: Path) -> None:
+    touched(tmp_path, "a.mp3")
+    try:
+        (tmp_path / "caf\udce9.mp3").touch()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    tracks = folder.build(folder.Config(), tmp_path).tracks()
+    assert [(track.path, track.problem != "") for track in tracks] == [("a.mp3", False), ("caf\\xe9.mp3", True)]
+
+
 @pytest.mark.parametrize("path", ["../x.mp3", "/etc/passwd", "a/../../x", "a/../../home2/x"])
 def test_paths_stay_inside_the_root(tmp_path: Path, path: str) -> None:
     with pytest.raises(DataError, match="leads outside"):
