@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
-from bench.logbook.courier import Courier, connect, switch_target, system_sampler, wanted_uri
+from bench.logbook.courier import Courier, connect, first_line, switch_target, system_sampler, wanted_uri
 from bench.logbook.journal import Card, Journal, process_tags
 from bench.logbook.sync import Closing, end_dead
 from bench.store import write_text
@@ -197,7 +197,7 @@ class Logbook:
                     courier.deliver()
                 except Exception as error:
                     failed_s = time.monotonic()
-                    self._warn_undelivered(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+                    self._warn_undelivered(first_line(error))
             if time.monotonic() - sampled_s > SYSTEM_S:
                 sampled_s = time.monotonic()
                 self._system_metrics()

@@ -168,7 +168,7 @@ class Courier:
                 if error.error_code not in REFUSALS:
                     raise
                 if len(part) == 1:
-                    self.refused.append(f"{kind} {part[0].key}: {str(error).splitlines()[0][:200]}")
+                    self.refused.append(f"{kind} {part[0].key}: {first_line(error)}")
                 else:  # one bad entry spoils a batch: send the good ones alone
                     for entry in part:
                         self._log_batch(kind, [entry])
@@ -227,6 +227,11 @@ def system_sampler() -> Callable[[], dict[str, float]]:
         return read
 
     return sample
+
+
+def first_line(error: BaseException) -> str:
+    """Return type and beginning of an error, for one line; MLflow's own texts run over many."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def switch_target(card: Card, uri: str) -> Card:

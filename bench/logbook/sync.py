@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from bench.logbook.courier import Courier, connect, switch_target, wanted_uri
+from bench.logbook.courier import Courier, connect, first_line, switch_target, wanted_uri
 from bench.logbook.journal import Journal, journals
 
 UP_TO_DATE, DELIVERED, IN_PROGRESS, FAILED = "up to date", "delivered", "in progress", "failed"
@@ -76,7 +76,7 @@ class Closing:
         try:
             courier.deliver()
         except Exception as error:
-            self._warn(f"MLflow failed on {journal.folder}: {type(error).__name__}: {error}; run `bench sync` again")
+            self._warn(f"MLflow failed on {journal.folder}: {first_line(error)}; run `bench sync` again")
             return FAILED
         for refusal in courier.refused:
             self._warn(f"MLflow did not take an entry of {journal.folder}: {refusal}")
@@ -87,7 +87,7 @@ class Closing:
             return connect(uri, self._store)
         except Exception as error:
             self._warn(
-                f"MLflow at {uri or self._store} cannot be reached ({type(error).__name__}); "
+                f"MLflow at {uri or self._store} cannot be reached ({first_line(error)}); "
                 f"start it or set MLFLOW_TRACKING_URI, then run `bench sync` again"
             )
             return None

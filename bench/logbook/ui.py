@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from bench.errors import ConfigError, StoreError
-from bench.logbook.courier import own_uri
+from bench.logbook.courier import connect, first_line, own_uri, wanted_uri
 
 FIRST_PORT = 5000  # MLflow's own default
 PORTS_TRIED = 50
@@ -34,10 +34,8 @@ def serve(store: Path, host: str = "127.0.0.1", port: int | None = None) -> None
         print(f"MLFLOW_TRACKING_URI is a server, which has the UI itself: open {uri}", flush=True)
         return
     if uri == own_uri(store) and not (store / "mlflow.db").is_file():
-        raise StoreError(
-            f"no run was logged to MLflow in {store.resolve()}; start one with `bench run`, upload unsent ones "
-            f"with `bench sync`, or name another folder with --store"
-        )
+        raise _nothing(store)
+    page = _first_page(store)
     port = _checked(host, port) if port is not None else _first_free(host)
     log = store / "mlflow-ui.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -48,13 +46,37 @@ def serve(store: Path, host: str = "127.0.0.1", port: int | None = None) -> None
         )
     try:
         _await(server, host, port, log)
-        print(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+        print(f"MLflow UI: http://{host}:{port}/{page}  (Ctrl-C ends it)", flush=True)
         if server.wait() != 0:
             raise StoreError(f"the MLflow UI ended by itself; its last words are in {log}")
     except KeyboardInterrupt:
         print("MLflow UI ended", flush=True)
     finally:
         _end(server)
+
+
+def _first_page(store: Path) -> str:
+    """Return the address of the newest run's experiment, below the server's own.
+
+    MLflow 3 opens on its pages for chat models, also from its list of experiments; asked for one
+    experiment's training runs it stays with those. Raises: StoreError if the database is unusable or empty.
+    """
+    try:
+        client = connect(wanted_uri(), store)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
+    except Exception as error:
+        raise StoreError(f"the MLflow database of {store.resolve()} cannot be read: {first_line(error)}") from error
+    if not runs:
+        raise _nothing(store)
+    return f"#/experiments/{runs[0].info.experiment_id}/runs?workflowType=machine_learning"
+
+
+def _nothing(store: Path) -> StoreError:
+    return StoreError(
+        f"no run was logged to MLflow in {store.resolve()}; start one with `bench run`, upload unsent ones "
+        f"with `bench sync`, or name another folder with --store"
+    )
 
 
 def _command(uri: str, store: Path, host: str, port: int) -> list[str]:

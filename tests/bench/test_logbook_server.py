@@ -164,9 +164,7 @@ def test_two_syncs_at_once_deliver_every_event_once(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ignored: a run remembers its experiment")
     outcomes: list[str] = []
-    syncs = [
-        threading.Thread(target=lambda: outcomes.extend(o for _, o in sync(tmp_path, print))) for _ in range(2)
-    ]
+    syncs = [threading.Thread(target=lambda: outcomes.extend(o for _, o in sync(tmp_path, print))) for _ in range(2)]
     for thread in syncs:
         thread.start()
     for thread in syncs:

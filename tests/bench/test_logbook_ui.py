@@ -1,0 +1,139 @@
+"""`serve` and the provenance tags."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from bench.errors import ConfigError, StoreError
+from bench.logbook import open_book, provenance, serve, ui
+from bench.logbook.provenance import _git
+
+pytest.importorskip("mlflow")
+SERVE = "import sys; from pathlib import Path; from bench.logbook import serve; serve(Path(sys.argv[1]))"
+
+
+@pytest.fixture(autouse=True)
+def _no_uri(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_ui_shows_the_store_on_loopback_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    with open_book(tmp_path / "runs" / "k", experiment="fma/v1", name="k", store=tmp_path, warn=print):
+        pass
+    server = subprocess.Popen([sys.executable, "-c", SERVE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        found = re.search(r"(http://127\.0\.0\.1:\d+)/", line)
+        assert found is not None, line + (tmp_path / "mlflow-ui.log").read_text()
+        base = found.group(1)
+        query = f"{base}/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=fma/v1"
+        with urllib.request.urlopen(query, timeout=10) as answer:
+            assert json.load(answer)["experiment"]["name"] == "fma/v1"
+        foreign = urllib.request.Request(query, headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(foreign, timeout=10)
+    finally:
+        server.send_signal(signal.SIGINT)
+    assert "ended" in server.communicate(timeout=20)[0]
+    assert server.returncode == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{base}/health", timeout=2)
+
+
+def test_ui_without_a_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no run was logged"):
+        serve(tmp_path)
+
+
+def test_a_port_in_use_is_refused_by_name_and_passed_over_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ui, "_first_page", lambda store: "")
+    (tmp_path / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken"):
+            serve(tmp_path, port=port)
+    taken = ui._first_free("127.0.0.1")
+    with socket.create_server(("127.0.0.1", taken)):
+        assert ui._first_free("127.0.0.1") > taken
+
+
+def test_a_database_that_is_none_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database" * 100)
+    with pytest.raises(StoreError, match="cannot be read"):
+        serve(tmp_path)
+
+
+def test_a_server_that_cannot_start_is_reported_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    monkeypatch.setattr(ui, "_first_page", lambda store: "")
+    monkeypatch.setattr(ui, "_command", lambda *arguments: [sys.executable, "-c", "print('no luck')"])
+    with pytest.raises(StoreError, match=r"did not start.*mlflow-ui\.log.*no luck"):
+        serve(tmp_path)
+
+
+def test_the_users_own_server_is_pointed_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000")
+    serve(tmp_path)
+    assert "http://tracking.example:5000" in capsys.readouterr().out
+
+
+def test_provenance_names_code_command_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/bench", "run", "--model", "a b"])
+    tags = provenance()
+    assert tags["bench.cmd"] == "bench run --model 'a b'"
+    assert tags["bench.version"]
+    assert int(tags["bench.cores"]) >= 1
+    assert float(tags["bench.memory_gib"]) > 0
+    assert tags["bench.lib.numpy"]
+    assert all(isinstance(value, str) for value in tags.values())
+
+
+def test_provenance_has_the_commit_of_a_checkout_and_sees_a_change(tmp_path: Path) -> None:
+    package = tmp_path / "bench"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    assert _tags_of(package) == {}
+    for command in (["init", "-q"], ["add", "."], [*IDENTITY, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    (package / "notes.txt").write_text("no source")
+    clean = _tags_of(package)
+    assert (len(clean["bench.git"]), clean["bench.dirty"]) == (40, "false")
+    (package / "mine.py").write_text("new = 1")
+    assert _tags_of(package)["bench.dirty"] == "true"
+
+
+def test_provenance_of_a_copy_inside_another_checkout_names_no_commit(tmp_path: Path) -> None:
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    installed = tmp_path / ".venv" / "bench"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    assert _tags_of(installed) == {}
+
+
+def test_provenance_does_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "bench.git" not in provenance()
+
+
+IDENTITY = ["-c", "user.name=t", "-c", "user.email=t@example"]
+
+
+def _tags_of(package: Path) -> dict[str, str]:
+    return _git(package)
