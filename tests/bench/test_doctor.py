@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -147,7 +146,10 @@ def test_little_disk_and_memory_are_reported(tmp_path: Path, monkeypatch: pytest
     assert not memory.ok and "tiny" in memory.remedy
 
 
-def test_no_gpu_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("driver", "words"), [(True, "install a CUDA build of torch"), (False, "none")])
+def test_no_gpu_is_no_fault(driver: bool, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_probe", lambda code: (True, ""))
+    monkeypatch.setattr(doctor, "NVIDIA_DRIVER", tmp_path if driver else tmp_path / "absent")
     finding = doctor._gpu()
-    assert finding.ok is not os.path.exists("/proc/driver/nvidia/version")
+    assert finding.ok
+    assert words in finding.detail
