@@ -10,15 +10,17 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
+from filelock import Timeout
+
 from bench.logbook.courier import Courier, connect, first_line, switch_target, system_sampler, wanted_uri
-from bench.logbook.journal import Card, Journal, process_tags
-from bench.logbook.sync import Closing, end_dead
+from bench.logbook.journal import Card, Journal, journals, process_tags
+from bench.logbook.sync import Closing
 from bench.store import write_text
 
 if TYPE_CHECKING:
@@ -46,21 +48,34 @@ def open_book(
     """
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder)
-    dead = end_dead(store)
-    with journal.lock():
+    with _held(journal, warn):
         journal.mend()
         card = journal.card() or Card(os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment, name, wanted_uri())
         journal.keep(switch_target(card, wanted_uri()))
         book = Logbook(journal, store, warn)
         status = "FINISHED"
         try:
-            book.start(dead)
+            book.start()
             yield book
         except BaseException as error:
             status = _status_of(error)
             raise
         finally:
             book.close(status)
+
+
+@contextmanager
+def _held(journal: Journal, warn: Callable[[str], None]) -> Iterator[None]:
+    lock = journal.lock()
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        warn(f"another process is at work on {journal.folder}; waiting until it has ended")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _status_of(error: BaseException) -> str:
@@ -84,7 +99,7 @@ def _never_raises(method: Callable[Concatenate[Logbook, P], None]) -> Callable[C
 
 
 class Logbook:
-    """Logs one run. Keys are dotted or slashed words; a later session skips what an earlier one logged."""
+    """Logs one run. Keys are dotted or slashed words."""
 
     def __init__(self, journal: Journal, store: Path, warn: Callable[[str], None]) -> None:
         self._journal = journal
@@ -92,7 +107,7 @@ class Logbook:
         self._warn = warn
         self._warned: set[str] = set()
         self._params: dict[str, object] = {}
-        self._known: set[tuple[str, int, str]] = set()
+        self._known: set[int] = set()  # hashes of (key, step, value): a long training has a million
         self._sample: Callable[[], dict[str, float]] | None = None
         self._samples = 0
         self._recall()
@@ -100,11 +115,11 @@ class Logbook:
         self._tried = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, dead: Sequence[Journal] = ()) -> None:
-        """Begin a session and wait until MLflow knows the run or has failed; `dead` runs are ended there too."""
+    def start(self) -> None:
+        """Begin a session and wait until MLflow knows the run or has failed."""
         self._status("RUNNING")
         self.tags(process_tags())
-        self._thread = threading.Thread(target=self._deliver_until_stopped, args=(dead,), name="logbook", daemon=True)
+        self._thread = threading.Thread(target=self._deliver_until_stopped, name="logbook", daemon=True)
         self._thread.start()
         self._tried.wait(START_WAIT_S)
 
@@ -137,10 +152,15 @@ class Logbook:
 
     @_never_raises
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log numbers at a step, which may be negative (an SNR in dB); NaN and infinities are fine."""
-        new = {k: number for k, v in values.items() if (k, step, str(number := _number(v))) not in self._known}
+        """Log numbers at a step, which may be negative (an SNR in dB); NaN and infinities are fine.
+
+        A point that was logged before is skipped, so that a run done again draws its curves once.
+        """
+        points = {hash((k, int(step), str(number))): (k, number) for k, v in values.items() for number in [_number(v)]}
+        new = dict(point for code, point in points.items() if code not in self._known)
         if new:
             self._journal.append("metrics", values=new, step=int(step))
+            self._known |= points.keys()
 
     @_never_raises
     def table(self, name: str, frame: pd.DataFrame) -> None:
@@ -177,19 +197,19 @@ class Logbook:
         self._journal.append("status", value=status)
 
     def _recall(self) -> None:
-        """Learn what earlier sessions logged, so that a run done again does not draw its curves twice."""
+        """Learn what earlier sessions logged."""
         for events, _ in self._journal.read():
             for event in events:
                 if event["kind"] == "params":
                     self._params = event["values"] | self._params
                 elif event["kind"] == "metrics":
-                    self._known |= {(k, event["step"], str(v)) for k, v in event["values"].items()}
+                    self._known |= {hash((k, event["step"], str(v))) for k, v in event["values"].items()}
                     self._samples += any(k.startswith("system/") for k in event["values"])
 
-    def _deliver_until_stopped(self, dead: Sequence[Journal]) -> None:
+    def _deliver_until_stopped(self) -> None:
         courier: Courier | None = None
         failed_s = sampled_s = -math.inf
-        stopping = False
+        stopping = caught_up = False
         while True:
             if time.monotonic() - failed_s > RETRY_S:
                 try:
@@ -204,9 +224,9 @@ class Logbook:
             self._tried.set()
             if stopping:
                 break
-            if courier:
-                self._close(dead)
-                dead = ()
+            if courier and not caught_up:
+                caught_up = True
+                self._catch_up()
             stopping = self._stop.wait(FLUSH_S)
         if courier and courier.refused:
             self._warn_once("refused", f"MLflow did not take {len(courier.refused)} entries: {courier.refused[0]}")
@@ -216,10 +236,14 @@ class Logbook:
         assert card is not None
         return Courier(connect(card.uri, self._store), self._journal, self._store)
 
-    def _close(self, dead: Sequence[Journal]) -> None:
+    @_never_raises
+    def _catch_up(self) -> None:
+        """End dead runs in the tracking store that has just answered, and deliver what it missed of others."""
         closing = Closing(self._store, lambda reason: None)  # `bench sync` will say what is wrong with them
-        for journal in dead:
-            closing.deliver(journal)
+        for journal in journals(self._store):
+            card = journal.card()
+            if card is not None and card.uri == wanted_uri() and not self._stop.is_set():
+                closing.deliver(journal)
 
     @_never_raises
     def _system_metrics(self) -> None:

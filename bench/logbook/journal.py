@@ -119,7 +119,7 @@ class Journal:
             return True
         target = card.targets.get(card.uri)
         size = self._path.stat().st_size if self._path.is_file() else 0
-        return target is not None and target.delivered >= size
+        return size <= (target.delivered if target else 0)
 
     def is_open(self) -> bool:
         """Say whether the last session has not written its end, which a killed process cannot do."""

@@ -26,24 +26,9 @@ def sync(store: Path, warn: Callable[[str], None]) -> list[tuple[str, str]]:
 
 def close_stale(store: Path, warn: Callable[[str], None]) -> list[str]:
     """End the runs whose process died without a word as KILLED, on disk and in MLflow; return their keys."""
-    dead = end_dead(store)
     close = Closing(store, warn)
-    for journal in dead:
-        close.deliver(journal)
-    return [journal.folder.name for journal in dead]
-
-
-def end_dead(store: Path) -> list[Journal]:
-    """Write KILLED into the journals of runs whose process died, and return them."""
-    dead = []
-    for journal in journals(store):
-        try:
-            with journal.lock().acquire(timeout=0):
-                if journal.end_if_dead():
-                    dead.append(journal)
-        except Timeout:
-            continue  # its process is alive
-    return dead
+    opened = [journal for journal in journals(store) if journal.is_open()]
+    return [journal.folder.name for journal in opened if close.deliver(journal) != IN_PROGRESS]
 
 
 class Closing:

@@ -125,7 +125,8 @@ def test_a_run_done_again_continues_its_mlflow_run_and_draws_no_point_twice(stor
     for lr in (1, 1, 2):
         with opened(store, []) as book:
             book.params({"train.lr": lr})
-            book.metrics({TOP1: 0.5, "bad": math.nan}, step=5)
+            for _ in range(2):
+                book.metrics({TOP1: 0.5, "bad": math.nan}, step=5)
     (run,) = all_runs(store)
     assert (run.info.run_id, run.info.status) == (book.run_id, "FINISHED")
     assert run.data.params == {"train.lr": "1"}
@@ -239,6 +240,36 @@ def test_a_killed_run_is_closed_and_a_live_one_left_alone(store: Path) -> None:
         assert client_of(store).get_run(ids["alive"]).info.status == "KILLED"
     finally:
         dead.kill(), alive.kill()
+
+
+def test_a_second_process_on_the_same_run_waits_and_continues_it(store: Path) -> None:
+    first = child(store, "k", hold_s=1)
+    run_id = run_id_of(first)
+    warnings: list[str] = []
+    with opened(store, warnings) as book:
+        assert book.run_id == run_id
+    assert first.wait(20) == 0
+    assert len(warnings) == 1
+    assert "waiting" in warnings[0]
+
+
+def test_a_folder_whose_run_never_began_is_no_run(store: Path) -> None:
+    with opened(store, []):
+        pass
+    (store / "runs" / "k" / "events.jsonl").unlink()
+    card = json.loads((store / "runs" / "k" / "mlflow.json").read_text())
+    (store / "runs" / "k" / "mlflow.json").write_text(json.dumps(card | {"targets": {}, "id": "another"}))
+    assert sync(store, print) == [("k", "up to date")]
+    assert len(all_runs(store)) == 1
+
+
+def test_an_unreadable_card_is_replaced_and_all_is_delivered_anew(store: Path) -> None:
+    with opened(store, []) as book:
+        book.metrics({TOP1: 0.5}, step=5)
+    (store / "runs" / "k" / "mlflow.json").write_text("{")
+    with opened(store, []) as book:
+        book.metrics({TOP1: 0.5}, step=5)
+    assert [m.step for m in client_of(store).get_metric_history(book.run_id, TOP1)] == [5]
 
 
 def test_opening_any_run_closes_the_dead_ones(store: Path) -> None:
