@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import config
-from bench.errors import BenchError, ConfigError
+from bench import config, registry
+from bench.errors import BenchError, ConfigError, PluginError
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def test_every_preset_is_valid(preset: str, plugin: ModuleType) -> None:
         ("model.dim=64", "model.dim", 64),
         ("seed=7", "seed", 7),
         ("device=cpu", "device", "cpu"),
-        ("data.dataset=./my music=old", "data.dataset", "./my music=old"),
+        ("data.noise=./my noise=old", "data.noise", "./my noise=old"),
     ],
 )
 def test_override_forms(override: str, path: str, value: object, plugin: ModuleType) -> None:
@@ -189,6 +189,17 @@ def test_group_set_to_a_value_names_a_setting_of_it(plugin: ModuleType) -> None:
     assert "such as train.steps" in refused(plugin, "train=3")
 
 
+def test_data_set_of_the_command_line_wins_and_brings_its_settings(plugin: ModuleType) -> None:
+    run = config.resolve("mine", plugin, "tiny", dataset="folder", overrides=["data.dataset=synth"])
+    assert run.data.dataset == "folder"
+    assert type(run.music) is registry.load("dataset", "folder").Config
+
+
+def test_wrong_data_set_is_answered_with_the_nearest(plugin: ModuleType) -> None:
+    with pytest.raises(PluginError, match=r"no dataset called 'sinth'; did you mean 'synth'"):
+        config.resolve("mine", plugin, "tiny", overrides=["data.dataset=sinth"])
+
+
 def test_wrong_preset_is_answered_with_the_nearest(plugin: ModuleType) -> None:
     with pytest.raises(ConfigError, match=r"no preset called 'tny'; did you mean 'tiny'\?"):
         config.resolve("mine", plugin, "tny")
@@ -209,6 +220,7 @@ def test_unknown_setting_in_a_file_is_answered_with_the_nearest(plugin: ModuleTy
 def test_flatten_gives_every_setting_its_one_name(plugin: ModuleType) -> None:
     flat = config.flatten(config.resolve("mine", plugin, "tiny"))
     sections = {"data": config.DataConfig, "train": config.TrainConfig, "eval": config.EvalConfig, "model": Settings}
+    sections["music"] = registry.load("dataset", "synth").Config
     wanted = {f"{name}.{field.name}" for name, kind in sections.items() for field in fields(kind)}
     assert set(flat) == wanted | {"encoder", "preset", "seed", "device"}
 
