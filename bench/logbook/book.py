@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 from filelock import Timeout
 
 from bench.logbook.courier import Courier, connect, first_line, switch_target, system_sampler, wanted_uri
-from bench.logbook.journal import Card, Journal, journals, process_tags
-from bench.logbook.sync import Closing
+from bench.logbook.journal import Card, Journal, journals
+from bench.logbook.sync import Backlog
 from bench.store import write_text
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Logbook:
     def start(self) -> None:
         """Begin a session and wait until MLflow knows the run or has failed."""
         self._status("RUNNING")
-        self.tags(process_tags())
+        self.tags({"bench.host": socket.gethostname(), "bench.pid": os.getpid()})
         self._thread = threading.Thread(target=self._deliver_until_stopped, name="logbook", daemon=True)
         self._thread.start()
         self._tried.wait(START_WAIT_S)
@@ -239,11 +240,11 @@ class Logbook:
     @_never_raises
     def _catch_up(self) -> None:
         """End dead runs in the tracking store that has just answered, and deliver what it missed of others."""
-        closing = Closing(self._store, lambda reason: None)  # `bench sync` will say what is wrong with them
+        backlog = Backlog(self._store, lambda reason: None)  # `bench sync` will say what is wrong with them
         for journal in journals(self._store):
             card = journal.card()
             if card is not None and card.uri == wanted_uri() and not self._stop.is_set():
-                closing.deliver(journal)
+                backlog.deliver(journal)
 
     @_never_raises
     def _system_metrics(self) -> None:

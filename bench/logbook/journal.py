@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 import uuid
@@ -147,11 +146,6 @@ def delivered_to(card: Card, target: Target) -> Card:
 def journals(store: Path) -> list[Journal]:
     """Return the journal of every run of the store, by run key."""
     return [Journal(path.parent) for path in sorted((store / "runs").glob(f"*/{CARD}"))]
-
-
-def process_tags() -> dict[str, str]:
-    """Return the tags that say which process logs a run."""
-    return {"bench.host": socket.gethostname(), "bench.pid": str(os.getpid())}
 
 
 def _parsed(line: bytes) -> Event | None:

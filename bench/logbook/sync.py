@@ -20,18 +20,18 @@ def sync(store: Path, warn: Callable[[str], None]) -> list[tuple[str, str]]:
     A run goes to the user's MLFLOW_TRACKING_URI, else to the tracking store that it was meant for. Runs
     in progress are left alone. The outcomes are the four words above; `warn` gets the reason of a failure.
     """
-    close = Closing(store, warn)
-    return [(journal.folder.name, close.deliver(journal)) for journal in journals(store)]
+    backlog = Backlog(store, warn)
+    return [(journal.folder.name, backlog.deliver(journal)) for journal in journals(store)]
 
 
 def close_stale(store: Path, warn: Callable[[str], None]) -> list[str]:
     """End the runs whose process died without a word as KILLED, on disk and in MLflow; return their keys."""
-    close = Closing(store, warn)
+    backlog = Backlog(store, warn)
     opened = [journal for journal in journals(store) if journal.is_open()]
-    return [journal.folder.name for journal in opened if close.deliver(journal) != IN_PROGRESS]
+    return [journal.folder.name for journal in opened if backlog.deliver(journal) != IN_PROGRESS]
 
 
-class Closing:
+class Backlog:
     """Delivers finished journals, asking each tracking store only once whether it answers."""
 
     def __init__(self, store: Path, warn: Callable[[str], None]) -> None:
