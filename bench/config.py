@@ -8,6 +8,7 @@ boundary, before any work starts; ranges are checked where a value's rule is kno
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import ConfigError
-from bench.registry import unknown
+from bench.registry import load, unknown
 
 PRESETS = Path(__file__).with_name("presets.toml")
 
@@ -31,7 +32,11 @@ def require(holds: bool, rule: str, got: object) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which music, noise and rooms. `auto` takes the folder beside the music where it is, else `synth`."""
+    """Which music, noise and impulse responses, by plug-in name or, for noise and rir, by folder.
+
+    `auto`: noise is the folder `noise` of the data root, or made up where there is none; rir is the folder
+    `rir` beside simulated rooms for training, where there is one. Tests always use simulated rooms.
+    """
 
     dataset: str = "synth"
     noise: str = "auto"
@@ -84,7 +89,9 @@ class TrainConfig:
         require(self.segments_per_track >= 1, "train.segments_per_track must be >= 1", self.segments_per_track)
         require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)
         require(self.val_queries >= 1, "train.val_queries must be >= 1", self.val_queries)
-        require(self.checkpoint_every_steps >= 1, "train.checkpoint_every_steps must be >= 1", self.checkpoint_every_steps)
+        require(
+            self.checkpoint_every_steps >= 1, "train.checkpoint_every_steps must be >= 1", self.checkpoint_every_steps
+        )
 
 
 @dataclass(frozen=True)
@@ -101,13 +108,20 @@ class EvalConfig:
     tolerance_ms: float = 50.0
     indexes: tuple[str, ...] = ("exact", "falconn")
     top_k: int = 20
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
-        require(len(self.lengths_s) > 0 and min(self.lengths_s) > 0, "eval.lengths_s must hold lengths > 0", self.lengths_s)
+        require(
+            len(self.lengths_s) > 0 and min(self.lengths_s) > 0, "eval.lengths_s must hold lengths > 0", self.lengths_s
+        )
         require(max(self.lengths_s) <= 30, "eval.lengths_s must be at most 30 s", self.lengths_s)
         require(self.max_queries >= 1, "eval.max_queries must be >= 1", self.max_queries)
         require(self.rooms_per_t60 >= 1, "eval.rooms_per_t60 must be >= 1", self.rooms_per_t60)
-        require(all(0.15 <= t <= 2 for t in (*self.t60_s, self.noise_reverb_t60_s)), "eval.t60_s must be between 0.15 and 2", self.t60_s)
+        require(
+            all(0.15 <= t <= 2 for t in (*self.t60_s, self.noise_reverb_t60_s)),
+            "eval.t60_s must be between 0.15 and 2",
+            self.t60_s,
+        )
         require(10 <= self.hop_ms <= 1000, "eval.hop_ms must be between 10 and 1000", self.hop_ms)
         require(self.tolerance_ms > 0, "eval.tolerance_ms must be > 0", self.tolerance_ms)
         require(len(self.indexes) > 0, "eval.indexes must name at least one index", self.indexes)
@@ -116,10 +130,11 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One whole run. `model` is the encoder plug-in's own Config."""
+    """One whole run. `model` is the encoder plug-in's own Config, `music` the data-set plug-in's."""
 
     encoder: str
     model: Any
+    music: Any
     preset: str = "small"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -127,12 +142,16 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed must be >= 0", self.seed)
+
 
 def resolve(
     encoder: str,
     plugin: ModuleType,
     preset: str,
     *,
+    dataset: str | None = None,
     files: Iterable[Path] = (),
     overrides: Iterable[str] = (),
 ) -> RunConfig:
@@ -148,11 +167,17 @@ def resolve(
     for name in merged:
         if name not in sections or name in ("encoder", "preset"):
             raise ConfigError(unknown("setting", name, sorted(set(sections) - {"encoder", "preset"})))
+    if dataset is not None:
+        merged = _merge(merged, {"data": {"dataset": dataset}})
+    data = _checked("data", DataConfig, merged.pop("data", {}))
+    music = load("dataset", data.dataset)
+    require(music.KIND == "music", "data.dataset must hold music", f"{data.dataset!r}, which holds {music.KIND}")
     return RunConfig(
         encoder=encoder,
         preset=preset,
         model=_checked("model", plugin.Config, merged.pop("model", {})),
-        data=_checked("data", DataConfig, merged.pop("data", {})),
+        music=_checked("music", music.Config, merged.pop("music", {})),
+        data=data,
         train=_checked("train", TrainConfig, merged.pop("train", {})),
         eval=_checked("eval", EvalConfig, merged.pop("eval", {})),
         **{name: _value(name, sections[name], value) for name, value in merged.items()},
@@ -216,7 +241,9 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(section: str, kind: type, values: object) -> Any:
     if not isinstance(values, dict):
-        raise ConfigError(f"{section} is a group of settings; set one of them, such as {section}.{dataclasses.fields(kind)[0].name}")
+        raise ConfigError(
+            f"{section} is a group of settings; set one of them, such as {section}.{dataclasses.fields(kind)[0].name}"
+        )
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name in values:
         if name not in fields:
@@ -231,9 +258,16 @@ def _value(name: str, item: dataclasses.Field[Any], value: object) -> Any:
 
 def _validated(path: str, kind: Any, value: object) -> Any:
     try:
-        options: Any = {} if dataclasses.is_dataclass(kind) else {"config": ConfigDict(extra="forbid")}
-        return TypeAdapter(kind, **options).validate_python(value)
-    except ValidationError as error:
+        # As JSON, strictly: a list may be a tuple, but no text is a number and no truth value is one.
+        return TypeAdapter(kind).validate_json(json.dumps(value, default=str, allow_nan=False), strict=True)
+    except ValueError as error:
+        if not isinstance(error, ValidationError):
+            raise ConfigError(f"a number in {path} is not finite: {_infinite(value)}") from error
         first = error.errors()[0]
         dotted = ".".join([path, *(str(part) for part in first["loc"])])
         raise ConfigError(f"{dotted}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}") from error
+
+
+def _infinite(value: object) -> str:
+    bad = {n: v for n, v in value.items() if str(v) in ("inf", "-inf", "nan")} if isinstance(value, dict) else {}
+    return ", ".join(f"{name} = {number}" for name, number in bad.items()) or str(value)

@@ -40,7 +40,7 @@ class Embedder:
 
     def __call__(self, wave_BT: npt.NDArray[np.int16] | Floats) -> Floats:
         """Return unit vectors (B, D) of segments (B, T) at the corpus rate, int16 or float."""
-        wave = torch.from_numpy(np.ascontiguousarray(wave_BT)).to(self.device)
+        wave = torch.from_numpy(np.require(wave_BT, requirements=["C", "W"])).to(self.device)
         scale = INT16_SCALE if wave.dtype == torch.int16 else 1.0
         with torch.inference_mode():
             pieces = [embed(self.encoder, piece.float() * scale, self.precision) for piece in wave.split(BATCH)]

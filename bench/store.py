@@ -7,9 +7,11 @@ next run continues, never something that looks whole and is not.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from filelock import FileLock
 
 from bench.errors import StoreError
 
+STAGE = "stage.json"
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 KEY_LENGTH = 16  # hex digits: 64 bits, no collision to be expected below a billion stages
 
 
@@ -50,6 +54,10 @@ class Store:
         """Say whether the output of this kind and key is complete."""
         return self.folder(kind, key).is_dir()
 
+    def seconds(self, kind: str, key: str) -> float:
+        """Return how long the build of a finished output took, the part before a kill left out."""
+        return float(read_json(self.folder(kind, key) / STAGE)["seconds"])
+
     def fetch(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
         """Return the folder of this kind and key, building it first where it is absent.
 
@@ -66,9 +74,13 @@ class Store:
             with FileLock(str(final.with_name(f"{key}.lock"))):
                 if not final.is_dir():
                     partial.mkdir(exist_ok=True)
+                    began_s = time.perf_counter()
                     build(partial)
+                    write_json(partial / STAGE, {"seconds": time.perf_counter() - began_s})
                     os.replace(partial, final)
         except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
             raise StoreError(
                 f"cannot write {kind} in the store {self.root}: {error.strerror or error}; free some space or "
                 f"choose another folder with --store, then run the same command again to continue"

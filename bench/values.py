@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -97,14 +96,6 @@ class Fingerprints:
     def place_of(self, vector: Ints) -> Ints:
         """Return for each vector number the place of its track in `tracks`; -1 stays -1."""
         return np.searchsorted(self.first_vector, vector, side="right") - 1
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A trained encoder on disk: `model.safetensors` and `meta.json` in `folder`, named by `key`."""
-
-    folder: Path
-    key: str
 
 
 class Encoder(Protocol):

@@ -122,7 +122,12 @@ def _simulated(absorption: float, sides_m: Floats, source_m: Floats, microphone_
 
     pra.random.seed(seed)
     room = pra.ShoeBox(
-        sides_m, fs=RATE_HZ, materials=pra.Material(absorption), max_order=IMAGE_ORDER, ray_tracing=True, air_absorption=True
+        sides_m,
+        fs=RATE_HZ,
+        materials=pra.Material(absorption),
+        max_order=IMAGE_ORDER,
+        ray_tracing=True,
+        air_absorption=True,
     )
     room.set_ray_tracing(n_rays=RAYS)
     room.add_source(source_m)

@@ -240,7 +240,12 @@ def _end_with_parent() -> None:
 
 def _death(folder: Path, waiting: Sequence[Shard]) -> str:
     begun = [s for s in waiting if list(folder.glob(f".shard-{s.number:05d}.i16.*"))]
-    first = ", ".join(f"{s.tracks[0].id} to {s.tracks[-1].id}" for s in begun) or "unknown"
+    if not begun:
+        return (
+            "no decoding process could start; a script that prepares a corpus must do so below "
+            "`if __name__ == '__main__':`, or with one worker"
+        )
+    first = ", ".join(f"{s.tracks[0].id} to {s.tracks[-1].id}" for s in begun)
     return (
         f"a decoding process died (out of memory, killed, or crashed by a file) among the tracks {first}; "
         f"run the same command again to continue, with fewer workers or without the file that crashes it"

@@ -7,7 +7,16 @@ from bench.store import digest
 from bench.values import Cell
 
 VERSION = "v1"
-DEFINING = ("snr_db", "t60_s", "noise_reverb_t60_s", "lengths_s", "max_queries", "rooms_per_t60", "hop_ms", "tolerance_ms")
+DEFINING = (
+    "snr_db",
+    "t60_s",
+    "noise_reverb_t60_s",
+    "lengths_s",
+    "max_queries",
+    "rooms_per_t60",
+    "hop_ms",
+    "tolerance_ms",
+)
 
 
 def grid(config: EvalConfig) -> list[Cell]:

@@ -97,8 +97,8 @@ def prepare_queries(
     Raises: DataError if no test track is long enough or there is no noise or room for a wanted cell.
     """
     hop = hop_samples(config)
-    recipe = (FORMAT, SEED, CONTEXT_S, SILENT_POWER, hop, config.max_queries, max(config.lengths_s), sorted(_t60s(config)),
-              config.noise_reverb_t60_s)  # fmt: skip
+    t60_s = (sorted(_t60s(config)), config.noise_reverb_t60_s)
+    recipe = (FORMAT, SEED, CONTEXT_S, SILENT_POWER, hop, config.max_queries, max(config.lengths_s), t60_s)
     key = digest(recipe, music.digest, noise.digest, rooms.digest)
     stem_samples = round(max(config.lengths_s) * RATE_HZ)
 
@@ -156,7 +156,9 @@ def _drawn(
     rows = []
     for track in long_enough:
         row: dict[str, float | int] = {"track": int(track)}
-        row["start_sample"] = _audible_start(music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw)
+        row["start_sample"] = _audible_start(
+            music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw
+        )
         row["identity_sample"] = round(row["start_sample"] / hop) * hop
         if len(noises):
             row["noise"] = int(draw.choice(noises))
@@ -199,9 +201,7 @@ def _audible_noise(noise: Corpus, track: int, draw: np.random.Generator) -> int:
         start = int(draw.integers(noise.num_samples(track)))
         if np.any(looped(noise, track, start, round(0.96 * RATE_HZ))):
             return start
-    raise DataError(
-        f"noise {noise.tracks['id'].iloc[track]} is silent nearly everywhere; take it out of the noise set"
-    )
+    raise DataError(f"noise {noise.tracks['id'].iloc[track]} is silent nearly everywhere; take it out of the noise set")
 
 
 def _write_stems(

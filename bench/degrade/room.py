@@ -130,9 +130,7 @@ def align(wave_T: Floats) -> Floats:
     return aligned / np.abs(wave_T[peak])
 
 
-def reverberate(
-    wave_T: npt.NDArray[np.floating], response_T: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float64]:
+def reverberate(wave_T: npt.NDArray[np.floating], response_T: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Return the wave as heard in the room, direct sound in place.
 
     Shapes: wave (C + T + DIRECT_AT,) of which the first C samples are context for the tail and the last

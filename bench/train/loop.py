@@ -16,7 +16,7 @@ from bench.config import RunConfig, TrainConfig
 from bench.degrade.room import RoomBank
 from bench.errors import BenchError, DataError
 from bench.fingerprint import Embedder, at_rate
-from bench.store import write_json
+from bench.store import read_json, write_json
 from bench.train import checkpoint
 from bench.train.losses import nt_xent
 from bench.train.pairs import Material, degrade_pairs, draw_pairs, mask_patches, material
@@ -81,6 +81,11 @@ def fit(
     progress("training", config.train.steps, config.train.steps)
     write_json(folder / HISTORY, run.history)
     (folder / RESUME).unlink(missing_ok=True)
+
+
+def history(folder: Path) -> Curve:
+    """Return the points of the training curves of a finished training: (step, values)."""
+    return [(int(step), values) for step, values in read_json(folder / HISTORY)]
 
 
 def _sides(music: Corpus) -> tuple[Ints, Ints]:

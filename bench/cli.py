@@ -1,0 +1,270 @@
+"""The command line. Thin: heavy imports wait until a command needs them, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.errors import BenchError
+
+app = typer.Typer(
+    help="Train, evaluate and track audio-fingerprint models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Prepare and check music, noise and rooms.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+INTERRUPTED = 130
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Encoder: a name from `bench list`, or a path such as ./mine.py.")
+]
+Preset = Annotated[str, typer.Option(help="tiny (a demo), small (an hour of CPU) or paper (a GPU).")]
+Dataset = Annotated[str | None, typer.Option(help="Music: fma, folder or synth (made up; the default).")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(envvar="BENCH_DATA", help="Folder that holds the music, and noise/ and rir/ if there are any."),
+]
+StoreRoot = Annotated[Path, typer.Option("--store", envvar="BENCH_STORE", help="Folder for all that is computed.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: path=value, such as train.lr=3e-4. Repeatable.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings, applied after the preset.")]
+Format = Annotated[str, typer.Option("--format", help="table, csv or json.")]
+
+STORE = Path("bench-store")
+
+
+@app.command()
+def run(
+    model: Model,
+    preset: Preset = "small",
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = STORE,
+    config: ConfigFile = None,
+    set_: Set = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Test these weights (a model.safetensors) instead of training.")
+    ] = None,
+) -> None:
+    """Train an encoder, test it on the SNR and t60 grids with controls, and log the run to MLflow.
+
+    Whatever is in the store already is not computed again: running the same command again resumes.
+    """
+    from bench.console import progress_shown, warn
+    from bench.run import Plan
+    from bench.run import run as run_model
+
+    plugin, settings = _settings(model, preset, dataset, config, set_)
+    with progress_shown() as progress:
+        result = run_model(settings, Plan(plugin, data_root, _store(store), progress, warn, checkpoint))
+    _show(result, "table")
+    where = "" if store == STORE else f" --store {store}"
+    print(
+        f"\nNext:\n  bench ui{where}                         compare runs in the MLflow UI"
+        f"\n  bench results {result.summary['run'][:6]}{where} --format csv   the numbers as a file"
+        f"\n  bench run --model {model} --dataset folder --data-root ~/Music{where}   the same on your own music"
+    )
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="encoder, dataset, index or report; all if left out.")] = None,
+) -> None:
+    """List the encoders, data sets, indexes, reports and presets there are."""
+    from bench.config import presets
+    from bench.errors import ConfigError
+    from bench.registry import KINDS, names, unknown
+
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(unknown("kind of plug-in", kind, list(KINDS)))
+    for each in [kind] if kind else KINDS:
+        print(f"{each + ':':10s}{', '.join(names(each))}")
+    if kind is None:
+        print(f"{'preset:':10s}{', '.join(presets())}")
+
+
+@app.command()
+def results(
+    run: Annotated[str | None, typer.Argument(help="The beginning of a run's key; the latest run if left out.")] = None,
+    format_: Format = "table",
+    store: StoreRoot = STORE,
+) -> None:
+    """Show the results of a finished run, as a table, CSV or JSON (under the published schema)."""
+    from bench.results import load_result
+
+    _show(load_result(_store(store), run), format_)
+
+
+@app.command()
+def ui(
+    store: StoreRoot = STORE,
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you know why.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port; the first free one from 5000 if left out.")] = None,
+) -> None:
+    """Open the MLflow UI on this store's runs."""
+    from bench.logbook import serve
+
+    serve(store, host, port)
+
+
+@app.command()
+def sync(store: StoreRoot = STORE) -> None:
+    """Upload to MLflow what a tracking server that was down has missed."""
+    from bench.console import warn
+    from bench.logbook import sync as deliver
+
+    outcomes = deliver(store, warn)
+    for key, outcome in outcomes:
+        print(f"{key}  {outcome}")
+    if not outcomes:
+        print(f"no run in {store}")
+    if any(outcome == "failed" for _, outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended (torchaudio on a CPU torch).")] = False,
+) -> None:
+    """Check this machine: libraries, compiler, GPU, disk; say what to do about what is missing."""
+    from bench import doctor as checks
+
+    for line in checks.fix() if fix else []:
+        print(line)
+    findings = checks.diagnose()
+    for finding in findings:
+        print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.name:14s} {finding.detail}")
+        if not finding.ok:
+            print(f"     {'':14s} -> {finding.remedy}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    dataset: Dataset = "fma", data_root: DataRoot = None, store: StoreRoot = STORE, set_: Set = None
+) -> None:
+    """Decode the music, noise and rooms of a data set into the store, once; resumable."""
+    from bench.console import progress_shown
+    from bench.data import prepare_data
+
+    settings = _data_settings(dataset, set_)
+    with progress_shown() as progress:
+        data = prepare_data(settings, data_root, _store(store), progress)
+    for name, corpus in (("music", data.music), ("noise", data.noise)):
+        counts = corpus.tracks["split"].value_counts()
+        sides = ", ".join(f"{counts.get(split, 0)} {split}" for split in ("train", "val", "test"))
+        hours = corpus.tracks["num_samples"].sum() / 16_000 / 3600
+        print(f"{name}: {len(corpus.tracks)} tracks ({sides}), {hours:.2f} h, digest {corpus.digest}")
+        for row in corpus.skipped().itertuples():
+            print(f"  left out: {row.path or row.id} ({row.status}: {row.reason})")
+    print(f"queries: {len(data.queries.table)} a cell, digest {data.queries.key}")
+
+
+@data_app.command("verify")
+def data_verify(
+    dataset: Dataset = "fma",
+    data_root: DataRoot = None,
+    store: StoreRoot = STORE,
+    format_: Format = "table",
+    set_: Set = None,
+) -> None:
+    """Report missing, corrupt, short, silent and duplicate tracks of a data set."""
+    from bench.audio.verify import verify
+    from bench.console import progress_shown
+    from bench.data import music_corpus, music_source
+
+    settings = _data_settings(dataset, set_)
+    source = music_source(settings, data_root)
+    with progress_shown() as progress:
+        found = verify(source, music_corpus(settings, source, _store(store), progress))
+    if format_ != "table":
+        _print_frame(found, format_)
+    elif found.empty:
+        print(f"{len(source.tracks())} tracks, no problem found")
+    else:
+        print(found.to_string(index=False))
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets: what each holds, and where it comes from."""
+    from bench import registry
+
+    for name in registry.names("dataset"):
+        plugin = registry.load("dataset", name)
+        print(f"{name:14s}{plugin.KIND:7s}{(plugin.__doc__ or '').strip().splitlines()[0]}")
+
+
+def main() -> None:
+    """Run the command line; errors meant for the user are one sentence and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        app()
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _settings(
+    model: str, preset: str, dataset: str | None, config: Path | None, overrides: list[str] | None
+) -> tuple[Any, Any]:
+    from bench.config import resolve
+    from bench.registry import load
+
+    plugin = load("encoder", model)
+    files = [config] if config else []
+    return plugin, resolve(model, plugin, preset, dataset=dataset, files=files, overrides=overrides or [])
+
+
+def _data_settings(dataset: str | None, overrides: list[str] | None) -> Any:
+    # The data do not depend on the encoder; any one gives the settings their other sections.
+    return _settings("random-projection", "small", dataset, None, overrides)[1]
+
+
+def _store(root: Path) -> Any:
+    from bench.store import Store
+
+    return Store(root)
+
+
+def _show(result: Any, format_: str) -> None:
+    from bench.score.rows import records
+
+    if format_ == "table":
+        from rich.console import Console
+
+        from bench.registry import load
+
+        Console().print(load("report", "grid").render(result))
+    elif format_ == "json":
+        import json
+
+        print(json.dumps(records(result.rows), indent=1))
+    else:
+        _print_frame(result.rows, format_)
+
+
+def _print_frame(frame: Any, format_: str) -> None:
+    from bench.errors import ConfigError
+
+    if format_ == "csv":
+        print(frame.to_csv(index=False), end="")
+    elif format_ == "json":
+        print(frame.to_json(orient="records", indent=1))
+    else:
+        raise ConfigError(f"--format must be table, csv or json, got {format_!r}")

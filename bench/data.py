@@ -1,0 +1,106 @@
+"""All the audio of a run, prepared: music, noise, rooms and the query set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from bench import registry
+from bench.audio.pcm import Corpus, prepare
+from bench.config import RunConfig
+from bench.degrade.queries import QuerySet, prepare_queries
+from bench.degrade.room import ResponseSource, RoomBank, prepare_rooms
+from bench.errors import ConfigError
+from bench.store import Store, digest
+from bench.train.loop import TrainingSet
+from bench.values import Progress, Source
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run hears. The test rooms are in the first of the banks."""
+
+    music: Corpus
+    noise: Corpus
+    banks: tuple[RoomBank, ...]
+    queries: QuerySet
+
+    @property
+    def digest(self) -> str:
+        """Return the content key of all of it."""
+        return digest(self.music.digest, self.noise.digest, [b.digest for b in self.banks], self.queries.key)
+
+    @property
+    def training(self) -> TrainingSet:
+        """Return the part that training may see."""
+        return TrainingSet(self.music, self.noise, self.banks)
+
+
+def prepare_data(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> Data:
+    """Return the prepared audio of a run; what is in the store already is not made again.
+
+    Raises: ConfigError for a wrong name, DataError for files that cannot be used.
+    """
+    music = music_corpus(config, music_source(config, root), store, progress)
+    noise = _corpus(config, *noise_source(config, root), store, progress)
+    rooms = prepare_rooms(store, "rooms", _test_rooms(config), progress)
+    measured = _measured_rooms(config, root)
+    banks = (rooms, prepare_rooms(store, "rir-folder", measured, progress)) if measured else (rooms,)
+    return Data(music, noise, banks, prepare_queries(store, config.eval, music, noise, rooms, progress))
+
+
+def music_source(config: RunConfig, root: Path | None) -> Source:
+    """Return the source of a run's music. Raises: ConfigError if the data set is not one of music."""
+    source: Source = _plugin("music", config.data.dataset).build(config.music, root)
+    return source
+
+
+def music_corpus(config: RunConfig, source: Source, store: Store, progress: Progress) -> Corpus:
+    """Return a run's music, decoded once into the store."""
+    return _corpus(config, config.data.dataset, source, store, progress)
+
+
+def noise_source(config: RunConfig, root: Path | None) -> tuple[str, Source]:
+    """Return the name and the source of a run's noise, `auto` resolved."""
+    name, folder = config.data.noise, root
+    if name == "auto":
+        name = "noise-folder" if root is not None and (root / "noise").is_dir() else "noise-synth"
+    elif Path(name).is_dir():
+        name, folder = "noise-folder", Path(name)
+    plugin = _plugin("noise", name)
+    return name, plugin.build(plugin.Config(), folder)
+
+
+def _measured_rooms(config: RunConfig, root: Path | None) -> ResponseSource | None:
+    """Return the source of measured responses, None where training has simulated rooms alone."""
+    name, folder = config.data.rir, root
+    if name == "auto":
+        if root is None or not (root / "rir").is_dir():
+            return None
+        name = "rir-folder"
+    elif Path(name).is_dir():
+        name, folder = "rir-folder", Path(name)
+    plugin = _plugin("rir", name)
+    source: ResponseSource = plugin.build(plugin.Config(), folder)
+    return None if name == "rooms" else source
+
+
+def _test_rooms(config: RunConfig) -> ResponseSource:
+    plugin = _plugin("rir", "rooms")
+    t60_s = tuple(sorted({*config.eval.t60_s, config.eval.noise_reverb_t60_s}))
+    source: ResponseSource = plugin.build(plugin.Config(t60_s, config.eval.rooms_per_t60), None)
+    return source
+
+
+def _corpus(config: RunConfig, name: str, source: Source, store: Store, progress: Progress) -> Corpus:
+    workers = os.cpu_count() or 1
+    return prepare(store, name, source, min_track_s=config.data.min_track_s, workers=workers, progress=progress)
+
+
+def _plugin(kind: str, name: str) -> ModuleType:
+    plugin = registry.load("dataset", name)
+    if kind != plugin.KIND:
+        raise ConfigError(f"data set {name!r} holds {plugin.KIND}, not {kind}; `bench list` shows which are which")
+    return plugin

@@ -1,0 +1,100 @@
+"""Evaluation: the queries of every cell against the database of all test tracks.
+
+Shape legend: Q queries, M segments of a query, D dimensions, K neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from bench import registry
+from bench.config import EvalConfig
+from bench.data import Data
+from bench.degrade.cells import grid
+from bench.degrade.queries import hop_samples
+from bench.fingerprint import Embedder, fingerprint_queries, fingerprint_tracks
+from bench.score.judge import judge
+from bench.search.contract import Index
+from bench.search.sequence import rescore, vote
+from bench.store import Store, digest
+from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
+
+FORMAT = 1
+QUERY_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The hits of every cell, and what they were searched in."""
+
+    hits: dict[Cell, pd.DataFrame]
+    database: Fingerprints
+    seconds: dict[str, float]
+
+
+def evaluate(embedder: Embedder, data: Data, config: EvalConfig, store: Store, progress: Progress) -> Evaluation:
+    """Return the hits of every cell of the grid, query length, index and sequence search.
+
+    Each cell is a stage of its own in the store: a kill loses at most the cell in progress.
+    """
+    hop = hop_samples(config)
+    database = fingerprint_tracks(store, embedder, data.music, data.music.numbers("test"), hop, progress)
+    index_of = _builder(database)
+    cells = grid(config)
+    hits, seconds = {}, {"database": store.seconds("fingerprints", database.key), "queries": 0.0}
+    for i, cell in enumerate(cells):
+        progress("test cells", i, len(cells))
+        key = digest(FORMAT, database.key, data.queries.key, asdict(config), asdict(cell))
+
+        def build(folder: Path, cell: Cell = cell) -> None:
+            found = pd.concat(_hits_of(cell, embedder, data, config, database, index_of), ignore_index=True)
+            found.to_parquet(folder / "hits.parquet")
+
+        hits[cell] = pd.read_parquet(store.fetch("hits", key, build) / "hits.parquet")
+        seconds["queries"] += store.seconds("hits", key)
+    progress("test cells", len(cells), len(cells))
+    return Evaluation(hits, database, seconds)
+
+
+def _builder(database: Fingerprints) -> Callable[[str], Index]:
+    @cache
+    def index_of(name: str) -> Index:
+        plugin = registry.load("index", name)
+        index: Index = plugin.build(plugin.Config(), database.vectors)
+        return index
+
+    return index_of
+
+
+def _hits_of(
+    cell: Cell,
+    embedder: Embedder,
+    data: Data,
+    config: EvalConfig,
+    database: Fingerprints,
+    index_of: Callable[[str], Index],
+) -> Iterator[pd.DataFrame]:
+    track_Q, start_Q = data.queries.truth(cell)
+    tolerance = round(config.tolerance_ms * RATE_HZ / 1000)
+    for length_s in config.lengths_s:
+        waves = data.queries.batches(cell, length_s, QUERY_BATCH)
+        vectors_QMD = fingerprint_queries(embedder, waves, database.hop_samples)
+        for index in config.indexes:
+            neighbours_QMK = _neighbours(index_of(index), vectors_QMD, config.top_k)
+            rankings = {
+                "vote": vote(neighbours_QMK, database, config.top_k),
+                "rescore": rescore(vectors_QMD, neighbours_QMK, database, config.top_k),
+            }
+            for sequence, ranking in rankings.items():
+                judged = judge(ranking, database, track_Q, start_Q, tolerance)
+                yield judged.assign(length_s=length_s, index=index, sequence=sequence)
+
+
+def _neighbours(index: Index, vectors_QMD: Floats, top_k: int) -> Ints:
+    num_queries, num_segments, dim = vectors_QMD.shape
+    return index.neighbours(vectors_QMD.reshape(-1, dim), top_k).reshape(num_queries, num_segments, top_k)

@@ -1,0 +1,176 @@
+"""The result of a run: kept in its folder as data, and logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.config import RunConfig, flatten
+from bench.data import Data
+from bench.degrade.cells import grid
+from bench.errors import ConfigError
+from bench.evaluate import Evaluation
+from bench.logbook import Logbook
+from bench.registry import unknown
+from bench.score.judge import shuffled
+from bench.score.rows import Row, frame, score
+from bench.store import Store, read_json, write_json
+from bench.values import RATE_HZ
+
+ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
+    "rows.parquet",
+    "hits.parquet",
+    "conditions.parquet",
+    "result.json",
+    "config.json",
+)
+HEADLINE_SEQUENCE = "rescore"
+DEGRADED = ("noise", "reverb", "noise_reverb")
+RANDOM_PROJECTION, SHUFFLED_LABELS = "random-projection", "shuffled-labels"
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that a run found out. `summary` has its key, names, headline numbers and seconds by stage."""
+
+    rows: pd.DataFrame
+    hits: pd.DataFrame
+    conditions: pd.DataFrame
+    summary: dict[str, Any]
+
+
+def result_of(
+    key: str, benchmark: str, config: RunConfig, data: Data, found: Evaluation, floor: Evaluation, facts: dict[str, Any]
+) -> Result:
+    """Return the result of an encoder's hits and those of the random projection on the same queries."""
+    rows: list[Row] = []
+    for cell, hits in found.hits.items():
+        rows += score(hits, cell, run=key, benchmark=benchmark, system=config.encoder)
+        rows += score(floor.hits[cell], cell, run=key, benchmark=benchmark, system=RANDOM_PROJECTION)
+    tolerance = round(config.eval.tolerance_ms * RATE_HZ / 1000)
+    for cell in (c for c in found.hits if c.kind == "clean"):
+        chance = [shuffled(h, tolerance, found.database.hop_samples) for _, h in _searches(found.hits[cell])]
+        rows += score(pd.concat(chance), cell, run=key, benchmark=benchmark, system=SHUFFLED_LABELS)
+    table = frame(rows)
+    conditions = pd.DataFrame(
+        {"cell": cell.name, "length_s": length_s} | data.queries.conditions(cell, length_s)
+        for cell in grid(config.eval)
+        for length_s in config.eval.lengths_s
+    )
+    summary = {
+        "run": key,
+        "benchmark": benchmark,
+        "encoder": config.encoder,
+        "preset": config.preset,
+        "queries_per_cell": len(data.queries.table),
+        "database_tracks": len(found.database.tracks),
+        "database_vectors": len(found.database.vectors),
+        "headline": headline(table, conditions, config),
+        **facts,
+    }
+    return Result(table, _named(found, data), conditions, summary)
+
+
+def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig) -> dict[str, float]:
+    """Return the scalars to compare runs by: means over all degraded cells and lengths, and the controls."""
+    own = chosen(rows, config.encoder, config.eval.indexes[0])
+    shortest = min(config.eval.lengths_s)
+    degraded = own[own["kind"].isin(DEGRADED)]
+    floor = chosen(rows, RANDOM_PROJECTION, "exact")
+    identity = own[(own["kind"] == "identity") & (own["metric"] == "segment_top1") & (own["length_s"] == shortest)]
+    numbers = {
+        "segment_top1/mean": _mean(degraded, "segment_top1"),
+        "audio_top1/mean": _mean(degraded, "audio_top1"),
+        "control/identity": float(identity["value"].iloc[0]),
+        "control/random_projection": _mean(floor[floor["kind"].isin(DEGRADED)], "segment_top1"),
+        "control/shuffled_labels": _mean(chosen(rows, SHUFFLED_LABELS, config.eval.indexes[0]), "segment_top1"),
+    }
+    for index in config.eval.indexes[1:]:
+        other = chosen(rows, config.encoder, index)
+        lost = _mean(own, "segment_top1") - _mean(other, "segment_top1")
+        numbers[f"index/{index}_loses_points"] = 100 * lost
+    if "snr_db_mean" in conditions:
+        nominal = rows.drop_duplicates("cell").set_index("cell")["snr_db"].reindex(conditions["cell"]).to_numpy()
+        off = pd.concat([conditions["snr_db_min"] - nominal, conditions["snr_db_max"] - nominal]).abs()
+        numbers["conditions/largest_snr_error_db"] = float(off.max())
+    return numbers
+
+
+def chosen(rows: pd.DataFrame, system: str, index: str, sequence: str = HEADLINE_SEQUENCE) -> pd.DataFrame:
+    """Return the rows of one system found with one index and sequence search."""
+    return rows[(rows["system"] == system) & (rows["index"] == index) & (rows["sequence"] == sequence)]
+
+
+def keep(folder: Path, result: Result, config: RunConfig) -> None:
+    """Write a result into its run's folder; `result.json` last, as the sign that all of it is there."""
+    result.rows.to_parquet(folder / ROWS, index=False)
+    result.hits.to_parquet(folder / HITS, index=False)
+    result.conditions.to_parquet(folder / CONDITIONS, index=False)
+    write_json(folder / CONFIG, flatten(config))
+    write_json(folder / SUMMARY, result.summary)
+
+
+def log(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
+    """Log a result: curves over SNR (step in dB) and t60 (step in ms), headline scalars, table and files."""
+    own = chosen(result.rows, config.encoder, config.eval.indexes[0])
+    for row in own[own["metric"].isin(["segment_top1", "audio_top1"])].to_dict("records"):
+        if row["kind"] == "identity":
+            continue
+        step = row["snr_db"] if row["kind"] in ("noise", "noise_reverb") else 1000 * row["t60_s"]
+        name = f"{row['metric']}_{row['length_s']:g}s/{row['kind']}"
+        book.metrics({name: row["value"]}, step=0 if row["kind"] == "clean" else round(step))
+    book.metrics(result.summary["headline"])
+    book.metrics({f"cost/{stage}_s": seconds for stage, seconds in result.summary["seconds"].items()})
+    book.metrics({"cost/parameters": result.summary["parameters"]})
+    book.table("grid", result.rows)
+    for name in (ROWS, HITS, CONDITIONS, SUMMARY, CONFIG):
+        book.artifact(folder / name)
+    book.note(_note(result))
+
+
+def load_result(store: Store, run: str | None) -> Result:
+    """Return a kept result: of the run whose key begins so, or of the latest one.
+
+    Raises: ConfigError if there is none, or more than one begins so.
+    """
+    found = sorted((store.root / "runs").glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ConfigError(f"no finished run in the store {store.root}; start one with `bench run --model NAME`")
+    folders = {path.parent.name: path.parent for path in found}
+    matches = [name for name in folders if name.startswith(run)] if run else [found[-1].parent.name]
+    if len(matches) != 1:
+        problem = f"{len(matches)} runs begin with {run!r}" if matches else unknown("run", str(run), list(folders))
+        raise ConfigError(problem)
+    folder = folders[matches[0]]
+    rows, hits, conditions = (pd.read_parquet(folder / name) for name in (ROWS, HITS, CONDITIONS))
+    return Result(rows, hits, conditions, read_json(folder / SUMMARY))
+
+
+def _searches(hits: pd.DataFrame) -> Sequence[tuple[Any, pd.DataFrame]]:
+    return list(hits.groupby(["length_s", "index", "sequence"], sort=True))
+
+
+def _mean(rows: pd.DataFrame, metric: str) -> float:
+    return float(rows.loc[rows["metric"] == metric, "value"].mean())
+
+
+def _named(found: Evaluation, data: Data) -> pd.DataFrame:
+    """Return all hits in one frame, with cells and track ids by name."""
+    hits = pd.concat([h.assign(cell=cell.name) for cell, h in found.hits.items()], ignore_index=True)
+    ids = data.music.tracks["id"].to_numpy()
+    return hits.assign(
+        track_id=ids[hits["track"]], found_track_id=[ids[t] if t >= 0 else "" for t in hits["found_track"]]
+    )
+
+
+def _note(result: Result) -> str:
+    numbers = "\n".join(f"| {name} | {value:.4f} |" for name, value in result.summary["headline"].items())
+    return (
+        f"**{result.summary['encoder']}** ({result.summary['preset']}) on **{result.summary['benchmark']}**, "
+        f"{result.summary['queries_per_cell']} queries a cell, {result.summary['database_vectors']} fingerprints "
+        f"of {result.summary['database_tracks']} tracks.\n\n| number | value |\n| --- | --- |\n{numbers}\n"
+    )

@@ -1,0 +1,135 @@
+"""One run, left to right: data, weights, fingerprints, search, score, logbook.
+
+Every stage is kept in the store under a content key, so running again is resuming.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+import bench
+from bench import registry
+from bench.config import RunConfig, flatten
+from bench.data import Data, prepare_data
+from bench.degrade.cells import benchmark_name
+from bench.errors import ConfigError
+from bench.evaluate import Evaluation, evaluate
+from bench.fingerprint import Embedder
+from bench.logbook import open_book, provenance
+from bench.results import RANDOM_PROJECTION, Result, keep, log, result_of
+from bench.store import Store, digest
+from bench.train import checkpoint
+from bench.train.loop import WEIGHTS, Watch, fit, history
+from bench.values import Progress
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs beside its settings."""
+
+    plugin: ModuleType
+    root: Path | None
+    store: Store
+    progress: Progress
+    warn: Callable[[str], None]
+    weights: Path | None = None
+
+
+def run(config: RunConfig, plan: Plan) -> Result:
+    """Train an encoder, test it on the whole grid with its controls, log it, and return the result.
+
+    Raises: BenchError (a subclass) with a sentence for the user; what was computed stays in the store.
+    """
+    device = checked(config, plan)
+    data = prepare_data(config, plan.root, plan.store, plan.progress)
+    benchmark = benchmark_name(config.data.dataset, config.eval)
+    key = run_key(config, plan, data)
+    folder = plan.store.root / "runs" / key
+    name = f"{config.encoder}/{config.seed}/{key[:6]}"
+    with open_book(folder, experiment=benchmark, name=name, store=plan.store.root, warn=plan.warn) as book:
+        book.params(flatten(config))
+        book.tags(provenance() | {"bench.task": benchmark, "bench.encoder": config.encoder, "bench.run": key})
+        for context, content in (("train", data.music.digest), ("eval", data.queries.key)):
+            book.dataset(config.data.dataset, content, context, config.data.dataset)
+        embedder, facts = trained(config, plan, data, device, book.metrics)
+        found = evaluate(embedder, data, config.eval, plan.store, plan.progress)
+        floor = evaluated_floor(config, plan, data, device)
+        facts["seconds"] |= found.seconds | {f"control_{name}": s for name, s in floor.seconds.items()}
+        result = result_of(key, benchmark, config, data, found, floor, facts)
+        keep(folder, result, config)
+        log(book, folder, result, config)
+    return result
+
+
+def checked(config: RunConfig, plan: Plan) -> torch.device:
+    """Return the device to run on, having found every plug-in that the run will need.
+
+    Raises: ConfigError or PluginError, before any work starts.
+    """
+    for index in config.eval.indexes:
+        registry.load("index", index)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = cuda, but torch sees no GPU here; use --set device=auto, or see `bench doctor`")
+    if plan.weights is not None and not plan.weights.is_file():
+        raise ConfigError(f"no checkpoint at {plan.weights}; give the path of a {WEIGHTS}")
+    wanted = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def run_key(config: RunConfig, plan: Plan, data: Data) -> str:
+    """Return the content key of a run: its settings, its encoder's source, its data, this version."""
+    return digest(bench.__version__, asdict(config), _weights_key(config, plan, data), data.digest)
+
+
+def trained(
+    config: RunConfig, plan: Plan, data: Data, device: torch.device, watch: Watch
+) -> tuple[Embedder, dict[str, object]]:
+    """Return the encoder with its best weights, trained now or found in the store, and facts about it."""
+    key = _weights_key(config, plan, data)
+    encoder = _built(plan.plugin, config)
+    facts: dict[str, object] = {"parameters": sum(p.numel() for p in encoder.parameters()), "seconds": {}}
+    if plan.weights is not None:
+        path = plan.weights
+    else:
+        folder = plan.store.fetch(
+            "weights", key, lambda partial: fit(partial, encoder, config, data.training, device, watch, plan.progress)
+        )
+        path = folder / WEIGHTS
+        facts["seconds"] = {"training": plan.store.seconds("weights", key)}
+        for step, values in history(folder):
+            watch(values, step)
+    state = checkpoint.load_weights(encoder, path)
+    facts["checkpoint"] = {"key": key, **state}
+    return Embedder(encoder.to(device).eval(), device, config.eval.precision, key), facts
+
+
+def evaluated_floor(config: RunConfig, plan: Plan, data: Data, device: torch.device) -> Evaluation:
+    """Return the hits of the random projection: shortest queries, exact search. The same for every encoder."""
+    plugin = registry.load("encoder", RANDOM_PROJECTION)
+    encoder = plugin.build(plugin.Config()).to(device)
+    embedder = Embedder(encoder, device, "fp32", digest(bench.__version__, registry.source_digest(plugin)))
+    short = replace(config.eval, lengths_s=(min(config.eval.lengths_s),), indexes=("exact",))
+    return evaluate(embedder, data, short, plan.store, plan.progress)
+
+
+def _built(plugin: ModuleType, config: RunConfig) -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        encoder: torch.nn.Module = plugin.build(config.model)
+    return encoder
+
+
+def _weights_key(config: RunConfig, plan: Plan, data: Data) -> str:
+    if plan.weights is not None:
+        return hashlib.sha256(plan.weights.read_bytes()).hexdigest()[:16]
+    heard = [data.music.digest, data.noise.digest, *(bank.digest for bank in data.banks)]
+    own = registry.source_digest(plan.plugin)
+    return digest(
+        bench.__version__, config.encoder, own, asdict(config.model), asdict(config.train), config.seed, heard
+    )

@@ -1,0 +1,63 @@
+"""Exact search: all inner products, block by block, on the CPU or the GPU.
+
+Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bench.values import Floats, Ints
+
+CITE = ""
+LICENSE = "MIT"
+SOURCE = "own definition"
+
+BLOCK_VECTORS = 32_768
+BLOCK_QUERIES = 4_096
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. `device` is where blocks are multiplied; the database itself stays memory-mapped."""
+
+    device: str = "cpu"
+
+
+def build(config: Config, vectors_ND: Floats) -> Exact:
+    """Return the index; nothing is copied."""
+    return Exact(vectors_ND, torch.device(config.device))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Keeps the best K of all blocks so far. Time Q N D, memory one block of similarities (512 MB)."""
+
+    vectors_ND: Floats
+    device: torch.device
+    exact: bool = True
+
+    def neighbours(self, queries_QD: Floats, top_k: int) -> Ints:
+        """Return the numbers of the nearest vectors (Q, K), best first, equal ones by number."""
+        found = [self._of_block(q, top_k) for q in torch.from_numpy(queries_QD).split(BLOCK_QUERIES)]
+        return np.concatenate(found) if found else np.zeros((0, top_k), dtype=np.int64)
+
+    def _of_block(self, queries_QD: torch.Tensor, top_k: int) -> Ints:
+        queries_QD = queries_QD.to(self.device)
+        best_QK = torch.full((len(queries_QD), 0), float("-inf"), device=self.device)
+        number_QK = torch.zeros((len(queries_QD), 0), dtype=torch.int64, device=self.device)
+        for start in range(0, len(self.vectors_ND), BLOCK_VECTORS):
+            block_ND = torch.from_numpy(np.array(self.vectors_ND[start : start + BLOCK_VECTORS])).to(self.device)
+            similarity_QN, place_QN = (queries_QD @ block_ND.T).topk(min(top_k, len(block_ND)), dim=1)
+            best_QK = torch.cat([best_QK, similarity_QN], dim=1)
+            number_QK = torch.cat([number_QK, place_QN + start], dim=1)
+            # A stable sort by number, then by similarity: equal vectors come in the order of the database.
+            by_number = number_QK.argsort(dim=1)
+            best_QK, number_QK = best_QK.gather(1, by_number), number_QK.gather(1, by_number)
+            order = best_QK.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+            best_QK, number_QK = best_QK.gather(1, order), number_QK.gather(1, order)
+        missing = top_k - number_QK.shape[1]
+        return np.pad(number_QK.cpu().numpy(), ((0, 0), (0, missing)), constant_values=-1)

@@ -1,0 +1,86 @@
+"""FALCONN: multi-probe locality-sensitive hashing, the search of Singh et al. (ISMIR 2022).
+
+Defaults are that paper's: 50 tables, 18 hash bits, 200 probes. The hash family is not stated there;
+hyperplanes are used here, on vectors around their mean: a common direction of all fingerprints would
+otherwise be the same in every hash and tell nothing, and distances do not change when all are shifted.
+
+Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from bench.errors import ConfigError, PluginError
+from bench.values import Floats, Ints
+
+CITE = "Andoni et al., Practical and optimal LSH for angular distance, NeurIPS 2015"
+LICENSE = "MIT"
+SOURCE = "FALCONN 1.3.1"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings, named as FALCONN and the paper name them."""
+
+    tables: int = 50
+    bits: int = 18
+    probes: int = 200
+    family: Literal["hyperplane", "cross_polytope"] = "hyperplane"
+    seed: int = 5_721_840
+
+    def __post_init__(self) -> None:
+        if min(self.tables, self.bits) < 1 or self.bits > 32:
+            raise ConfigError(f"falconn: tables must be >= 1 and bits 1 to 32, got {self.tables} and {self.bits}")
+        if self.probes < self.tables:
+            raise ConfigError(f"falconn: probes must be >= tables ({self.tables}), got {self.probes}")
+
+
+def build(config: Config, vectors_ND: Floats) -> Falconn:
+    """Return the index, its tables built now (it cannot be saved; the same seed gives the same tables).
+
+    Raises: PluginError if FALCONN is not installed.
+    """
+    try:
+        import falconn
+    except ImportError as error:
+        raise PluginError(
+            "the index 'falconn' needs the package falconn, which is built from source: run `make setup`, or leave "
+            'it out with --set eval.indexes=["exact"]'
+        ) from error
+    centre_D = vectors_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred_ND = np.ascontiguousarray(vectors_ND - centre_D)
+    params = falconn.LSHConstructionParameters()
+    params.dimension = centred_ND.shape[1]
+    params.lsh_family = getattr(falconn.LSHFamily, "Hyperplane" if config.family == "hyperplane" else "CrossPolytope")
+    params.distance_function = falconn.DistanceFunction.EuclideanSquared
+    params.storage_hash_table = falconn.StorageHashTable.BitPackedFlatHashTable
+    params.l, params.seed = config.tables, config.seed
+    params.num_setup_threads, params.num_rotations = 0, 1
+    falconn.compute_number_of_hash_functions(config.bits, params)
+    table = falconn.LSHIndex(params)
+    table.setup(centred_ND)
+    query = table.construct_query_object()
+    query.set_num_probes(config.probes)
+    return Falconn(query, centre_D, centred_ND)
+
+
+@dataclass(frozen=True)
+class Falconn:
+    """Asks one vector at a time, as the library does; FALCONN reads the centred vectors, so they are kept."""
+
+    query: Any
+    centre_D: Floats
+    centred_ND: Floats
+    exact: bool = False
+
+    def neighbours(self, queries_QD: Floats, top_k: int) -> Ints:
+        """Return the numbers of the nearest vectors it found (Q, K), best first; -1 where it found fewer."""
+        found_QK = np.full((len(queries_QD), top_k), -1, dtype=np.int64)
+        for i, vector_D in enumerate(queries_QD - self.centre_D):
+            near = self.query.find_k_nearest_neighbors(vector_D, top_k)
+            found_QK[i, : len(near)] = near
+        return found_QK
