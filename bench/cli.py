@@ -166,8 +166,8 @@ def data_prepare(
         sides = ", ".join(f"{counts.get(split, 0)} {split}" for split in ("train", "val", "test"))
         hours = corpus.tracks["num_samples"].sum() / 16_000 / 3600
         print(f"{name}: {len(corpus.tracks)} tracks ({sides}), {hours:.2f} h, digest {corpus.digest}")
-        for row in corpus.skipped().itertuples():
-            print(f"  left out: {row.path or row.id} ({row.status}: {row.reason})")
+        for row in corpus.skipped().to_dict("records"):
+            print(f"  left out: {row['path'] or row['id']} ({row['status']}: {row['reason']})")
     print(f"queries: {len(data.queries.table)} a cell, digest {data.queries.key}")
 
 

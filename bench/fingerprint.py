@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from bench.audio.pcm import Corpus
 from bench.errors import PluginError
 from bench.store import Store, digest
 from bench.values import RATE_HZ, Encoder, Fingerprints, Floats, Ints, Progress
+
+Sample = TypeVar("Sample", np.int16, np.float32)
 
 FORMAT = 1
 BATCH = 256
@@ -43,7 +46,7 @@ class Embedder:
         wave = torch.from_numpy(np.require(wave_BT, requirements=["C", "W"])).to(self.device)
         scale = INT16_SCALE if wave.dtype == torch.int16 else 1.0
         with torch.inference_mode():
-            pieces = [embed(self.encoder, piece.float() * scale, self.precision) for piece in wave.split(BATCH)]
+            pieces = [embed(self.encoder, piece.float() * scale, self.precision) for piece in torch.split(wave, BATCH)]
         vectors: Floats = torch.cat(pieces).cpu().numpy()
         return vectors
 
@@ -61,7 +64,8 @@ def at_rate(wave_BT: Tensor, rate_hz: int) -> Tensor:
         return wave_BT
     from torchaudio.functional import resample
 
-    return resample(wave_BT, RATE_HZ, rate_hz)
+    resampled_BT: Tensor = resample(wave_BT, RATE_HZ, rate_hz)
+    return resampled_BT
 
 
 def num_segments(num_samples: int, segment_samples: int, hop_samples: int) -> int:
@@ -69,7 +73,7 @@ def num_segments(num_samples: int, segment_samples: int, hop_samples: int) -> in
     return max(0, (num_samples - segment_samples) // hop_samples + 1)
 
 
-def segments(wave_T: npt.NDArray[np.generic], segment_samples: int, hop_samples: int) -> npt.NDArray[np.generic]:
+def segments(wave_T: npt.NDArray[Sample], segment_samples: int, hop_samples: int) -> npt.NDArray[Sample]:
     """Return a view (M, segment) of all whole segments of the last axis, one every hop."""
     return np.lib.stride_tricks.sliding_window_view(wave_T, segment_samples, axis=-1)[..., ::hop_samples, :]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -89,11 +90,11 @@ def run_key(config: RunConfig, plan: Plan, data: Data) -> str:
 
 def trained(
     config: RunConfig, plan: Plan, data: Data, device: torch.device, watch: Watch
-) -> tuple[Embedder, dict[str, object]]:
+) -> tuple[Embedder, dict[str, Any]]:
     """Return the encoder with its best weights, trained now or found in the store, and facts about it."""
     key = _weights_key(config, plan, data)
-    encoder = _built(plan.plugin, config)
-    facts: dict[str, object] = {"parameters": sum(p.numel() for p in encoder.parameters()), "seconds": {}}
+    encoder: Any = _built(plan.plugin, config)
+    facts: dict[str, Any] = {"parameters": sum(p.numel() for p in encoder.parameters()), "seconds": {}}
     if plan.weights is not None:
         path = plan.weights
     else:

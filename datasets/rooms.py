@@ -98,7 +98,7 @@ def _corrected(
     t60_s: float, sides_m: Floats, source_m: Floats, microphone_m: Floats, seed: int
 ) -> tuple[Floats, float]:
     """Return the response whose absorption was corrected towards the wanted t60, and its measured t60."""
-    absorption = min(0.95, 0.161 * np.prod(sides_m) / (t60_s * _surface(sides_m)))  # Sabine
+    absorption = min(0.95, float(0.161 * np.prod(sides_m) / (t60_s * _surface(sides_m))))  # Sabine
     best: tuple[Floats, float] = (np.zeros(0, dtype=np.float32), np.inf)
     for _ in range(MAX_CORRECTIONS):
         wave_T = _simulated(absorption, sides_m, source_m, microphone_m, seed)

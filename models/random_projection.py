@@ -42,6 +42,7 @@ def build(config: Config) -> RandomProjection:
 class RandomProjection(nn.Module):
     """Turns 0.96 s of audio at 16 kHz into a unit vector by a Gaussian matrix."""
 
+    matrix: Tensor
     rate_hz = 16_000
     segment_s = 0.96
 

@@ -211,8 +211,9 @@ def _write_stems(
     names = _stem_names(config)
     files = {name: (folder / f"{name}.i16").open("wb") for name in names}
     try:
-        for i, row in enumerate(table.to_dict("records")):
+        for i, record in enumerate(table.to_dict("records")):
             progress("query set", i, len(table))
+            row = {str(name): value for name, value in record.items()}
             stems = _stems_of(row, config, music, noise, rooms, stem_samples)
             for name in names:
                 files[name].write(stems[name].tobytes())

@@ -79,7 +79,8 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
     key = digest(FORMAT, name, source.fingerprint())
 
     def build(folder: Path) -> None:
-        rows, waves, start = [], [], 0
+        rows: list[dict[str, object]] = []
+        waves: list[Floats] = []
         names = source.names()
         for i, item in enumerate(names):
             progress(f"rooms {name}", i, len(names))
@@ -98,12 +99,11 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
                     "t60_s": t60_s,
                     "method": method,
                     "licence": response.licence,
-                    "start": start,
+                    "start": sum(map(len, waves)),
                     "num_samples": len(response.wave_T),
                 }
             )
             waves.append(response.wave_T)
-            start += len(response.wave_T)
         progress(f"rooms {name}", len(names), len(names))
         if not waves:
             raise DataError(f"no usable impulse response in {name}: {rows[0]['problem'] if rows else 'it is empty'}")
@@ -127,10 +127,13 @@ def align(wave_T: Floats) -> Floats:
         raise DataError("the impulse response is silent")
     lead = np.zeros(max(0, DIRECT_AT - peak), dtype=np.float32)
     aligned: Floats = np.concatenate([lead, wave_T[max(0, peak - DIRECT_AT) :]]).astype(np.float32)
-    return aligned / np.abs(wave_T[peak])
+    aligned /= np.abs(wave_T[peak])
+    return aligned
 
 
-def reverberate(wave_T: npt.NDArray[np.floating], response_T: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def reverberate(
+    wave_T: npt.NDArray[np.floating | np.int16], response_T: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
     """Return the wave as heard in the room, direct sound in place.
 
     Shapes: wave (C + T + DIRECT_AT,) of which the first C samples are context for the tail and the last

@@ -69,13 +69,14 @@ METRICS: dict[str, Callable[[pd.DataFrame], tuple[float, float, float]]] = {
 def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, system: str) -> list[Row]:
     """Return the rows of one cell's hits: every length, index and sequence search in it, every metric."""
     rows = []
-    for (length_s, index, sequence), found in hits.groupby(["length_s", "index", "sequence"], sort=True):
+    for group, found in hits.groupby(["length_s", "index", "sequence"], sort=True):
+        length_s, index, sequence = (str(part) for part in group)
         for metric, measure in METRICS.items():
             value, low, high = measure(found)
             rows.append(
                 Row(
                     SCHEMA_VERSION, run, benchmark, system, cell.name, cell.kind, cell.snr_db, cell.t60_s,
-                    float(length_s), str(index), str(sequence), metric, value, len(found), low, high,
+                    float(length_s), index, sequence, metric, value, len(found), low, high,
                 )
             )  # fmt: skip
     return rows
@@ -89,7 +90,7 @@ def frame(rows: list[Row]) -> pd.DataFrame:
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as JSON-able dicts; what is not there (the SNR of a clean cell) is null."""
     return [
-        {name: None if isinstance(v, float) and np.isnan(v) else v for name, v in row.items()}
+        {str(name): None if isinstance(v, float) and np.isnan(v) else v for name, v in row.items()}
         for row in rows.to_dict("records")
     ]
 

@@ -139,7 +139,8 @@ class _Run:
         embed: Any = self.encoder.embed
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             vector_MD = embed(torch.cat([anchor_B, positive_B]))
-        return nt_xent(*vector_MD.float().chunk(2), temperature=self.config.temperature)
+        anchor_ND, positive_ND = vector_MD.float().chunk(2)
+        return nt_xent(anchor_ND, positive_ND, self.config.temperature)
 
     def _finite(self, loss: float, step: int) -> float:
         if math.isfinite(loss):

@@ -9,7 +9,8 @@ Shape legend: B pairs, T samples, R taps of a response, F bins of the spectrum.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +50,9 @@ class Draws:
 
     def to(self, device: torch.device) -> Draws:
         """Return the same draws with their tensors on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Draws(**{n: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for n, v in moved.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors: dict[str, Any] = {n: v.to(device) for n, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def noise_gain(music_BT: Tensor, noise_BT: Tensor, snr_db_B: Tensor) -> Tensor:
     music_power_B1 = music_BT.square().mean(dim=1, keepdim=True)
     noise_power_B1 = noise_BT.square().mean(dim=1, keepdim=True)
     gain_B1 = (music_power_B1 / noise_power_B1.clamp_min(1e-12)).sqrt() * 10 ** (-snr_db_B.unsqueeze(1) / 20)
-    return gain_B1.where(noise_power_B1 > 1e-12, torch.zeros_like(gain_B1))
+    return torch.where(noise_power_B1 > 1e-12, gain_B1, torch.zeros_like(gain_B1))
 
 
 def _reverberated(wave_BT: Tensor, spectrum_BF: Tensor, here: slice) -> Tensor:
@@ -154,7 +156,7 @@ def _reverberated(wave_BT: Tensor, spectrum_BF: Tensor, here: slice) -> Tensor:
     falls into the context, which is cut off.
     """
     num_samples = _fft_samples(here.start, here.stop - here.start)
-    wet_BT = torch.fft.irfft(torch.fft.rfft(wave_BT, num_samples) * spectrum_BF, num_samples)
+    wet_BT: Tensor = torch.fft.irfft(torch.fft.rfft(wave_BT, num_samples) * spectrum_BF, num_samples)
     return wet_BT[:, here.start + DIRECT_AT : here.stop + DIRECT_AT]
 
 

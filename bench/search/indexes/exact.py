@@ -42,7 +42,7 @@ class Exact:
 
     def neighbours(self, queries_QD: Floats, top_k: int) -> Ints:
         """Return the numbers of the nearest vectors (Q, K), best first, equal ones by number."""
-        found = [self._of_block(q, top_k) for q in torch.from_numpy(queries_QD).split(BLOCK_QUERIES)]
+        found = [self._of_block(q, top_k) for q in torch.split(torch.from_numpy(queries_QD), BLOCK_QUERIES)]
         return np.concatenate(found) if found else np.zeros((0, top_k), dtype=np.int64)
 
     def _of_block(self, queries_QD: torch.Tensor, top_k: int) -> Ints:
