@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -114,6 +115,8 @@ def prepare(
     want the same corpus build it once.
     Raises: DataError if no track at all is usable; StoreError if the disk is full.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # would wait for its parent's lock for ever
+        raise PluginError("a script that prepares a corpus must do so below `if __name__ == '__main__':`")
     key = corpus_key(name, source, min_track_s)
     return open_corpus(
         store.fetch("pcm", key, lambda folder: _build(folder, name, source, min_track_s, workers, progress))

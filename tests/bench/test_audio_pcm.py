@@ -267,6 +267,14 @@ def test_killed_preparation_continues_to_the_same_bytes(tmp_path: Path) -> None:
     assert not list(resumed.folder.glob(".*"))
 
 
+def test_script_without_a_main_guard_is_told_and_does_not_hang(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace('if __name__ == "__main__":', "if True:"))
+    command = [sys.executable, str(script), str(tmp_path / "store"), "2"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0 and "DataError: no decoding process could start" in ended.stderr
+
+
 def test_two_processes_prepare_one_corpus(tmp_path: Path) -> None:
     processes = [started(tmp_path, workers=1) for _ in range(2)]
     told = [process.communicate(timeout=60) for process in processes]
