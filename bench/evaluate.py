@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from bench import registry
@@ -26,6 +27,9 @@ from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
 FORMAT = 1
 QUERY_BATCH = 32
+OWN, SHUFFLED = "own", "shuffled"
+# The control of shuffled labels judges each answer by another query's truth, the next one's.
+SHIFTS = {OWN: 0, SHUFFLED: 1}
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,12 @@ def evaluate(embedder: Embedder, data: Data, config: EvalConfig, store: Store, p
     hop = hop_samples(config)
     database = fingerprint_tracks(store, embedder, data.music, data.music.numbers("test"), hop, progress)
     index_of = _builder(database)
+    indexes = [registry.source_digest(registry.load("index", name)) for name in config.indexes]
     cells = grid(config)
     hits, seconds = {}, {"database": store.seconds("fingerprints", database.key), "queries": 0.0}
     for i, cell in enumerate(cells):
         progress("test cells", i, len(cells))
-        key = digest(FORMAT, database.key, data.queries.key, asdict(config), asdict(cell))
+        key = digest(FORMAT, database.key, data.queries.key, asdict(config), asdict(cell), indexes)
 
         def build(folder: Path, cell: Cell = cell) -> None:
             found = pd.concat(_hits_of(cell, embedder, data, config, database, index_of), ignore_index=True)
@@ -91,8 +96,10 @@ def _hits_of(
                 "rescore": rescore(vectors_QMD, neighbours_QMK, database, config.top_k),
             }
             for sequence, ranking in rankings.items():
-                judged = judge(ranking, database, track_Q, start_Q, tolerance)
-                yield judged.assign(length_s=length_s, index=index, sequence=sequence)
+                for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(OWN, 0)]:
+                    truth_Q = (np.roll(track_Q, shift), np.roll(start_Q, shift))
+                    judged = judge(ranking, database, *truth_Q, tolerance)
+                    yield judged.assign(length_s=length_s, index=index, sequence=sequence, truth=truth)
 
 
 def _neighbours(index: Index, vectors_QMD: Floats, top_k: int) -> Ints:

@@ -43,11 +43,14 @@ class Embedder:
 
     def __call__(self, wave_BT: npt.NDArray[np.int16] | Floats) -> Floats:
         """Return unit vectors (B, D) of segments (B, T) at the corpus rate, int16 or float."""
-        wave = torch.from_numpy(np.require(wave_BT, requirements=["C", "W"])).to(self.device)
-        scale = INT16_SCALE if wave.dtype == torch.int16 else 1.0
+        scale = INT16_SCALE if wave_BT.dtype == np.int16 else 1.0
+        found = []
         with torch.inference_mode():
-            pieces = [embed(self.encoder, piece.float() * scale, self.precision) for piece in torch.split(wave, BATCH)]
-        vectors: Floats = torch.cat(pieces).cpu().numpy()
+            for start in range(0, len(wave_BT), BATCH):
+                # Copied a batch at a time: the segments of a track overlap, and all of them are ten times the track.
+                wave = torch.from_numpy(np.array(wave_BT[start : start + BATCH])).to(self.device)
+                found.append(embed(self.encoder, wave.float() * scale, self.precision).cpu())
+        vectors: Floats = torch.cat(found).numpy()
         return vectors
 
 

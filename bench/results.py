@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ from bench.config import RunConfig, flatten
 from bench.data import Data
 from bench.degrade.cells import grid
 from bench.errors import ConfigError
-from bench.evaluate import Evaluation
+from bench.evaluate import OWN, SHUFFLED, Evaluation
 from bench.logbook import Logbook
 from bench.registry import unknown
-from bench.score.judge import shuffled
 from bench.score.rows import Row, frame, score
 from bench.store import Store, read_json, write_json
-from bench.values import RATE_HZ
 
 ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
     "rows.parquet",
@@ -48,13 +45,11 @@ def result_of(
 ) -> Result:
     """Return the result of an encoder's hits and those of the random projection on the same queries."""
     rows: list[Row] = []
+    names = {"run": key, "benchmark": benchmark, "queries": data.queries.key}
     for cell, hits in found.hits.items():
-        rows += score(hits, cell, run=key, benchmark=benchmark, system=config.encoder)
-        rows += score(floor.hits[cell], cell, run=key, benchmark=benchmark, system=RANDOM_PROJECTION)
-    tolerance = round(config.eval.tolerance_ms * RATE_HZ / 1000)
-    for cell in (c for c in found.hits if c.kind == "clean"):
-        chance = [shuffled(h, tolerance, found.database.hop_samples) for _, h in _searches(found.hits[cell])]
-        rows += score(pd.concat(chance), cell, run=key, benchmark=benchmark, system=SHUFFLED_LABELS)
+        rows += score(_judged_by(OWN, hits), cell, system=config.encoder, **names)
+        rows += score(_judged_by(OWN, floor.hits[cell]), cell, system=RANDOM_PROJECTION, **names)
+        rows += score(_judged_by(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **names)
     table = frame(rows)
     conditions = pd.DataFrame(
         {"cell": cell.name, "length_s": length_s} | data.queries.conditions(cell, length_s)
@@ -150,8 +145,8 @@ def load_result(store: Store, run: str | None) -> Result:
     return Result(rows, hits, conditions, read_json(folder / SUMMARY))
 
 
-def _searches(hits: pd.DataFrame) -> Sequence[tuple[Any, pd.DataFrame]]:
-    return list(hits.groupby(["length_s", "index", "sequence"], sort=True))
+def _judged_by(truth: str, hits: pd.DataFrame) -> pd.DataFrame:
+    return hits[hits["truth"] == truth]
 
 
 def _mean(rows: pd.DataFrame, metric: str) -> float:
@@ -160,9 +155,9 @@ def _mean(rows: pd.DataFrame, metric: str) -> float:
 
 def _named(found: Evaluation, data: Data) -> pd.DataFrame:
     """Return all hits in one frame, with cells and track ids by name."""
-    hits = pd.concat([h.assign(cell=cell.name) for cell, h in found.hits.items()], ignore_index=True)
+    hits = pd.concat([_judged_by(OWN, h).assign(cell=cell.name) for cell, h in found.hits.items()], ignore_index=True)
     ids = data.music.tracks["id"].to_numpy()
-    return hits.assign(
+    return hits.drop(columns="truth").assign(
         track_id=ids[hits["track"]], found_track_id=[ids[t] if t >= 0 else "" for t in hits["found_track"]]
     )
 

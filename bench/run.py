@@ -16,13 +16,14 @@ import torch
 
 import bench
 from bench import registry
-from bench.config import RunConfig, flatten
+from bench.config import RunConfig, flatten, require
 from bench.data import Data, prepare_data
 from bench.degrade.cells import benchmark_name
 from bench.errors import ConfigError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import Embedder
 from bench.logbook import open_book, provenance
+from bench.memory import keep_freed_memory
 from bench.results import RANDOM_PROJECTION, Result, keep, log, result_of
 from bench.store import Store, digest
 from bench.train import checkpoint
@@ -48,6 +49,8 @@ def run(config: RunConfig, plan: Plan) -> Result:
     Raises: BenchError (a subclass) with a sentence for the user; what was computed stays in the store.
     """
     device = checked(config, plan)
+    if device.type == "cpu":
+        keep_freed_memory()
     data = prepare_data(config, plan.root, plan.store, plan.progress)
     benchmark = benchmark_name(config.data.dataset, config.eval)
     key = run_key(config, plan, data)
@@ -75,6 +78,17 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
     """
     for index in config.eval.indexes:
         registry.load("index", index)
+    segment_s = _built(plan.plugin, config).segment_s
+    require(
+        min(config.eval.lengths_s) >= segment_s,
+        f"eval.lengths_s must be >= the encoder's {segment_s} s",
+        config.eval.lengths_s,
+    )
+    require(
+        config.data.min_track_s >= segment_s,
+        f"data.min_track_s must be >= the encoder's {segment_s} s",
+        config.data.min_track_s,
+    )
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = cuda, but torch sees no GPU here; use --set device=auto, or see `bench doctor`")
     if plan.weights is not None and not plan.weights.is_file():
@@ -93,7 +107,7 @@ def trained(
 ) -> tuple[Embedder, dict[str, Any]]:
     """Return the encoder with its best weights, trained now or found in the store, and facts about it."""
     key = _weights_key(config, plan, data)
-    encoder: Any = _built(plan.plugin, config)
+    encoder = _built(plan.plugin, config)
     facts: dict[str, Any] = {"parameters": sum(p.numel() for p in encoder.parameters()), "seconds": {}}
     if plan.weights is not None:
         path = plan.weights
@@ -119,18 +133,15 @@ def evaluated_floor(config: RunConfig, plan: Plan, data: Data, device: torch.dev
     return evaluate(embedder, data, short, plan.store, plan.progress)
 
 
-def _built(plugin: ModuleType, config: RunConfig) -> torch.nn.Module:
+def _built(plugin: ModuleType, config: RunConfig) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        encoder: torch.nn.Module = plugin.build(config.model)
-    return encoder
+        return plugin.build(config.model)
 
 
 def _weights_key(config: RunConfig, plan: Plan, data: Data) -> str:
     if plan.weights is not None:
         return hashlib.sha256(plan.weights.read_bytes()).hexdigest()[:16]
-    heard = [data.music.digest, data.noise.digest, *(bank.digest for bank in data.banks)]
     own = registry.source_digest(plan.plugin)
-    return digest(
-        bench.__version__, config.encoder, own, asdict(config.model), asdict(config.train), config.seed, heard
-    )
+    settings = (asdict(config.model), asdict(config.train), config.seed)
+    return digest(bench.__version__, config.encoder, own, settings, data.training.digest)

@@ -97,7 +97,7 @@ def prepare_queries(
     Raises: DataError if no test track is long enough or there is no noise or room for a wanted cell.
     """
     hop = hop_samples(config)
-    t60_s = (sorted(_t60s(config)), config.noise_reverb_t60_s)
+    t60_s = (sorted(_t60s(config)), config.noise_reverb_t60_s if config.snr_db else None)
     recipe = (FORMAT, SEED, CONTEXT_S, SILENT_POWER, hop, config.max_queries, max(config.lengths_s), t60_s)
     key = digest(recipe, music.digest, noise.digest, rooms.digest)
     stem_samples = round(max(config.lengths_s) * RATE_HZ)
@@ -155,11 +155,11 @@ def _drawn(
         long_enough = np.sort(draw.choice(long_enough, config.max_queries, replace=False))
     rows = []
     for track in long_enough:
-        row: dict[str, float | int] = {"track": int(track)}
-        row["start_sample"] = _audible_start(
-            music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw
-        )
-        row["identity_sample"] = round(row["start_sample"] / hop) * hop
+        start = _audible_start(music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw)
+        if start is None:
+            continue
+        row: dict[str, float | int] = {"track": int(track), "start_sample": start}
+        row["identity_sample"] = round(start / hop) * hop
         if len(noises):
             row["noise"] = int(draw.choice(noises))
             row["noise_start_sample"] = _audible_noise(noise, int(row["noise"]), draw)
@@ -168,6 +168,8 @@ def _drawn(
             row[f"room_t60_{t60_s:g}"] = room
             row[f"measured_t60_{t60_s:g}"] = float(rooms.table["t60_s"].iloc[room])
         rows.append(row)
+    if len(rows) < 2:
+        raise DataError(f"a benchmark needs at least 2 test tracks with an audible query, got {len(rows)}")
     return pd.DataFrame(rows).rename_axis("query").reset_index()
 
 
@@ -178,18 +180,16 @@ def _rooms_of(rooms: RoomBank, t60_s: float) -> Ints:
     return numbers
 
 
-def _audible_start(music: Corpus, track: int, last_start: int, draw: np.random.Generator) -> int:
-    """Return a random start whose first second is not silence; the loudest drawn one if all are."""
-    loudest, best = -1.0, 0
+def _audible_start(music: Corpus, track: int, last_start: int, draw: np.random.Generator) -> int | None:
+    """Return a random start whose first second is not silence, None if no draw finds one."""
+    threshold = SILENT_POWER * _peak(music, track) ** 2
     for _ in range(MAX_DRAWS):
         start = int(draw.integers(last_start + 1))
         wave_T = music.read(track, start, round(0.96 * RATE_HZ)).astype(np.float64)
         power = float(np.mean(np.square(wave_T)))
-        if power > loudest:
-            loudest, best = power, start
-        if power > SILENT_POWER * _peak(music, track) ** 2:
-            break
-    return best
+        if power > threshold:
+            return start
+    return None
 
 
 def _peak(music: Corpus, track: int) -> float:

@@ -19,7 +19,9 @@ from bench.errors import DataError
 from bench.store import Store, digest
 from bench.values import RATE_HZ, Floats, Ints, Progress, Split
 
-FORMAT = 1
+FORMAT = 2
+DECAY_BLOCK_S = 0.01
+ABOVE_FLOOR = 3.0  # power ratio (5 dB) to the noise floor up to which a decay is believed
 DIRECT_AT = 40  # samples (2.5 ms) kept before the direct sound: the rise of a band-limited impulse
 
 
@@ -122,9 +124,9 @@ def align(wave_T: Floats) -> Floats:
     Why: an uncompensated delay of 50 ms would be a full miss at a tolerance of 50 ms.
     Raises: DataError if it is silent.
     """
+    if not np.any(wave_T):
+        raise DataError("the impulse response is empty or silent")
     peak = int(np.argmax(np.abs(wave_T)))
-    if wave_T.size == 0 or wave_T[peak] == 0:
-        raise DataError("the impulse response is silent")
     lead = np.zeros(max(0, DIRECT_AT - peak), dtype=np.float32)
     aligned: Floats = np.concatenate([lead, wave_T[max(0, peak - DIRECT_AT) :]]).astype(np.float32)
     aligned /= np.abs(wave_T[peak])
@@ -148,19 +150,26 @@ def measure_t60(response_T: npt.NDArray[np.floating], rate_hz: int = RATE_HZ) ->
     """Return the reverberation time in seconds and how it was measured, "T30" or "T20".
 
     A line is fitted to Schroeder's backward-integrated decay between -5 dB and -35 dB (T30), or -25 dB
-    (T20) where the decay does not reach 10 dB deeper than that; its slope is extrapolated to 60 dB.
+    (T20) where the noise floor is not 10 dB deeper than that; its slope is extrapolated to 60 dB. The
+    floor is the mean power of the last tenth; integration ends where the decay sinks into it.
     Source: Schroeder 1965; ISO 3382-1.
     Raises: DataError if the response decays by less than 35 dB.
     """
+    if not np.any(response_T):
+        raise DataError("the impulse response is empty or silent")
     energy = np.square(response_T[int(np.argmax(np.abs(response_T))) :].astype(np.float64))
-    left = np.cumsum(energy[::-1])[::-1]
-    level_db = 10 * np.log10(np.maximum(left / max(left[0], 1e-300), 1e-30))
-    deepest = level_db[left > 0].min()
+    block = round(DECAY_BLOCK_S * rate_hz)
+    power = energy[: len(energy) // block * block].reshape(-1, block).mean(axis=1)
+    if len(power) < 2:
+        raise DataError("the impulse response is too short to measure its t60")
+    floor = max(energy[-max(block, len(energy) // 10) :].mean(), power.max() * 1e-20)
+    range_db = 10 * np.log10(power.max() / floor)
+    end = (int(np.flatnonzero(power > floor * ABOVE_FLOOR)[-1]) + 1) * block if range_db > 10 else 0
+    left = np.cumsum(energy[:end][::-1])[::-1]
     for method, low_db in (("T30", -35.0), ("T20", -25.0)):
-        if deepest <= low_db - 10:
+        if range_db >= -low_db + 10:
+            level_db = 10 * np.log10(left / left[0])
             inside = np.flatnonzero((level_db <= -5) & (level_db >= low_db))
-            if len(inside) < 2:
-                break
             slope_db_per_sample = np.polyfit(inside, level_db[inside], 1)[0]
             return float(-60 / slope_db_per_sample / rate_hz), method
-    raise DataError(f"the impulse response decays by {-deepest:.0f} dB only; 35 dB are needed to measure its t60")
+    raise DataError(f"the impulse response decays by {range_db:.0f} dB only; 35 dB are needed to measure its t60")

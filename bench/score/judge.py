@@ -48,15 +48,3 @@ def judge(
             "rank": np.where(hit_QR.any(axis=1), hit_QR.argmax(axis=1) + 1, 0),
         }
     )
-
-
-def shuffled(hits: pd.DataFrame, tolerance_samples: int, hop_samples: int) -> pd.DataFrame:
-    """Return the hits judged against another query's truth: what chance alone would give.
-
-    Every query gets the truth of the next one, so that none keeps its own.
-    """
-    track, start_s = (np.roll(hits[name].to_numpy(), 1) for name in ("track", "start_s"))
-    right = hits["found_track"].to_numpy() == track
-    off = np.abs(np.nan_to_num(hits["found_s"].to_numpy(), nan=-1e9) - start_s) * RATE_HZ
-    hit, near = (right & (off <= limit) for limit in (tolerance_samples, tolerance_samples + hop_samples))
-    return hits.assign(track=track, start_s=start_s, hit=hit, near=near, track_hit=right, rank=hit.astype(int))

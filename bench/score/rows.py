@@ -23,11 +23,16 @@ RECALL_AT = (3, 10)
 
 @dataclass(frozen=True)
 class Row:
-    """One number with its interval. `system` is the encoder that was asked, or a control."""
+    """One number with its interval.
+
+    `queries` names the query set: only rows of the same one are compared. `system` is the encoder that
+    was asked, or a control.
+    """
 
     schema_version: int
     run: str
     benchmark: str
+    queries: str
     system: str
     cell: str
     kind: str
@@ -66,7 +71,7 @@ METRICS: dict[str, Callable[[pd.DataFrame], tuple[float, float, float]]] = {
 }
 
 
-def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, system: str) -> list[Row]:
+def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: str, system: str) -> list[Row]:
     """Return the rows of one cell's hits: every length, index and sequence search in it, every metric."""
     rows = []
     for group, found in hits.groupby(["length_s", "index", "sequence"], sort=True):
@@ -75,7 +80,7 @@ def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, system: s
             value, low, high = measure(found)
             rows.append(
                 Row(
-                    SCHEMA_VERSION, run, benchmark, system, cell.name, cell.kind, cell.snr_db, cell.t60_s,
+                    SCHEMA_VERSION, run, benchmark, queries, system, cell.name, cell.kind, cell.snr_db, cell.t60_s,
                     float(length_s), index, sequence, metric, value, len(found), low, high,
                 )
             )  # fmt: skip

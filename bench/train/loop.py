@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from bench.config import RunConfig, TrainConfig
 from bench.degrade.room import RoomBank
 from bench.errors import BenchError, DataError
 from bench.fingerprint import Embedder, at_rate
-from bench.store import read_json, write_json
+from bench.store import digest, read_json, write_json
 from bench.train import checkpoint
 from bench.train.losses import nt_xent
 from bench.train.pairs import Material, degrade_pairs, draw_pairs, mask_patches, material
@@ -40,6 +41,14 @@ class TrainingSet:
     music: Corpus
     noise: Corpus
     banks: Sequence[RoomBank]
+
+    @property
+    def digest(self) -> str:
+        """Return the content key of what is trained on; the test side has no part in it."""
+        music, noise = (corpus.tracks[["id", "sha256", "split"]] for corpus in (self.music, self.noise))
+        heard = (music[music["split"] != "test"], noise[noise["split"] == "train"])
+        rooms = [[sha256(bank.response(i).tobytes()).hexdigest() for i in bank.numbers("train")] for bank in self.banks]
+        return digest([rows.to_numpy().tolist() for rows in heard], rooms)
 
 
 class TrainingError(BenchError):
@@ -69,16 +78,17 @@ def fit(
     task = validation_of(val, config.train)
     run = _Run(encoder.to(device), config.train, config.seed, device, folder, watch)
     run.resume()
-    for step in range(run.done, config.train.steps):
-        progress("training", step, config.train.steps)
+    steps = config.train.steps if run.trainable else 0
+    for step in range(run.done, steps):
+        progress("training", step, steps)
         run.advance(train)
-        if run.done % config.train.val_every_steps == 0 or run.done == config.train.steps:
+        if run.done % config.train.val_every_steps == 0 or run.done == steps:
             run.keep_if_best(top1(task, run.embedder()))
         if run.done % config.train.checkpoint_every_steps == 0:
             run.save()
     if not run.history or not (folder / WEIGHTS).exists():
         run.keep_if_best(top1(task, run.embedder()))  # no step at all: the untrained encoder
-    progress("training", config.train.steps, config.train.steps)
+    progress("training", steps, steps)
     write_json(folder / HISTORY, run.history)
     (folder / RESUME).unlink(missing_ok=True)
 
@@ -107,11 +117,14 @@ class _Run:
     folder: Path
     watch: Watch
     done: int = 0
+    saved: int = 0
     best: float = -1.0
+    unchecked: list[Tensor] = field(default_factory=list)
     history: Curve = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.optimiser = torch.optim.Adam(self.encoder.parameters(), lr=self.config.lr)
+        self.trainable = [p for p in self.encoder.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.trainable or [torch.zeros(0)], lr=self.config.lr)
 
     def advance(self, source: Material) -> None:
         """Take one step of the optimiser."""
@@ -125,8 +138,23 @@ class _Run:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.done = step + 1
+        self.unchecked.append(loss.detach())
         if step % LOG_EVERY_STEPS == 0:
-            self._point({"train/loss": self._finite(loss.item(), step), "train/lr": rate})
+            self.check()
+            self._point({"train/loss": loss.item(), "train/lr": rate})
+
+    def check(self) -> None:
+        """Raise TrainingError if a loss since the last check is not finite; it waits for the device."""
+        losses = torch.stack(self.unchecked).tolist() if self.unchecked else []
+        first = self.done - len(losses)
+        self.unchecked.clear()
+        for step, loss in enumerate(losses, first):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} at step {step} (seed {self.seed}); the last good checkpoint is that of step "
+                    f"{self.saved}; lower train.lr = {self.config.lr:g} or raise train.temperature = "
+                    f"{self.config.temperature:g}"
+                )
 
     def _loss(self, source: Material, step: int) -> Tensor:
         draws = draw_pairs(source, self.config, self.seed, step).to(self.device)
@@ -142,15 +170,6 @@ class _Run:
         anchor_ND, positive_ND = vector_MD.float().chunk(2)
         return nt_xent(anchor_ND, positive_ND, self.config.temperature)
 
-    def _finite(self, loss: float, step: int) -> float:
-        if math.isfinite(loss):
-            return loss
-        last = step // self.config.checkpoint_every_steps * self.config.checkpoint_every_steps
-        raise TrainingError(
-            f"the loss is {loss} at step {step} (seed {self.seed}); the last good checkpoint is that of step {last}; "
-            f"lower train.lr = {self.config.lr:g} or raise train.temperature = {self.config.temperature:g}"
-        )
-
     def embedder(self) -> Embedder:
         """Return the encoder as it is now, ready to embed."""
         encoder: Any = self.encoder.eval()
@@ -158,6 +177,7 @@ class _Run:
 
     def keep_if_best(self, val_top1: float) -> None:
         """Record a validation and keep the weights if none was better."""
+        self.check()
         self._point({"val/top1_50ms": val_top1})
         if val_top1 > self.best:
             self.best = val_top1
@@ -166,14 +186,16 @@ class _Run:
 
     def save(self) -> None:
         """Write all that is needed to go on from here."""
+        self.check()
         tensors = {f"model.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
         moments = checkpoint.optimiser_tensors(self.optimiser)
         tensors |= {f"optimiser.{name}": tensor for name, tensor in moments.items()}
         state = {"done": self.done, "best": self.best, "history": self.history}
         checkpoint.save(self.folder / RESUME, tensors, state)
+        self.saved = self.done
 
     def resume(self) -> None:
-        """Go on from the resume checkpoint if there is one; its curves are shown again."""
+        """Go on from the resume checkpoint if there is one."""
         if not (self.folder / RESUME).exists():
             return
         tensors, state = checkpoint.load(self.folder / RESUME)
@@ -184,6 +206,7 @@ class _Run:
         self.encoder.load_state_dict(parts["model"])
         checkpoint.restore_optimiser(self.optimiser, parts["optimiser"])
         self.done, self.best = state["done"], state["best"]
+        self.saved = self.done
         self.history = [(step, values) for step, values in state["history"]]
 
     def _point(self, values: dict[str, float]) -> None:

@@ -51,9 +51,9 @@ class Exact:
         number_QK = torch.zeros((len(queries_QD), 0), dtype=torch.int64, device=self.device)
         for start in range(0, len(self.vectors_ND), BLOCK_VECTORS):
             block_ND = torch.from_numpy(np.array(self.vectors_ND[start : start + BLOCK_VECTORS])).to(self.device)
-            similarity_QN, place_QN = (queries_QD @ block_ND.T).topk(min(top_k, len(block_ND)), dim=1)
-            best_QK = torch.cat([best_QK, similarity_QN], dim=1)
-            number_QK = torch.cat([number_QK, place_QN + start], dim=1)
+            similarity_QK, place_QK = _best(queries_QD @ block_ND.T, min(top_k, len(block_ND)))
+            best_QK = torch.cat([best_QK, similarity_QK], dim=1)
+            number_QK = torch.cat([number_QK, place_QK + start], dim=1)
             # A stable sort by number, then by similarity: equal vectors come in the order of the database.
             by_number = number_QK.argsort(dim=1)
             best_QK, number_QK = best_QK.gather(1, by_number), number_QK.gather(1, by_number)
@@ -61,3 +61,16 @@ class Exact:
             best_QK, number_QK = best_QK.gather(1, order), number_QK.gather(1, order)
         missing = top_k - number_QK.shape[1]
         return np.pad(number_QK.cpu().numpy(), ((0, 0), (0, missing)), constant_values=-1)
+
+
+def _best(similarity_QN: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the K largest of each row and their places; of equal ones those that come first.
+
+    topk picks any of equal values, so one more is asked for: rows where it ties with the last are sorted.
+    """
+    best_QK, place_QK = similarity_QN.topk(min(top_k + 1, similarity_QN.shape[1]), dim=1)
+    if best_QK.shape[1] > top_k:
+        tied = (best_QK[:, top_k] == best_QK[:, top_k - 1]).nonzero().squeeze(1)
+        best_QK, place_QK = best_QK[:, :top_k], place_QK[:, :top_k].clone()
+        place_QK[tied] = similarity_QN[tied].argsort(dim=1, descending=True, stable=True)[:, :top_k]
+    return best_QK, place_QK
