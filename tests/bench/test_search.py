@@ -51,6 +51,28 @@ def test_exact_is_all_inner_products_whatever_the_size_of_its_blocks(
     np.testing.assert_array_equal(found, slow_neighbours(vectors, queries, 7))
 
 
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(0, 3), max_size=40),
+    st.integers(1, 12),
+    st.sampled_from([1, 2, 5, 13, 1000]),
+)
+def test_equal_neighbours_come_by_number(axes: list[int], top_k: int, block: int) -> None:
+    vectors = np.eye(4, dtype=np.float32)[axes].reshape(-1, 4)  # inner products are exactly 0 or 1
+    queries = np.eye(4, dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "BLOCK_VECTORS", block)
+        found = exact.build(exact.Config(), vectors).neighbours(queries, top_k)
+    np.testing.assert_array_equal(found, slow_neighbours(vectors, queries, top_k))
+
+
+def test_many_equal_vectors_in_one_block_come_by_number() -> None:
+    vectors = np.tile(np.float32([1, 0]), (500, 1))
+    vectors[7] = [0, 1]
+    found = exact.build(exact.Config(), vectors).neighbours(vectors[:1], 8)
+    assert found.tolist() == [[0, 1, 2, 3, 4, 5, 6, 8]]
+
+
 def test_more_neighbours_than_vectors_are_filled_with_minus_one() -> None:
     vectors = np.eye(3, dtype=np.float32)
     found = exact.build(exact.Config(), vectors).neighbours(np.float32([[0.1, 0.9, 0.3]]), 5)
