@@ -1,0 +1,225 @@
+"""Every registered plug-in keeps its contract, and the checks notice one that does not."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torch.nn.functional as functional
+
+from bench.config import resolve
+from bench.degrade.room import Response, align
+from bench.registry import load, names
+from bench.testing import Arrays, check_encoder, check_index, check_responses, check_source
+from bench.values import RATE_HZ, Track
+
+FMA_COLUMNS = [("album", "id"), ("artist", "id"), ("set", "split"), ("set", "subset"), ("track", "license")]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which every data set finds something: FMA's layout, noise and responses."""
+    home = tmp_path_factory.mktemp("root")
+    draw = np.random.default_rng(0)
+    (home / "fma_metadata").mkdir()
+    with (home / "fma_metadata" / "tracks.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["", *(c[0] for c in FMA_COLUMNS)], ["", *(c[1] for c in FMA_COLUMNS)]])
+        csv.writer(file).writerow(["track_id", *[""] * len(FMA_COLUMNS)])
+        csv.writer(file).writerows([(2, 1, 1, "training", "large", "CC0"), (3, 2, 2, "test", "medium", "CC0")])
+    places = ["fma_large/000/000002.mp3", "fma_large/000/000003.mp3"]
+    places += [f"noise/{side}/rain/{number}.wav" for side in ("train", "test") for number in range(2)]
+    for place in places:
+        (home / place).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(home / place, draw.uniform(-0.5, 0.5, 2 * RATE_HZ), RATE_HZ)
+    (home / "rir").mkdir()
+    for number in range(2):
+        decay = draw.standard_normal(8_000) * 10 ** (-3 * np.arange(8_000) / RATE_HZ / 0.3)
+        soundfile.write(home / "rir" / f"{number}.wav", 0.2 * decay, RATE_HZ, subtype="FLOAT")
+    return home
+
+
+@pytest.mark.parametrize("name", names("encoder"))
+def test_encoder_keeps_its_contract(name: str) -> None:
+    plugin = load("encoder", name)
+    check_encoder(plugin, resolve(name, plugin, "tiny").model)
+
+
+@pytest.mark.parametrize("name", names("index"))
+def test_index_keeps_its_contract(name: str) -> None:
+    if name == "falconn":
+        pytest.importorskip("falconn", reason="falconn is built from source by `make setup`")
+    check_index(load("index", name))
+
+
+@pytest.mark.parametrize("name", names("dataset"))
+def test_data_set_keeps_its_contract(name: str, root: Path) -> None:
+    plugin = load("dataset", name)
+    source = plugin.build(plugin.Config(), root)
+    if plugin.KIND == "rir":
+        check_responses(source)
+    else:
+        check_source(source)
+
+
+def test_source_of_arrays_keeps_the_contract_of_sources() -> None:
+    draw = np.random.default_rng(0)
+    check_source(Arrays({"a": draw.uniform(-1, 1, 20_000), "b": draw.uniform(-1, 1, 20_000)}, {"b": "test"}))
+
+
+# What follows breaks one rule at a time: a check that nothing can fail says nothing.
+
+
+@dataclass(frozen=True)
+class Config:
+    fault: str = ""
+
+
+class Toy(torch.nn.Module):
+    """A linear encoder of eight dimensions on the mean power of 8 x 8 stretches, with a fault to choose."""
+
+    rate_hz, segment_s, dim = 8_000, 0.5, 8
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        self.linear = torch.nn.Linear(64, 8)
+        self.idle = torch.nn.Linear(2, 2) if fault == "idle weight" else None
+        self.secret = torch.randn(8) if fault == "not in the checkpoint" else torch.zeros(8)
+
+    def features(self, wave_BT: torch.Tensor) -> torch.Tensor:
+        power = wave_BT[:, : 64 * 62].reshape(len(wave_BT), 1, 8, 8, 62).square().mean(-1)
+        if self.fault == "batch":
+            return power / power.max().clamp_min(1e-20)
+        if self.fault == "silence":
+            return power / power.amax(dim=(1, 2, 3), keepdim=True)
+        level = torch.log10(power.clamp_min(1e-12))
+        return level.squeeze(1) if self.fault == "three axes" else level
+
+    def embed(self, feature: torch.Tensor) -> torch.Tensor:
+        code = self.linear(feature.flatten(1)) + self.secret
+        return code if self.fault == "length" else functional.normalize(code, dim=1)
+
+    def forward(self, wave_BT: torch.Tensor) -> torch.Tensor:
+        return self.embed(self.features(2 * wave_BT if self.fault == "two ways" else wave_BT))
+
+
+def module(**parts: Any) -> ModuleType:
+    made = ModuleType("made")
+    for name, part in {"Config": Config, "CITE": "", "LICENSE": "MIT", "SOURCE": "", **parts}.items():
+        setattr(made, name, part)
+    return made
+
+
+def test_sound_toy_encoder_passes() -> None:
+    check_encoder(module(build=lambda config: Toy("")))
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        ("batch", "not on the rest of the batch"),
+        ("silence", "vectors of silence are finite"),
+        ("three axes", "have the axes"),
+        ("length", "have length 1"),
+        ("two ways", "embed.features.wave"),
+        ("idle weight", "no gradient for idle.weight"),
+        ("not in the checkpoint", "survive a checkpoint"),
+    ],
+)
+def test_fault_of_an_encoder_is_named(fault: str, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_encoder(module(build=lambda config: Toy(fault)))
+
+
+class Wrong:
+    """An index with all inner products and a fault to choose."""
+
+    exact = True
+
+    def __init__(self, vectors_ND: np.ndarray, fault: str) -> None:
+        self.vectors, self.fault = vectors_ND, fault
+
+    def neighbours(self, queries_QD: np.ndarray, top_k: int) -> np.ndarray:
+        similarity = queries_QD @ self.vectors.T
+        if self.fault == "ties":
+            order = similarity.shape[1] - 1 - np.argsort(-similarity[:, ::-1], axis=1, kind="stable")
+        else:
+            order = np.argsort(-similarity if self.fault != "worst first" else similarity, axis=1, kind="stable")
+        if self.fault == "cut short":
+            return order[:, :top_k]
+        found = np.full((len(queries_QD), top_k), -1)
+        found[:, : order.shape[1]] = order[:, :top_k]
+        return found.astype(np.int32) if self.fault == "int32" else found
+
+
+def test_sound_slow_index_passes() -> None:
+    check_index(module(build=lambda config, vectors: Wrong(vectors, "")))
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        ("ties", "equal neighbours come by number"),
+        ("worst first", "best first"),
+        ("cut short", r"neighbours are \(Q, K\)"),
+        ("int32", "int64"),
+    ],
+)
+def test_fault_of_an_index_is_named(fault: str, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_index(module(build=lambda config, vectors: Wrong(vectors, fault)))
+
+
+class Faulty(Arrays):
+    """A source whose listing can be replaced."""
+
+    def tracks(self) -> list[Track]:
+        return self.labels["listing"]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("listing", "rule"),
+    [
+        ([], "at least one track"),
+        ([Track("a", "", "train"), Track("a", "", "test")], "unique"),
+        ([Track("a", "../a.wav", "train")], "below the root"),
+        ([Track("a", "/a.wav", "train")], "below the root"),
+        ([Track("a", "", "training")], "a split is one of"),  # type: ignore[arg-type]
+        ([Track("a", "", "train", problem="missing")], "without a problem"),
+        ([Track("two channels", "", "train")], "mono"),
+        ([Track("nan", "", "train")], "finite"),
+        ([Track("integers", "", "train")], "full scale is 1"),
+    ],
+)
+def test_fault_of_a_source_is_named(listing: list[Track], rule: str) -> None:
+    wave = np.random.default_rng(0).uniform(-1, 1, 2_000)
+    waves = {"a": wave, "two channels": wave.reshape(2, -1), "nan": wave * np.nan, "integers": 1_000 * wave}
+    with pytest.raises(AssertionError, match=rule):
+        check_source(Faulty(waves, {}, {"listing": listing}))  # type: ignore[dict-item]
+
+
+@dataclass(frozen=True)
+class OneResponse:
+    wave_T: np.ndarray
+
+    def names(self) -> list[str]:
+        return ["one"]
+
+    def load(self, name: str) -> Response:
+        return Response(name, self.wave_T, "train")
+
+    def fingerprint(self) -> str:
+        return "one"
+
+
+def test_response_that_is_not_aligned_is_named() -> None:
+    decay = np.zeros(8_000, np.float32)
+    decay[800:] = 10 ** (-3 * np.arange(7_200) / RATE_HZ / 0.1)
+    check_responses(OneResponse(align(decay)))
+    with pytest.raises(AssertionError, match="direct sound is at sample 40"):
+        check_responses(OneResponse(decay))
