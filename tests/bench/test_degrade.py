@@ -279,6 +279,12 @@ def test_decay_of_less_than_35_db_is_refused(seconds: float) -> None:
         measure_t60(decay(0.6, seconds))
 
 
+@pytest.mark.parametrize("samples", [1, 2, 100, 8_000])
+def test_click_that_does_not_ring_has_no_t60(samples: int) -> None:
+    with pytest.raises(DataError):
+        measure_t60(np.eye(1, samples)[0])
+
+
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0, 3.0])
 def test_noise_that_does_not_decay_has_no_t60(seconds: float) -> None:
     with pytest.raises(DataError):
