@@ -208,6 +208,34 @@ def slow_positive(draws: Draws, source: Material, responses: list[np.ndarray], i
     return mixture / np.abs(mixture).max()
 
 
+@pytest.mark.parametrize("kind", ["noise_only", "reverb_only", "noise_and_reverb", "all"])
+def test_positives_are_noise_and_rooms_by_their_definition(data: TrainingSet, source: Material, kind: str) -> None:
+    chosen = {n: 1.0 if kind in (n, "all") else 0.0 for n in ("noise_only", "reverb_only", "noise_and_reverb")}
+    config = replace(CONFIG, batch_pairs=12, **chosen)  # type: ignore[arg-type]
+    draws = draw_pairs(source, config, 1, 2)
+    anchors, positives = degrade_pairs(draws, source)
+    np.testing.assert_allclose(anchors.numpy(), draws.anchor_BT.numpy() / 32_768, atol=0)
+    bank = data.banks[0]
+    responses = [bank.response(n)[: source.context] for n in bank.numbers("train")]
+    assert len(bank.response(2)) > source.context  # one of them is cut
+    for i in range(12):
+        wanted = slow_positive(draws, source, responses, i)
+        np.testing.assert_allclose(positives[i].numpy(), wanted, atol=1e-4)  # float32 transforms
+    assert anchors.shape == positives.shape == (12, SEGMENT) and positives.dtype == torch.float32
+    np.testing.assert_allclose(positives.abs().amax(dim=1), 1, rtol=1e-5)
+
+
+def test_silent_music_or_noise_gives_no_nan(source: Material) -> None:
+    draws = draw_pairs(source, replace(CONFIG, reverb_only=0.0), 0, 0)
+    still = torch.zeros_like(draws.music_BT)
+    for silent in (replace(draws, music_BT=still), replace(draws, noise_BT=still),
+                   replace(draws, music_BT=still, noise_BT=still)):  # fmt: skip
+        assert all(torch.isfinite(wave).all() for wave in degrade_pairs(silent, source))
+    dry = replace(draws, noise_BT=still, has_room_B=torch.zeros_like(draws.has_room_B))
+    here = draws.music_BT[:, source.context : source.context + SEGMENT].float()
+    np.testing.assert_allclose(degrade_pairs(dry, source)[1], here / here.abs().amax(dim=1, keepdim=True), rtol=1e-5)
+
+
 # Masks
 
 
