@@ -267,6 +267,16 @@ def test_masks_differ_between_patches_steps_and_seeds_and_vary_in_width() -> Non
     assert set(range(6)) <= widths <= set(range(7))  # 0 to 30 % of 20 bands
 
 
+def test_masks_hide_the_bins_that_lie_wholly_inside_a_span() -> None:
+    config = replace(CONFIG, mask_count=1, mask_fraction=0.3)
+    patch = torch.randn(3_000, 1, 20, 30)
+    hidden = (mask_patches(patch, config, 1, 1) != patch)[:, 0]
+    rows, columns = hidden.all(dim=2).sum(dim=1).float(), hidden.all(dim=1).sum(dim=1).float()
+    # A span w from U[0, W] holds w - 1 whole bins on average, none below 1: (W - 1)^2 / 2W for W = 6 and 9.
+    assert float(rows.mean()) == pytest.approx(25 / 12, abs=0.12)
+    assert float(columns.mean()) == pytest.approx(64 / 18, abs=0.18)
+
+
 def test_no_mask_leaves_the_patch_as_it_is() -> None:
     patch = torch.randn(2, 1, 8, 8)
     assert torch.equal(mask_patches(patch, replace(CONFIG, mask_count=0), 0, 0), patch)
@@ -659,6 +669,19 @@ def test_training_never_hears_the_test_side(data: TrainingSet) -> None:
     assert data.music.numbers("test").tolist() == [7]
     shown = made(data, CONFIG)
     assert 7 not in shown.tracks.tolist() and 2 not in shown.noises.tolist()
+
+
+def test_key_of_what_is_trained_on_knows_the_training_side_alone(tmp_path: Path, data: TrainingSet) -> None:
+    waves = {"a": noise(0, 1.0), "b": noise(1, 1.0), "t": noise(2, 1.0)}
+    base = replace(data, music=corpus(tmp_path, "base", waves, {"t": "test"}))
+    tested = replace(data, music=corpus(tmp_path, "tested", waves | {"t": noise(9, 2.0)}, {"t": "test"}))
+    heard = replace(data, music=corpus(tmp_path, "heard", waves | {"b": noise(9, 2.0)}, {"t": "test"}))
+    moved = replace(data, music=corpus(tmp_path, "moved", waves, {"t": "test", "b": "val"}))
+    rooms = replace(data, banks=(prepare_rooms(Store(tmp_path), "toy", Rooms((0.05,)), no_progress),))
+    unseen = (*data.banks, prepare_rooms(Store(tmp_path), "toy", Rooms((0.06,), "test"), no_progress))
+    assert base.digest == tested.digest != heard.digest
+    assert len({data.digest, base.digest, heard.digest, moved.digest, rooms.digest}) == 5
+    assert made(replace(data, banks=unseen), CONFIG).spectra_RF.shape == made(data, CONFIG).spectra_RF.shape
 
 
 # Validation

@@ -1,0 +1,165 @@
+"""The whole of an evaluation on a few made-up tracks, with an encoder that hears well."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as functional
+
+from bench.audio.pcm import prepare
+from bench.config import EvalConfig
+from bench.data import Data
+from bench.degrade.cells import grid
+from bench.degrade.queries import prepare_queries
+from bench.degrade.room import Response, align, prepare_rooms
+from bench.evaluate import OWN, SHUFFLED, Evaluation, evaluate
+from bench.fingerprint import Embedder
+from bench.store import Store
+from bench.testing import Arrays
+from bench.values import RATE_HZ, Cell, no_progress
+
+CONFIG = EvalConfig(
+    snr_db=(0.0, 40.0), t60_s=(0.2,), noise_reverb_t60_s=0.2, lengths_s=(0.96, 1.5), indexes=("exact",), top_k=5
+)
+TRACKS = 6
+
+
+class Toy(torch.nn.Module):
+    """A fixed encoder: a random projection of the levels of 12 stretches in 8 bands."""
+
+    rate_hz, segment_s, dim = RATE_HZ, 0.96, 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.randn(8 * 12, 64, generator=torch.Generator().manual_seed(0)))
+
+    def features(self, wave_BT: torch.Tensor) -> torch.Tensor:
+        power = torch.fft.rfft(wave_BT.reshape(len(wave_BT), 12, 1_280)).abs().square()[..., 1:]
+        level = power.reshape(len(wave_BT), 1, 12, 8, 80).mean(-1).clamp_min(1e-9).log()
+        return level - level.mean(dim=(1, 2, 3), keepdim=True)
+
+    def embed(self, patch: torch.Tensor) -> torch.Tensor:
+        return functional.normalize(patch.flatten(1) @ self.matrix, dim=1)
+
+
+@dataclass(frozen=True)
+class Rooms:
+    def names(self) -> list[str]:
+        return ["one"]
+
+    def load(self, name: str) -> Response:
+        decay = np.random.default_rng(0).standard_normal(3_200) * 10 ** (-3 * np.arange(3_200) / 3_200)
+        decay[0] = 8
+        return Response(name, align(decay.astype(np.float32)), "test", 0.2)
+
+    def fingerprint(self) -> str:
+        return "one"
+
+
+def sound(seed: int, seconds: float) -> np.ndarray:
+    """Return noise whose level and colour change every 200 ms."""
+    draw = np.random.default_rng(seed)
+    pieces = [np.convolve(draw.normal(0, 1, 3_200), draw.normal(0, 1, 5), "same") for _ in range(round(seconds * 5))]
+    return np.concatenate([0.1 * draw.uniform(0.1, 1) * piece / np.std(piece) for piece in pieces]).clip(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def data(store: Store) -> Data:
+    waves = {f"m{i}": sound(i, 3 + i / 5) for i in range(TRACKS)}
+    music = prepare(store, "m", Arrays(waves, dict.fromkeys(waves, "test")), min_track_s=1, workers=1)
+    noise = prepare(store, "n", Arrays({"n": sound(99, 4.0)}, {"n": "test"}), min_track_s=1, workers=1)
+    rooms = prepare_rooms(store, "toy", Rooms(), no_progress)
+    return Data(music, noise, (rooms,), prepare_queries(store, CONFIG, music, noise, rooms, no_progress))
+
+
+def evaluated(
+    store: Store, data: Data, config: EvalConfig = CONFIG, encoder: torch.nn.Module | None = None
+) -> Evaluation:
+    embedder = Embedder(encoder or Toy(), torch.device("cpu"), "fp32", "toy")  # type: ignore[arg-type]
+    return evaluate(embedder, data, config, store, no_progress)
+
+
+@pytest.fixture(scope="module")
+def found(store: Store, data: Data) -> Evaluation:
+    torch.set_num_threads(1)
+    return evaluated(store, data)
+
+
+def of(found: Evaluation, cell: Cell, truth: str = OWN) -> pd.DataFrame:
+    hits = found.hits[cell]
+    return hits[hits["truth"] == truth]
+
+
+def test_every_cell_length_and_search_has_every_query_once(found: Evaluation) -> None:
+    assert list(found.hits) == grid(CONFIG)
+    for cell in found.hits:
+        groups = of(found, cell).groupby(["length_s", "index", "sequence"])["query"].apply(list).to_dict()
+        wanted = [(length, "exact", sequence) for length in (0.96, 1.5) for sequence in ("rescore", "vote")]
+        assert groups == {group: list(range(TRACKS)) for group in wanted}
+
+
+def test_clean_queries_on_the_grid_are_found_without_exception(found: Evaluation) -> None:
+    hits = of(found, Cell("identity"))
+    assert hits["hit"].all() and (hits["rank"] == 1).all()
+    np.testing.assert_allclose(hits["found_s"], hits["start_s"])
+    np.testing.assert_allclose(hits["score"], 1, atol=1e-4)
+
+
+def test_more_noise_finds_less(found: Evaluation) -> None:
+    loud, faint = (of(found, Cell("noise", snr_db=snr))["score"].mean() for snr in (0.0, 40.0))
+    assert faint > loud
+    assert of(found, Cell("noise", snr_db=40.0))["track_hit"].mean() > 0.9
+
+
+def test_shuffled_labels_judge_the_same_answers_by_the_truth_of_another_query(found: Evaluation) -> None:
+    own, other = of(found, Cell("clean")), of(found, Cell("clean"), SHUFFLED)
+    assert len(own) == len(other)
+    for group, rows in own.groupby(["length_s", "index", "sequence"]):
+        chance = other.groupby(["length_s", "index", "sequence"]).get_group(group)
+        assert chance["found_track"].tolist() == rows["found_track"].tolist()
+        assert sorted(chance["track"]) == sorted(rows["track"])
+        pairs = set(zip(rows["track"], rows["start_s"], strict=True))
+        assert set(zip(chance["track"], chance["start_s"], strict=True)) == pairs
+        assert not (chance["track"].to_numpy() == rows["track"].to_numpy()).any()
+    assert own["hit"].mean() > 0.5 and other["hit"].mean() < 0.2
+    for cell in found.hits:
+        assert (len(of(found, cell, SHUFFLED)) > 0) == (cell.kind == "clean")
+
+
+class Deaf(Toy):
+    def features(self, wave_BT: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("what is in the store is embedded again")
+
+
+def test_what_is_in_the_store_is_not_made_again(store: Store, data: Data, found: Evaluation) -> None:
+    again = evaluated(store, data, encoder=Deaf())
+    for cell, hits in found.hits.items():
+        pd.testing.assert_frame_equal(again.hits[cell], hits)
+    assert again.database.key == found.database.key
+    with pytest.raises(AssertionError, match="again"):
+        evaluated(store, data, replace(CONFIG, top_k=4), encoder=Deaf())
+
+
+def test_killed_evaluation_keeps_the_cells_that_are_done(
+    tmp_path: Path, store: Store, data: Data, found: Evaluation
+) -> None:
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage == "test cells" and done == 3:
+            raise KeyboardInterrupt
+
+    fresh = Store(tmp_path)
+    embedder = Embedder(Toy(), torch.device("cpu"), "fp32", "toy")  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(embedder, data, CONFIG, fresh, kill)
+    assert len([path for path in (tmp_path / "hits").iterdir() if path.is_dir() and "." not in path.name]) == 3
+    again = evaluate(embedder, data, CONFIG, fresh, no_progress)
+    for cell, hits in found.hits.items():
+        pd.testing.assert_frame_equal(again.hits[cell], hits)
