@@ -49,7 +49,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the encoder is trained. Times in ms, levels in dB; pairs of numbers are ranges."""
+    """How the encoder is trained. Times in ms, levels in dB; pairs of numbers are ranges.
+
+    A batch has `segments_per_track` segments of each of its tracks: one anywhere, the others at distinct
+    multiples of `neighbour_ms` from it, as close as places in a database are; 0 draws them anywhere.
+    """
 
     steps: int = 2000
     batch_pairs: int = 128
@@ -58,7 +62,7 @@ class TrainConfig:
     warmup_steps: int = 100
     schedule: Literal["cosine", "cyclic", "constant"] = "cosine"
     temperature: float = 0.05
-    offset_ms: float = 50.0
+    offset_ms: float = 40.0
     snr_db: tuple[float, float] = (0.0, 20.0)
     noise_only: float = 1.0
     reverb_only: float = 1.0
@@ -67,6 +71,7 @@ class TrainConfig:
     mask_count: int = 1
     mask_fraction: float = 0.1
     segments_per_track: int = 1
+    neighbour_ms: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     val_every_steps: int = 250
     val_queries: int = 256
@@ -86,6 +91,7 @@ class TrainConfig:
         require(0.05 <= self.max_rir_s <= 2, "train.max_rir_s must be between 0.05 and 2", self.max_rir_s)
         require(0 <= self.mask_fraction < 1, "train.mask_fraction must be in [0, 1)", self.mask_fraction)
         require(self.mask_count >= 0, "train.mask_count must be >= 0", self.mask_count)
+        require(0 <= self.neighbour_ms <= 10_000, "train.neighbour_ms must be between 0 and 10000", self.neighbour_ms)
         require(self.segments_per_track >= 1, "train.segments_per_track must be >= 1", self.segments_per_track)
         require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)
         require(self.val_queries >= 1, "train.val_queries must be >= 1", self.val_queries)

@@ -44,7 +44,7 @@ class Embedder:
     def __call__(self, wave_BT: npt.NDArray[np.int16] | Floats) -> Floats:
         """Return unit vectors (B, D) of segments (B, T) at the corpus rate, int16 or float."""
         scale = INT16_SCALE if wave_BT.dtype == np.int16 else 1.0
-        found = []
+        found = [torch.zeros(0, self.encoder.dim)]
         with torch.inference_mode():
             for start in range(0, len(wave_BT), BATCH):
                 # Copied a batch at a time: the segments of a track overlap, and all of them are ten times the track.

@@ -103,11 +103,24 @@ class _HalfLayer(nn.Module):
         self.norm_order = norm_order
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
-        y_BCFW = self.conv(x_BCFW)
+        y_BCFW = self._convolved(x_BCFW)
         if self.norm_order == "norm-relu":
             return functional.relu(self.norm(y_BCFW))
         normed_BCFW: Tensor = self.norm(functional.elu(y_BCFW))
         return normed_BCFW
+
+    def _convolved(self, x_BCFW: Tensor) -> Tensor:
+        """Return the convolution; along an axis of 1 or 2 only with the taps that meet data, not the padding.
+
+        Why: oneDNN's bf16 backward pass leaves the gradient of taps that only ever meet padding
+        uninitialised, which put NaN into the weights (docs/log.md). Here that gradient is zero.
+        """
+        axis = 3 if self.conv.kernel_size[1] == 3 else 2
+        size = x_BCFW.shape[axis]
+        if size > 2:
+            convolved_BCFW: Tensor = self.conv(x_BCFW)
+            return convolved_BCFW
+        return functional.conv2d(x_BCFW, self.conv.weight.narrow(axis, 1, size), self.conv.bias)
 
 
 class _SplitHead(nn.Module):

@@ -21,6 +21,7 @@ from bench.values import RATE_HZ, Floats, Ints, Progress, Split
 
 FORMAT = 2
 DECAY_BLOCK_S = 0.01
+MIN_FITTED = 16  # samples: fewer are an impulse, not a decay
 ABOVE_FLOOR = 3.0  # power ratio (5 dB) to the noise floor up to which a decay is believed
 DIRECT_AT = 40  # samples (2.5 ms) kept before the direct sound: the rise of a band-limited impulse
 
@@ -170,6 +171,10 @@ def measure_t60(response_T: npt.NDArray[np.floating], rate_hz: int = RATE_HZ) ->
         if range_db >= -low_db + 10:
             level_db = 10 * np.log10(left / left[0])
             inside = np.flatnonzero((level_db <= -5) & (level_db >= low_db))
+            if len(inside) < MIN_FITTED:
+                break
             slope_db_per_sample = np.polyfit(inside, level_db[inside], 1)[0]
             return float(-60 / slope_db_per_sample / rate_hz), method
-    raise DataError(f"the impulse response decays by {range_db:.0f} dB only; 35 dB are needed to measure its t60")
+    raise DataError(
+        f"the impulse response has no decay to measure a t60 by: {range_db:.0f} dB above its noise floor, 35 dB needed"
+    )

@@ -144,17 +144,20 @@ class _Run:
             self._point({"train/loss": loss.item(), "train/lr": rate})
 
     def check(self) -> None:
-        """Raise TrainingError if a loss since the last check is not finite; it waits for the device."""
+        """Raise TrainingError if a loss since the last check, or a weight, is not finite; it waits for the device."""
         losses = torch.stack(self.unchecked).tolist() if self.unchecked else []
         first = self.done - len(losses)
         self.unchecked.clear()
-        for step, loss in enumerate(losses, first):
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} at step {step} (seed {self.seed}); the last good checkpoint is that of step "
-                    f"{self.saved}; lower train.lr = {self.config.lr:g} or raise train.temperature = "
-                    f"{self.config.temperature:g}"
-                )
+        bad = [
+            f"the loss is {loss} at step {step}" for step, loss in enumerate(losses, first) if not math.isfinite(loss)
+        ]
+        if not bad and not all(bool(weights.isfinite().all()) for weights in self.trainable):
+            bad = [f"weights are not finite after step {self.done - 1}"]
+        if bad:
+            raise TrainingError(
+                f"{bad[0]} (seed {self.seed}); the last good checkpoint is that of step {self.saved}; lower "
+                f"train.lr = {self.config.lr:g} or raise train.temperature = {self.config.temperature:g}"
+            )
 
     def _loss(self, source: Material, step: int) -> Tensor:
         draws = draw_pairs(source, self.config, self.seed, step).to(self.device)

@@ -102,8 +102,13 @@ def draw_pairs(source: Material, config: TrainConfig, seed: int, step: int) -> D
     anchor = np.zeros((num_pairs, length), dtype=np.int16)
     music, noise = (np.zeros((num_pairs, total), dtype=np.int16) for _ in range(2))
     starts = np.zeros(num_pairs, dtype=np.int64)
+    neighbour = round(config.neighbour_ms * RATE_HZ / 1000)
+    places = _neighbours(config.segments_per_track, groups, draw) * neighbour
     for i, track in enumerate(tracks):
-        start = _audible_start(source, int(track), longest_offset, draw)
+        if i % config.segments_per_track == 0 or neighbour == 0:
+            first_start = start = _audible_start(source, int(track), longest_offset, draw)
+        else:
+            start = _inside(first_start + int(places[i]), source, int(track), longest_offset)
         offset = int(draw.integers(-longest_offset, longest_offset + 1))
         anchor[i] = padded(source.music, int(track), start, start + length)
         first = start + offset - source.context
@@ -155,6 +160,8 @@ def _reverberated(wave_BT: Tensor, spectrum_BF: Tensor, here: slice) -> Tensor:
     A circular convolution is enough: a response is no longer than the context, so what wraps around
     falls into the context, which is cut off.
     """
+    if not len(wave_BT):
+        return wave_BT[:, here]  # an FFT of nothing is an error
     num_samples = _fft_samples(here.start, here.stop - here.start)
     wet_BT: Tensor = torch.fft.irfft(torch.fft.rfft(wave_BT, num_samples) * spectrum_BF, num_samples)
     return wet_BT[:, here.start + DIRECT_AT : here.stop + DIRECT_AT]
@@ -162,6 +169,18 @@ def _reverberated(wave_BT: Tensor, spectrum_BF: Tensor, here: slice) -> Tensor:
 
 def _fft_samples(context: int, segment_samples: int) -> int:
     return int(next_fast_len(context + segment_samples + DIRECT_AT, real=True))
+
+
+def _neighbours(segments_per_track: int, groups: int, draw: np.random.Generator) -> Ints:
+    """Return how many neighbours each segment is away from the first of its track, (groups x segments,)."""
+    around = np.array([k for k in range(-segments_per_track, segments_per_track + 1) if k != 0])
+    others = [draw.permutation(around)[: segments_per_track - 1] for _ in range(groups)]
+    return np.concatenate([np.concatenate([[0], more]) for more in others]).astype(np.int64)
+
+
+def _inside(start: int, source: Material, track: int, offset: int) -> int:
+    last = source.music.num_samples(track) - source.segment_samples - offset
+    return min(max(start, min(offset, max(last, 0))), max(last, 0))
 
 
 def _audible_start(source: Material, track: int, offset: int, draw: np.random.Generator) -> int:
@@ -177,7 +196,8 @@ def _audible_start(source: Material, track: int, offset: int, draw: np.random.Ge
 def mask_patches(patch_B1FW: Tensor, config: TrainConfig, seed: int, step: int) -> Tensor:
     """Return patches with `mask_count` random stripes in each direction set to the patch's mean.
 
-    Source: SpecAugment, Park et al. 2019; widths U[0, mask_fraction] of the axis.
+    A stripe spans U[0, mask_fraction] of its axis and hides the bins that begin in it.
+    Source: SpecAugment, Park et al. 2019.
     """
     draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
     batch, _, bands, frames = patch_B1FW.shape
@@ -188,6 +208,6 @@ def mask_patches(patch_B1FW: Tensor, config: TrainConfig, seed: int, step: int) 
             width_B1 = width_B1 * config.mask_fraction * size
             at_B1 = at_B1 * (size - width_B1)
             place_1S = torch.arange(size).unsqueeze(0)
-            hidden_BFW |= ((place_1S >= at_B1) & (place_1S + 1 <= at_B1 + width_B1)).view(view)
+            hidden_BFW |= ((place_1S >= at_B1) & (place_1S < at_B1 + width_B1)).view(view)
     mean_B111 = patch_B1FW.mean(dim=(1, 2, 3), keepdim=True)
     return torch.where(hidden_BFW.unsqueeze(1).to(patch_B1FW.device), mean_B111, patch_B1FW)

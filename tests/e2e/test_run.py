@@ -1,0 +1,221 @@
+"""The whole product from the command line, on made-up music: one run, killed in every stage, run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pandas as pd
+import pytest
+
+from bench.results import ROWS, load_result
+from bench.score.rows import schema
+from bench.store import Store
+
+SETTINGS = (
+    "music.num_train=6",
+    "music.num_val=2",
+    "music.num_test=4",
+    "music.seconds=8.0",
+    "train.steps=12",
+    "train.batch_pairs=8",
+    "train.val_queries=8",
+    "train.val_every_steps=6",
+    "train.checkpoint_every_steps=3",
+    "eval.snr_db=[0.0, 20.0]",
+    "eval.t60_s=[0.3]",
+    "eval.noise_reverb_t60_s=0.3",
+    "eval.lengths_s=[0.96, 2.0]",
+    "eval.rooms_per_t60=1",
+)
+STAGES = ("decode", "rooms rooms", "query set", "training", "database", "test cells")
+BENCH = (sys.executable, "-P", "-m", "bench")
+# One thread, so that sums are done in one order and a run repeats to the bit.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def command(store: Path, *more: str) -> list[str]:
+    overrides = [part for setting in SETTINGS for part in ("--set", setting)]
+    return [*BENCH, "run", "--model", "now-playing", "--preset", "tiny", "--store", str(store), *overrides, *more]
+
+
+def bench(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | ENVIRONMENT | variables
+    return subprocess.run([*BENCH, *arguments], capture_output=True, text=True, env=environment, timeout=300)
+
+
+def run(store: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(store, *more), capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=300
+    )
+
+
+def run_until(store: Path, stage: str) -> None:
+    """Start a run and kill it with SIGKILL as soon as it reports the stage."""
+    process = subprocess.Popen(command(store), stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(stage):
+            break
+    else:
+        pytest.fail(f"the run never came to {stage}")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+def rows_of(store: Path) -> pd.DataFrame:
+    return load_result(Store(store), None).rows
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("finished")
+    done = run(store)
+    assert done.returncode == 0, done.stderr
+    assert "segment-level top-1" in done.stdout
+    return store
+
+
+def test_results_validate_against_the_published_schema(finished: Path) -> None:
+    shown = bench("results", "--format", "json", "--store", str(finished))
+    assert shown.returncode == 0, shown.stderr
+    rows = json.loads(shown.stdout)
+    jsonschema.validate(rows, schema())
+    own = [row for row in rows if row["system"] == "now-playing"]
+    cells, lengths, indexes, sequences, metrics = 7, 2, 2, 2, 6
+    assert len(own) == cells * lengths * indexes * sequences * metrics
+    assert {row["n"] for row in own} == {4}
+
+
+def test_results_come_as_csv_and_as_a_table(finished: Path) -> None:
+    lines = bench("results", "--format", "csv", "--store", str(finished)).stdout.splitlines()
+    assert lines[0].startswith("schema_version,run,benchmark,queries,system,cell")
+    assert len(lines) == 1 + len(rows_of(finished))
+    assert "noise + reverb, 20 dB, t60 0.3 s" in bench("results", "--store", str(finished), COLUMNS="120").stdout
+
+
+def test_clean_queries_on_the_grid_are_all_found_and_shuffled_labels_hardly(finished: Path) -> None:
+    rows = rows_of(finished)
+    top1 = rows[(rows["metric"] == "segment_top1") & (rows["index"] == "exact")]
+    assert (top1[(top1["system"] == "now-playing") & (top1["kind"] == "identity")]["value"] == 1.0).all()
+    assert (top1[top1["system"] == "shuffled-labels"]["value"] < 0.5).all()
+
+
+def test_again_everything_is_found_in_the_store(finished: Path) -> None:
+    weights = next((finished / "weights").glob("*/model.safetensors"))
+    before, written = rows_of(finished), weights.stat().st_mtime_ns
+    again = run(finished)
+    assert again.returncode == 0, again.stderr
+    assert "training:" not in again.stderr
+    assert weights.stat().st_mtime_ns == written
+    pd.testing.assert_frame_equal(rows_of(finished), before)
+
+
+def test_the_run_in_mlflow_is_finished_and_its_steps_are_decibels(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{finished}/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name != "Default"]
+    [logged] = client.search_runs([experiment.experiment_id])
+    assert experiment.name.startswith("synth-segment/v1+custom-")
+    assert logged.info.status == "FINISHED"
+    curve = client.get_metric_history(logged.info.run_id, "segment_top1_0.96s/noise")
+    assert [point.step for point in curve] == [0, 20]
+    [reverb] = client.get_metric_history(logged.info.run_id, "segment_top1_2s/reverb")
+    assert reverb.step == 300
+    assert logged.data.metrics["control/identity"] == 1.0
+    assert logged.data.params["train.steps"] == "12"
+    assert [point.step for point in client.get_metric_history(logged.info.run_id, "val/top1_50ms")] == [6, 12]
+    assert len([name for name in logged.data.metrics if not name.startswith("system/")]) < 60
+    assert {item.path for item in client.list_artifacts(logged.info.run_id)} >= {ROWS, "hits.parquet", "grid.json"}
+    assert logged.inputs.dataset_inputs
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_a_stage_the_next_run_ends_with_the_same_numbers(stage: str, finished: Path, tmp_path: Path) -> None:
+    if stage != "rooms rooms":
+        shutil.copytree(finished / "rooms", tmp_path / "rooms")  # a quarter of a minute to make
+    run_until(tmp_path, stage)
+    again = run(tmp_path)
+    assert again.returncode == 0, again.stderr
+    pd.testing.assert_frame_equal(rows_of(tmp_path), rows_of(finished))
+
+
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_traceback(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "rooms", tmp_path / "rooms")
+    process = subprocess.Popen(
+        command(tmp_path, "--set", "train.steps=100000"), stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("training"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 130
+    assert "the same command goes on from here" in rest
+    assert "Traceback" not in rest
+
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    [logged] = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert logged.info.status == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "now-plying"], "did you mean 'now-playing'"),
+        (["--model", "now-playing", "--preset", "smal"], "did you mean 'small'"),
+        (["--model", "now-playing", "--set", "train.lrr=1"], "did you mean 'train.lr'"),
+        (["--model", "now-playing", "--set", "train.lr=-1"], "train.lr must be > 0, got -1"),
+        (["--model", "now-playing", "--set", "train.steps=many"], "train.steps"),
+        (["--model", "now-playing", "--dataset", "fma"], "--data-root"),
+        (["--model", "now-playing", "--dataset", "rooms"], "which holds rir"),
+        (["--model", "now-playing", "--dataset", "folder", "--data-root", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--model", "./absent.py"], "absent.py"),
+        (["--model", "now-playing", "--set", 'eval.indexes=["flconn"]'], "did you mean 'falconn'"),
+        (["--model", "now-playing", "--set", "eval.lengths_s=[0.5]"], "0.96"),
+        (["--model", "now-playing", "--checkpoint", "absent.safetensors"], "absent.safetensors"),
+        (["--model", "now-playing", "--config", "absent.toml"], "absent.toml"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_sentence_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = bench("run", *arguments, "--store", str(tmp_path / "store"))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_weights_can_be_tested_without_training_and_corrupt_ones_are_named(finished: Path, tmp_path: Path) -> None:
+    for part in ("rooms", "pcm", "queries"):
+        shutil.copytree(finished / part, tmp_path / part)
+    weights = next((finished / "weights").glob("*/model.safetensors"))
+    done = run(tmp_path, "--checkpoint", str(weights))
+    assert done.returncode == 0, done.stderr
+    told = ["cell", "system", "length_s", "index", "sequence", "metric", "value"]
+    pd.testing.assert_frame_equal(rows_of(tmp_path)[told], rows_of(finished)[told])
+
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(weights.read_bytes()[:1000])
+    broken = run(tmp_path, "--checkpoint", str(cut))
+    assert broken.returncode == 1
+    assert "cut.safetensors cannot be read" in broken.stderr and "Traceback" not in broken.stderr
+
+    other = run(tmp_path, "--checkpoint", str(weights), "--set", "model.width=0.25")
+    assert other.returncode == 1
+    assert "another architecture" in other.stderr and "Traceback" not in other.stderr
