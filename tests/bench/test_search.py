@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -142,7 +144,31 @@ def test_falconn_leaves_the_database_as_it_was(need_falconn: None) -> None:
     np.testing.assert_array_equal(vectors, before)
 
 
-@pytest.mark.parametrize("wrong", [{"tables": 0}, {"bits": 0}, {"bits": 33}, {"probes": 49}])
+@pytest.mark.parametrize("vectors", [0, 1, 2])
+def test_falconn_survives_a_database_of_next_to_nothing(need_falconn: None, vectors: int) -> None:
+    asking = f"""
+import numpy as np
+from bench.errors import BenchError
+from bench.search.indexes import falconn
+stored = np.eye(2, 8, dtype=np.float32)[:{vectors}]
+try:
+    found = falconn.build(falconn.Config(), stored).neighbours(np.eye(1, 8, dtype=np.float32), 3)
+    assert found.shape == (1, 3) and found.max() < {vectors}, found
+except BenchError:
+    pass
+"""
+    # In a process of its own, for the library may crash where it is given what it does not expect.
+    done = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_falconn_orders_equal_neighbours_by_number(need_falconn: None) -> None:
+    vectors = np.tile(unit(np.random.default_rng(0), 3, 16), (4, 1))
+    index = falconn.build(falconn.Config(tables=4, bits=2, probes=16), vectors)
+    assert index.neighbours(vectors[:3], 4).tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+
+
+@pytest.mark.parametrize("wrong", [{"tables": 0}, {"bits": 0}, {"bits": 32}, {"bits": 33}, {"probes": 49}])
 def test_falconn_refuses_settings_that_it_cannot_work_with(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
         falconn.Config(**wrong)  # type: ignore[arg-type]
