@@ -69,10 +69,12 @@ def run(
         result = run_model(settings, Plan(plugin, data_root, _store(store), progress, warn, checkpoint))
     _show(result, "table")
     where = "" if store == STORE else f" --store {store}"
-    print(
-        f"\nNext:\n  bench ui{where}                         compare runs in the MLflow UI"
-        f"\n  bench results {result.summary['run'][:6]}{where} --format csv   the numbers as a file"
-        f"\n  bench run --model {model} --dataset folder --data-root ~/Music{where}   the same on your own music"
+    _print_next(
+        {
+            f"bench ui{where}": "compare runs in the MLflow UI",
+            f"bench results {result.summary['run'][:6]}{where} --format csv": "the numbers as a file",
+            f"bench run -m {model} --preset {preset} --dataset folder --data-root ~/Music{where}": "your own music",
+        }
     )
 
 
@@ -257,6 +259,11 @@ def _show(result: Any, format_: str) -> None:
         print(json.dumps(records(result.rows), indent=1))
     else:
         _print_frame(result.rows, format_)
+
+
+def _print_next(commands: dict[str, str]) -> None:
+    width = max(map(len, commands))
+    print("\nNext:", *(f"  {command:{width}s}   {why}" for command, why in commands.items()), sep="\n")
 
 
 def _print_frame(frame: Any, format_: str) -> None:

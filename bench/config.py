@@ -136,11 +136,15 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One whole run. `model` is the encoder plug-in's own Config, `music` the data-set plug-in's."""
+    """One whole run. `model` is the encoder plug-in's own Config, `music` the data-set plug-in's.
+
+    `index` holds the Config of each index of `eval.indexes` by its name: `index.falconn.probes`.
+    """
 
     encoder: str
     model: Any
     music: Any
+    index: dict[str, Any] = field(default_factory=dict)
     preset: str = "small"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -175,6 +179,7 @@ def resolve(
             raise ConfigError(unknown("setting", name, sorted(set(sections) - {"encoder", "preset"})))
     if dataset is not None:
         merged = _merge(merged, {"data": {"dataset": dataset}})
+    tests = _checked("eval", EvalConfig, merged.pop("eval", {}))
     data = _checked("data", DataConfig, merged.pop("data", {}))
     music = load("dataset", data.dataset)
     require(music.KIND == "music", "data.dataset must hold music", f"{data.dataset!r}, which holds {music.KIND}")
@@ -185,18 +190,30 @@ def resolve(
         music=_checked("music", music.Config, merged.pop("music", {})),
         data=data,
         train=_checked("train", TrainConfig, merged.pop("train", {})),
-        eval=_checked("eval", EvalConfig, merged.pop("eval", {})),
+        eval=tests,
+        index=_indexes(tests.indexes, merged.pop("index", {})),
         **{name: _value(name, sections[name], value) for name, value in merged.items()},
     )
 
 
+def _indexes(names: tuple[str, ...], values: object) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ConfigError("index is a group of settings; set one of them, such as index.falconn.probes")
+    for name in values:
+        if name not in names:
+            raise ConfigError(unknown("index in eval.indexes", name, list(names)))
+    return {name: _checked(f"index.{name}", load("index", name).Config, values.get(name, {})) for name in names}
+
+
 def flatten(config: object, prefix: str = "") -> dict[str, Any]:
     """Return {dotted path: value} of a configuration, in the order of its fields."""
+    if dataclasses.is_dataclass(config):
+        config = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    if not isinstance(config, dict):
+        return {prefix.rstrip("."): config}
     flat: dict[str, Any] = {}
-    for item in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, item.name)
-        path = f"{prefix}{item.name}"
-        flat |= flatten(value, f"{path}.") if dataclasses.is_dataclass(value) else {path: value}
+    for name, value in config.items():
+        flat |= flatten(value, f"{prefix}{name}.")
     return flat
 
 

@@ -5,10 +5,12 @@ Shape legend: Q queries, M segments of a query, D dimensions, K neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,20 +43,30 @@ class Evaluation:
     seconds: dict[str, float]
 
 
-def evaluate(embedder: Embedder, data: Data, config: EvalConfig, store: Store, progress: Progress) -> Evaluation:
+def evaluate(
+    embedder: Embedder,
+    data: Data,
+    config: EvalConfig,
+    store: Store,
+    progress: Progress,
+    indexes: Mapping[str, Any] | None = None,
+) -> Evaluation:
     """Return the hits of every cell of the grid, query length, index and sequence search.
 
+    `indexes` holds the Config of each index by name; one that is not there has its defaults.
     Each cell is a stage of its own in the store: a kill loses at most the cell in progress.
     """
     hop = hop_samples(config)
     database = fingerprint_tracks(store, embedder, data.music, data.music.numbers("test"), hop, progress)
-    index_of = _builder(database)
-    indexes = [registry.source_digest(registry.load("index", name)) for name in config.indexes]
+    plugins = {name: registry.load("index", name) for name in config.indexes}
+    settings = {name: (indexes or {}).get(name) or plugin.Config() for name, plugin in plugins.items()}
+    searched = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in config.indexes]
+    index_of = _builder(plugins, settings, database)
     cells = grid(config)
     hits, seconds = {}, {"database": store.seconds("fingerprints", database.key), "queries": 0.0}
     for i, cell in enumerate(cells):
         progress("test cells", i, len(cells))
-        key = digest(FORMAT, database.key, data.queries.key, asdict(config), asdict(cell), indexes)
+        key = digest(FORMAT, database.key, data.queries.key, asdict(config), asdict(cell), searched)
 
         def build(folder: Path, cell: Cell = cell) -> None:
             found = pd.concat(_hits_of(cell, embedder, data, config, database, index_of), ignore_index=True)
@@ -66,11 +78,12 @@ def evaluate(embedder: Embedder, data: Data, config: EvalConfig, store: Store, p
     return Evaluation(hits, database, seconds)
 
 
-def _builder(database: Fingerprints) -> Callable[[str], Index]:
+def _builder(
+    plugins: Mapping[str, ModuleType], settings: Mapping[str, Any], database: Fingerprints
+) -> Callable[[str], Index]:
     @cache
     def index_of(name: str) -> Index:
-        plugin = registry.load("index", name)
-        index: Index = plugin.build(plugin.Config(), database.vectors)
+        index: Index = plugins[name].build(settings[name], database.vectors)
         return index
 
     return index_of

@@ -79,6 +79,7 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig) ->
     identity = own[(own["kind"] == "identity") & (own["metric"] == "segment_top1") & (own["length_s"] == shortest)]
     numbers = {
         "segment_top1/mean": _mean(degraded, "segment_top1"),
+        f"segment_top1/mean_{shortest:g}s": _mean(degraded[degraded["length_s"] == shortest], "segment_top1"),
         "audio_top1/mean": _mean(degraded, "audio_top1"),
         "control/identity": float(identity["value"].iloc[0]),
         "control/random_projection": _mean(floor[floor["kind"].isin(DEGRADED)], "segment_top1"),

@@ -62,7 +62,7 @@ def run(config: RunConfig, plan: Plan) -> Result:
         for context, content in (("train", data.music.digest), ("eval", data.queries.key)):
             book.dataset(config.data.dataset, content, context, config.data.dataset)
         embedder, facts = trained(config, plan, data, device, book.metrics)
-        found = evaluate(embedder, data, config.eval, plan.store, plan.progress)
+        found = evaluate(embedder, data, config.eval, plan.store, plan.progress, config.index)
         floor = evaluated_floor(config, plan, data, device)
         facts["seconds"] |= found.seconds | {f"control_{name}": s for name, s in floor.seconds.items()}
         result = result_of(key, benchmark, config, data, found, floor, facts)

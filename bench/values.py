@@ -110,7 +110,7 @@ class Encoder(Protocol):
     dim: int
 
     def features(self, wave_BT: Tensor) -> Tensor:
-        """Return the network's input of segments (B, T) float32 at `rate_hz`; T = segment_s * rate_hz."""
+        """Return patches (B, channels, bands, frames) of segments (B, T), T = segment_s x rate_hz, float32."""
         ...
 
     def embed(self, feature_B: Tensor) -> Tensor:

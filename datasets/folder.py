@@ -2,7 +2,7 @@
 
 Sides are drawn by a hash of the path, so they are the same on every machine and stay when files are
 added. All files below one top-level folder (an album, an artist) are on one side; with few such
-folders every file is drawn for itself.
+folders every file is drawn for itself. The top-level folders `noise` and `rir` are not music.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ CITE = "the user's own collection"
 LICENSE = "as the collection's owner says"
 SOURCE = "a folder of the user"
 
+NOT_MUSIC = ("noise", "rir")  # where noise and impulse responses of the same data root are looked for
 MIN_FOLDERS = 10  # with fewer, the drawn sides would be far from their shares
 
 
@@ -43,7 +44,7 @@ def build(config: Config, root: Path | None) -> Source:
     """
     if root is None:
         raise DataError("folder needs a folder of audio files; give it as --data-root")
-    found = find_audio(root)
+    found = {path: told for path, told in find_audio(root).items() if path.split("/")[0] not in NOT_MUSIC}
     groups = {path: path.split("/")[0] for path in found}
     if len({group for path, group in groups.items() if path != group}) < MIN_FOLDERS:
         groups = {path: path for path in found}

@@ -169,7 +169,7 @@ def measure_t60(response_T: npt.NDArray[np.floating], rate_hz: int = RATE_HZ) ->
     left = np.cumsum(energy[:end][::-1])[::-1]
     for method, low_db in (("T30", -35.0), ("T20", -25.0)):
         if range_db >= -low_db + 10:
-            level_db = 10 * np.log10(left / left[0])
+            level_db = 10 * np.log10(np.maximum(left / left[0], 1e-30))
             inside = np.flatnonzero((level_db <= -5) & (level_db >= low_db))
             if len(inside) < MIN_FITTED:
                 break

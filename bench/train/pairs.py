@@ -102,13 +102,10 @@ def draw_pairs(source: Material, config: TrainConfig, seed: int, step: int) -> D
     anchor = np.zeros((num_pairs, length), dtype=np.int16)
     music, noise = (np.zeros((num_pairs, total), dtype=np.int16) for _ in range(2))
     starts = np.zeros(num_pairs, dtype=np.int64)
-    neighbour = round(config.neighbour_ms * RATE_HZ / 1000)
-    places = _neighbours(config.segments_per_track, groups, draw) * neighbour
     for i, track in enumerate(tracks):
-        if i % config.segments_per_track == 0 or neighbour == 0:
-            first_start = start = _audible_start(source, int(track), longest_offset, draw)
-        else:
-            start = _inside(first_start + int(places[i]), source, int(track), longest_offset)
+        if i % config.segments_per_track == 0:
+            places = _starts(source, int(track), config, draw)
+        start = places[i % config.segments_per_track]
         offset = int(draw.integers(-longest_offset, longest_offset + 1))
         anchor[i] = padded(source.music, int(track), start, start + length)
         first = start + offset - source.context
@@ -171,16 +168,20 @@ def _fft_samples(context: int, segment_samples: int) -> int:
     return int(next_fast_len(context + segment_samples + DIRECT_AT, real=True))
 
 
-def _neighbours(segments_per_track: int, groups: int, draw: np.random.Generator) -> Ints:
-    """Return how many neighbours each segment is away from the first of its track, (groups x segments,)."""
-    around = np.array([k for k in range(-segments_per_track, segments_per_track + 1) if k != 0])
-    others = [draw.permutation(around)[: segments_per_track - 1] for _ in range(groups)]
-    return np.concatenate([np.concatenate([[0], more]) for more in others]).astype(np.int64)
-
-
-def _inside(start: int, source: Material, track: int, offset: int) -> int:
+def _starts(source: Material, track: int, config: TrainConfig, draw: np.random.Generator) -> list[int]:
+    """Return where the segments of one track begin: one anywhere, the others near it as far as they fit."""
+    offset, neighbour = (round(ms * RATE_HZ / 1000) for ms in (config.offset_ms, config.neighbour_ms))
     last = source.music.num_samples(track) - source.segment_samples - offset
-    return min(max(start, min(offset, max(last, 0))), max(last, 0))
+    starts = [_audible_start(source, track, offset, draw)]
+    if neighbour:
+        around = (
+            starts[0] + k * neighbour for k in range(-config.segments_per_track, config.segments_per_track + 1) if k
+        )
+        fitting = [start for start in around if offset <= start <= last]
+        starts += draw.permutation(np.array(fitting, dtype=np.int64))[: config.segments_per_track - 1].tolist()
+    while len(starts) < config.segments_per_track:
+        starts.append(_audible_start(source, track, offset, draw))
+    return starts
 
 
 def _audible_start(source: Material, track: int, offset: int, draw: np.random.Generator) -> int:

@@ -163,6 +163,22 @@ def test_each_track_is_drawn_at_most_once_a_step_where_there_are_enough(source: 
     assert two[::2] == two[1::2] and len(set(two)) == 3
 
 
+@pytest.mark.parametrize("segments_per_track", [2, 3])
+def test_neighbours_are_distinct_multiples_of_their_distance_apart(source: Material, segments_per_track: int) -> None:
+    config = replace(CONFIG, segments_per_track=segments_per_track, neighbour_ms=100.0, offset_ms=0.0)
+    seen: set[int] = set()
+    for step in range(60):
+        draws = draw_pairs(source, config, 0, step)
+        for first in range(0, CONFIG.batch_pairs, segments_per_track):
+            group = slice(first, first + segments_per_track)
+            assert len(set(draws.track_B[group].tolist())) == 1
+            away = (draws.start_B[group] - draws.start_B[first])[1:].tolist()
+            assert all(samples % 1_600 == 0 and samples != 0 for samples in away), away
+            assert len(set(away)) == len(away)
+            seen |= {samples // 1_600 for samples in away}
+    assert {-2, -1, 1, 2} <= seen and max(map(abs, seen)) <= segments_per_track
+
+
 def test_kinds_of_degradation_follow_their_weights(source: Material) -> None:
     config = replace(CONFIG, batch_pairs=300, noise_only=2.0, reverb_only=1.0, noise_and_reverb=0.0)
     draws = draw_pairs(source, config, 0, 0)

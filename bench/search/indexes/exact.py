@@ -22,14 +22,15 @@ BLOCK_QUERIES = 4_096
 
 @dataclass(frozen=True)
 class Config:
-    """Settings. `device` is where blocks are multiplied; the database itself stays memory-mapped."""
+    """Settings. `device` is where blocks are multiplied, `auto` the GPU if there is one; the database stays on disk."""
 
-    device: str = "cpu"
+    device: str = "auto"
 
 
 def build(config: Config, vectors_ND: Floats) -> Exact:
     """Return the index; nothing is copied."""
-    return Exact(vectors_ND, torch.device(config.device))
+    fastest = "cuda" if torch.cuda.is_available() else "cpu"
+    return Exact(vectors_ND, torch.device(fastest if config.device == "auto" else config.device))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ LICENSE = "MIT"
 SOURCE = "FALCONN 1.3.1"
 
 
+MOST_BITS = 24  # a table has 2^bits places: with more, 50 tables do not fit into memory
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings, named as FALCONN and the paper name them."""
@@ -33,8 +36,8 @@ class Config:
     seed: int = 5_721_840
 
     def __post_init__(self) -> None:
-        if min(self.tables, self.bits) < 1 or self.bits > 32:
-            raise ConfigError(f"falconn: tables must be >= 1 and bits 1 to 32, got {self.tables} and {self.bits}")
+        if min(self.tables, self.bits) < 1 or self.bits > MOST_BITS:
+            raise ConfigError(f"falconn: tables must be >= 1, bits 1 to {MOST_BITS}; got {self.tables}, {self.bits}")
         if self.probes < self.tables:
             raise ConfigError(f"falconn: probes must be >= tables ({self.tables}), got {self.probes}")
 
@@ -42,8 +45,10 @@ class Config:
 def build(config: Config, vectors_ND: Floats) -> Falconn:
     """Return the index, its tables built now (it cannot be saved; the same seed gives the same tables).
 
-    Raises: PluginError if FALCONN is not installed.
+    Raises: PluginError if FALCONN is not installed, or for less than two vectors, which it cannot hold.
     """
+    if len(vectors_ND) < 2:
+        raise PluginError(f"falconn needs at least 2 vectors, got {len(vectors_ND)}; use the index 'exact'")
     try:
         import falconn
     except ImportError as error:
@@ -81,6 +86,8 @@ class Falconn:
         """Return the numbers of the nearest vectors it found (Q, K), best first; -1 where it found fewer."""
         found_QK = np.full((len(queries_QD), top_k), -1, dtype=np.int64)
         for i, vector_D in enumerate(queries_QD - self.centre_D):
-            near = self.query.find_k_nearest_neighbors(vector_D, top_k)
-            found_QK[i, : len(near)] = near
+            near_K = np.array(self.query.find_k_nearest_neighbors(vector_D, top_k), dtype=np.int64)
+            # Sorted again, as the library leaves equal ones in any order.
+            distance_K = np.square(self.centred_ND[near_K] - vector_D).sum(axis=1)
+            found_QK[i, : len(near_K)] = near_K[np.lexsort((near_K, distance_K))]
         return found_QK
