@@ -16,7 +16,7 @@ TITLES = {
     "reverb": "reverb",
     "noise_reverb": "noise + reverb",
 }
-METRICS = {"segment_top1": "segment-level top-1 at the tolerance", "audio_top1": "audio-level top-1"}
+METRICS = {"segment_top1": "segment-level top-1 (right track, right time)", "audio_top1": "audio-level top-1 (right track)"}
 
 
 def render(result: Result) -> RenderableType:

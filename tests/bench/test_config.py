@@ -221,6 +221,7 @@ def test_flatten_gives_every_setting_its_one_name(plugin: ModuleType) -> None:
     flat = config.flatten(config.resolve("mine", plugin, "tiny"))
     sections = {"data": config.DataConfig, "train": config.TrainConfig, "eval": config.EvalConfig, "model": Settings}
     sections["music"] = registry.load("dataset", "synth").Config
+    sections |= {f"index.{name}": registry.load("index", name).Config for name in ("exact", "falconn")}
     wanted = {f"{name}.{field.name}" for name, kind in sections.items() for field in fields(kind)}
     assert set(flat) == wanted | {"encoder", "preset", "seed", "device"}
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -141,6 +142,23 @@ def test_the_run_in_mlflow_is_finished_and_its_steps_are_decibels(
     assert logged.inputs.dataset_inputs
 
 
+def test_the_ui_shows_the_run_and_its_snr_curve(
+    finished: Path, check_ui_shows_curve: Callable[[Path, str, Path], tuple[list[float], list[float]]], tmp_path: Path
+) -> None:
+    steps, values = check_ui_shows_curve(finished, "segment_top1_0.96s/noise", tmp_path)
+    rows = rows_of(finished)
+    wanted = rows[
+        (rows["system"] == "now-playing")
+        & (rows["kind"] == "noise")
+        & (rows["metric"] == "segment_top1")
+        & (rows["length_s"] == 0.96)
+        & (rows["index"] == "exact")
+        & (rows["sequence"] == "rescore")
+    ]
+    assert steps == [0, 20]
+    assert values == pytest.approx(wanted["value"].tolist())
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_in_a_stage_the_next_run_ends_with_the_same_numbers(stage: str, finished: Path, tmp_path: Path) -> None:
     if stage != "rooms rooms":
@@ -154,7 +172,10 @@ def test_killed_in_a_stage_the_next_run_ends_with_the_same_numbers(stage: str, f
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_traceback(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "rooms", tmp_path / "rooms")
     process = subprocess.Popen(
-        command(tmp_path, "--set", "train.steps=100000"), stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT
+        command(tmp_path, "--set", "train.steps=100000"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | ENVIRONMENT,
     )
     assert process.stderr is not None
     for line in process.stderr:
