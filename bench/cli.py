@@ -23,6 +23,7 @@ data_app = typer.Typer(help="Prepare and check music, noise and rooms.", no_args
 app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130
+FORMATS = ("table", "csv", "json")
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Encoder: a name from `bench list`, or a path such as ./mine.py.")
@@ -65,6 +66,8 @@ def run(
     from bench.run import run as run_model
 
     plugin, settings = _settings(model, preset, dataset, config, set_)
+    if data_root is not None and settings.data.dataset == "synth":
+        warn(f"the music is made up, as no --dataset is named; {data_root} is looked through for noise and rooms alone")
     with progress_shown() as progress:
         result = run_model(settings, Plan(plugin, data_root, _store(store), progress, warn, checkpoint))
     _show(result, "table")
@@ -102,6 +105,7 @@ def results(
     store: StoreRoot = STORE,
 ) -> None:
     """Show the results of a finished run, as a table, CSV or JSON (under the published schema)."""
+    _check_format(format_)
     from bench.results import load_result
 
     _show(load_result(_store(store), run), format_)
@@ -159,6 +163,7 @@ def data_prepare(
     """Decode the music, noise and rooms of a data set into the store, once; resumable."""
     from bench.console import progress_shown
     from bench.data import prepare_data
+    from bench.values import RATE_HZ
 
     settings = _data_settings(dataset, set_)
     with progress_shown() as progress:
@@ -166,10 +171,14 @@ def data_prepare(
     for name, corpus in (("music", data.music), ("noise", data.noise)):
         counts = corpus.tracks["split"].value_counts()
         sides = ", ".join(f"{counts.get(split, 0)} {split}" for split in ("train", "val", "test"))
-        hours = corpus.tracks["num_samples"].sum() / 16_000 / 3600
+        hours = corpus.tracks["num_samples"].sum() / RATE_HZ / 3600
         print(f"{name}: {len(corpus.tracks)} tracks ({sides}), {hours:.2f} h, digest {corpus.digest}")
         for row in corpus.skipped().to_dict("records"):
             print(f"  left out: {row['path'] or row['id']} ({row['status']}: {row['reason']})")
+    for bank in data.banks:
+        print(f"rooms: {len(bank.table)}, digest {bank.digest}")
+        for row in bank.left_out.to_dict("records"):
+            print(f"  left out: {row['name']} ({row['problem']})")
     print(f"queries: {len(data.queries.table)} a cell, digest {data.queries.key}")
 
 
@@ -181,19 +190,24 @@ def data_verify(
     format_: Format = "table",
     set_: Set = None,
 ) -> None:
-    """Report missing, corrupt, short, silent and duplicate tracks of a data set."""
+    """Report missing, corrupt, short, silent and duplicate tracks of a data set and its noise."""
+    import pandas as pd
+
     from bench.audio.verify import verify
     from bench.console import progress_shown
-    from bench.data import music_corpus, music_source
+    from bench.data import corpora
 
+    _check_format(format_)
     settings = _data_settings(dataset, set_)
-    source = music_source(settings, data_root)
     with progress_shown() as progress:
-        found = verify(source, music_corpus(settings, source, _store(store), progress))
+        parts = []
+        for name, source, corpus in corpora(settings, data_root, _store(store), progress):
+            parts.append(verify(source, corpus, progress).assign(set=name))
+    found = pd.concat(parts, ignore_index=True)
     if format_ != "table":
         _print_frame(found, format_)
     elif found.empty:
-        print(f"{len(source.tracks())} tracks, no problem found")
+        print("no problem found")
     else:
         print(found.to_string(index=False))
 
@@ -210,7 +224,8 @@ def data_list() -> None:
 
 def main() -> None:
     """Run the command line; errors meant for the user are one sentence and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         app()
@@ -220,9 +235,10 @@ def main() -> None:
     except OSError as error:
         print(f"error: {error}; what was computed is kept, run the same command again to go on", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # typer's answer to Ctrl-C
+            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 def _settings(
@@ -233,7 +249,8 @@ def _settings(
 
     plugin = load("encoder", model)
     files = [config] if config else []
-    return plugin, resolve(model, plugin, preset, dataset=dataset, files=files, overrides=overrides or [])
+    name = Path(model).stem.replace("_", "-") if model.endswith(".py") else model
+    return plugin, resolve(name, plugin, preset, dataset=dataset, files=files, overrides=overrides or [])
 
 
 def _data_settings(dataset: str | None, overrides: list[str] | None) -> Any:
@@ -264,17 +281,16 @@ def _show(result: Any, format_: str) -> None:
         _print_frame(result.rows, format_)
 
 
+def _check_format(format_: str) -> None:
+    from bench.config import require
+
+    require(format_ in FORMATS, f"--format must be one of {', '.join(FORMATS)}", repr(format_))
+
+
 def _print_next(commands: dict[str, str]) -> None:
     width = max(map(len, commands))
     print("\nNext:", *(f"  {command:{width}s}   {why}" for command, why in commands.items()), sep="\n")
 
 
 def _print_frame(frame: Any, format_: str) -> None:
-    from bench.errors import ConfigError
-
-    if format_ == "csv":
-        print(frame.to_csv(index=False), end="")
-    elif format_ == "json":
-        print(frame.to_json(orient="records", indent=1))
-    else:
-        raise ConfigError(f"--format must be table, csv or json, got {format_!r}")
+    print(frame.to_csv(index=False) if format_ == "csv" else frame.to_json(orient="records", indent=1))

@@ -94,7 +94,7 @@ class TrainConfig:
         require(0 <= self.neighbour_ms <= 10_000, "train.neighbour_ms must be between 0 and 10000", self.neighbour_ms)
         require(self.segments_per_track >= 1, "train.segments_per_track must be >= 1", self.segments_per_track)
         require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)
-        require(self.val_queries >= 1, "train.val_queries must be >= 1", self.val_queries)
+        require(self.val_queries >= 2, "train.val_queries must be >= 2", self.val_queries)
         require(
             self.checkpoint_every_steps >= 1, "train.checkpoint_every_steps must be >= 1", self.checkpoint_every_steps
         )
@@ -121,6 +121,9 @@ class EvalConfig:
             len(self.lengths_s) > 0 and min(self.lengths_s) > 0, "eval.lengths_s must hold lengths > 0", self.lengths_s
         )
         require(max(self.lengths_s) <= 30, "eval.lengths_s must be at most 30 s", self.lengths_s)
+        for name in ("snr_db", "t60_s", "lengths_s", "indexes"):
+            values = getattr(self, name)
+            require(len(set(values)) == len(values), f"eval.{name} must not name anything twice", values)
         require(self.max_queries >= 1, "eval.max_queries must be >= 1", self.max_queries)
         require(self.rooms_per_t60 >= 1, "eval.rooms_per_t60 must be >= 1", self.rooms_per_t60)
         require(

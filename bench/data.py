@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,29 @@ class Data:
         """Return the content key of all of it."""
         return digest(self.music.digest, self.noise.digest, [b.digest for b in self.banks], self.queries.key)
 
+    def seconds(self, store: Store) -> dict[str, float]:
+        """Return how long each part took to prepare, when it was."""
+        return {
+            "decoding": sum(store.seconds("pcm", corpus.folder.name) for corpus in (self.music, self.noise)),
+            "rooms": sum(store.seconds("rooms", bank.digest) for bank in self.banks),
+            "query_set": store.seconds("queries", self.queries.key),
+        }
+
+    def left_out(self) -> list[str]:
+        """Return a sentence for each set of which something could not be used."""
+        sentences = []
+        for name, corpus in (("music", self.music), ("noise", self.noise)):
+            counts = corpus.skipped()["status"].value_counts()
+            if len(counts):
+                told = ", ".join(f"{count} {status}" for status, count in counts.items())
+                sentences.append(
+                    f"{name}: {counts.sum()} of {len(corpus.manifest)} left out ({told}); see `bench data verify`"
+                )
+        for bank in self.banks:
+            for row in bank.left_out.to_dict("records"):
+                sentences.append(f"impulse response left out: {row['name']} ({row['problem']})")
+        return sentences
+
     @property
     def training(self) -> TrainingSet:
         """Return the part that training may see."""
@@ -43,10 +67,9 @@ def prepare_data(config: RunConfig, root: Path | None, store: Store, progress: P
 
     Raises: ConfigError for a wrong name, DataError for files that cannot be used.
     """
-    music = music_corpus(config, music_source(config, root), store, progress)
-    noise = _corpus(config, *noise_source(config, root), store, progress)
-    rooms = prepare_rooms(store, "rooms", _test_rooms(config), progress)
     measured = _measured_rooms(config, root)
+    music, noise = (corpus for _name, _source, corpus in corpora(config, root, store, progress))
+    rooms = prepare_rooms(store, "rooms", _test_rooms(config), progress)
     banks = (rooms, prepare_rooms(store, "rir-folder", measured, progress)) if measured else (rooms,)
     return Data(music, noise, banks, prepare_queries(store, config.eval, music, noise, rooms, progress))
 
@@ -57,9 +80,14 @@ def music_source(config: RunConfig, root: Path | None) -> Source:
     return source
 
 
-def music_corpus(config: RunConfig, source: Source, store: Store, progress: Progress) -> Corpus:
-    """Return a run's music, decoded once into the store."""
-    return _corpus(config, config.data.dataset, source, store, progress)
+def corpora(
+    config: RunConfig, root: Path | None, store: Store, progress: Progress
+) -> Iterator[tuple[str, Source, Corpus]]:
+    """Yield the music and the noise of a run: name, source and prepared corpus."""
+    # Both sources first: a folder that does not exist is said before anything is decoded.
+    sources = [(config.data.dataset, music_source(config, root)), noise_source(config, root)]
+    for name, source in sources:
+        yield name, source, _corpus(config, name, source, store, progress)
 
 
 def noise_source(config: RunConfig, root: Path | None) -> tuple[str, Source]:
@@ -95,7 +123,7 @@ def _test_rooms(config: RunConfig) -> ResponseSource:
 
 
 def _corpus(config: RunConfig, name: str, source: Source, store: Store, progress: Progress) -> Corpus:
-    workers = os.cpu_count() or 1
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return prepare(store, name, source, min_track_s=config.data.min_track_s, workers=workers, progress=progress)
 
 

@@ -24,7 +24,7 @@ from bench.fingerprint import Embedder, fingerprint_queries, fingerprint_tracks
 from bench.score.judge import judge
 from bench.search.contract import Index
 from bench.search.sequence import rescore, vote
-from bench.store import Store, digest
+from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
 FORMAT = 1
@@ -70,9 +70,9 @@ def evaluate(
 
         def build(folder: Path, cell: Cell = cell) -> None:
             found = pd.concat(_hits_of(cell, embedder, data, config, database, index_of), ignore_index=True)
-            found.to_parquet(folder / "hits.parquet")
+            write_frame(folder / "hits.parquet", found)
 
-        hits[cell] = pd.read_parquet(store.fetch("hits", key, build) / "hits.parquet")
+        hits[cell] = read_frame(store.fetch("hits", key, build) / "hits.parquet")
         seconds["queries"] += store.seconds("hits", key)
     progress("test cells", len(cells), len(cells))
     return Evaluation(hits, database, seconds)

@@ -5,6 +5,7 @@ Shape legend: B batch, T samples, Q queries, M segments of a query, N vectors, D
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from bench.audio.pcm import Corpus
 from bench.errors import PluginError
-from bench.store import Store, digest
+from bench.store import Store, digest, read_array
 from bench.values import RATE_HZ, Encoder, Fingerprints, Floats, Ints, Progress
 
 Sample = TypeVar("Sample", np.int16, np.float32)
@@ -95,19 +96,22 @@ def fingerprint_tracks(
 
     def build(folder: Path) -> None:
         shape = (int(first_vector[-1]), embedder.encoder.dim)
-        vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
+        path = folder / "vectors.npy"
+        vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        with path.open("r+b") as file:  # a full disk is an error here; later it would be a bus error
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         for i, track in enumerate(tracks):
             progress("database", i, len(tracks))
             if counts[i]:
                 wave_T = corpus.read(track, 0, corpus.num_samples(track))
                 found = embedder(segments(wave_T, size, hop_samples))
-                _check(found, corpus.tracks["id"].iloc[track])
+                _check(found, f"track {corpus.tracks['id'].iloc[track]}")
                 vectors[first_vector[i] : first_vector[i + 1]] = found
         vectors.flush()
         progress("database", len(tracks), len(tracks))
 
     folder = store.fetch("fingerprints", key, build)
-    return Fingerprints(np.load(folder / "vectors.npy", mmap_mode="r"), tracks, first_vector, hop_samples, key)
+    return Fingerprints(read_array(folder / "vectors.npy"), tracks, first_vector, hop_samples, key)
 
 
 def fingerprint_queries(embedder: Embedder, batches: Iterator[Floats], hop_samples: int) -> Floats:
@@ -117,9 +121,11 @@ def fingerprint_queries(embedder: Embedder, batches: Iterator[Floats], hop_sampl
         pieces_BMT = segments(wave_BT, embedder.segment_samples, hop_samples)
         flat = pieces_BMT.reshape(-1, embedder.segment_samples)
         found.append(embedder(flat).reshape(*pieces_BMT.shape[:2], -1))
-    return np.concatenate(found)
+    vectors_QMD = np.concatenate(found)
+    _check(vectors_QMD, "the queries")
+    return vectors_QMD
 
 
-def _check(vectors_ND: Floats, track_id: str) -> None:
-    if not np.isfinite(vectors_ND).all():
-        raise PluginError(f"the encoder gave NaN or infinite fingerprints for track {track_id}; its weights are broken")
+def _check(vectors: Floats, heard: str) -> None:
+    if not np.isfinite(vectors).all():
+        raise PluginError(f"the encoder gave NaN or infinite fingerprints for {heard}; its weights are broken")

@@ -16,7 +16,7 @@ from bench.evaluate import OWN, SHUFFLED, Evaluation
 from bench.logbook import Logbook
 from bench.registry import unknown
 from bench.score.rows import Row, frame, score
-from bench.store import Store, read_json, write_json
+from bench.store import Store, digest, read_frame, read_json, write_frame, write_json
 
 ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
     "rows.parquet",
@@ -41,26 +41,32 @@ class Result:
 
 
 def result_of(
-    key: str, benchmark: str, config: RunConfig, data: Data, found: Evaluation, floor: Evaluation, facts: dict[str, Any]
+    store: Store,
+    key: str,
+    benchmark: str,
+    config: RunConfig,
+    data: Data,
+    found: Evaluation,
+    floor: Evaluation,
+    facts: dict[str, Any],
 ) -> Result:
     """Return the result of an encoder's hits and those of the random projection on the same queries."""
     rows: list[Row] = []
     names = {"run": key, "benchmark": benchmark, "queries": data.queries.key}
     for cell, hits in found.hits.items():
         rows += score(_judged_by(OWN, hits), cell, system=config.encoder, **names)
-        rows += score(_judged_by(OWN, floor.hits[cell]), cell, system=RANDOM_PROJECTION, **names)
+        if config.encoder != RANDOM_PROJECTION:
+            rows += score(_judged_by(OWN, floor.hits[cell]), cell, system=RANDOM_PROJECTION, **names)
         rows += score(_judged_by(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **names)
     table = frame(rows)
-    conditions = pd.DataFrame(
-        {"cell": cell.name, "length_s": length_s} | data.queries.conditions(cell, length_s)
-        for cell in grid(config.eval)
-        for length_s in config.eval.lengths_s
-    )
+    conditions = _conditions(store, config, data)
     summary = {
         "run": key,
         "benchmark": benchmark,
         "encoder": config.encoder,
         "preset": config.preset,
+        "index": config.eval.indexes[0],
+        "sequence": HEADLINE_SEQUENCE,
         "queries_per_cell": len(data.queries.table),
         "database_tracks": len(found.database.tracks),
         "database_vectors": len(found.database.vectors),
@@ -76,6 +82,7 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig) ->
     shortest = min(config.eval.lengths_s)
     degraded = own[own["kind"].isin(DEGRADED)]
     floor = chosen(rows, RANDOM_PROJECTION, "exact")
+    floor = floor[floor["length_s"] == shortest]
     identity = own[(own["kind"] == "identity") & (own["metric"] == "segment_top1") & (own["length_s"] == shortest)]
     numbers = {
         "segment_top1/mean": _mean(degraded, "segment_top1"),
@@ -103,9 +110,8 @@ def chosen(rows: pd.DataFrame, system: str, index: str, sequence: str = HEADLINE
 
 def keep(folder: Path, result: Result, config: RunConfig) -> None:
     """Write a result into its run's folder; `result.json` last, as the sign that all of it is there."""
-    result.rows.to_parquet(folder / ROWS, index=False)
-    result.hits.to_parquet(folder / HITS, index=False)
-    result.conditions.to_parquet(folder / CONDITIONS, index=False)
+    for name, table in ((ROWS, result.rows), (HITS, result.hits), (CONDITIONS, result.conditions)):
+        write_frame(folder / name, table)
     write_json(folder / CONFIG, flatten(config))
     write_json(folder / SUMMARY, result.summary)
 
@@ -142,8 +148,24 @@ def load_result(store: Store, run: str | None) -> Result:
         problem = f"{len(matches)} runs begin with {run!r}" if matches else unknown("run", str(run), list(folders))
         raise ConfigError(problem)
     folder = folders[matches[0]]
-    rows, hits, conditions = (pd.read_parquet(folder / name) for name in (ROWS, HITS, CONDITIONS))
+    rows, hits, conditions = (read_frame(folder / name) for name in (ROWS, HITS, CONDITIONS))
     return Result(rows, hits, conditions, read_json(folder / SUMMARY))
+
+
+def _conditions(store: Store, config: RunConfig, data: Data) -> pd.DataFrame:
+    """Return the achieved SNR and t60 of each cell and length; measured once for a query set."""
+    cells, lengths_s = grid(config.eval), config.eval.lengths_s
+
+    def build(folder: Path) -> None:
+        measured = [
+            {"cell": cell.name, "length_s": length_s} | data.queries.conditions(cell, length_s)
+            for cell in cells
+            for length_s in lengths_s
+        ]
+        write_frame(folder / CONDITIONS, pd.DataFrame(measured))
+
+    key = digest(data.queries.key, [cell.name for cell in cells], lengths_s)
+    return read_frame(store.fetch("conditions", key, build) / CONDITIONS)
 
 
 def _judged_by(truth: str, hits: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 import bench
@@ -19,7 +20,7 @@ from bench import registry
 from bench.config import RunConfig, flatten, require
 from bench.data import Data, prepare_data
 from bench.degrade.cells import benchmark_name
-from bench.errors import ConfigError
+from bench.errors import ConfigError, PluginError, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import Embedder
 from bench.logbook import open_book, provenance
@@ -29,6 +30,9 @@ from bench.store import Store, digest
 from bench.train import checkpoint
 from bench.train.loop import WEIGHTS, Watch, fit, history
 from bench.values import Progress
+
+ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
+IDENTITY_WANTED = 0.995  # clean queries on the grid: what is lost here is lost by the machinery
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ def run(config: RunConfig, plan: Plan) -> Result:
     if device.type == "cpu":
         keep_freed_memory()
     data = prepare_data(config, plan.root, plan.store, plan.progress)
+    for told in data.left_out():
+        plan.warn(told)
     benchmark = benchmark_name(config.data.dataset, config.eval)
     key = run_key(config, plan, data)
     folder = plan.store.root / "runs" / key
@@ -64,10 +70,14 @@ def run(config: RunConfig, plan: Plan) -> Result:
         embedder, facts = trained(config, plan, data, device, book.metrics)
         found = evaluate(embedder, data, config.eval, plan.store, plan.progress, config.index)
         floor = evaluated_floor(config, plan, data, device)
-        facts["seconds"] |= found.seconds | {f"control_{name}": s for name, s in floor.seconds.items()}
-        result = result_of(key, benchmark, config, data, found, floor, facts)
+        facts["seconds"] |= (
+            data.seconds(plan.store) | found.seconds | {f"control_{name}": s for name, s in floor.seconds.items()}
+        )
+        result = result_of(plan.store, key, benchmark, config, data, found, floor, facts)
         keep(folder, result, config)
         log(book, folder, result, config)
+    if (identity := result.summary["headline"]["control/identity"]) < IDENTITY_WANTED:
+        plan.warn(f"only {identity:.1%} of clean queries on the grid were found, {IDENTITY_WANTED:.1%} are expected")
     return result
 
 
@@ -76,9 +86,11 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
 
     Raises: ConfigError or PluginError, before any work starts.
     """
-    for index in config.eval.indexes:
-        registry.load("index", index)
-    segment_s = _built(plan.plugin, config).segment_s
+    encoder = _built(plan.plugin, config)
+    lacking = [part for part in ENCODER_PARTS if not hasattr(encoder, part)]
+    if lacking:
+        raise PluginError(f"encoder {config.encoder!r} has no {', '.join(lacking)}; see `bench.testing.check_encoder`")
+    segment_s = encoder.segment_s
     require(
         min(config.eval.lengths_s) >= segment_s,
         f"eval.lengths_s must be >= the encoder's {segment_s} s",
@@ -91,8 +103,15 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
     )
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = cuda, but torch sees no GPU here; use --set device=auto, or see `bench doctor`")
-    if plan.weights is not None and not plan.weights.is_file():
-        raise ConfigError(f"no checkpoint at {plan.weights}; give the path of a {WEIGHTS}")
+    if plan.weights is not None:
+        if not plan.weights.is_file():
+            raise ConfigError(f"no checkpoint at {plan.weights}; give the path of a {WEIGHTS}")
+        try:
+            checkpoint.load_weights(encoder, plan.weights)
+        except StoreError as error:
+            raise ConfigError(str(error)) from error
+    for name, settings in config.index.items():
+        registry.load("index", name).build(settings, np.eye(2, encoder.dim, dtype=np.float32))  # is it installed?
     wanted = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
 
@@ -141,7 +160,8 @@ def _built(plugin: ModuleType, config: RunConfig) -> Any:
 
 def _weights_key(config: RunConfig, plan: Plan, data: Data) -> str:
     if plan.weights is not None:
-        return hashlib.sha256(plan.weights.read_bytes()).hexdigest()[:16]
+        content = hashlib.sha256(plan.weights.read_bytes()).hexdigest()
+        return digest(bench.__version__, registry.source_digest(plan.plugin), asdict(config.model), content)
     own = registry.source_digest(plan.plugin)
     settings = (asdict(config.model), asdict(config.train), config.seed)
     return digest(bench.__version__, config.encoder, own, settings, data.training.digest)

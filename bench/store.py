@@ -15,11 +15,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from bench.errors import StoreError
+
+if TYPE_CHECKING:  # heavy, and not needed by what only builds keys
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
 
 STAGE = "stage.json"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
@@ -49,10 +54,6 @@ class Store:
     def folder(self, kind: str, key: str) -> Path:
         """Return where the finished output of this kind and key is or will be."""
         return self.root / kind / key
-
-    def has(self, kind: str, key: str) -> bool:
-        """Say whether the output of this kind and key is complete."""
-        return self.folder(kind, key).is_dir()
 
     def seconds(self, kind: str, key: str) -> float:
         """Return how long the build of a finished output took, the part before a kill left out."""
@@ -108,4 +109,37 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); delete its folder and run again") from error
+        raise _damaged(path, error) from error
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame as Parquet, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    frame.to_parquet(temporary, index=False)
+    os.replace(temporary, path)
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Return the frame in a Parquet file of the store. Raises: StoreError naming the file if it is damaged."""
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
+        raise _damaged(path, error) from error
+
+
+def read_array(path: Path) -> npt.NDArray[np.float32]:
+    """Return the array in a .npy file of the store, memory-mapped. Raises: StoreError naming a damaged file."""
+    import numpy as np
+
+    try:
+        array: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path, error) from error
+    return array
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    told = (str(error).splitlines() or [type(error).__name__])[0]
+    return StoreError(f"{path} is damaged ({told}); delete the folder {path.parent} and run again")

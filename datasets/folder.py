@@ -45,6 +45,10 @@ def build(config: Config, root: Path | None) -> Source:
     if root is None:
         raise DataError("folder needs a folder of audio files; give it as --data-root")
     found = {path: told for path, told in find_audio(root).items() if path.split("/")[0] not in NOT_MUSIC}
+    if not found:
+        raise DataError(
+            f"no music in {root}: all its audio is below {' and '.join(NOT_MUSIC)}; give the folder above it"
+        )
     groups = {path: path.split("/")[0] for path in found}
     if len({group for path, group in groups.items() if path != group}) < MIN_FOLDERS:
         groups = {path: path for path in found}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.audio.files import find_audio, inside
 from bench.degrade.room import Response, align, measure_t60
 from bench.errors import DataError
 from bench.store import digest
@@ -20,8 +21,6 @@ KIND = "rir"
 CITE = "the user's own folder"
 LICENSE = "as its owner states"
 SOURCE = "a folder of measured impulse responses"
-
-SUFFIXES = (".wav", ".flac", ".ogg")
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ def build(config: Config, root: Path | None) -> RirFolder:
     if root is None:
         raise DataError("rir-folder needs a data root: give --data-root FOLDER or set BENCH_DATA")
     folder = root / "rir" if (root / "rir").is_dir() else root
-    if not folder.is_dir() or not any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*")):
-        raise DataError(f"no impulse response ({', '.join(SUFFIXES)}) below {folder}; give a folder that holds some")
+    find_audio(folder)
     return RirFolder(folder, config)
 
 
@@ -53,8 +51,7 @@ class RirFolder:
 
     def names(self) -> Sequence[str]:
         """Return the relative paths of all responses, sorted."""
-        found = (p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        return sorted(p.relative_to(self.folder).as_posix() for p in found)
+        return [path for path, problem in find_audio(self.folder).items() if not problem]
 
     def load(self, name: str) -> Response:
         """Return one response at 16 kHz. Raises: DataError if it cannot be read, is silent or rings too long."""
@@ -62,7 +59,7 @@ class RirFolder:
         import soxr
 
         try:
-            wave_TC, rate_hz = soundfile.read(self.folder / name, dtype="float32", always_2d=True)
+            wave_TC, rate_hz = soundfile.read(inside(self.folder, name), dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
             raise DataError(f"{self.folder / name} cannot be read: {error}") from error
         wave_T = wave_TC[:, 0] if rate_hz == RATE_HZ else soxr.resample(wave_TC[:, 0], rate_hz, RATE_HZ)

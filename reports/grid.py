@@ -16,7 +16,10 @@ TITLES = {
     "reverb": "reverb",
     "noise_reverb": "noise + reverb",
 }
-METRICS = {"segment_top1": "segment-level top-1 (right track, right time)", "audio_top1": "audio-level top-1 (right track)"}
+METRICS = {
+    "segment_top1": "segment-level top-1 (right track, right time)",
+    "audio_top1": "audio-level top-1 (right track)",
+}
 
 
 def render(result: Result) -> RenderableType:

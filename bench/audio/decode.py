@@ -36,7 +36,7 @@ def decode(path: Path) -> Floats:
     try:
         with soundfile.SoundFile(path) as file:
             wave_T = _resampled(file)
-    except (RuntimeError, ValueError, OSError) as error:  # soundfile's errors are RuntimeErrors
+    except (RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
         raise DataError(f"{path} cannot be decoded ({error}); restore the file or remove it") from error
     if len(wave_T) == 0:
         raise DataError(f"{path} holds no samples; restore the file or remove it")

@@ -7,6 +7,7 @@ done. Every file appears under its name in one step, so a kill loses only the sh
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -179,6 +180,12 @@ def prepared(source: Source, track: Track, min_track_s: float) -> tuple[dict[str
         return row | {"status": status, "reason": track.problem}, nothing
     try:
         wave_T = _checked(source.load(track))
+    except MemoryError:
+        raise  # not the file's fault
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EISDIR):
+            raise  # a drive that drops out must not leave half a corpus behind as the whole
+        return row | {"status": "unreadable", "reason": str(error)}, nothing
     except Exception as error:  # a plug-in's decoder may raise anything; one bad track never stops the rest
         told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         return row | {"status": "unreadable", "reason": told}, nothing
@@ -248,5 +255,5 @@ def _death(folder: Path, waiting: Sequence[Shard]) -> str:
     first = ", ".join(f"{s.tracks[0].id} to {s.tracks[-1].id}" for s in begun)
     return (
         f"a decoding process died (out of memory, killed, or crashed by a file) among the tracks {first}; "
-        f"run the same command again to continue, with fewer workers or without the file that crashes it"
+        f"run the same command again to continue, without the file that crashes it"
     )

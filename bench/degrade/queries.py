@@ -23,14 +23,15 @@ from bench.audio.pcm import Corpus
 from bench.config import EvalConfig
 from bench.degrade.mix import noise_gain, peak_normalised
 from bench.degrade.room import DIRECT_AT, RoomBank, reverberate
-from bench.errors import DataError
-from bench.store import Store, digest
+from bench.errors import DataError, StoreError
+from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Floats, Ints, Progress
 
 FORMAT = 1
 CONTEXT_S = 1.0  # music before the query, so that it starts inside the room's tail
 SEED = 20_220_912  # of the benchmark, not of the run: the queries never change
 SILENT_POWER = 1e-4  # -40 dB re the track's peak: a start in silence is drawn again
+GATE_SAMPLES = round(0.96 * RATE_HZ)  # of a query's beginning that must be audible
 MAX_DRAWS = 100
 INT16_PEAK = 32_767
 STEM_PEAK = 0.99 * INT16_PEAK
@@ -84,7 +85,10 @@ class QuerySet:
 
     def _stem(self, name: str) -> npt.NDArray[np.int16]:
         shape = (len(self.table), self.stem_samples)
-        return np.memmap(self.folder / f"{name}.i16", dtype="<i2", mode="r", shape=shape)
+        path = self.folder / f"{name}.i16"
+        if not path.is_file() or path.stat().st_size != 2 * shape[0] * shape[1]:
+            raise StoreError(f"{path} is missing or cut off; delete the folder {self.folder} and run again")
+        return np.memmap(path, dtype="<i2", mode="r", shape=shape)
 
 
 def prepare_queries(
@@ -105,10 +109,10 @@ def prepare_queries(
     def build(folder: Path) -> None:
         table = _drawn(config, music, noise, rooms, stem_samples, hop)
         _write_stems(folder, table, config, music, noise, rooms, stem_samples, progress)
-        table.to_parquet(folder / "queries.parquet")
+        write_frame(folder / "queries.parquet", table)
 
     folder = store.fetch("queries", key, build)
-    return QuerySet(folder, pd.read_parquet(folder / "queries.parquet"), stem_samples, key)
+    return QuerySet(folder, read_frame(folder / "queries.parquet"), stem_samples, key)
 
 
 def hop_samples(config: EvalConfig) -> int:
@@ -185,7 +189,7 @@ def _audible_start(music: Corpus, track: int, last_start: int, draw: np.random.G
     threshold = SILENT_POWER * _peak(music, track) ** 2
     for _ in range(MAX_DRAWS):
         start = int(draw.integers(last_start + 1))
-        wave_T = music.read(track, start, round(0.96 * RATE_HZ)).astype(np.float64)
+        wave_T = music.read(track, start, min(GATE_SAMPLES, music.num_samples(track) - start)).astype(np.float64)
         power = float(np.mean(np.square(wave_T)))
         if power > threshold:
             return start
@@ -199,7 +203,7 @@ def _peak(music: Corpus, track: int) -> float:
 def _audible_noise(noise: Corpus, track: int, draw: np.random.Generator) -> int:
     for _ in range(MAX_DRAWS):
         start = int(draw.integers(noise.num_samples(track)))
-        if np.any(looped(noise, track, start, round(0.96 * RATE_HZ))):
+        if np.any(looped(noise, track, start, GATE_SAMPLES)):
             return start
     raise DataError(f"noise {noise.tracks['id'].iloc[track]} is silent nearly everywhere; take it out of the noise set")
 

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.signal import fftconvolve
 
 from bench.errors import DataError
-from bench.store import Store, digest
+from bench.store import Store, digest, read_array, read_frame, write_frame
 from bench.values import RATE_HZ, Floats, Ints, Progress, Split
 
 FORMAT = 2
@@ -55,9 +55,13 @@ class ResponseSource(Protocol):
 
 @dataclass(frozen=True)
 class RoomBank:
-    """Prepared responses. `table` has name, split, wanted_t60_s, t60_s, method, licence, start, num_samples."""
+    """Prepared responses. `table` has name, split, wanted_t60_s, t60_s, method, licence, start, num_samples.
+
+    `left_out` has the name and the problem of each response that cannot be used.
+    """
 
     table: pd.DataFrame
+    left_out: pd.DataFrame
     samples: Floats
     digest: str
 
@@ -111,12 +115,13 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
         if not waves:
             raise DataError(f"no usable impulse response in {name}: {rows[0]['problem'] if rows else 'it is empty'}")
         np.save(folder / "samples.npy", np.concatenate(waves))
-        pd.DataFrame(rows).to_parquet(folder / "responses.parquet")
+        write_frame(folder / "responses.parquet", pd.DataFrame(rows))
 
     folder = store.fetch("rooms", key, build)
-    table = pd.read_parquet(folder / "responses.parquet")
-    table = table[table["problem"] == ""].reset_index(drop=True).astype({"start": int, "num_samples": int})
-    return RoomBank(table, np.load(folder / "samples.npy", mmap_mode="r"), key)
+    table = read_frame(folder / "responses.parquet")
+    usable = table["problem"] == ""
+    kept = table[usable].reset_index(drop=True).astype({"start": int, "num_samples": int})
+    return RoomBank(kept, table[~usable][["name", "problem"]], read_array(folder / "samples.npy"), key)
 
 
 def align(wave_T: Floats) -> Floats:

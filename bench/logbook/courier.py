@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -46,8 +46,9 @@ def own_uri(store: Path) -> str:
 
 def wanted_uri() -> str:
     """Return the user's MLFLOW_TRACKING_URI without any password, empty if it is not set."""
-    parts = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else parts.geturl()
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    netloc = urlsplit(uri).netloc
+    return uri.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else uri
 
 
 def connect(uri: str, store: Path) -> MlflowClient:

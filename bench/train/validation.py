@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bench.audio.pcm import Corpus
 from bench.config import TrainConfig
 from bench.fingerprint import Embedder, segments
 from bench.train.pairs import Material, degrade_pairs, draw_pairs
@@ -20,6 +21,7 @@ SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
 HOP_SAMPLES = RATE_HZ // 10
 TOLERANCE_SAMPLES = RATE_HZ // 20
 MAX_TRACKS = 24
+MAX_SAMPLES = 30 * RATE_HZ
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class Validation:
 
 def validation_of(source: Material, config: TrainConfig) -> Validation:
     """Return the validation task of held-out material, degraded as training is, by a seed of its own."""
-    few = replace(source, tracks=source.tracks[:MAX_TRACKS])
+    few = replace(source, music=_beginnings(source.music), tracks=source.tracks[:MAX_TRACKS])
     draws = draw_pairs(
         few, replace(config, batch_pairs=config.val_queries, segments_per_track=1, offset_ms=50.0), SEED, 0
     )
     _anchor, query_QT = degrade_pairs(draws.to(source.spectra_RF.device), few)
     waves, tracks, starts = [], [], []
     for track in few.tracks:
-        wave_T = source.music.read(track, 0, source.music.num_samples(track))
+        wave_T = few.music.read(track, 0, few.music.num_samples(track))
         waves.append(segments(wave_T, source.segment_samples, HOP_SAMPLES))
         tracks.append(np.full(len(waves[-1]), track))
         starts.append(np.arange(len(waves[-1])) * HOP_SAMPLES)
@@ -51,6 +53,11 @@ def validation_of(source: Material, config: TrainConfig) -> Validation:
         query_QT.cpu().numpy(), draws.track_B, draws.start_B,
         np.concatenate(waves), np.concatenate(tracks), np.concatenate(starts),
     )  # fmt: skip
+
+
+def _beginnings(music: Corpus) -> Corpus:
+    """Return the corpus with every track ended after MAX_SAMPLES: hours-long mixes would not fit into memory."""
+    return replace(music, tracks=music.tracks.assign(num_samples=music.tracks["num_samples"].clip(upper=MAX_SAMPLES)))
 
 
 def top1(task: Validation, embedder: Embedder) -> float:

@@ -234,9 +234,9 @@ def test_weights_can_be_tested_without_training_and_corrupt_ones_are_named(finis
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(weights.read_bytes()[:1000])
     broken = run(tmp_path, "--checkpoint", str(cut))
-    assert broken.returncode == 1
+    assert broken.returncode == 2
     assert "cut.safetensors cannot be read" in broken.stderr and "Traceback" not in broken.stderr
 
     other = run(tmp_path, "--checkpoint", str(weights), "--set", "model.width=0.25")
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "another architecture" in other.stderr and "Traceback" not in other.stderr

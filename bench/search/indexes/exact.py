@@ -6,10 +6,12 @@ Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
+from bench.errors import ConfigError
 from bench.values import Floats, Ints
 
 CITE = ""
@@ -24,7 +26,11 @@ BLOCK_QUERIES = 4_096
 class Config:
     """Settings. `device` is where blocks are multiplied, `auto` the GPU if there is one; the database stays on disk."""
 
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("index.exact.device = cuda, but torch sees no GPU here; use auto")
 
 
 def build(config: Config, vectors_ND: Floats) -> Exact:
