@@ -37,6 +37,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if header.get("format") != FORMAT:
+            raise ValueError(f"it has format {header.get('format')}, this version reads format {FORMAT}")
         return tensors, json.loads(header["state"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise StoreError(

@@ -31,7 +31,8 @@ def main(table: str, picture: str) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("segment-level top-1, %")
     axes[-1].legend(fontsize=8, loc="lower left")
-    figure.suptitle(
+    first = own.iloc[0]
+    figure.suptitle(f"{first['system']}, preset small, {first['benchmark']}, n = {first['n']} queries a point")
         f"{own['system'].iloc[0]}, preset small, {own['benchmark'].iloc[0]}, n = {own['n'].iloc[0]} a point"
     )
     figure.savefig(picture, dpi=110)
