@@ -33,8 +33,6 @@ def main(table: str, picture: str) -> None:
     axes[-1].legend(fontsize=8, loc="lower left")
     first = own.iloc[0]
     figure.suptitle(f"{first['system']}, preset small, {first['benchmark']}, n = {first['n']} queries a point")
-        f"{own['system'].iloc[0]}, preset small, {own['benchmark'].iloc[0]}, n = {own['n'].iloc[0]} a point"
-    )
     figure.savefig(picture, dpi=110)
 
 
