@@ -51,8 +51,9 @@ class DataConfig:
 class TrainConfig:
     """How the encoder is trained. Times in ms, levels in dB; pairs of numbers are ranges.
 
-    A batch has `segments_per_track` segments of each of its tracks: one anywhere, the others at distinct
-    multiples of `neighbour_ms` from it, as close as places in a database are; 0 draws them anywhere.
+    A batch has `segments_per_track` segments of each of its tracks: one anywhere, `neighbours_per_track` at
+    distinct multiples of `neighbour_ms` from it, as close as places in a database are, the others anywhere.
+    Positives are degraded in one of four ways, drawn by the weights `clean` to `noise_and_reverb`.
     """
 
     steps: int = 2000
@@ -64,6 +65,7 @@ class TrainConfig:
     temperature: float = 0.05
     offset_ms: float = 40.0
     snr_db: tuple[float, float] = (0.0, 20.0)
+    clean: float = 0.0
     noise_only: float = 1.0
     reverb_only: float = 1.0
     noise_and_reverb: float = 1.0
@@ -71,7 +73,8 @@ class TrainConfig:
     mask_count: int = 1
     mask_fraction: float = 0.1
     segments_per_track: int = 1
-    neighbour_ms: float = 0.0
+    neighbours_per_track: int = 0
+    neighbour_ms: float = 100.0
     precision: Literal["fp32", "bf16"] = "fp32"
     val_every_steps: int = 250
     val_queries: int = 256
@@ -86,13 +89,15 @@ class TrainConfig:
         require(self.temperature > 0, "train.temperature must be > 0", self.temperature)
         require(0 <= self.offset_ms <= 500, "train.offset_ms must be between 0 and 500", self.offset_ms)
         require(self.snr_db[0] <= self.snr_db[1], "train.snr_db must be (low, high)", self.snr_db)
-        weights = (self.noise_only, self.reverb_only, self.noise_and_reverb)
+        weights = (self.clean, self.noise_only, self.reverb_only, self.noise_and_reverb)
         require(min(weights) >= 0 < max(weights), "train degradation weights must be >= 0, not all 0", weights)
         require(0.05 <= self.max_rir_s <= 2, "train.max_rir_s must be between 0.05 and 2", self.max_rir_s)
         require(0 <= self.mask_fraction < 1, "train.mask_fraction must be in [0, 1)", self.mask_fraction)
         require(self.mask_count >= 0, "train.mask_count must be >= 0", self.mask_count)
-        require(0 <= self.neighbour_ms <= 10_000, "train.neighbour_ms must be between 0 and 10000", self.neighbour_ms)
+        require(1 <= self.neighbour_ms <= 10_000, "train.neighbour_ms must be between 1 and 10000", self.neighbour_ms)
         require(self.segments_per_track >= 1, "train.segments_per_track must be >= 1", self.segments_per_track)
+        fit = f"train.neighbours_per_track must be between 0 and segments_per_track - 1 = {self.segments_per_track - 1}"
+        require(0 <= self.neighbours_per_track < self.segments_per_track, fit, self.neighbours_per_track)
         require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)
         require(self.val_queries >= 2, "train.val_queries must be >= 2", self.val_queries)
         require(

@@ -25,8 +25,7 @@ METRICS = {
 def render(result: Result) -> RenderableType:
     """Return the tables of both top-1 scores, and the headline with the controls below them."""
     summary = result.summary
-    index = str(result.rows["index"].iloc[0])
-    own = chosen(result.rows, summary["encoder"], index)
+    own = chosen(result.rows, summary["encoder"], summary["index"], summary["sequence"])
     floor = chosen(result.rows, "random-projection", "exact")
     tables = [_table(own, floor, metric, title, summary) for metric, title in METRICS.items()]
     return Group(*tables, _headline(summary))

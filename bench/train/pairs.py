@@ -113,16 +113,16 @@ def draw_pairs(source: Material, config: TrainConfig, seed: int, step: int) -> D
         hiss = int(draw.choice(source.noises))
         noise[i] = looped(source.noise, hiss, int(draw.integers(source.noise.num_samples(hiss))), total)
         starts[i] = start + offset
-    weights = np.array([config.noise_only, config.reverb_only, config.noise_and_reverb])
-    kind = draw.choice(3, num_pairs, p=weights / weights.sum())
+    weights = np.array([config.clean, config.noise_only, config.reverb_only, config.noise_and_reverb])
+    kind = draw.choice(len(weights), num_pairs, p=weights / weights.sum())
     return Draws(
         anchor_BT=torch.from_numpy(anchor),
         music_BT=torch.from_numpy(music),
         noise_BT=torch.from_numpy(noise),
         response_B=torch.from_numpy(draw.integers(len(source.spectra_RF), size=num_pairs)),
         snr_db_B=torch.from_numpy(draw.uniform(*config.snr_db, num_pairs).astype(np.float32)),
-        has_noise_B=torch.from_numpy(kind != 1),
-        has_room_B=torch.from_numpy(kind != 0),
+        has_noise_B=torch.from_numpy(np.isin(kind, (1, 3))),
+        has_room_B=torch.from_numpy(kind >= 2),
         track_B=tracks,
         start_B=starts,
     )
@@ -169,16 +169,14 @@ def _fft_samples(context: int, segment_samples: int) -> int:
 
 
 def _starts(source: Material, track: int, config: TrainConfig, draw: np.random.Generator) -> list[int]:
-    """Return where the segments of one track begin: one anywhere, the others near it as far as they fit."""
+    """Return where the segments of one track begin: one anywhere, neighbours as far as they fit, others anywhere."""
     offset, neighbour = (round(ms * RATE_HZ / 1000) for ms in (config.offset_ms, config.neighbour_ms))
     last = source.music.num_samples(track) - source.segment_samples - offset
     starts = [_audible_start(source, track, offset, draw)]
-    if neighbour:
-        around = (
-            starts[0] + k * neighbour for k in range(-config.segments_per_track, config.segments_per_track + 1) if k
-        )
-        fitting = [start for start in around if offset <= start <= last]
-        starts += draw.permutation(np.array(fitting, dtype=np.int64))[: config.segments_per_track - 1].tolist()
+    furthest = config.segments_per_track
+    around = [starts[0] + k * neighbour for k in range(-furthest, furthest + 1) if k]
+    fitting = np.array([start for start in around if offset <= start <= last], dtype=np.int64)
+    starts += draw.permutation(fitting)[: config.neighbours_per_track].tolist()
     while len(starts) < config.segments_per_track:
         starts.append(_audible_start(source, track, offset, draw))
     return starts

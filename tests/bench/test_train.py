@@ -165,7 +165,13 @@ def test_each_track_is_drawn_at_most_once_a_step_where_there_are_enough(source: 
 
 @pytest.mark.parametrize("segments_per_track", [2, 3])
 def test_neighbours_are_distinct_multiples_of_their_distance_apart(source: Material, segments_per_track: int) -> None:
-    config = replace(CONFIG, segments_per_track=segments_per_track, neighbour_ms=100.0, offset_ms=0.0)
+    config = replace(
+        CONFIG,
+        segments_per_track=segments_per_track,
+        neighbours_per_track=segments_per_track - 1,
+        neighbour_ms=100.0,
+        offset_ms=0.0,
+    )
     seen: set[int] = set()
     for step in range(60):
         draws = draw_pairs(source, config, 0, step)
