@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import pandas as pd
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from bench.results import DEGRADED, Result, chosen
 
-TITLES = {
-    "identity": "clean, on the grid",
-    "clean": "clean",
-    "noise": "noise",
-    "reverb": "reverb",
-    "noise_reverb": "noise + reverb",
-}
+TITLES = {"identity": "on the grid", "clean": "clean", "noise": "noise", "reverb": "reverb", "noise_reverb": "both"}
 METRICS = {
     "segment_top1": "segment-level top-1 (right track, right time)",
     "audio_top1": "audio-level top-1 (right track)",
@@ -35,14 +30,18 @@ def _table(own: pd.DataFrame, floor: pd.DataFrame, metric: str, title: str, summ
     lengths = sorted(own["length_s"].unique())
     table = Table(
         title=f"{summary['encoder']} on {summary['benchmark']}: {title}",
-        caption=f"per cent with 95 % Wilson interval; n = {summary['queries_per_cell']} queries a cell",
+        caption=f"per cent, then its 95 % interval; n = {summary['queries_per_cell']} queries a cell; searched by "
+        f"{summary['index']}, {summary['sequence']}; floor: random projection, {lengths[0]:g} s; on the grid: clean "
+        f"pieces of the database; both: noise and reverb{_both(own)}",
         title_justify="left",
         caption_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("condition")
     for length_s in lengths:
         table.add_column(f"{length_s:g} s", justify="right")
-    table.add_column(f"floor {lengths[0]:g} s", justify="right", style="dim")
+    table.add_column("floor", justify="right", style="dim")
     last_kind = None
     for cell, rows in own[own["metric"] == metric].groupby("cell", sort=False):
         kind = rows["kind"].iloc[0]
@@ -59,15 +58,22 @@ def _table(own: pd.DataFrame, floor: pd.DataFrame, metric: str, title: str, summ
 def _condition(row: pd.Series) -> str:
     parts = [TITLES[row["kind"]]]
     parts += [f"{row['snr_db']:g} dB"] if pd.notna(row["snr_db"]) else []
-    parts += [f"t60 {row['t60_s']:g} s"] if pd.notna(row["t60_s"]) else []
-    return ", ".join(parts)
+    parts += [f"{row['t60_s']:g} s"] if row["kind"] == "reverb" else []
+    return " ".join(parts)
+
+
+def _both(rows: pd.DataFrame) -> str:
+    t60_s = rows.loc[rows["kind"] == "noise_reverb", "t60_s"].unique()
+    return f" of {t60_s[0]:g} s" if len(t60_s) else ""
 
 
 def _share(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "-"
     row = rows.iloc[0]
-    return f"{100 * row['value']:5.1f} [{100 * row['low']:.0f}-{100 * row['high']:.0f}]"
+    value = f"{100 * row['value']:.1f}" if row["value"] < 1 else "100"
+    interval = f"{100 * row['low']:.0f}-{100 * row['high']:.0f}"
+    return f"{value} {interval:>6s}"
 
 
 def _headline(summary: dict[str, object]) -> Text:

@@ -181,7 +181,7 @@ def test_value_out_of_range_names_the_rule_and_the_value(
 
 
 def test_all_degradation_weights_zero_is_refused(plugin: ModuleType) -> None:
-    weights = [f"train.{name}=0" for name in ("noise_only", "reverb_only", "noise_and_reverb")]
+    weights = [f"train.{name}=0" for name in ("clean", "noise_only", "reverb_only", "noise_and_reverb")]
     assert "not all 0" in refused(plugin, *weights)
 
 

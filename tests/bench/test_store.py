@@ -200,5 +200,5 @@ def test_unreadable_json_names_the_file_and_what_to_do(content: bytes | None, tm
     file = tmp_path / "a.json"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(StoreError, match=r"a\.json cannot be read .*delete its folder and run again"):
+    with pytest.raises(StoreError, match=r"a\.json is damaged .*delete the folder .* and run again"):
         read_json(file)
