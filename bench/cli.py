@@ -293,4 +293,4 @@ def _print_next(commands: dict[str, str]) -> None:
 
 
 def _print_frame(frame: Any, format_: str) -> None:
-    print(frame.to_csv(index=False) if format_ == "csv" else frame.to_json(orient="records", indent=1))
+    print(frame.to_csv(index=False).rstrip() if format_ == "csv" else frame.to_json(orient="records", indent=1))

@@ -52,8 +52,11 @@ class Data:
                     f"{name}: {counts.sum()} of {len(corpus.manifest)} left out ({told}); see `bench data verify`"
                 )
         for bank in self.banks:
-            for row in bank.left_out.to_dict("records"):
-                sentences.append(f"impulse response left out: {row['name']} ({row['problem']})")
+            if len(bank.left_out):
+                first = bank.left_out.iloc[0]
+                total = len(bank.left_out) + len(bank.table)
+                told = f"impulse responses: {len(bank.left_out)} of {total} left out, the first as {first['problem']}"
+                sentences.append(f"{told}; see `bench data prepare`")
         return sentences
 
     @property

@@ -40,7 +40,10 @@ def validation_of(source: Material, config: TrainConfig) -> Validation:
     """Return the validation task of held-out material, degraded as training is, by a seed of its own."""
     few = replace(source, music=_beginnings(source.music), tracks=source.tracks[:MAX_TRACKS])
     draws = draw_pairs(
-        few, replace(config, batch_pairs=config.val_queries, segments_per_track=1, offset_ms=50.0), SEED, 0
+        few,
+        replace(config, batch_pairs=config.val_queries, segments_per_track=1, neighbours_per_track=0, offset_ms=50.0),
+        SEED,
+        0,
     )
     _anchor, query_QT = degrade_pairs(draws.to(source.spectra_RF.device), few)
     waves, tracks, starts = [], [], []

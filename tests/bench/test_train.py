@@ -185,6 +185,12 @@ def test_neighbours_are_distinct_multiples_of_their_distance_apart(source: Mater
     assert {-2, -1, 1, 2} <= seen and max(map(abs, seen)) <= segments_per_track
 
 
+def test_validation_is_the_same_whatever_the_neighbours_of_training(source: Material) -> None:
+    alone = validation_of(source, CONFIG)
+    among = validation_of(source, replace(CONFIG, segments_per_track=3, neighbours_per_track=1))
+    np.testing.assert_array_equal(alone.query_QT, among.query_QT)
+
+
 def test_kinds_of_degradation_follow_their_weights(source: Material) -> None:
     config = replace(CONFIG, batch_pairs=300, noise_only=2.0, reverb_only=1.0, noise_and_reverb=0.0)
     draws = draw_pairs(source, config, 0, 0)
