@@ -6,7 +6,7 @@ import hashlib
 
 import pandas as pd
 
-from bench.audio.merge import NEAR, near_pairs
+from bench.audio.merge import NEAR
 from bench.audio.pcm import Corpus
 from bench.values import Progress, Source, no_progress
 
@@ -36,17 +36,6 @@ def verify(source: Source, corpus: Corpus, progress: Progress = no_progress) -> 
     order = {str(name): place for place, name in enumerate(corpus.manifest["id"])}
     rows = sorted(found, key=lambda row: order[row[0]])
     return pd.DataFrame(rows, columns=["id", "path", "problem", "detail"], dtype=str)
-
-
-def near_duplicates(corpus: Corpus) -> pd.DataFrame:
-    """Return (train_id, test_id, seconds) of all pairs of the two sides that share over 4 s of audio.
-
-    Training tracks that were removed for it are among them; exact copies are not.
-    """
-    rows = corpus.manifest
-    removed = (rows["status"] == "duplicate") & rows["reason"].str.startswith(NEAR)
-    pairs = near_pairs(corpus.folder, rows[(rows["status"] == "ok") | removed])
-    return pd.DataFrame(pairs, columns=["train_id", "test_id", "seconds"])
 
 
 def _sha256(corpus: Corpus, track: int) -> str:

@@ -2,7 +2,7 @@
 
 from bench.logbook.book import Logbook, open_book
 from bench.logbook.provenance import provenance
-from bench.logbook.sync import close_stale, sync
+from bench.logbook.sync import sync
 from bench.logbook.ui import serve
 
-__all__ = ["Logbook", "close_stale", "open_book", "provenance", "serve", "sync"]
+__all__ = ["Logbook", "open_book", "provenance", "serve", "sync"]

@@ -24,13 +24,6 @@ def sync(store: Path, warn: Callable[[str], None]) -> list[tuple[str, str]]:
     return [(journal.folder.name, backlog.deliver(journal)) for journal in journals(store)]
 
 
-def close_stale(store: Path, warn: Callable[[str], None]) -> list[str]:
-    """End the runs whose process died without a word as KILLED, on disk and in MLflow; return their keys."""
-    backlog = Backlog(store, warn)
-    opened = [journal for journal in journals(store) if journal.is_open()]
-    return [journal.folder.name for journal in opened if backlog.deliver(journal) != IN_PROGRESS]
-
-
 class Backlog:
     """Delivers finished journals, asking each tracking store only once whether it answers."""
 
