@@ -80,7 +80,7 @@ class Store:
                     write_json(partial / STAGE, {"seconds": time.perf_counter() - began_s})
                     os.replace(partial, final)
         except OSError as error:
-            if error.errno not in UNWRITABLE:
+            if error.errno not in (None, *UNWRITABLE):  # numpy's "requested and written" has no number
                 raise
             raise StoreError(
                 f"cannot write {kind} in the store {self.root}: {error.strerror or error}; free some space or "
