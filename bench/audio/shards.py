@@ -199,7 +199,7 @@ def prepared(source: Source, track: Track, min_track_s: float) -> tuple[dict[str
     except MemoryError:
         raise  # not the file's fault
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EISDIR):
+        if error.errno not in (None, errno.ENOENT, errno.EACCES, errno.EISDIR):
             raise  # a drive that drops out must not leave half a corpus behind as the whole
         return row | {"status": "unreadable", "reason": str(error)}, nothing
     except Exception as error:  # a plug-in's decoder may raise anything; one bad track never stops the rest
