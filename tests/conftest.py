@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,10 @@ os.environ["DO_NOT_TRACK"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "BENCH_DATA", "BENCH_STORE"):
     os.environ.pop(name, None)  # a setting of the person who runs the tests must not reach them
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores Ctrl-C, and what it starts inherits that; some tests send one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA = Path(os.environ.get("BENCH_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
 
