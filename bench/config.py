@@ -53,7 +53,9 @@ class TrainConfig:
 
     A batch has `segments_per_track` segments of each of its tracks: one anywhere, `neighbours_per_track` at
     distinct multiples of `neighbour_ms` from it, as close as places in a database are, the others anywhere.
-    Positives are degraded in one of four ways, drawn by the weights `clean` to `noise_and_reverb`.
+    Positives are degraded in one of four ways, drawn by the weights `clean` to `noise_and_reverb`; `gain_db`
+    is the range of their level. `temperature` is that of the cross entropies, `margin` that of the triplets.
+    Training ends early after `patience` validations without a better one (0: never).
     """
 
     steps: int = 2000
@@ -62,7 +64,11 @@ class TrainConfig:
     lr_min: float = 1e-6
     warmup_steps: int = 100
     schedule: Literal["cosine", "cyclic", "constant"] = "cosine"
+    optimiser: Literal["adam", "lamb"] = "adam"
+    weight_decay: float = 0.0
+    loss: Literal["nt-xent", "nafp", "info-nce", "triplet", "semi-hard-triplet", "multi-positive"] = "nt-xent"
     temperature: float = 0.05
+    margin: float = 0.4
     offset_ms: float = 40.0
     snr_db: tuple[float, float] = (0.0, 20.0)
     clean: float = 0.0
@@ -70,6 +76,7 @@ class TrainConfig:
     reverb_only: float = 1.0
     noise_and_reverb: float = 1.0
     max_rir_s: float = 0.5
+    gain_db: tuple[float, float] = (0.0, 0.0)
     mask_count: int = 1
     mask_fraction: float = 0.1
     segments_per_track: int = 1
@@ -78,6 +85,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     val_every_steps: int = 250
     val_queries: int = 256
+    patience: int = 0
     checkpoint_every_steps: int = 50
 
     def __post_init__(self) -> None:
@@ -86,7 +94,10 @@ class TrainConfig:
         require(self.lr > 0, "train.lr must be > 0", self.lr)
         require(0 <= self.lr_min <= self.lr, "train.lr_min must be between 0 and train.lr", self.lr_min)
         require(self.warmup_steps >= 0, "train.warmup_steps must be >= 0", self.warmup_steps)
+        require(self.weight_decay >= 0, "train.weight_decay must be >= 0", self.weight_decay)
         require(self.temperature > 0, "train.temperature must be > 0", self.temperature)
+        require(self.margin >= 0, "train.margin must be >= 0", self.margin)
+        require(self.gain_db[0] <= self.gain_db[1] <= 0, "train.gain_db must be (low, high), at most 0", self.gain_db)
         require(0 <= self.offset_ms <= 500, "train.offset_ms must be between 0 and 500", self.offset_ms)
         require(self.snr_db[0] <= self.snr_db[1], "train.snr_db must be (low, high)", self.snr_db)
         weights = (self.clean, self.noise_only, self.reverb_only, self.noise_and_reverb)
@@ -99,6 +110,7 @@ class TrainConfig:
         fit = f"train.neighbours_per_track must be between 0 and segments_per_track - 1 = {self.segments_per_track - 1}"
         require(0 <= self.neighbours_per_track < self.segments_per_track, fit, self.neighbours_per_track)
         require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)
+        require(self.patience >= 0, "train.patience must be >= 0 (0 never stops early)", self.patience)
         require(self.val_queries >= 2, "train.val_queries must be >= 2", self.val_queries)
         require(
             self.checkpoint_every_steps >= 1, "train.checkpoint_every_steps must be >= 1", self.checkpoint_every_steps
