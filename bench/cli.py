@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Prepare and check music, noise and rooms.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+speed_app = typer.Typer(help="Measure how fast an encoder is here, part by part, and the floor.", no_args_is_help=True)
+app.add_typer(speed_app, name="speed")
 
 INTERRUPTED = 130
 FORMATS = ("table", "csv", "json")
@@ -39,6 +41,7 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: path=value, such as train.lr=3e-4. Repeatable.")
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings, applied after the preset.")]
+Against = Annotated[Path | None, typer.Option(help="The speed.json of an earlier measurement, to show the ratio to.")]
 Format = Annotated[str, typer.Option("--format", help="table, csv or json.")]
 
 STORE = Path("bench-store")
@@ -70,6 +73,8 @@ def run(
         warn(f"the music is made up, as no --dataset is named; {data_root} is looked through for noise and rooms alone")
     with progress_shown() as progress:
         result = run_model(settings, Plan(plugin, data_root, _store(store), progress, warn, checkpoint))
+    if result is None:  # a process of torchrun that helped to train
+        return
     _show(result, "table")
     where = "" if store == STORE else f" --store {store}"
     _print_next(
@@ -222,6 +227,34 @@ def data_list() -> None:
         print(f"{name:14s}{plugin.KIND:7s}{(plugin.__doc__ or '').strip().splitlines()[0]}")
 
 
+@speed_app.command("train")
+def speed_train(
+    model: Model,
+    preset: Preset = "small",
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = STORE,
+    set_: Set = None,
+    steps: Annotated[int, typer.Option(min=1, help="How many steps to time.")] = 20,
+    against: Against = None,
+) -> None:
+    """Time the training step: drawing, reading, degrading, features, forward, backward, optimiser."""
+    _speed("train", _settings(model, preset, dataset, None, set_), data_root, store, steps, against)
+
+
+@speed_app.command("embed")
+def speed_embed(
+    model: Model,
+    preset: Preset = "small",
+    store: StoreRoot = STORE,
+    set_: Set = None,
+    batches: Annotated[int, typer.Option(min=1, help="How many batches of 256 segments to time.")] = 20,
+    against: Against = None,
+) -> None:
+    """Time the embedding of segments, as a database is embedded."""
+    _speed("embed", _settings(model, preset, None, None, set_), None, store, batches, against)
+
+
 def main() -> None:
     """Run the command line; errors meant for the user are one sentence and an exit code, never a traceback."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -239,6 +272,24 @@ def main() -> None:
         if leaving.code == INTERRUPTED:  # typer's answer to Ctrl-C
             print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         raise
+
+
+def _speed(
+    kind: Any, settings: tuple[Any, Any], root: Path | None, store: Path, times: int, against: Path | None
+) -> None:
+    from rich.console import Console
+
+    from bench.console import progress_shown, warn
+    from bench.registry import load
+    from bench.run import Plan
+    from bench.speed import measured, read_speed
+
+    plugin, config = settings
+    other = read_speed(against) if against else None
+    with progress_shown() as progress:
+        speed, path = measured(kind, config, Plan(plugin, root, _store(store), progress, warn), times)
+    Console().print(load("report", "speed").render(speed, other))
+    print(f"kept in {path}; give it to --against to compare another measurement with this one")
 
 
 def _settings(

@@ -53,6 +53,7 @@ class TrainConfig:
 
     A batch has `segments_per_track` segments of each of its tracks: one anywhere, `neighbours_per_track` at
     distinct multiples of `neighbour_ms` from it, as close as places in a database are, the others anywhere.
+    Each place gives `pairs_per_moment` pairs, degraded differently (several are for the loss multi-positive).
     Positives are degraded in one of four ways, drawn by the weights `clean` to `noise_and_reverb`; `gain_db`
     is the range of their level. `temperature` is that of the cross entropies, `margin` that of the triplets.
     Training ends early after `patience` validations without a better one (0: never).
@@ -82,6 +83,7 @@ class TrainConfig:
     segments_per_track: int = 1
     neighbours_per_track: int = 0
     neighbour_ms: float = 100.0
+    pairs_per_moment: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     val_every_steps: int = 250
     val_queries: int = 256
@@ -109,6 +111,7 @@ class TrainConfig:
         require(self.segments_per_track >= 1, "train.segments_per_track must be >= 1", self.segments_per_track)
         fit = f"train.neighbours_per_track must be between 0 and segments_per_track - 1 = {self.segments_per_track - 1}"
         require(0 <= self.neighbours_per_track < self.segments_per_track, fit, self.neighbours_per_track)
+        require(self.pairs_per_moment >= 1, "train.pairs_per_moment must be >= 1", self.pairs_per_moment)
         require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)
         require(self.patience >= 0, "train.patience must be >= 0 (0 never stops early)", self.patience)
         require(self.val_queries >= 2, "train.val_queries must be >= 2", self.val_queries)

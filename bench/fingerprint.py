@@ -19,13 +19,13 @@ from torch import Tensor
 from bench.audio.pcm import Corpus
 from bench.errors import PluginError
 from bench.store import Store, digest, read_array
-from bench.values import RATE_HZ, Encoder, Fingerprints, Floats, Ints, Progress
+from bench.values import INT16_SCALE, RATE_HZ, Encoder, Fingerprints, Floats, Ints, Progress
 
 Sample = TypeVar("Sample", np.int16, np.float32)
 
 FORMAT = 1
 BATCH = 256
-INT16_SCALE = 1 / 32_768
+SHORTEST_QUERY = 0.9  # of a segment: a query of 0.96 s is for encoders that hear 1 s too
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,15 @@ def fingerprint_tracks(
 
 
 def fingerprint_queries(embedder: Embedder, batches: Iterator[Floats], hop_samples: int) -> Floats:
-    """Return the fingerprints (Q, M, D) of queries of one length, given as batches (B, T)."""
+    """Return the fingerprints (Q, M, D) of queries of one length, given as batches (B, T).
+
+    A query shorter than a segment is one segment that ends in silence: every encoder is given the same audio.
+    """
     found = []
     for wave_BT in batches:
+        missing = max(0, embedder.segment_samples - wave_BT.shape[1])
+        if missing:
+            wave_BT = np.pad(wave_BT, ((0, 0), (0, missing)))
         pieces_BMT = segments(wave_BT, embedder.segment_samples, hop_samples)
         flat = pieces_BMT.reshape(-1, embedder.segment_samples)
         found.append(embedder(flat).reshape(*pieces_BMT.shape[:2], -1))

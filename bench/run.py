@@ -22,14 +22,16 @@ from bench.data import Data, prepare_data
 from bench.degrade.cells import benchmark_name
 from bench.errors import ConfigError, PluginError, StoreError
 from bench.evaluate import Evaluation, evaluate
-from bench.fingerprint import Embedder
+from bench.fingerprint import SHORTEST_QUERY, Embedder
 from bench.logbook import open_book, provenance
 from bench.memory import keep_freed_memory
 from bench.results import RANDOM_PROJECTION, Result, keep, log, result_of
 from bench.store import Store, digest
 from bench.train import checkpoint
 from bench.train.loop import WEIGHTS, Watch, fit, history
-from bench.values import Progress
+from bench.train.ranks import Ranks, joined, local_rank
+from bench.train.recipes import doubts
+from bench.values import Progress, no_progress
 
 ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
 IDENTITY_WANTED = 0.995  # clean queries on the grid: what is lost here is lost by the machinery
@@ -47,15 +49,24 @@ class Plan:
     weights: Path | None = None
 
 
-def run(config: RunConfig, plan: Plan) -> Result:
+def run(config: RunConfig, plan: Plan) -> Result | None:
     """Train an encoder, test it on the whole grid with its controls, log it, and return the result.
 
+    Of the processes that torchrun starts, the others than the first help to train and return None.
     Raises: BenchError (a subclass) with a sentence for the user; what was computed stays in the store.
     """
     device = checked(config, plan)
+    ranks = joined(device)
+    if ranks.rank > 0:
+        plan = replace(plan, progress=no_progress, warn=lambda told: None)
+    for doubt in [] if plan.weights else doubts(config.train):
+        plan.warn(doubt)
     if device.type == "cpu":
         keep_freed_memory()
     data = prepare_data(config, plan.root, plan.store, plan.progress)
+    if ranks.rank > 0:
+        help_train(config, plan, data, device, ranks)
+        return None
     for told in data.left_out():
         plan.warn(told)
     benchmark = benchmark_name(config.data.dataset, config.eval)
@@ -67,7 +78,7 @@ def run(config: RunConfig, plan: Plan) -> Result:
         book.tags(provenance() | {"bench.task": benchmark, "bench.encoder": config.encoder, "bench.run": key})
         for context, content in (("train", data.music.digest), ("eval", data.queries.key)):
             book.dataset(config.data.dataset, content, context, config.data.dataset)
-        embedder, facts = trained(config, plan, data, device, book.metrics)
+        embedder, facts = trained(config, plan, data, device, ranks, book.metrics)
         found = evaluate(embedder, data, config.eval, plan.store, plan.progress, config.index)
         floor = evaluated_floor(config, plan, data, device)
         facts["seconds"] |= (
@@ -92,8 +103,8 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
         raise PluginError(f"encoder {config.encoder!r} has no {', '.join(lacking)}; see `bench.testing.check_encoder`")
     segment_s = encoder.segment_s
     require(
-        min(config.eval.lengths_s) >= segment_s,
-        f"eval.lengths_s must be >= the encoder's {segment_s} s",
+        min(config.eval.lengths_s) >= SHORTEST_QUERY * segment_s,
+        f"eval.lengths_s must be >= {SHORTEST_QUERY} of the encoder's {segment_s} s (what is missing is silence)",
         config.eval.lengths_s,
     )
     require(
@@ -112,8 +123,9 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
             raise ConfigError(str(error)) from error
     for name, settings in config.index.items():
         registry.load("index", name).build(settings, np.eye(2, encoder.dim, dtype=np.float32))  # is it installed?
-    wanted = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank())
 
 
 def run_key(config: RunConfig, plan: Plan, data: Data) -> str:
@@ -122,7 +134,7 @@ def run_key(config: RunConfig, plan: Plan, data: Data) -> str:
 
 
 def trained(
-    config: RunConfig, plan: Plan, data: Data, device: torch.device, watch: Watch
+    config: RunConfig, plan: Plan, data: Data, device: torch.device, ranks: Ranks, watch: Watch
 ) -> tuple[Embedder, dict[str, Any]]:
     """Return the encoder with its best weights, trained now or found in the store, and facts about it."""
     key = _weights_key(config, plan, data)
@@ -131,9 +143,11 @@ def trained(
     if plan.weights is not None:
         path = plan.weights
     else:
-        folder = plan.store.fetch(
-            "weights", key, lambda partial: fit(partial, encoder, config, data.training, device, watch, plan.progress)
-        )
+
+        def build(partial: Path) -> None:
+            fit(partial, encoder, config, data.training, device, watch, plan.progress, plan.warn, ranks)
+
+        folder = plan.store.fetch("weights", key, build)
         path = folder / WEIGHTS
         facts["seconds"] = {"training": plan.store.seconds("weights", key)}
         for step, values in history(folder):
@@ -141,6 +155,15 @@ def trained(
     state = checkpoint.load_weights(encoder, path)
     facts["checkpoint"] = {"key": key, **state}
     return Embedder(encoder.to(device).eval(), device, config.eval.precision, key), facts
+
+
+def help_train(config: RunConfig, plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> None:
+    """Train along with the first process, unless the weights are there already; write nothing."""
+    key = _weights_key(config, plan, data)
+    if plan.weights is None and not plan.store.folder("weights", key).is_dir():
+        encoder = _built(plan.plugin, config)
+        partial = plan.store.partial("weights", key)
+        fit(partial, encoder, config, data.training, device, lambda values, step: None, no_progress, plan.warn, ranks)
 
 
 def evaluated_floor(config: RunConfig, plan: Plan, data: Data, device: torch.device) -> Evaluation:

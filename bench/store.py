@@ -55,6 +55,10 @@ class Store:
         """Return where the finished output of this kind and key is or will be."""
         return self.root / kind / key
 
+    def partial(self, kind: str, key: str) -> Path:
+        """Return where an output of this kind and key is while it is built."""
+        return self.root / kind / f"{key}.partial"
+
     def seconds(self, kind: str, key: str) -> float:
         """Return how long the build of a finished output took, the part before a kill left out."""
         return float(read_json(self.folder(kind, key) / STAGE)["seconds"])
@@ -69,7 +73,7 @@ class Store:
         final = self.folder(kind, key)
         if final.is_dir():
             return final
-        partial = final.with_name(f"{key}.partial")
+        partial = self.partial(kind, key)
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(str(final.with_name(f"{key}.lock"))):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RATE_HZ = 16_000  # every track is kept at this rate; an encoder that wants another one is given it resampled
 
 Split = Literal["train", "val", "test"]
+INT16_SCALE = 1 / 32_768  # a float sample is an int16 sample over 2**15
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 

@@ -13,16 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from bench.audio.pcm import Corpus
-from bench.config import RunConfig, TrainConfig
+from bench.config import RunConfig
 from bench.degrade.room import RoomBank
-from bench.errors import BenchError, DataError
-from bench.fingerprint import Embedder, at_rate
+from bench.errors import DataError
+from bench.fingerprint import Embedder
 from bench.store import digest, read_json, write_json
 from bench.train import checkpoint
-from bench.train.losses import nt_xent
-from bench.train.pairs import Material, degrade_pairs, draw_pairs, mask_patches, material
+from bench.train.feed import Served, feed
+from bench.train.material import Material, material
+from bench.train.optimisers import optimiser_of, set_rate
+from bench.train.pairs import degrade_pairs
+from bench.train.ranks import ALONE, Ranks
 from bench.train.schedules import learning_rate
-from bench.train.validation import top1, validation_of
+from bench.train.step import Stepper, TrainingError
+from bench.train.validation import Validation, top1, validation_of
 from bench.values import RATE_HZ, Ints, Progress
 
 WEIGHTS, RESUME, HISTORY = "model.safetensors", "resume.safetensors", "history.json"
@@ -51,10 +55,6 @@ class TrainingSet:
         return digest([rows.to_numpy().tolist() for rows in heard], rooms)
 
 
-class TrainingError(BenchError):
-    """Says that the numbers of a training went bad, and where."""
-
-
 def fit(
     folder: Path,
     encoder: nn.Module,
@@ -63,34 +63,32 @@ def fit(
     device: torch.device,
     watch: Watch,
     progress: Progress,
+    warn: Callable[[str], None],
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train the encoder; leave the best weights by validation top-1, and the curves, in `folder`.
 
     `folder` may hold what an interrupted call with the same arguments left: training goes on from there
-    with the same draws, so that on one machine it ends with the same weights.
-    Raises: DataError if there is nothing to train on; TrainingError if the loss is not finite.
+    with the same draws, so that on one machine it ends with the same weights. Of several processes the
+    first alone writes, and the others read what it wrote.
+    Raises: DataError if there is nothing to train on; TrainingError if the loss is not finite or a step
+    does not fit into memory; ConfigError if the batch cannot be shared among the processes.
     """
+    ranks.share(config.train.batch_pairs)
     size = round(encoder.segment_s * RATE_HZ)  # type: ignore[operator, arg-type]
     train, val = (
         material(data.music, tracks, data.noise, data.banks, config.train, size, device)
         for tracks in _sides(data.music)
     )
-    task = validation_of(val, config.train)
-    run = _Run(encoder.to(device), config.train, config.seed, device, folder, watch)
-    run.resume()
-    steps = config.train.steps if run.trainable else 0
-    for step in range(run.done, steps):
-        progress("training", step, steps)
-        run.advance(train)
-        if run.done % config.train.val_every_steps == 0 or run.done == steps:
-            run.keep_if_best(top1(task, run.embedder()))
-        if run.done % config.train.checkpoint_every_steps == 0:
-            run.save()
-    if not run.history or not (folder / WEIGHTS).exists():
-        run.keep_if_best(top1(task, run.embedder()))  # no step at all: the untrained encoder
-    progress("training", steps, steps)
-    write_json(folder / HISTORY, run.history)
-    (folder / RESUME).unlink(missing_ok=True)
+    stepper = Stepper(encoder.to(device), config.train, config.seed, ranks, warn)
+    run = _Run(stepper, device, folder, watch, validation_of(val, config.train, device))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        run.resume()
+        run.train(train, progress)
+    progress("training", config.train.steps, config.train.steps)
+    if run.writes:
+        write_json(folder / HISTORY, run.history)
+        (folder / RESUME).unlink(missing_ok=True)
 
 
 def history(folder: Path) -> Curve:
@@ -110,38 +108,56 @@ def _sides(music: Corpus) -> tuple[Ints, Ints]:
 class _Run:
     """What changes while training goes on; all of it is in the resume checkpoint."""
 
-    encoder: nn.Module
-    config: TrainConfig
-    seed: int
+    stepper: Stepper
     device: torch.device
     folder: Path
     watch: Watch
+    task: Validation
     done: int = 0
     saved: int = 0
     best: float = -1.0
+    worse: int = 0
     unchecked: list[Tensor] = field(default_factory=list)
     history: Curve = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.config, self.encoder, self.ranks = self.stepper.config, self.stepper.encoder, self.stepper.ranks
         self.trainable = [p for p in self.encoder.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.trainable or [torch.zeros(0)], lr=self.config.lr)
+        self.optimiser = optimiser_of(self.config, self.trainable or [torch.zeros(0)], self.device)
+        self.writes = self.ranks.rank == 0
 
-    def advance(self, source: Material) -> None:
+    def train(self, source: Material, progress: Progress) -> None:
+        """Take the steps that are left, with validations and checkpoints among them."""
+        config = self.config
+        steps = config.steps if self.trainable else 0
+        with feed(source, config, self.stepper.seed, self.ranks, self.device, self.done, steps) as served:
+            for step in served:
+                if self.stopped():
+                    break
+                progress("training", self.done, steps)
+                self.advance(step, source)
+                if self.done % config.val_every_steps == 0 or self.done == steps:
+                    self.validate()
+                if self.done % config.checkpoint_every_steps == 0:
+                    self.save()
+        if self.best < 0:
+            self.validate()  # no step at all: the untrained encoder
+
+    def advance(self, served: Served, source: Material) -> None:
         """Take one step of the optimiser."""
-        step = self.done
         self.encoder.train()
-        rate = learning_rate(self.config, step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        loss = self._loss(source, step)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        rate = learning_rate(self.config, served.step)
+        set_rate(self.optimiser, rate)
+        heard = degrade_pairs(served.cuts, source)
+        feature_M = self.stepper.features(*heard, served.cuts.stripe_BC22)
+        loss = self.stepper.gradients(feature_M, served.step)
+        self.ranks.sum_gradients(self.trainable)
         self.optimiser.step()
-        self.done = step + 1
-        self.unchecked.append(loss.detach())
-        if step % LOG_EVERY_STEPS == 0:
+        self.done = served.step + 1
+        self.unchecked.append(loss)
+        if served.step % LOG_EVERY_STEPS == 0:
             self.check()
-            self._point({"train/loss": loss.item(), "train/lr": rate})
+            self._point({"train/loss": loss.item(), "train/lr": rate, "train/silent_redrawn": float(served.redrawn)})
 
     def check(self) -> None:
         """Raise TrainingError if a loss since the last check, or a weight, is not finite; it waits for the device."""
@@ -151,51 +167,46 @@ class _Run:
         bad = [
             f"the loss is {loss} at step {step}" for step, loss in enumerate(losses, first) if not math.isfinite(loss)
         ]
-        if not bad and not all(bool(weights.isfinite().all()) for weights in self.trainable):
+        if not bad and not _finite(self.trainable):
             bad = [f"weights are not finite after step {self.done - 1}"]
         if bad:
             raise TrainingError(
-                f"{bad[0]} (seed {self.seed}); the last good checkpoint is that of step {self.saved}; lower "
+                f"{bad[0]} (seed {self.stepper.seed}); the last good checkpoint is that of step {self.saved}; lower "
                 f"train.lr = {self.config.lr:g} or raise train.temperature = {self.config.temperature:g}"
             )
 
-    def _loss(self, source: Material, step: int) -> Tensor:
-        draws = draw_pairs(source, self.config, self.seed, step).to(self.device)
-        anchor_BT, positive_BT = degrade_pairs(draws, source)
-        rate_hz: Any = self.encoder.rate_hz
-        features: Any = self.encoder.features
-        with torch.no_grad():
-            anchor_B, positive_B = (features(at_rate(wave, rate_hz)) for wave in (anchor_BT, positive_BT))
-            positive_B = mask_patches(positive_B, self.config, self.seed, step)
-        embed: Any = self.encoder.embed
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
-            vector_MD = embed(torch.cat([anchor_B, positive_B]))
-        anchor_ND, positive_ND = vector_MD.float().chunk(2)
-        return nt_xent(anchor_ND, positive_ND, self.config.temperature)
-
-    def embedder(self) -> Embedder:
-        """Return the encoder as it is now, ready to embed."""
-        encoder: Any = self.encoder.eval()
-        return Embedder(encoder, self.device, self.config.precision, "")
-
-    def keep_if_best(self, val_top1: float) -> None:
+    def validate(self) -> None:
         """Record a validation and keep the weights if none was better."""
         self.check()
-        self._point({"val/top1_50ms": val_top1})
-        if val_top1 > self.best:
-            self.best = val_top1
-            state = {"step": self.done, "val_top1": val_top1}
-            checkpoint.save(self.folder / WEIGHTS, self.encoder.state_dict(), state)
+        encoder: Any = self.encoder.eval()
+        embedder = Embedder(encoder, self.device, self.config.precision, "")
+        found = self.ranks.first_says(top1(self.task, embedder) if self.writes else 0.0, self.device)
+        self._point({"val/top1_50ms": found})
+        self.worse = 0 if found > self.best else self.worse + 1
+        if found > self.best:
+            self.best = found
+            if self.writes:
+                state = {"step": self.done, "val_top1": found}
+                checkpoint.save(self.folder / WEIGHTS, self.encoder.state_dict(), state)
+
+    def stopped(self) -> bool:
+        """Return whether validations have not become better for too long."""
+        return 0 < self.config.patience <= self.worse
 
     def save(self) -> None:
         """Write all that is needed to go on from here."""
         self.check()
+        self.saved = self.done
+        if not self.writes:
+            return
         tensors = {f"model.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
         moments = checkpoint.optimiser_tensors(self.optimiser)
         tensors |= {f"optimiser.{name}": tensor for name, tensor in moments.items()}
-        state = {"done": self.done, "best": self.best, "history": self.history}
+        state = {
+            "done": self.done, "best": self.best, "worse": self.worse,
+            "piece": self.stepper.piece, "history": self.history,
+        }  # fmt: skip
         checkpoint.save(self.folder / RESUME, tensors, state)
-        self.saved = self.done
 
     def resume(self) -> None:
         """Go on from the resume checkpoint if there is one."""
@@ -208,10 +219,17 @@ class _Run:
             parts[part][rest] = tensor
         self.encoder.load_state_dict(parts["model"])
         checkpoint.restore_optimiser(self.optimiser, parts["optimiser"])
-        self.done, self.best = state["done"], state["best"]
+        self.done, self.best, self.worse = state["done"], state["best"], state["worse"]
+        self.stepper.piece = state["piece"]
         self.saved = self.done
         self.history = [(step, values) for step, values in state["history"]]
 
     def _point(self, values: dict[str, float]) -> None:
         self.history.append((self.done, values))
         self.watch(values, self.done)
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    """Return whether every number is finite; one wait for the device, however many tensors."""
+    norms = torch._foreach_norm(list(tensors)) if tensors else [torch.zeros(())]
+    return bool(torch.stack(norms).isfinite().all())

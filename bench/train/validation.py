@@ -14,7 +14,9 @@ import torch
 from bench.audio.pcm import Corpus
 from bench.config import TrainConfig
 from bench.fingerprint import Embedder, segments
-from bench.train.pairs import Material, degrade_pairs, draw_pairs
+from bench.train.draws import draw_pairs
+from bench.train.material import Material
+from bench.train.pairs import cut_pairs, degrade_pairs
 from bench.values import RATE_HZ, Floats, Ints
 
 SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
@@ -36,16 +38,20 @@ class Validation:
     start_N: Ints
 
 
-def validation_of(source: Material, config: TrainConfig) -> Validation:
+def validation_of(source: Material, config: TrainConfig, device: torch.device) -> Validation:
     """Return the validation task of held-out material, degraded as training is, by a seed of its own."""
     few = replace(source, music=_beginnings(source.music), tracks=source.tracks[:MAX_TRACKS])
-    draws = draw_pairs(
-        few,
-        replace(config, batch_pairs=config.val_queries, segments_per_track=1, neighbours_per_track=0, offset_ms=50.0),
-        SEED,
-        0,
+    alone = replace(
+        config,
+        batch_pairs=config.val_queries,
+        segments_per_track=1,
+        neighbours_per_track=0,
+        pairs_per_moment=1,
+        offset_ms=50.0,
+        mask_count=0,
     )
-    _anchor, query_QT = degrade_pairs(draws.to(source.spectra_RF.device), few)
+    draws = draw_pairs(few, alone, SEED, 0)
+    _anchor, query_QT = degrade_pairs(cut_pairs(draws, few, device), few)
     waves, tracks, starts = [], [], []
     for track in few.tracks:
         wave_T = few.music.read(track, 0, few.music.num_samples(track))
@@ -53,7 +59,7 @@ def validation_of(source: Material, config: TrainConfig) -> Validation:
         tracks.append(np.full(len(waves[-1]), track))
         starts.append(np.arange(len(waves[-1])) * HOP_SAMPLES)
     return Validation(
-        query_QT.cpu().numpy(), draws.track_B, draws.start_B,
+        query_QT.cpu().numpy(), draws.track_B, draws.positive_B,
         np.concatenate(waves), np.concatenate(tracks), np.concatenate(starts),
     )  # fmt: skip
 

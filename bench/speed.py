@@ -1,0 +1,313 @@
+"""How fast an encoder trains and embeds on this machine, part by part, and how far that is from the floor.
+
+The floor is what the arithmetic takes at the matrix rate and the least traffic at the copy rate, both
+measured in the same call. Parts are timed one after the other, waiting for the device after each; the
+whole is timed as it runs, overlapped.
+
+Shape legend: B pairs, T samples, D dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bench.config import RunConfig, flatten
+from bench.data import prepare_data
+from bench.errors import ConfigError
+from bench.fingerprint import BATCH, Embedder, at_rate
+from bench.logbook import open_book, provenance
+from bench.memory import keep_freed_memory
+from bench.run import Plan, checked
+from bench.store import digest, write_json
+from bench.train.draws import draw_pairs
+from bench.train.feed import feed
+from bench.train.loop import TrainingSet
+from bench.train.material import material
+from bench.train.optimisers import optimiser_of
+from bench.train.pairs import cut_pairs, degrade_pairs
+from bench.train.ranks import Ranks
+from bench.train.step import Stepper
+from bench.values import RATE_HZ, Progress
+
+RECORD = "speed.json"
+MATRIX = 4096  # side of the square matrices whose product gives the rate
+COPY_BYTES = 1 << 28
+WARM_UP = 3
+FLOAT_BYTES = 4
+# A training step reads each weight for the pass forward and the pass back, writes and reads its gradient, and
+# reads and writes the weight and both moments of Adam.
+PASSES_OVER_WEIGHTS = 10
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured.
+
+    Times in ms a step (training) or a batch (embedding): medians of the parts, the mean of the whole. Memory in
+    MiB at the peak. `floor_ms` is the larger of `arithmetic_ms` and `traffic_ms`.
+    """
+
+    kind: str
+    encoder: str
+    preset: str
+    device: str
+    precision: str
+    segments: int
+    parts_ms: dict[str, float]
+    whole_ms: float
+    memory_mib: float
+    parameters: int
+    gflop: float
+    matrix_tflops: float
+    copy_gb_s: float
+    arithmetic_ms: float
+    traffic_ms: float
+
+    @property
+    def segments_per_s(self) -> float:
+        """Return the rate of the whole."""
+        return 1000 * self.segments / self.whole_ms
+
+    @property
+    def floor_ms(self) -> float:
+        """Return the least time that this machine could take."""
+        return max(self.arithmetic_ms, self.traffic_ms)
+
+    def numbers(self) -> dict[str, float]:
+        """Return everything that was measured, as flat names and numbers."""
+        told = {f"part/{name}_ms": value for name, value in self.parts_ms.items()}
+        for name in ("whole_ms", "segments_per_s", "memory_mib", "gflop", "matrix_tflops", "copy_gb_s"):
+            told[name] = getattr(self, name)
+        return told | {
+            "floor/arithmetic_ms": self.arithmetic_ms,
+            "floor/traffic_ms": self.traffic_ms,
+            "floor/times": self.whole_ms / self.floor_ms,
+        }
+
+
+def measured(kind: Literal["train", "embed"], config: RunConfig, plan: Plan, times: int) -> tuple[Speed, Path]:
+    """Return what was measured, and the file in the store where it is kept; it is logged to MLflow too."""
+    device = checked(config, plan)
+    if device.type == "cpu":
+        keep_freed_memory()
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        encoder = plan.plugin.build(config.model)
+    if kind == "train":
+        data = prepare_data(config, plan.root, plan.store, plan.progress).training
+        speed = speed_of_training(encoder, config, data, device, times, plan.progress)
+    else:
+        speed = speed_of_embedding(encoder, config, device, times, plan.progress)
+    name = f"{kind}-{config.encoder}-{digest(asdict(speed), time.time())[:6]}"
+    folder = plan.store.root / "speed" / name
+    with open_book(folder, experiment="speed", name=name, store=plan.store.root, warn=plan.warn) as book:
+        write_json(folder / RECORD, asdict(speed))
+        book.params(flatten(config))
+        book.tags(provenance() | {"bench.task": f"speed-{kind}", "bench.encoder": config.encoder})
+        book.metrics(speed.numbers(), 0)
+    return speed, folder / RECORD
+
+
+def read_speed(path: Path) -> Speed:
+    """Return a measurement that was kept. Raises: ConfigError if the file is not one."""
+    try:
+        return Speed(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is not a record of `bench speed` ({error}); give a {RECORD} that it wrote"
+        ) from error
+
+
+def speed_of_training(
+    encoder: Any, config: RunConfig, data: TrainingSet, device: torch.device, steps: int, progress: Progress
+) -> Speed:
+    """Measure training steps of the configured batch on real material. The encoder's weights change."""
+    train = config.train
+    size = round(encoder.segment_s * RATE_HZ)
+    source = material(data.music, data.music.numbers("train"), data.noise, data.banks, train, size, device)
+    encoder = encoder.to(device).train()
+    stepper = Stepper(encoder, train, config.seed, Ranks(), _too_large)
+    optimiser = optimiser_of(train, [p for p in encoder.parameters() if p.requires_grad], device)
+    clock = Clock(device)
+
+    def in_parts(step: int) -> None:
+        with clock.part("draw"):
+            draws = draw_pairs(source, train, config.seed, step)
+        with clock.part("read"):
+            cuts = cut_pairs(draws, source, device)
+        with clock.part("degrade"):
+            heard = degrade_pairs(cuts, source)
+        with clock.part("features"):
+            feature_M = stepper.features(*heard, cuts.stripe_BC22)
+        with clock.part("forward"):
+            encoder.zero_grad(set_to_none=True)
+            loss = stepper.batch_loss(stepper.vectors(feature_M, step, 0))
+        with clock.part("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        with clock.part("optimiser"):
+            optimiser.step()
+
+    _repeat(in_parts, steps, clock, "parts", progress)
+    with feed(source, train, config.seed, Ranks(), device, 0, steps + WARM_UP) as served:
+
+        def whole(_: int) -> None:
+            step = next(served)
+            heard = degrade_pairs(step.cuts, source)
+            stepper.gradients(stepper.features(*heard, step.cuts.stripe_BC22), step.step)
+            optimiser.step()
+
+        whole_ms = _mean_ms(whole, steps, clock, "whole steps", progress)
+    feature_M = stepper.features(*degrade_pairs(cut_pairs(draw_pairs(source, train, 0, 0), source, device), source),
+                                 torch.zeros(train.batch_pairs, 0, 2, 2, device=device))  # fmt: skip
+    weights = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    # The pass back computes two products for each of the pass forward: for the inputs and for the weights.
+    flop = 3 * flop_of(encoder, feature_M)
+    traffic = PASSES_OVER_WEIGHTS * FLOAT_BYTES * weights + 2 * feature_M.numel() * FLOAT_BYTES
+    return _speed("train", config, device, train.precision, clock, whole_ms, len(feature_M), weights, flop, traffic)
+
+
+def speed_of_embedding(
+    encoder: Any, config: RunConfig, device: torch.device, batches: int, progress: Progress
+) -> Speed:
+    """Measure the embedding of batches of segments of noise, as a database is embedded."""
+    encoder = encoder.to(device).eval()
+    embedder = Embedder(encoder, device, config.eval.precision, "")
+    draw = torch.Generator().manual_seed(0)
+    wave_BT = torch.randint(-8000, 8000, (BATCH, embedder.segment_samples), generator=draw, dtype=torch.int16)
+    clock = Clock(device)
+    bf16 = config.eval.precision == "bf16"
+
+    @torch.inference_mode()
+    def in_parts(_: int) -> None:
+        with clock.part("to device"):
+            moved_BT = wave_BT.to(device).float()
+        with clock.part("features"):
+            feature_B = encoder.features(at_rate(moved_BT, encoder.rate_hz))
+        with clock.part("network"), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            vector_BD = encoder.embed(feature_B)
+        with clock.part("to host"):
+            vector_BD.cpu()
+
+    _repeat(in_parts, batches, clock, "parts", progress)
+    samples = wave_BT.numpy()
+    whole_ms = _mean_ms(lambda _: embedder(samples), batches, clock, "whole batches", progress)
+    with torch.inference_mode():
+        feature_B = encoder.features(at_rate(wave_BT.to(device).float(), encoder.rate_hz))
+    weights = sum(p.numel() for p in encoder.parameters())
+    flop = flop_of(encoder, feature_B)
+    traffic = FLOAT_BYTES * (weights + feature_B.numel()) + wave_BT.numel() * 2
+    return _speed("embed", config, device, config.eval.precision, clock, whole_ms, BATCH, weights, flop, traffic)
+
+
+def flop_of(encoder: Any, feature_B: Tensor) -> float:
+    """Return the floating-point operations of a pass forward, a multiplication and an addition being two."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder.embed(feature_B[:2])  # an encoder in training may normalise over its batch, and needs two
+    return float(counter.get_total_flops() * len(feature_B) / 2)
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Return the rate in operations a second of a product of large matrices, best of five."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    side = MATRIX if device.type == "cuda" else MATRIX // 4
+    one, other = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    return float(2 * side**3 / _best_s(lambda: one @ other, device))
+
+
+def copy_rate(device: torch.device) -> float:
+    """Return the rate in bytes a second, read and written both counted, of a copy of 256 MiB, best of five."""
+    one = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+    other = torch.empty_like(one)
+    return 2 * COPY_BYTES / _best_s(lambda: other.copy_(one), device)
+
+
+@dataclass
+class Clock:
+    """Times parts of repeated work on a device; a part ends when the device has done it."""
+
+    device: torch.device
+    parts_ms: dict[str, list[float]] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time what is done inside as one part."""
+        began_s = time.perf_counter()
+        yield
+        self.wait()
+        self.parts_ms.setdefault(name, []).append(1000 * (time.perf_counter() - began_s))
+
+    def wait(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def medians(self) -> dict[str, float]:
+        """Return the median time of each part in ms."""
+        return {name: statistics.median(times) for name, times in self.parts_ms.items()}
+
+
+def _repeat(work: Callable[[int], None], times: int, clock: Clock, what: str, progress: Progress) -> None:
+    for i in range(times + WARM_UP):
+        progress(what, i, times + WARM_UP)
+        if i == WARM_UP:
+            clock.parts_ms.clear()
+        work(i)
+    progress(what, times + WARM_UP, times + WARM_UP)
+
+
+def _mean_ms(work: Callable[[int], object], times: int, clock: Clock, what: str, progress: Progress) -> float:
+    """Return the mean time of repeated work that is not waited for in between."""
+    for i in range(WARM_UP):
+        work(i)
+    clock.wait()
+    began_s = time.perf_counter()
+    for i in range(times):
+        progress(what, i, times)
+        work(i)
+    clock.wait()
+    spent_s = time.perf_counter() - began_s
+    progress(what, times, times)
+    return 1000 * spent_s / times
+
+
+def _speed(
+    kind: str, config: RunConfig, device: torch.device, precision: str, clock: Clock, whole_ms: float,
+    segments: int, weights: int, flop: float, traffic: float,
+) -> Speed:  # fmt: skip
+    rate, copied = matrix_rate(device, precision), copy_rate(device)
+    if device.type == "cuda":
+        name, peak = torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
+    else:
+        name = f"cpu, {torch.get_num_threads()} threads"
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Speed(
+        kind=kind, encoder=config.encoder, preset=config.preset, device=name, precision=precision,
+        segments=segments, parts_ms=clock.medians(), whole_ms=whole_ms, memory_mib=peak / 2**20,
+        parameters=weights, gflop=flop / 1e9, matrix_tflops=rate / 1e12, copy_gb_s=copied / 1e9,
+        arithmetic_ms=1000 * flop / rate, traffic_ms=1000 * traffic / copied,
+    )  # fmt: skip
+
+
+def _best_s(work: Callable[[], object], device: torch.device) -> float:
+    clock = Clock(device)
+    for _ in range(WARM_UP + 5):
+        with clock.part("it"):
+            work()
+    return min(clock.parts_ms["it"][WARM_UP:]) / 1000
+
+
+def _too_large(told: str) -> None:
+    raise ConfigError(f"{told}; lower train.batch_pairs to measure steps in one piece")

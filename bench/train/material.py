@@ -1,0 +1,100 @@
+"""What training pairs are made from: one split of music, the training side of noise and rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from bench.audio.pcm import Corpus
+from bench.config import TrainConfig
+from bench.degrade.room import DIRECT_AT, RoomBank
+from bench.errors import DataError
+from bench.train.sound import Sound, sound_of
+from bench.values import INT16_SCALE, RATE_HZ, Floats, Ints
+
+BLOCK_SAMPLES = RATE_HZ // 100
+SILENT_POWER = 1e-6  # -60 dB re full scale: an anchor below it is drawn again
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """One side of the music with the training noise and rooms, ready to be drawn from.
+
+    `energy` and `first_block` tell what is silent (see `audible`); `spectra_RF` are the transforms of the
+    responses, cut to `context` samples, on the device.
+    """
+
+    music: Corpus
+    tracks: Ints
+    music_sound: Sound
+    energy: Floats
+    first_block: Ints
+    noise: Corpus
+    noises: Ints
+    noise_sound: Sound
+    spectra_RF: Tensor
+    context: int
+    segment_samples: int
+
+    def audible(self, track_B: Ints, start_B: Ints) -> np.ndarray:
+        """Return whether the whole 10 ms blocks inside each segment have a mean power above -60 dB, shape (B,)."""
+        first_B = self.first_block[track_B] - start_B // -BLOCK_SAMPLES
+        last_B = self.first_block[track_B] + (start_B + self.segment_samples) // BLOCK_SAMPLES
+        blocks_B = np.maximum(last_B - first_B, 1)
+        power_B = (self.energy[last_B] - self.energy[first_B]) / (blocks_B * BLOCK_SAMPLES)
+        return np.asarray(power_B > SILENT_POWER)
+
+
+def material(
+    music: Corpus,
+    tracks: Ints,
+    noise: Corpus,
+    banks: Sequence[RoomBank],
+    config: TrainConfig,
+    segment_samples: int,
+    device: torch.device,
+) -> Material:
+    """Return the material of some tracks with the training noise and rooms. Raises: DataError if one is empty.
+
+    Cost: reads the tracks once; 8 bytes for each 10 ms of them, and their samples on a GPU that has room.
+    """
+    context = round(config.max_rir_s * RATE_HZ)
+    responses = [bank.response(i)[:context] for bank in banks for i in bank.numbers("train")]
+    noises = noise.numbers("train")
+    for what, found in (("music track", tracks), ("noise", noises), ("impulse response", responses)):
+        if not len(found):
+            raise DataError(f"no usable {what} on the training side; `bench data verify` says what was left out")
+    cut_RT = torch.zeros(len(responses), fft_samples(context, segment_samples))
+    for row, response in zip(cut_RT, responses, strict=True):
+        row[: len(response)] = torch.from_numpy(np.array(response))
+    energy, first_block = _energy(music, tracks)
+    return Material(
+        music, tracks, sound_of(music, tracks, device), energy, first_block,
+        noise, noises, sound_of(noise, noises, device),
+        torch.fft.rfft(cut_RT).to(device), context, segment_samples,
+    )  # fmt: skip
+
+
+def fft_samples(context: int, segment_samples: int) -> int:
+    """Return the length of the transforms that convolve a segment and its context."""
+    return int(next_fast_len(context + segment_samples + DIRECT_AT, real=True))
+
+
+def _energy(music: Corpus, tracks: Ints) -> tuple[Floats, Ints]:
+    """Return the running sum of energy over all whole blocks, track after track, and each track's first place in it."""
+    first_block = np.zeros(len(music.lengths), dtype=np.int64)
+    found = [np.zeros(1)]
+    place = 0
+    for track in tracks.tolist():
+        whole = music.num_samples(track) // BLOCK_SAMPLES
+        wave_T = music.read(track, 0, whole * BLOCK_SAMPLES).astype(np.float32) * INT16_SCALE
+        found.append(np.square(wave_T).reshape(whole, BLOCK_SAMPLES).sum(axis=1, dtype=np.float64))
+        first_block[track] = place
+        place += whole
+    energy: Floats = np.cumsum(np.concatenate(found))
+    return energy, first_block

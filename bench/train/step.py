@@ -1,0 +1,122 @@
+"""One training step after its samples are on the device: features, vectors, loss, gradients.
+
+Shape legend: N pairs of all processes, M segments of this one (anchors, then positives), D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.config import TrainConfig
+from bench.errors import BenchError
+from bench.fingerprint import at_rate
+from bench.train.losses import Loss, loss_of
+from bench.train.pairs import mask_patches
+from bench.train.ranks import Ranks
+
+
+class TrainingError(BenchError):
+    """Says that a training cannot go on, and where it stopped."""
+
+
+@dataclass
+class Stepper:
+    """Takes the loss of a step and leaves its gradients in the encoder.
+
+    `piece` is how many segments are embedded at a time. Where it is less than the whole batch, vectors are
+    made twice: once for the loss, over the whole batch, and once more, piece by piece, for the gradients. For
+    an encoder without batch normalisation that is the same gradient; one with it sees a piece as its batch.
+    It is halved when memory runs out. Source: Gao et al., GradCache, 2021.
+    """
+
+    encoder: nn.Module
+    config: TrainConfig
+    seed: int
+    ranks: Ranks
+    warn: Callable[[str], None]
+    piece: int = 0
+    loss: Loss = field(init=False)
+    embed: Callable[[Tensor], Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        segments = 2 * self.config.batch_pairs // self.ranks.world
+        self.piece = min(self.piece or segments, segments)
+        self.loss = loss_of(self.config)
+        embed: Any = self.encoder.embed
+        on_gpu = next((p.is_cuda for p in self.encoder.parameters()), False)
+        self.embed = torch.compile(embed) if on_gpu else embed
+
+    @torch.no_grad()
+    def features(self, anchor_BT: Tensor, positive_BT: Tensor, stripe_BC22: Tensor) -> Tensor:
+        """Return the features (M, ...) of anchors and of masked positives."""
+        encoder: Any = self.encoder
+        anchor_B, positive_B = (
+            encoder.features(at_rate(wave_BT, encoder.rate_hz)) for wave_BT in (anchor_BT, positive_BT)
+        )
+        return torch.cat([anchor_B, mask_patches(positive_B, stripe_BC22, self.config)])
+
+    def gradients(self, feature_M: Tensor, step: int) -> Tensor:
+        """Return the loss over all pairs; leave the gradients of this process's share.
+
+        Raises: TrainingError if not even one segment fits into memory.
+        """
+        while True:
+            try:
+                return self._gradients(feature_M, step)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                self._halve(error, len(feature_M))
+
+    def _gradients(self, feature_M: Tensor, step: int) -> Tensor:
+        self.encoder.zero_grad(set_to_none=True)
+        pieces = torch.split(feature_M, self.piece)
+        if len(pieces) == 1:
+            loss = self.batch_loss(self.vectors(feature_M, step, 0))
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+        with torch.no_grad():
+            vector_MD = torch.cat([self.vectors(piece, step, i) for i, piece in enumerate(pieces)])
+        loss = self.batch_loss(vector_MD.requires_grad_())
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert vector_MD.grad is not None
+        for i, (piece, gradient) in enumerate(zip(pieces, torch.split(vector_MD.grad, self.piece), strict=True)):
+            self.vectors(piece, step, i).backward(gradient)  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def vectors(self, feature_M: Tensor, step: int, piece: int) -> Tensor:
+        """Return the vectors (M, D) of some of the features, as training makes them."""
+        # What an encoder draws (dropped paths) is a function of the step too, and the same both times.
+        seeds = np.random.SeedSequence([self.seed, step, self.ranks.rank, piece])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+        with torch.autocast(feature_M.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.embed(feature_M).float()
+
+    def batch_loss(self, vector_MD: Tensor) -> Tensor:
+        """Return the loss over the pairs of all processes, of this one's vectors (M, D)."""
+        anchor_ND, positive_ND = (self.ranks.gathered(half) for half in vector_MD.chunk(2))
+        moment_N = torch.arange(len(anchor_ND), device=anchor_ND.device) // self.config.pairs_per_moment
+        return self.loss(anchor_ND, positive_ND, moment_N)
+
+    def _halve(self, error: RuntimeError, segments: int) -> None:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not out_of_memory:
+            raise error
+        if self.ranks.world > 1 or self.piece == 1:
+            raise TrainingError(
+                f"a step of {segments} segments, {self.piece} at a time, does not fit into memory; lower "
+                f"train.batch_pairs = {self.config.batch_pairs} or the size of the encoder"
+            ) from error
+        self.piece = -(-self.piece // 2)
+        self.encoder.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.warn(
+            f"a step of {segments} segments does not fit into memory at once; going on with {self.piece} at a time "
+            f"(train.batch_pairs = {self.config.batch_pairs} and its loss stay as they are, each segment is embedded "
+            "twice)"
+        )
