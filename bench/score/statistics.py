@@ -1,8 +1,15 @@
-"""Intervals. A share comes with Wilson's interval; any other mean with a bootstrap's."""
+"""Intervals and comparisons.
+
+A share comes with Wilson's interval; any other mean with a bootstrap's. Two systems are compared on
+the same queries: McNemar's exact test, and the bootstrap of the difference with queries drawn in pairs.
+
+Shape legend: Q queries.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -35,3 +42,40 @@ def bootstrap_mean(values: npt.NDArray[np.floating]) -> tuple[float, float]:
     means = drawn @ distinct / len(values)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def mcnemar(one_Q: npt.NDArray[np.bool_], other_Q: npt.NDArray[np.bool_]) -> float:
+    """Return the two-sided p of McNemar's exact test that two systems are right equally often.
+
+    Of the queries that one system alone finds, either finds as many as a fair coin gives: the p is twice the
+    smaller tail of that binomial, at most 1. Exact, with all of the observed outcome, not half as in the mid-p.
+    Source: McNemar 1947; the exact form as in Fagerland et al. 2013, equation 2.
+    """
+    only_one, only_other = int((one_Q & ~other_Q).sum()), int((other_Q & ~one_Q).sum())
+    discordant = only_one + only_other
+    if discordant == 0:
+        return 1.0
+    from scipy.stats import binom  # slow to import, and only comparisons need it
+
+    return min(1.0, 2 * float(binom.cdf(min(only_one, only_other), discordant, 0.5)))
+
+
+def bootstrap_difference(one_Q: npt.NDArray[np.bool_], other_Q: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the 95 % percentile-bootstrap interval of mean(other) - mean(one), over the same queries.
+
+    Queries are drawn with both of their outcomes. From a fixed seed; (nan, nan) of nothing.
+    """
+    return bootstrap_mean(other_Q.astype(np.float64) - one_Q.astype(np.float64))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected for how many there are, in the order given: at most 1, never below the raw ones.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on, and none is below one before it.
+    Source: Holm 1979.
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected

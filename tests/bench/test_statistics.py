@@ -1,0 +1,100 @@
+"""Comparisons of two systems on the same queries, against values by hand and slow sums."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.score.statistics import bootstrap_difference, holm, mcnemar
+
+
+def outcomes(both: int, only_one: int, only_other: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    counts = [both, only_one, only_other, neither]
+    one, other = (np.repeat(right, counts) for right in ([True, True, False, False], [True, False, True, False]))
+    return one, other
+
+
+def slow_mcnemar(only_one: int, only_other: int) -> float:
+    """Return the share of all outcomes of fair coins that are at most as likely as the observed one."""
+    coins = only_one + only_other
+    heads = [sum(toss) for toss in product((0, 1), repeat=coins)]
+    seen = math.comb(coins, only_one)
+    return sum(math.comb(coins, h) <= seen for h in heads) / 2**coins
+
+
+@pytest.mark.parametrize(
+    ("only_one", "only_other", "p"),
+    [
+        (0, 5, 2 / 32),  # no head in five, or none but heads
+        (1, 5, 2 * (1 + 6) / 64),
+        (1, 7, 2 * (1 + 8) / 256),
+        (5, 16, 2 * sum(math.comb(21, k) for k in range(6)) / 2**21),
+        (3, 3, 1.0),
+        (4, 3, 1.0),
+        (0, 0, 1.0),
+    ],
+)
+def test_mcnemar_by_hand(only_one: int, only_other: int, p: float) -> None:
+    one, other = outcomes(11, only_one, only_other, 3)
+    assert mcnemar(one, other) == pytest.approx(p, rel=1e-12)
+
+
+@given(st.integers(0, 7), st.integers(0, 7), st.integers(0, 50), st.integers(0, 50))
+def test_mcnemar_counts_the_tosses_and_sees_discordant_queries_alone(a: int, b: int, both: int, none: int) -> None:
+    p = mcnemar(*outcomes(both, a, b, none))
+    assert p == pytest.approx(slow_mcnemar(a, b), rel=1e-9)
+    assert p == mcnemar(*outcomes(0, b, a, 0))
+
+
+def test_mcnemar_of_no_query_knows_nothing() -> None:
+    assert mcnemar(np.zeros(0, bool), np.zeros(0, bool)) == 1.0
+
+
+def test_mcnemar_of_many_queries_is_a_number() -> None:
+    assert 0 < mcnemar(*outcomes(0, 4_000, 5_000, 1_000)) < 1e-20
+
+
+def test_difference_has_the_width_of_its_standard_error() -> None:
+    # 50 and 150 discordant of 1,000: the mean is 0.1, a query's variance 0.2 - 0.1 ** 2.
+    one, other = outcomes(600, 50, 150, 200)
+    low, high = bootstrap_difference(one, other)
+    half = 1.96 * math.sqrt((0.2 - 0.01) / 1_000)
+    assert (low, high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.004)
+    assert bootstrap_difference(one, other) == (low, high)
+    # The ends of 2,000 draws are known to about a tenth of the half width.
+    assert bootstrap_difference(other, one) == pytest.approx((-high, -low), abs=0.004)
+
+
+def test_difference_keeps_pairs_together() -> None:
+    # Two systems that are right on the very same queries differ by nothing, however uncertain each is.
+    one, other = outcomes(10, 0, 0, 10)
+    assert bootstrap_difference(one, other) == (0.0, 0.0)
+    apart = bootstrap_difference(*outcomes(0, 10, 10, 0))
+    assert apart[0] < -0.3 and apart[1] > 0.3
+
+
+def test_difference_of_no_query_is_unknown() -> None:
+    assert all(map(math.isnan, bootstrap_difference(np.zeros(0, bool), np.zeros(0, bool))))
+
+
+def test_holm_by_hand() -> None:
+    # 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04 is raised to the 0.06 before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
+    assert holm([0.3]) == [0.3] and holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.2))
+def test_holm_rejects_what_stepping_down_rejects(p_values: list[float], level: float) -> None:
+    rejected = set()
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[i] * (len(p_values) - rank) > level:
+            break
+        rejected.add(i)
+    corrected = holm(p_values)
+    assert {i for i, p in enumerate(corrected) if p <= level} == rejected
+    assert all(raw <= after <= 1 for raw, after in zip(p_values, corrected, strict=True))
