@@ -1,0 +1,223 @@
+"""The attention CNN of Singh et al. (ISMIR 2022): a residual network with spectral-temporal attention.
+
+What the paper leaves open is a setting, or is said in docs/encoders/attention-cnn.md.
+
+Shape legend: B batch, T samples, C channels, F mel bands, W frames, D dimensions of the fingerprint, V values and
+H hidden units of all branches of the head, G groups of N rows of K values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from bench.audio.frontend import LogMel
+from bench.errors import ConfigError
+
+CITE = "Singh, Demuynck and Arora, Attention-based audio embeddings for query-by-example, ISMIR 2022"
+LICENSE = "MIT"
+SOURCE = "the paper's table 1 and equations 1 to 4; the first author's later code for the STFT"
+
+STEM_CHANNELS = 32
+CHANNELS = (32, 64, 128, 256, 512, 1024)
+STRIDES = (1, 2, 2, 2, 2, 2)
+BANDS, FRAMES = 64, 96
+TOP_POSITIONS = 6  # the last block's map is 2 x 3
+BRANCH_UNITS = 32
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the encoder. `width` scales every channel count (1 is the paper's network).
+
+    `attention`: one vector of weights for all channels of a block, one for each channel, or none (the
+    ablation). `attention_at`: after a block's second convolution, after its addition, or after the second
+    convolution of the last block alone. `attention_scale` is S of equation 3; "mean-1" is bands x frames of
+    each map, so that a mask has mean 1. `skip`: how a block whose shape changes goes round its convolutions.
+    """
+
+    width: float = 1.0
+    dim: int = 128
+    attention: Literal["shared", "per-channel", "off"] = "shared"
+    attention_at: Literal["second-conv", "block-output", "last-block"] = "second-conv"
+    attention_scale: float | Literal["mean-1"] = 100.0
+    skip: Literal["projection", "none"] = "projection"
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ConfigError(f"model.dim must be >= 1, got {self.dim}")
+        if self.width <= 0 or (STEM_CHANNELS * self.width) % 1 or (CHANNELS[-1] * TOP_POSITIONS * self.width) % self.dim:
+            raise ConfigError(
+                f"model.width must make {STEM_CHANNELS} x width whole and {CHANNELS[-1] * TOP_POSITIONS} x width a "
+                f"multiple of model.dim = {self.dim} (each dimension has its own slice of values), got {self.width}"
+            )
+        if self.attention_scale != "mean-1" and self.attention_scale <= 0:
+            raise ConfigError(f'model.attention_scale must be > 0 or "mean-1", got {self.attention_scale}')
+
+
+def build(config: Config) -> AttentionCNN:
+    """Return the encoder with fresh weights, drawn from torch's global generator."""
+    return AttentionCNN(config)
+
+
+class AttentionCNN(nn.Module):
+    """Turns 0.96 s of audio at 16 kHz into a unit vector.
+
+    DEVIATION: a patch is scaled to [-1, 1] by the segment's own maximum (see LogMel), where the authors'
+    later code divides the whole file by its peak: a query's file is not at hand when a segment is embedded.
+    """
+
+    rate_hz = 16_000
+    segment_s = 0.96
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.front_end = LogMel()
+        before = int(STEM_CHANNELS * config.width)
+        self.stem = _ConvReluNorm(1, before, 1)
+        blocks: list[nn.Module] = []
+        bands, frames = BANDS, FRAMES
+        for number, stride in enumerate(STRIDES):
+            channels = int(CHANNELS[number] * config.width)
+            bands, frames = bands // stride, frames // stride
+            last = number == len(STRIDES) - 1
+            attended = config.attention != "off" and (last or config.attention_at != "last-block")
+            attention = _Attention(channels, bands, frames, config) if attended else None
+            blocks.append(_Block(before, channels, stride, attention, config))
+            before = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.head = _SplitHead(before * bands * frames, config.dim)
+
+    def features(self, wave_BT: Tensor) -> Tensor:
+        """Return the log-mel patches (B, 1, 64, 96) of segments (B, 15360)."""
+        patch_B1FW: Tensor = self.front_end(wave_BT)
+        return patch_B1FW
+
+    def embed(self, patch_B1FW: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 96).
+
+        Channels are the fastest axis in memory (channels_last) all the way: oneDNN and cuDNN then convolve
+        without reordering, and attention's sums are matrix products of views.
+        """
+        # With one channel both orders are contiguous, and only a copy marks which one is meant.
+        x_BCFW = self.stem(patch_B1FW.clone(memory_format=torch.channels_last))
+        top_BCFW = self.blocks(x_BCFW)
+        return functional.normalize(self.head(top_BCFW.flatten(1)).float(), dim=1)
+
+    def forward(self, wave_BT: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of segments (B, 15360)."""
+        return self.embed(self.features(wave_BT))
+
+
+class _ConvReluNorm(nn.Module):
+    """Convolves 3 x 3, cuts at zero, then normalises each channel: the order of the paper's text."""
+
+    def __init__(self, before: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, channels, 3, stride, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x_BCFW: Tensor) -> Tensor:
+        normed_BCFW: Tensor = self.norm(functional.relu_(self.conv(x_BCFW)))
+        return normed_BCFW
+
+
+class _Block(nn.Module):
+    """Adds what two convolutions make of a map, masked by attention, to the map itself or its projection."""
+
+    def __init__(self, before: int, channels: int, stride: int, attention: _Attention | None, config: Config) -> None:
+        super().__init__()
+        self.first = _ConvReluNorm(before, channels, stride)
+        self.second = _ConvReluNorm(channels, channels, 1)
+        self.attention = attention
+        self.masks_sum = config.attention_at == "block-output"
+        self.skip: nn.Module | None = nn.Identity()
+        if stride != 1 or before != channels:
+            self.skip = _Projection(before, channels, stride) if config.skip == "projection" else None
+
+    def forward(self, x_BCFW: Tensor) -> Tensor:
+        y_BCFW: Tensor = self.second(self.first(x_BCFW))
+        skip_BCFW = None if self.skip is None else self.skip(x_BCFW)
+        if self.masks_sum and skip_BCFW is not None:
+            y_BCFW, skip_BCFW = y_BCFW + skip_BCFW, None
+        if self.attention is None:
+            return y_BCFW if skip_BCFW is None else y_BCFW + skip_BCFW
+        mask_BCFW = self.attention(y_BCFW)
+        return y_BCFW * mask_BCFW if skip_BCFW is None else torch.addcmul(skip_BCFW, y_BCFW, mask_BCFW)
+
+
+class _Projection(nn.Module):
+    """Brings a map to a block's output shape: every stride-th position, a 1 x 1 convolution, a norm.
+
+    The positions are taken before the convolution, not by its stride: oneDNN's backward pass of a strided 1 x 1
+    convolution with fewer than 16 channels in this memory order writes past its buffer (docs/log.md).
+    """
+
+    def __init__(self, before: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(before, channels, 1)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x_BCFW: Tensor) -> Tensor:
+        normed_BCFW: Tensor = self.norm(self.conv(x_BCFW[:, :, :: self.stride, :: self.stride]))
+        return normed_BCFW
+
+
+class _Attention(nn.Module):
+    """Makes the mask of equations 1 to 3: an outer product of a softmax over bands and one over frames.
+
+    For each channel c: over_bands[f] = softmax over f of sum_w x[f, w] time_weights[w], over_frames[w] =
+    softmax over w of sum_f x[f, w] freq_weights[f], mask[f, w] = S over_bands[f] over_frames[w].
+    The paper calls the vector over bands "temporal" and prints both sums with the same transpose; the shapes
+    it declares, C x F x 1 and C x 1 x T, allow only this.
+    """
+
+    def __init__(self, channels: int, bands: int, frames: int, config: Config) -> None:
+        super().__init__()
+        self.scale = float(bands * frames if config.attention_scale == "mean-1" else config.attention_scale)
+        own = (channels,) if config.attention == "per-channel" else ()
+        # Drawn as a linear layer of so many inputs would be; the paper does not say.
+        self.time_weights = nn.Parameter(torch.empty(frames, *own).uniform_(-1, 1) / frames**0.5)
+        self.freq_weights = nn.Parameter(torch.empty(bands, *own).uniform_(-1, 1) / bands**0.5)
+
+    def forward(self, x_BCFW: Tensor) -> Tensor:
+        """Return the mask, of the shape, type and memory order of the map (B, C, F, W)."""
+        x_BFWC = x_BCFW.permute(0, 2, 3, 1)
+        time_weights, freq_weights = (w.to(x_BCFW.dtype) for w in (self.time_weights, self.freq_weights))
+        if time_weights.dim() == 2:
+            logits_BFC = (x_BFWC * time_weights).sum(dim=2)
+            logits_BWC = (x_BFWC * freq_weights.unsqueeze(1)).sum(dim=1)
+        else:
+            logits_BFC = _weighted_sum(x_BFWC.flatten(0, 1), time_weights).view(x_BFWC[:, :, 0].shape)
+            logits_BWC = _weighted_sum(x_BFWC.flatten(2), freq_weights).view(x_BFWC[:, 0].shape)
+        over_bands_BF1C = logits_BFC.float().softmax(dim=1).mul(self.scale).to(x_BCFW.dtype).unsqueeze(2)
+        over_frames_B1WC = logits_BWC.float().softmax(dim=1).to(x_BCFW.dtype).unsqueeze(1)
+        return (over_bands_BF1C * over_frames_B1WC).permute(0, 3, 1, 2)
+
+
+def _weighted_sum(x_GNK: Tensor, weights_N: Tensor) -> Tensor:
+    """Return the sums (G, K) of groups of rows, each row times its weight.
+
+    As a product of matrices: eight times as fast on the CPU as multiplying and adding up.
+    """
+    return torch.bmm(weights_N.expand(len(x_GNK), 1, -1), x_GNK).squeeze(1)
+
+
+class _SplitHead(nn.Module):
+    """Encodes each of D equal slices of the values to one number: dense 32, ELU, dense 1."""
+
+    def __init__(self, values: int, dim: int) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(values, dim * BRANCH_UNITS, 1, groups=dim)
+        self.out = nn.Conv1d(dim * BRANCH_UNITS, dim, 1, groups=dim)
+
+    def forward(self, top_BV: Tensor) -> Tensor:
+        hidden_BH1 = functional.elu(self.hidden(top_BV.unsqueeze(-1)))
+        code_BD: Tensor = self.out(hidden_BH1).squeeze(-1)
+        return code_BD
