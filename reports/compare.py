@@ -1,0 +1,129 @@
+"""Runs side by side on the same queries: segment-level top-1 of each, and paired differences from the first.
+
+A report of several runs: `render` takes two or more results, where the other reports take one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rich.box import SIMPLE
+from rich.console import RenderableType
+from rich.table import Table
+
+from bench.config import require
+from bench.errors import ConfigError
+from bench.results import Result
+from bench.score.statistics import bootstrap_difference, holm, mcnemar, wilson
+
+LEAST_P = 0.001  # smaller ones are shown as such
+Key = tuple[str, float]
+
+
+def compare(results: Sequence[Result]) -> pd.DataFrame:
+    """Return one row a run, cell and query length: top-1 with its interval, and how it differs from the first run's.
+
+    Columns: run, encoder, cell, length_s, n, value, low, high (Wilson), then difference, difference_low and
+    difference_high (paired bootstrap), p (McNemar) and p_holm, corrected over all cells and lengths of the run; these
+    are NaN for the first run. Shares lie between 0 and 1; every interval is one of 95 %.
+    Raises: ConfigError if there are fewer than two runs, one twice, or runs of different queries.
+    """
+    _check_comparable(results)
+    first = _hits(results[0])
+    parts = [_row(results[0], key, hit_Q) for key, hit_Q in first.items()]
+    for result in results[1:]:
+        found = _hits(result)
+        corrected = holm([mcnemar(hit_Q, found[key]) for key, hit_Q in first.items()])
+        for p_holm, (key, hit_Q) in zip(corrected, first.items(), strict=True):
+            parts.append(_row(result, key, found[key]) | _difference(hit_Q, found[key]) | {"p_holm": p_holm})
+    return pd.DataFrame(parts)
+
+
+def render(*results: Result) -> RenderableType:
+    """Return the comparison as a table: conditions down, runs across, each later one with its difference."""
+    table = compare(results)
+    names = [f"{result.summary['encoder']} {result.summary['run'][:6]}" for result in results]
+    shown = Table(
+        title=f"{results[0].summary['benchmark']}: segment-level top-1, differences from {names[0]}",
+        caption=f"per cent, then its 95 % interval; n = {table['n'].iloc[0]} queries a cell; difference: in points, "
+        f"paired over queries; p: McNemar's exact test, corrected (Holm) over the {len(table) // len(results)} rows",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    shown.add_column("condition")
+    shown.add_column("length", justify="right")
+    shown.add_column(names[0], justify="right")
+    for name in names[1:]:
+        for title in (name, "difference", "p"):
+            shown.add_column(title, justify="right")
+    for (cell, length_s), rows in table.groupby(["cell", "length_s"], sort=False):
+        texts = [text for _, row in rows.iterrows() for text in _texts(row)]
+        shown.add_row(str(cell), f"{length_s:g} s", *texts)
+    return shown
+
+
+def _check_comparable(results: Sequence[Result]) -> None:
+    require(len(results) >= 2, "a comparison needs at least two runs", len(results))
+    keys = [str(result.summary["run"]) for result in results]
+    require(len(set(keys)) == len(keys), "a comparison must not name a run twice", ", ".join(keys))
+    for key, result in zip(keys[1:], results[1:], strict=True):
+        for what, one, other in zip(("benchmark", "query set"), _tested(results[0]), _tested(result), strict=True):
+            if one != other:
+                raise ConfigError(
+                    f"runs {keys[0]} and {key} cannot be compared: their {what} is {one} and {other}; run both with "
+                    f"the same data, --dataset and --set eval.*"
+                )
+
+
+def _tested(result: Result) -> tuple[str, str]:
+    return str(result.summary["benchmark"]), ", ".join(sorted(result.rows["queries"].unique()))
+
+
+def _hits(result: Result) -> dict[Key, npt.NDArray[np.bool_]]:
+    """Return whether each query was found, in the order of queries, for each cell and length in the order tested."""
+    hits, summary = result.hits, result.summary
+    own = hits[(hits["index"] == summary["index"]) & (hits["sequence"] == summary["sequence"])]
+    return {
+        (str(cell), float(length_s)): rows.sort_values("query")["hit"].to_numpy(dtype=bool)
+        for (cell, length_s), rows in own.groupby(["cell", "length_s"], sort=False)
+    }
+
+
+def _row(result: Result, key: Key, hit_Q: npt.NDArray[np.bool_]) -> dict[str, object]:
+    low, high = wilson(int(hit_Q.sum()), len(hit_Q))
+    return {
+        "run": result.summary["run"],
+        "encoder": result.summary["encoder"],
+        "cell": key[0],
+        "length_s": key[1],
+        "n": len(hit_Q),
+        "value": float(hit_Q.mean()),
+        "low": low,
+        "high": high,
+    }
+
+
+def _difference(one_Q: npt.NDArray[np.bool_], other_Q: npt.NDArray[np.bool_]) -> dict[str, object]:
+    low, high = bootstrap_difference(one_Q, other_Q)
+    return {
+        "difference": float(other_Q.mean() - one_Q.mean()),
+        "difference_low": low,
+        "difference_high": high,
+        "p": mcnemar(one_Q, other_Q),
+    }
+
+
+def _texts(row: pd.Series) -> list[str]:
+    """Return what the table says of one run in one row: the share, and of a later run the difference and its p."""
+    interval = f"{100 * row['low']:.0f}-{100 * row['high']:.0f}"
+    share = f"{100 * row['value']:.1f} {interval:>6s}"
+    if pd.isna(row["difference"]):
+        return [share]
+    low, high = 100 * row["difference_low"], 100 * row["difference_high"]
+    p = f"{row['p_holm']:.3f}" if row["p_holm"] >= LEAST_P else f"<{LEAST_P:g}"
+    return [share, f"{100 * row['difference']:+.1f} {low:+.1f} to {high:+.1f}", p]
