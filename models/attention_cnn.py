@@ -50,7 +50,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ConfigError(f"model.dim must be >= 1, got {self.dim}")
-        if self.width <= 0 or (STEM_CHANNELS * self.width) % 1 or (CHANNELS[-1] * TOP_POSITIONS * self.width) % self.dim:
+        if (
+            self.width <= 0
+            or (STEM_CHANNELS * self.width) % 1
+            or (CHANNELS[-1] * TOP_POSITIONS * self.width) % self.dim
+        ):
             raise ConfigError(
                 f"model.width must make {STEM_CHANNELS} x width whole and {CHANNELS[-1] * TOP_POSITIONS} x width a "
                 f"multiple of model.dim = {self.dim} (each dimension has its own slice of values), got {self.width}"

@@ -1,7 +1,8 @@
 """The Now-Playing / NAFP encoder: spatially separable convolutions and a divide-and-encode head.
 
-This is the baseline of Singh et al. (ISMIR 2022): the network of NAFP on their 64-band log-mel, with
-stride 2 in both directions everywhere, as NAFP's paper has it.
+The default is the baseline of Singh et al. (ISMIR 2022): the network of NAFP on their 64-band log-mel, with
+stride 2 in both directions everywhere, as NAFP's paper has it. NAFP's released code is a setting away: see
+docs/encoders/now-playing.md.
 
 Shape legend: B batch, T samples, C channels, F mel bands, W frames, D dimensions of the fingerprint.
 """
@@ -14,7 +15,7 @@ from typing import Literal
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from bench.audio.frontend import LogMel
+from bench.audio.frontend import LogMel, MagnitudeMel
 from bench.errors import ConfigError
 
 CITE = "Chang et al., Neural audio fingerprint for high-specific audio retrieval, ICASSP 2021"
@@ -22,21 +23,32 @@ LICENSE = "MIT"
 SOURCE = "the paper's section 2.2; NAFP's table of layers; Singh et al. (ISMIR 2022) for the input"
 
 CHANNELS = (128, 128, 256, 256, 512, 512, 1024, 1024)
-SEGMENT_S = 0.96
-BANDS, FRAMES = 64, 96
+KEEPS_FRAMES = (5, 7)  # layers, counted from 1, whose stride in time is 1 in the released code
 BRANCH_UNITS = 32
+
+FrontEnd = Literal["mel64-16k", "mel256-8k", "mel256-8k-maxnorm"]
+# By front end: rate in Hz, segment in s, bands and frames of a patch.
+INPUTS: dict[FrontEnd, tuple[int, float, int, int]] = {
+    "mel64-16k": (16_000, 0.96, 64, 96),
+    "mel256-8k": (8_000, 1.0, 256, 32),
+    "mel256-8k-maxnorm": (8_000, 1.0, 256, 32),
+}
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of the encoder. `width` scales every channel count (1 is the paper's network).
 
-    `norm_order`: the paper normalises before a ReLU, the released code after an ELU.
+    `norm_order`: the paper normalises before a ReLU, the released code after an ELU. `strides`: 2 everywhere,
+    as in the paper, or 1 in time at the fifth and seventh layer, as in the code. `front_end`: the input of Singh
+    et al., or that of NAFP, with its values as they are or scaled to [-1, 1].
     """
 
     width: float = 1.0
     dim: int = 128
     norm_order: Literal["norm-relu", "elu-norm"] = "norm-relu"
+    strides: Literal["paper", "code"] = "paper"
+    front_end: FrontEnd = "mel64-16k"
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -55,49 +67,60 @@ def build(config: Config) -> NowPlaying:
 
 
 class NowPlaying(nn.Module):
-    """Turns 0.96 s of audio at 16 kHz into a unit vector."""
-
-    rate_hz = 16_000
-    segment_s = SEGMENT_S
+    """Turns 0.96 s of audio at 16 kHz, or 1 s at 8 kHz, into a unit vector."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.dim = config.dim
-        self.front_end = LogMel()
+        self.rate_hz, self.segment_s, bands, frames = INPUTS[config.front_end]
+        self.front_end = (
+            LogMel() if config.front_end == "mel64-16k" else MagnitudeMel(config.front_end == "mel256-8k-maxnorm")
+        )
         layers: list[nn.Module] = []
-        before, bands, frames = 1, BANDS, FRAMES
-        for channels in (int(c * config.width) for c in CHANNELS):
-            frames = -(-frames // 2)
-            layers.append(_HalfLayer(before, channels, (1, 3), (bands, frames), config.norm_order))
+        before = 1
+        for number, channels in enumerate((int(c * config.width) for c in CHANNELS), start=1):
+            stride = 1 if config.strides == "code" and number in KEEPS_FRAMES else 2
+            frames = -(-frames // stride)
+            layers.append(_HalfLayer(before, channels, (1, 3), (1, stride), (bands, frames), config.norm_order))
             bands = -(-bands // 2)
-            layers.append(_HalfLayer(channels, channels, (3, 1), (bands, frames), config.norm_order))
+            layers.append(_HalfLayer(channels, channels, (3, 1), (2, 1), (bands, frames), config.norm_order))
             before = channels
         self.layers = nn.Sequential(*layers)
-        self.head = _SplitHead(before, config.dim)
+        self.head = _SplitHead(before * bands * frames, config.dim)
 
     def features(self, wave_BT: Tensor) -> Tensor:
-        """Return the log-mel patches (B, 1, 64, 96) of segments (B, 15360)."""
+        """Return the log-mel patches (B, 1, F, W) of segments (B, T): (B, 1, 64, 96) of 15360 samples by default."""
         patch_B1FW: Tensor = self.front_end(wave_BT)
         return patch_B1FW
 
     def embed(self, patch_B1FW: Tensor) -> Tensor:
-        """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 96)."""
-        top_BC11 = self.layers(patch_B1FW)
-        return functional.normalize(self.head(top_BC11.flatten(1)).float(), dim=1)
+        """Return unit vectors (B, D) of log-mel patches (B, 1, F, W)."""
+        top_BCFW = self.layers(patch_B1FW)
+        return functional.normalize(self.head(top_BCFW.flatten(1)).float(), dim=1)
 
     def forward(self, wave_BT: Tensor) -> Tensor:
-        """Return unit vectors (B, D) of segments (B, 15360)."""
+        """Return unit vectors (B, D) of segments (B, T)."""
         return self.embed(self.features(wave_BT))
 
 
 class _HalfLayer(nn.Module):
-    """Convolves along one axis with stride 2 there; normalises over (C, F, W), with a weight for each value."""
+    """Convolves along one axis, with a stride there; normalises over (C, F, W), with a weight for each value.
+
+    DEVIATION: "same" padding is one zero on each side. TensorFlow, which the released code runs on, pads an even
+    axis with stride 2 by one zero at its end alone, so that its taps lie one value later; weights converted from
+    it would have to be padded like that. Nothing else depends on it.
+    """
 
     def __init__(
-        self, before: int, channels: int, kernel: tuple[int, int], shape: tuple[int, int], norm_order: str
+        self,
+        before: int,
+        channels: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        shape: tuple[int, int],
+        norm_order: str,
     ) -> None:
         super().__init__()
-        stride = (1, 2) if kernel == (1, 3) else (2, 1)
         self.conv = nn.Conv2d(before, channels, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
         self.norm = nn.LayerNorm((channels, *shape))
         self.norm_order = norm_order
@@ -110,14 +133,14 @@ class _HalfLayer(nn.Module):
         return normed_BCFW
 
     def _convolved(self, x_BCFW: Tensor) -> Tensor:
-        """Return the convolution; along an axis of 1 or 2 only with the taps that meet data, not the padding.
+        """Return the convolution; along an axis no longer than the stride only with the taps that meet data.
 
         Why: oneDNN's bf16 backward pass leaves the gradient of taps that only ever meet padding
         uninitialised, which put NaN into the weights (docs/log.md). Here that gradient is zero.
         """
         axis = 3 if self.conv.kernel_size[1] == 3 else 2
         size = x_BCFW.shape[axis]
-        if size > 2:
+        if size > self.conv.stride[axis - 2]:
             convolved_BCFW: Tensor = self.conv(x_BCFW)
             return convolved_BCFW
         return functional.conv2d(x_BCFW, self.conv.weight.narrow(axis, 1, size), self.conv.bias)

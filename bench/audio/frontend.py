@@ -1,4 +1,4 @@
-"""Log-mel front ends. Every frame of a segment depends on that segment alone.
+"""Log-mel front ends. Every value of a patch depends on its own segment alone.
 
 Shape legend: B batch, T samples, M mel bands, W frames.
 """
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 FLOOR_DB = 80.0  # dynamic range kept below a segment's loudest bin
 POWER_FLOOR = 1e-10  # -100 dB re full scale; keeps the logarithm of silence finite
+MAGNITUDE_OFFSET = 0.06  # NAFP adds it to magnitudes before the logarithm
 
 
 class LogMel(nn.Module):
@@ -25,11 +26,7 @@ class LogMel(nn.Module):
         super().__init__()
         from torchaudio.transforms import MelSpectrogram
 
-        self.mel = MelSpectrogram(rate_hz, n_fft=window, hop_length=hop, n_mels=num_bands, power=2.0)
-        # Derived from the settings, so neither learned nor saved.
-        for name in list(dict(self.mel.named_buffers())):
-            owner = self.mel.get_submodule(name.rpartition(".")[0])
-            owner._non_persistent_buffers_set.add(name.rpartition(".")[2])
+        self.mel = _unsaved(MelSpectrogram(rate_hz, n_fft=window, hop_length=hop, n_mels=num_bands, power=2.0))
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """Return patches (B, 1, M, W) in [-1, 1] of segments (B, T); a silent segment gives all ones."""
@@ -37,3 +34,55 @@ class LogMel(nn.Module):
         level_BMW = 10 * torch.log10(power_BMW.clamp_min(POWER_FLOOR))
         below_top_BMW = level_BMW - level_BMW.amax(dim=(1, 2), keepdim=True)
         return (1 + below_top_BMW.clamp_min(-FLOOR_DB) / (FLOOR_DB / 2)).unsqueeze(1)
+
+
+class MagnitudeMel(nn.Module):
+    """Turns segments at 8 kHz into NAFP's log-mel patches of magnitudes: 256 bands from 300 to 4000 Hz.
+
+    The values are log10(magnitude + 0.06) below the segment's own maximum; with `maxnorm` they are then
+    (x - least / 2) / |least / 2|, which lies in [-1, 1]. The code's floor of -80 is left out: log10 of 0.06
+    is -1.2, so that a level of 1e78 would be needed to reach it.
+
+    DEVIATION: maximum and minimum are those of a segment, not of the batch, because a fingerprint must not
+    depend on its neighbours. Source: NAFP's released code (window 1024, hop 256, Hann, half a window of zeros
+    on both sides, Slaney's scale and area); its paper says power, its code takes magnitudes.
+    """
+
+    def __init__(self, maxnorm: bool = False) -> None:
+        super().__init__()
+        from torchaudio.transforms import MelSpectrogram
+
+        self.maxnorm = maxnorm
+        self.mel = _unsaved(
+            MelSpectrogram(
+                8_000,
+                n_fft=1024,
+                hop_length=256,
+                f_min=300.0,
+                f_max=4_000.0,
+                n_mels=256,
+                power=1.0,
+                norm="slaney",
+                mel_scale="slaney",
+                pad_mode="constant",
+            )
+        )
+
+    def forward(self, wave_BT: Tensor) -> Tensor:
+        """Return patches (B, 1, 256, W) of segments (B, T), W = T // 256 + 1; a silent segment gives zeros."""
+        level_BMW = torch.log10(self.mel(wave_BT) + MAGNITUDE_OFFSET)
+        below_top_BMW = level_BMW - level_BMW.amax(dim=(1, 2), keepdim=True)
+        if self.maxnorm:
+            half_B11 = below_top_BMW.amin(dim=(1, 2), keepdim=True).abs() / 2
+            # A flat segment has no range to divide by; it stays at zero.
+            range_B11 = torch.where(half_B11 > 0, half_B11, 1.0)
+            below_top_BMW = (below_top_BMW + half_B11) / range_B11
+        return below_top_BMW.unsqueeze(1)
+
+
+def _unsaved(mel: nn.Module) -> nn.Module:
+    """Return the module with its buffers left out of checkpoints: they are derived from the settings."""
+    for name in list(dict(mel.named_buffers())):
+        owner = mel.get_submodule(name.rpartition(".")[0])
+        owner._non_persistent_buffers_set.add(name.rpartition(".")[2])
+    return mel

@@ -69,9 +69,7 @@ def test_every_part_has_the_number_of_parameters_of_the_table() -> None:
         ({"attention": "off", "dim": 64}, 19_796_096 - 204_928 + 64 * (96 * 32 + 32 + 32 + 1)),
     ],
 )
-def test_settings_change_the_number_of_parameters_as_counted_by_hand(
-    settings: dict[str, Any], parameters: int
-) -> None:
+def test_settings_change_the_number_of_parameters_as_counted_by_hand(settings: dict[str, Any], parameters: int) -> None:
     assert size(attention_cnn.build(Config(**settings))) == parameters
 
 
@@ -123,9 +121,7 @@ def slow_softmax(logits: list[float]) -> list[float]:
 def slow_attended(x: np.ndarray, attention: Any, scale: float) -> np.ndarray:
     """Return equations 1 to 4 channel by channel: a softmax over bands times one over frames times S."""
     out = np.empty_like(x)
-    time_weights, freq_weights = (
-        w.detach().double().numpy() for w in (attention.time_weights, attention.freq_weights)
-    )
+    time_weights, freq_weights = (w.detach().double().numpy() for w in (attention.time_weights, attention.freq_weights))
     channels, bands, frames = x.shape
     for c in range(channels):
         of_time, of_freq = (v if v.ndim == 1 else v[:, c] for v in (time_weights, freq_weights))
@@ -255,36 +251,64 @@ def test_gradient_reaches_every_parameter(attention: str) -> None:
         assert weight.grad is not None and torch.isfinite(weight.grad).all() and weight.grad.any(), name
 
 
-def test_every_tap_of_a_kernel_meets_data() -> None:
-    # One that only meets padding has no gradient, or in oneDNN's bf16 an undefined one: docs/log.md.
-    network = built(skip="none").train()
-    maps: dict[str, torch.Tensor] = {}
+def convolutions(network: AttentionCNN) -> list[tuple[str, torch.nn.Conv2d, torch.Tensor]]:
+    """Return each convolution of the network and the map that it is given."""
+    given: dict[str, torch.Tensor] = {}
+    hooks = []
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Conv2d):
-            module.register_forward_pre_hook(lambda _conv, given, name=name: maps.update({name: given[0]}))
+            hooks.append(
+                module.register_forward_pre_hook(lambda _conv, x, name=name: given.update({name: x[0].detach()}))
+            )
     network.embed(patches(2))
-    assert len(maps) == 13
-    for name, given in maps.items():
-        conv = network.get_submodule(name)
+    for hook in hooks:
+        hook.remove()
+    return [(name, network.get_submodule(name), x) for name, x in given.items()]  # type: ignore[misc]
+
+
+def test_every_tap_of_a_kernel_meets_data() -> None:
+    # One that only meets padding has no gradient, or in oneDNN's bf16 an undefined one: docs/log.md.
+    found = convolutions(built())
+    assert len(found) == 1 + 12 + 5
+    for name, conv, given in found:
         ones = torch.ones_like(conv.weight[:1, :1], requires_grad=True)
         torch.conv2d(torch.ones(1, 1, *given.shape[2:]), ones, None, conv.stride, conv.padding).sum().backward()
-        assert bool((ones.grad > 0).all()), name
+        assert ones.grad is not None and bool((ones.grad > 0).all()), name
 
 
-def test_gradients_of_bf16_are_finite_and_near_those_of_fp32() -> None:
-    patch, target = patches(8), torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
-    poison = [torch.full((size,), math.nan) for size in (2_000, 50_000, 500_000) for _ in range(4)]
-    del poison  # what is not written stays NaN
-    gradients = []
-    for enabled in (False, True):
-        network = built(attention_scale="mean-1").train()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            vectors = network.embed(patch)
-        (vectors * target).sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
-    full, half = gradients
-    assert bool(half.isfinite().all())
-    assert float(torch.cosine_similarity(full, half, dim=0)) > 0.98
+def test_no_1x1_convolution_has_a_stride() -> None:
+    # With few channels as the fastest axis, oneDNN's backward pass of such a one writes past its buffer.
+    for name, conv, _ in convolutions(built()):
+        assert conv.kernel_size != (1, 1) or conv.stride == (1, 1), name
+
+
+@pytest.mark.parametrize("width", [WIDTH, 0.25])
+def test_gradients_of_bf16_are_finite_and_near_those_of_fp32(width: float) -> None:
+    # One convolution after another: through a whole untrained network with norms of a batch, rounding grows.
+    for name, conv, given in convolutions(built(width=width)):
+        poison = [torch.full((size,), math.nan) for size in (conv.weight.numel(), given.numel()) for _ in range(4)]
+        del poison  # what is not written stays NaN
+        gradients = []
+        for enabled in (False, True):
+            conv.zero_grad()
+            x = given.clone(memory_format=torch.preserve_format).requires_grad_()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                out = conv(x)
+            (out.float() * torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+            assert conv.weight.grad is not None and conv.bias is not None and conv.bias.grad is not None
+            gradients.append([conv.weight.grad.clone(), conv.bias.grad.clone(), x.grad])
+        for full, half in zip(*gradients, strict=True):
+            assert bool(half.isfinite().all()), name
+            assert float((full - half).norm() / full.norm()) < 0.02, name  # a bf16 value is off by at most 0.4 %
+
+
+def test_training_in_bf16_gives_finite_gradients() -> None:
+    network = built().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        vectors = network.embed(patches(8))
+    (vectors * torch.randn_like(vectors)).sum().backward()
+    assert vectors.dtype == torch.float32
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
 
 
 def test_training_on_silence_gives_finite_gradients() -> None:
