@@ -45,9 +45,9 @@ def compare(results: Sequence[Result]) -> pd.DataFrame:
 def render(*results: Result) -> RenderableType:
     """Return the comparison as a table: conditions down, runs across, each later one with its difference."""
     table = compare(results)
-    names = [f"{result.summary['encoder']} {result.summary['run'][:6]}" for result in results]
+    names = [f"{result.summary['encoder']}\n{result.summary['run'][:6]}" for result in results]
     shown = Table(
-        title=f"{results[0].summary['benchmark']}: segment-level top-1, differences from {names[0]}",
+        title=f"{results[0].summary['benchmark']}: segment-level top-1, differences from the first run",
         caption=f"per cent, then its 95 % interval; n = {table['n'].iloc[0]} queries a cell; difference: in points, "
         f"paired over queries; p: McNemar's exact test, corrected (Holm) over the {len(table) // len(results)} rows",
         title_justify="left",
@@ -55,15 +55,15 @@ def render(*results: Result) -> RenderableType:
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    shown.add_column("condition")
-    shown.add_column("length", justify="right")
-    shown.add_column(names[0], justify="right")
-    for name in names[1:]:
-        for title in (name, "difference", "p"):
-            shown.add_column(title, justify="right")
+    shown.add_column("condition", overflow="fold")
+    later = [title for name in names[1:] for title in (name, "difference", "p")]
+    for title in ("length", names[0], *later):
+        shown.add_column(title, justify="right", no_wrap=True)
+    last_cell = ""
     for (cell, length_s), rows in table.groupby(["cell", "length_s"], sort=False):
         texts = [text for _, row in rows.iterrows() for text in _texts(row)]
-        shown.add_row(str(cell), f"{length_s:g} s", *texts)
+        shown.add_row("" if cell == last_cell else str(cell), f"{length_s:g} s", *texts)
+        last_cell = str(cell)
     return shown
 
 
@@ -126,4 +126,4 @@ def _texts(row: pd.Series) -> list[str]:
         return [share]
     low, high = 100 * row["difference_low"], 100 * row["difference_high"]
     p = f"{row['p_holm']:.3f}" if row["p_holm"] >= LEAST_P else f"<{LEAST_P:g}"
-    return [share, f"{100 * row['difference']:+.1f} {low:+.1f} to {high:+.1f}", p]
+    return [share, f"{100 * row['difference']:+.1f} {low:+.0f} to {high:+.0f}", p]
