@@ -48,6 +48,42 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class Transforms:
+    """How likely each transform is, and the ranges it is drawn from.
+
+    `stretch_rate` is the tempo at the same pitch, `jitter` the change of speed up or down, as a share, of
+    tempo and pitch together; `tanh_amount` runs from 0 (clean) to 1; `colour_snr_db` is that of pink or brown
+    noise, each as likely, over the whole segment.
+    Source: the BioDCASE report, where it gives ranges; else the defaults of audiomentations.
+    """
+
+    time_stretch: float = 0.0
+    resample_jitter: float = 0.0
+    tanh: float = 0.0
+    coloured_noise: float = 0.0
+    stretch_rate: tuple[float, float] = (0.95, 1.05)
+    jitter: tuple[float, float] = (0.01, 0.03)
+    tanh_amount: tuple[float, float] = (0.01, 0.7)
+    colour_snr_db: tuple[float, float] = (5.0, 40.0)
+
+    def __post_init__(self) -> None:
+        for name in ("time_stretch", "resample_jitter", "tanh", "coloured_noise"):
+            share = getattr(self, name)
+            require(0 <= share <= 1, f"train.transforms.{name} is a probability: between 0 and 1", share)
+        for name, least, most in (
+            ("stretch_rate", 0.5, 2), ("jitter", 1e-3, 0.49), ("tanh_amount", 0, 1), ("colour_snr_db", -100, 100),
+        ):  # fmt: skip
+            low, high = getattr(self, name)
+            rule = f"train.transforms.{name} must be (low, high) between {least} and {most}"
+            require(least <= low <= high <= most, rule, (low, high))
+
+    @property
+    def idle(self) -> bool:
+        """Return whether no transform is ever applied."""
+        return max(self.time_stretch, self.resample_jitter, self.tanh, self.coloured_noise) == 0
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How the encoder is trained. Times in ms, levels in dB; pairs of numbers are ranges.
 
@@ -55,7 +91,8 @@ class TrainConfig:
     distinct multiples of `neighbour_ms` from it, as close as places in a database are, the others anywhere.
     Each place gives `pairs_per_moment` pairs, degraded differently (several are for the loss multi-positive).
     Positives are degraded in one of four ways, drawn by the weights `clean` to `noise_and_reverb`; `gain_db`
-    is the range of their level. `temperature` is that of the cross entropies, `margin` that of the triplets.
+    is the range of their level, and `transforms` change their waveform before, in worker processes. `temperature`
+    is that of the cross entropies, `margin` that of the triplets.
     Training ends early after `patience` validations without a better one (0: never).
     """
 
@@ -78,6 +115,7 @@ class TrainConfig:
     noise_and_reverb: float = 1.0
     max_rir_s: float = 0.5
     gain_db: tuple[float, float] = (0.0, 0.0)
+    transforms: Transforms = field(default_factory=Transforms)
     mask_count: int = 1
     mask_fraction: float = 0.1
     segments_per_track: int = 1
@@ -286,6 +324,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(section: str, kind: type, values: object) -> Any:
+    _check_names(section, kind, values)
+    return _validated(section, kind, values)
+
+
+def _check_names(section: str, kind: type, values: object) -> None:
     if not isinstance(values, dict):
         raise ConfigError(
             f"{section} is a group of settings; set one of them, such as {section}.{dataclasses.fields(kind)[0].name}"
@@ -294,7 +337,9 @@ def _checked(section: str, kind: type, values: object) -> Any:
     for name in values:
         if name not in fields:
             raise ConfigError(unknown("setting", f"{section}.{name}", [f"{section}.{known}" for known in fields]))
-    return _validated(section, kind, values)
+        inner = fields[name].default_factory
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            _check_names(f"{section}.{name}", inner, values[name])
 
 
 def _value(name: str, item: dataclasses.Field[Any], value: object) -> Any:

@@ -12,55 +12,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bench.config import require
+from bench.config import Transforms
 from bench.values import RATE_HZ, Floats, Ints
 
 PINK_DB, BROWN_DB = -3.01, -6.02  # an octave, of the power spectral density
 COLOUR_TAPS = 512  # the colour holds from RATE_HZ / COLOUR_TAPS = 31 Hz up; below, the noise is white
 
 Step = Callable[[Floats], Floats]
-
-
-@dataclass(frozen=True)
-class Transforms:
-    """How likely each transform is, and the ranges it is drawn from.
-
-    `stretch_rate` is the tempo at the same pitch, `jitter` the change of speed up or down, as a share, of
-    tempo and pitch together; `tanh_amount` runs from 0 (clean) to 1; `colour_snr_db` is that of pink or brown
-    noise, each as likely, over the whole segment.
-    Source: the BioDCASE report, where it gives ranges; else the defaults of audiomentations.
-    """
-
-    time_stretch: float = 0.0
-    resample_jitter: float = 0.0
-    tanh: float = 0.0
-    coloured_noise: float = 0.0
-    stretch_rate: tuple[float, float] = (0.95, 1.05)
-    jitter: tuple[float, float] = (0.01, 0.03)
-    tanh_amount: tuple[float, float] = (0.01, 0.7)
-    colour_snr_db: tuple[float, float] = (5.0, 40.0)
-
-    def __post_init__(self) -> None:
-        for name in ("time_stretch", "resample_jitter", "tanh", "coloured_noise"):
-            share = getattr(self, name)
-            require(0 <= share <= 1, f"{name} is a probability and must be between 0 and 1", share)
-        low, high = self.stretch_rate
-        require(0.5 <= low <= high <= 2, "stretch_rate must be (low, high) between 0.5 and 2", self.stretch_rate)
-        require(0 < self.jitter[0] <= self.jitter[1] < 0.5, "jitter must be (low, high) between 0 and 0.5", self.jitter)
-        low, high = self.tanh_amount
-        require(0 <= low <= high <= 1, "tanh_amount must be (low, high) between 0 and 1", self.tanh_amount)
-        low, high = self.colour_snr_db
-        require(low <= high, "colour_snr_db must be (low, high)", self.colour_snr_db)
-
-    @property
-    def idle(self) -> bool:
-        """Return whether no transform is ever applied."""
-        return max(self.time_stretch, self.resample_jitter, self.tanh, self.coloured_noise) == 0
 
 
 def transformed(wave_BT: Floats, transforms: Transforms, seeds_B: Ints) -> Floats:

@@ -38,6 +38,7 @@ class Draws:
     has_noise_B: np.ndarray
     has_room_B: np.ndarray
     stripe_BC22: Floats
+    transform_seed_B: Ints
     redrawn: int
 
     def rows(self, some: slice) -> Draws:
@@ -73,6 +74,7 @@ def draw_pairs(source: Material, config: TrainConfig, seed: int, step: int) -> D
         has_noise_B=np.isin(kind_B, (1, 3)),
         has_room_B=kind_B >= 2,
         stripe_BC22=draw.random((pairs, config.mask_count, 2, 2), dtype=np.float32),
+        transform_seed_B=draw.integers(2**63, size=pairs),
         redrawn=redrawn,
     )
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from bench.config import TrainConfig
+from bench.config import TrainConfig, Transforms
+from bench.degrade.waveform import transformed
 from bench.train.draws import draw_pairs
 from bench.train.material import Material
-from bench.train.pairs import Cuts, cut_pairs
+from bench.train.pairs import Change, Cuts, cut_pairs
 from bench.train.ranks import Ranks
+from bench.values import INT16_SCALE, Ints
 
 AHEAD = 3  # steps made ready before they are needed
 
@@ -34,23 +42,48 @@ def feed(
 ) -> Iterator[Iterator[Served]]:
     """Give the samples of steps first to last (exclusive), drawn for all processes, cut for this one.
 
-    On a GPU one thread works ahead: numpy and copies let go of the interpreter, and what the thread
-    asks of the device is queued behind the step in progress. On the CPU, where training itself wants every
-    core, they are made as they are asked for.
+    One thread works ahead: numpy and copies let go of the interpreter, and what the thread asks of a GPU is
+    queued behind the step in progress. Where training itself wants every core, and no worker transforms, they are
+    made as they are asked for.
     """
+    with _changing(config.transforms) as change, ThreadPoolExecutor(1) as thread:
 
-    def serve(step: int) -> Served:
-        draws = draw_pairs(source, config, seed, step)
-        return Served(step, cut_pairs(draws.rows(ranks.share(config.batch_pairs)), source, device), draws.redrawn)
+        def serve(step: int) -> Served:
+            draws = draw_pairs(source, config, seed, step)
+            own = draws.rows(ranks.share(config.batch_pairs))
+            return Served(step, cut_pairs(own, source, device, change), draws.redrawn)
 
-    if device.type == "cpu":
-        yield map(serve, range(first, last))
-        return
-    with ThreadPoolExecutor(1) as thread:
+        if device.type == "cpu" and change is None:
+            yield map(serve, range(first, last))
+            return
         try:
             yield _ahead(thread, serve, first, last)
         finally:
             thread.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _changing(transforms: Transforms) -> Iterator[Change | None]:
+    """Give what transforms music in worker processes, one for each core; None where there is nothing to do."""
+    if transforms.idle:
+        yield None
+        return
+    workers = os.cpu_count() or 1
+    # Spawned: a forked child of a process with threads may hang. One thread each: numpy's would fight over the cores.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+
+        def change(music_BT: Tensor, seed_B: Ints) -> Tensor:
+            pieces = (np.array_split(rows, workers) for rows in (music_BT.numpy(), seed_B))
+            return torch.from_numpy(np.concatenate(list(pool.map(partial(_changed, transforms), *pieces))))
+
+        yield change
+
+
+def _changed(transforms: Transforms, music_BT: npt.NDArray[np.int16], seed_B: Ints) -> npt.NDArray[np.int16]:
+    """Return int16 waves transformed; what grew louder than full scale is clipped, as a recorder would."""
+    heard_BT = transformed(music_BT.astype(np.float32) * np.float32(INT16_SCALE), transforms, seed_B)
+    kept_BT: npt.NDArray[np.int16] = np.rint(np.clip(heard_BT / INT16_SCALE, -32_768, 32_767)).astype(np.int16)
+    return kept_BT
 
 
 def _ahead(thread: ThreadPoolExecutor, serve: Callable[[int], Served], first: int, last: int) -> Iterator[Served]:

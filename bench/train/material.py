@@ -74,7 +74,7 @@ def material(
         row[: len(response)] = torch.from_numpy(np.array(response))
     energy, first_block = _energy(music, tracks)
     return Material(
-        music, tracks, sound_of(music, tracks, device), energy, first_block,
+        music, tracks, sound_of(music, tracks, device, on_host=not config.transforms.idle), energy, first_block,
         noise, noises, sound_of(noise, noises, device),
         torch.fft.rfft(cut_RT).to(device), context, segment_samples,
     )  # fmt: skip

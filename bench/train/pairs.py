@@ -7,6 +7,7 @@ Shape legend: B pairs, T samples, R taps of a response, F bins of a spectrum or 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from bench.config import TrainConfig
 from bench.degrade.room import DIRECT_AT
 from bench.train.draws import Draws
 from bench.train.material import Material, fft_samples
-from bench.values import INT16_SCALE
+from bench.values import INT16_SCALE, Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +40,12 @@ class Cuts:
     stripe_BC22: Tensor
 
 
-def cut_pairs(draws: Draws, source: Material, device: torch.device) -> Cuts:
-    """Return what was drawn, read and brought to the device. Nothing here waits for the device."""
+Change = Callable[[Tensor, Ints], Tensor]
+"""Called as change(music_BT, seed_B) with int16 samples on the host; returns as many, transformed."""
+
+
+def cut_pairs(draws: Draws, source: Material, device: torch.device, change: Change | None = None) -> Cuts:
+    """Return what was drawn, read, changed and brought to the device. Nothing here waits for the device."""
     total = source.context + source.segment_samples + DIRECT_AT
     room_row = np.flatnonzero(draws.has_room_B)
     noise_ratio_B = np.where(draws.has_noise_B, 10 ** (-draws.snr_db_B / 20), 0).astype(np.float32)
@@ -49,9 +54,12 @@ def cut_pairs(draws: Draws, source: Material, device: torch.device) -> Cuts:
         10 ** (draws.gain_db_B[:, None] / 20), draws.stripe_BC22,
     )  # fmt: skip
     music, noise = source.music_sound, source.noise_sound
+    heard_BT = music.padded(draws.track_B, draws.positive_B - source.context, total)
+    if change is not None:
+        heard_BT = change(heard_BT, draws.transform_seed_B)
     waves = (
         music.padded(draws.track_B, draws.anchor_B, source.segment_samples),
-        music.padded(draws.track_B, draws.positive_B - source.context, total),
+        heard_BT,
         noise.looped(draws.noise_B, draws.noise_start_B, total),
     )
     return Cuts(*(_to(tensor, device) for tensor in (*waves, *map(torch.from_numpy, host))))

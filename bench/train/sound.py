@@ -89,10 +89,13 @@ class DeviceSound:
         return told[0], told[1], told[2]
 
 
-def sound_of(corpus: Corpus, tracks: Ints, device: torch.device) -> Sound:
-    """Return the samples of tracks on the device if they fit into half of what is free there, else on the host."""
-    if device.type != "cuda":
-        return HostSound(corpus)
+def sound_of(corpus: Corpus, tracks: Ints, device: torch.device, on_host: bool = False) -> Sound:
+    """Return the samples of tracks on the device if they fit into half of what is free there, else on the host.
+
+    `on_host` is for what workers on the CPU transform first.
+    """
+    if device.type != "cuda" or on_host:
+        return HostSound(corpus, pinned=device.type == "cuda" and not on_host)
     free_bytes, _total = torch.cuda.mem_get_info(device)
     fits = int(corpus.lengths[tracks].sum()) * 2 <= free_bytes // 2
     return DeviceSound(corpus, tracks, device) if fits else HostSound(corpus, pinned=True)

@@ -217,12 +217,22 @@ def test_unknown_setting_in_a_file_is_answered_with_the_nearest(plugin: ModuleTy
     assert "'train.steps'" in refused(plugin, files=(toml(tmp_path, "[train]\nstep = 3\n"),))
 
 
+def test_group_inside_a_section_is_checked_as_a_section_is(plugin: ModuleType) -> None:
+    assert config.resolve("mine", plugin, "tiny", overrides=["train.transforms.tanh=0.5"]).train.transforms.tanh == 0.5
+    told = refused(plugin, "train.transforms.tan=0.5")
+    assert "'train.transforms.tan'" in told and "'train.transforms.tanh'" in told
+    assert "train.transforms is a group" in refused(plugin, "train.transforms=2")
+    assert "train.transforms.tanh is a probability" in refused(plugin, "train.transforms.tanh=2")
+
+
 def test_flatten_gives_every_setting_its_one_name(plugin: ModuleType) -> None:
     flat = config.flatten(config.resolve("mine", plugin, "tiny"))
     sections = {"data": config.DataConfig, "train": config.TrainConfig, "eval": config.EvalConfig, "model": Settings}
     sections["music"] = registry.load("dataset", "synth").Config
     sections |= {f"index.{name}": registry.load("index", name).Config for name in ("exact", "falconn")}
+    sections["train.transforms"] = config.Transforms
     wanted = {f"{name}.{field.name}" for name, kind in sections.items() for field in fields(kind)}
+    wanted.remove("train.transforms")
     assert set(flat) == wanted | {"encoder", "preset", "seed", "device"}
 
 

@@ -286,6 +286,14 @@ def test_silent_music_or_noise_gives_no_nan(source: Material) -> None:
     np.testing.assert_allclose(degrade_pairs(dry, source)[1], here / here.abs().amax(dim=1, keepdim=True), rtol=1e-5)
 
 
+def test_what_workers_change_is_the_positive_before_it_is_degraded(source: Material) -> None:
+    draws, plain = drawn(source, replace(CONFIG, reverb_only=0.0, noise_only=0.0, noise_and_reverb=0.0, clean=1.0))
+    changed = cut_pairs(draws, source, CPU, lambda music, seeds: music // 2)
+    assert torch.equal(changed.anchor_BT, plain.anchor_BT) and torch.equal(changed.noise_BT, plain.noise_BT)
+    assert torch.equal(changed.music_BT, plain.music_BT // 2)
+    assert len(set(draws.transform_seed_B.tolist())) == CONFIG.batch_pairs
+
+
 def test_several_pairs_of_a_moment_differ_in_their_degradation_alone(source: Material) -> None:
     draws, cuts = drawn(source, replace(CONFIG, pairs_per_moment=3, reverb_only=0.0, noise_and_reverb=0.0))
     for first in (0, 3):

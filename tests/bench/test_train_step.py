@@ -11,9 +11,10 @@ import torch
 import torch.multiprocessing
 import torch.nn.functional as functional
 
-from bench.config import TrainConfig
+from bench.config import TrainConfig, Transforms
+from bench.degrade.waveform import transformed
 from bench.errors import ConfigError
-from bench.train.feed import AHEAD, Served, _ahead
+from bench.train.feed import AHEAD, Served, _ahead, _changing
 from bench.train.losses import loss_of
 from bench.train.ranks import ALONE, Ranks, joined
 from bench.train.step import Stepper, TrainingError
@@ -166,7 +167,23 @@ def test_two_processes_take_the_step_of_one_with_the_whole_batch(tmp_path: Path,
             torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7)
 
 
-# Working ahead
+# Working ahead, and in workers
+
+
+def test_workers_transform_the_positives_alone_and_by_their_seeds() -> None:
+    draw = np.random.default_rng(0)
+    wave = torch.from_numpy(draw.integers(-32_768, 32_767, (5, 4_000)).astype(np.int16))
+    seeds = np.arange(5)
+    with _changing(Transforms()) as change:
+        assert change is None
+    with _changing(Transforms(tanh=1.0)) as change:
+        assert change is not None
+        whole, some = change(wave, seeds), change(wave[2:], seeds[2:])
+    assert whole.dtype == torch.int16 and whole.shape == wave.shape
+    assert torch.equal(whole[2:], some)  # whatever worker it went to
+    alone = transformed(wave.numpy() / np.float32(32_768), Transforms(tanh=1.0), seeds)
+    np.testing.assert_allclose(whole / 32_768, np.clip(alone, -1, 1), atol=0.6 / 32_768)
+    assert not torch.equal(whole, wave)
 
 
 def test_steps_made_ahead_come_in_order_each_once() -> None:

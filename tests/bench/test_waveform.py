@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.degrade.waveform import Transforms, transformed
+from bench.config import Transforms
+from bench.degrade.waveform import transformed
 from bench.errors import ConfigError
 from bench.values import RATE_HZ, Floats
 
@@ -111,7 +112,8 @@ def test_probability_zero_is_the_wave_itself() -> None:
 def test_probability_zero_imports_nothing() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from bench.degrade.waveform import Transforms, transformed\n"
+        "from bench.config import Transforms\n"
+        "from bench.degrade.waveform import transformed\n"
         "transformed(np.zeros((2, 9), np.float32), Transforms(), np.arange(2))\n"
         "print([m for m in ('audiomentations', 'librosa', 'scipy', 'torch') if m in sys.modules])"
     )
@@ -231,7 +233,7 @@ def test_silence_stays_a_number() -> None:
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"tanh": 1.5}, "tanh is a probability .* got 1.5"),
+        ({"tanh": 1.5}, "tanh is a probability.* got 1.5"),
         ({"time_stretch": -0.1}, "time_stretch is a probability"),
         ({"stretch_rate": (1.1, 0.9)}, "stretch_rate"),
         ({"jitter": (0.0, 0.03)}, "jitter"),
