@@ -117,6 +117,28 @@ def results(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="Beginnings of two or more runs' keys; the others are compared with the first.")
+    ],
+    format_: Format = "table",
+    store: StoreRoot = STORE,
+) -> None:
+    """Compare runs on the same queries: top-1 side by side, and paired differences from the first run."""
+    _check_format(format_)
+    from bench.registry import load
+    from bench.results import load_result
+
+    report, results = load("report", "compare"), [load_result(_store(store), run) for run in runs]
+    if format_ == "table":
+        from rich.console import Console
+
+        Console().print(report.render(*results))
+    else:
+        _print_frame(report.compare(results), format_)
+
+
+@app.command()
 def ui(
     store: StoreRoot = STORE,
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you know why.")] = "127.0.0.1",

@@ -107,7 +107,7 @@ class TrainConfig:
     loss: Literal["nt-xent", "nafp", "info-nce", "triplet", "semi-hard-triplet", "multi-positive"] = "nt-xent"
     temperature: float = 0.05
     margin: float = 0.4
-    offset_ms: float = 40.0
+    offset_ms: float = 50.0
     snr_db: tuple[float, float] = (0.0, 20.0)
     clean: float = 0.0
     noise_only: float = 1.0

@@ -22,7 +22,7 @@ from bench.values import RATE_HZ, Floats, Ints
 SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
 HOP_SAMPLES = RATE_HZ // 10
 TOLERANCE_SAMPLES = RATE_HZ // 20
-MAX_TRACKS = 24
+MAX_TRACKS = 64
 MAX_SAMPLES = 30 * RATE_HZ
 
 

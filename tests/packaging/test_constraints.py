@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-LATER = {"torch-geometric": "2.8.1", "optuna": "5.0.0", "audiomentations": "0.43.1"}
+LATER = {"optuna": "5.0.0"}
 
 
 def pins() -> list[Requirement]:
