@@ -80,7 +80,7 @@ def fit(
         material(data.music, tracks, data.noise, data.banks, config.train, size, device)
         for tracks in _sides(data.music)
     )
-    stepper = Stepper(encoder.to(device), config.train, config.seed, ranks, warn)
+    stepper = Stepper(_normalising_together(encoder.to(device), ranks, warn), config.train, config.seed, ranks, warn)
     run = _Run(stepper, device, folder, watch, validation_of(val, config.train, device))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         run.resume()
@@ -89,6 +89,18 @@ def fit(
     if run.writes:
         write_json(folder / HISTORY, run.history)
         (folder / RESUME).unlink(missing_ok=True)
+
+
+def _normalising_together(encoder: nn.Module, ranks: Ranks, warn: Callable[[str], None]) -> nn.Module:
+    """Return the encoder with batch normalisation over all processes, where there are several and it has any."""
+    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if ranks.world == 1 or not norms:
+        return encoder
+    if norms[0].running_mean is not None and norms[0].running_mean.is_cuda:
+        together: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+        return together
+    warn("batch normalisation cannot be shared on CPUs: each process normalises over its own part of the batch")
+    return encoder
 
 
 def history(folder: Path) -> Curve:

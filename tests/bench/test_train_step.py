@@ -15,6 +15,7 @@ from bench.config import TrainConfig, Transforms
 from bench.degrade.waveform import transformed
 from bench.errors import ConfigError
 from bench.train.feed import AHEAD, Served, _ahead, _changing
+from bench.train.loop import _normalising_together
 from bench.train.losses import loss_of
 from bench.train.ranks import ALONE, Ranks, joined
 from bench.train.step import Stepper, TrainingError
@@ -219,3 +220,11 @@ def test_numbers_of_a_seed_do_not_repeat_between_steps_ranks_and_pieces() -> Non
                 drawn.add(of.vectors(torch.ones(2, 1, 4, 5), step, piece).detach().numpy().tobytes())
     assert len(drawn) == 12
     assert np.isfinite(float(stepper(drop=0.5).gradients(features(), 2**40)))
+
+
+def test_batch_normalisation_on_cpus_is_said_to_stay_apart() -> None:
+    told: list[str] = []
+    normed = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    assert _normalising_together(normed, Ranks(0, 2), told.append) is normed and "own part of the batch" in told[0]
+    assert _normalising_together(normed, ALONE, pytest.fail) is normed
+    assert isinstance(_normalising_together(small(), Ranks(0, 2), pytest.fail), Small)
