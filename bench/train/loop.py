@@ -97,7 +97,7 @@ def _normalising_together(encoder: nn.Module, ranks: Ranks, warn: Callable[[str]
     if ranks.world == 1 or not norms:
         return encoder
     if norms[0].running_mean is not None and norms[0].running_mean.is_cuda:
-        together: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+        together: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)  # type: ignore[no-untyped-call]
         return together
     warn("batch normalisation cannot be shared on CPUs: each process normalises over its own part of the batch")
     return encoder
