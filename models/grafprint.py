@@ -1,0 +1,463 @@
+"""The GraFPrint encoder: a graph network over the bins of a log-mel patch, with neighbours found anew in every block.
+
+The network is that of the released code, which differs from its paper in places: see
+docs/encoders/grafprint.md. All 1x1 convolutions over nodes are matrix products here, since a node is a
+row; in evaluation mode batch norm is folded into them.
+
+Shape legend: B batch, T samples, F mel bands, W frames, N nodes of a segment, M = B x N nodes of a
+batch, C channels, G groups of channels, E edges, D dimensions of the fingerprint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+
+from bench.audio.frontend import POWER_FLOOR
+from bench.errors import ConfigError
+
+CITE = "Bhattacharjee, Singh, Benetos, GraFPrint: a GNN-based approach for audio identification, ICASSP 2025"
+LICENSE = "MIT"
+SOURCE = "the paper for the idea, the released code's network for every number (docs/encoders/grafprint.md)"
+
+RATE_HZ = 16_000
+SEGMENT_S = 1.0
+BANDS, FRAMES = 64, 32
+WINDOW, HOP = 1024, 512
+SPAN_FLOOR = 1e-8  # keeps a segment of one level from being 0 / 0
+POINT_CHANNELS = 8
+CHANNELS = {
+    "t": (64, 128, 256, 512),
+    "s": (80, 160, 400, 640),
+    "m": (96, 192, 384, 768),
+    "b": (128, 256, 512, 1024),
+}
+BLOCKS = {"t": (2, 2, 6, 2), "s": (2, 2, 6, 2), "m": (2, 2, 16, 2), "b": (2, 2, 18, 2)}
+POOLED, HIDDEN = 1024, 4096
+GROUPS = 4
+FEWEST_NODES = BANDS * FRAMES // 2 // 8  # in the last stage: 1024 nodes, halved three times
+MAX_DILATION = 3
+IMAGES = 16
+LIKENESSES = 2  # segments whose nodes are compared at once on a processor, 4 MB each at first
+CHUNK = 8  # segments that a processor takes at once, so that what a block works on stays in its cache
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the encoder; the defaults are what the released code runs.
+
+    `size` and `width`: a preset of channels and blocks, and a factor for every channel count (1 is the
+    paper's network). `k` counts a node among its own neighbours: 3 is itself and 2 others. `dilation`
+    "planned" skips neighbours, 1 to 3 from the first block to the last, and `drop_path` leaves out
+    branches in training, with a probability that rises from 0 to it: the code's constructor plans both
+    (to 3 and 0.1) but its block counter stands still. `conv` is the graph convolution of every block.
+    """
+
+    size: Literal["t", "s", "m", "b"] = "t"
+    width: float = 1.0
+    k: int = 3
+    dilation: Literal["none", "planned"] = "none"
+    drop_path: float = 0.0
+    conv: Literal["max-relative", "edge", "sage", "gin"] = "max-relative"
+    dim: int = 128
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ConfigError(f"model.dim must be >= 1, got {self.dim}")
+        scaled = [c * self.width for c in CHANNELS[self.size]]
+        if self.width <= 0 or any(c % GROUPS for c in scaled) or (POINT_CHANNELS * self.width) % 1:
+            raise ConfigError(
+                f"model.width must make {POINT_CHANNELS} x width whole and the channels {CHANNELS[self.size]} x width "
+                f"multiples of {GROUPS} (the graph convolution has {GROUPS} groups), got {self.width}; "
+                f"take a multiple of 1/8"
+            )
+        most = (FEWEST_NODES - 1) // (MAX_DILATION if self.dilation == "planned" else 1) + 1
+        if not 2 <= self.k <= most:
+            raise ConfigError(
+                f"model.k must be between 2 (a node and one other) and {most} (the last stage has {FEWEST_NODES} "
+                f"nodes) with dilation {self.dilation!r}, got {self.k}"
+            )
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"model.drop_path must be in [0, 1), got {self.drop_path}")
+
+
+def build(config: Config) -> GraFPrint:
+    """Return the encoder with fresh weights, drawn from torch's global generator."""
+    return GraFPrint(config)
+
+
+class GraFPrint(nn.Module):
+    """Turns one second of audio at 16 kHz into a unit vector."""
+
+    rate_hz = RATE_HZ
+    segment_s = SEGMENT_S
+    ramps_1CFW: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.front_end = _ScaledLogMel()
+        rising_1FW = torch.linspace(0, 1, FRAMES).expand(1, BANDS, FRAMES)
+        rising_F1 = torch.linspace(0, 1, BANDS).unsqueeze(1)
+        ramps_1CFW = torch.stack([rising_1FW, rising_F1.expand(1, BANDS, FRAMES)], dim=1)
+        self.register_buffer("ramps_1CFW", ramps_1CFW, persistent=False)
+        point = int(POINT_CHANNELS * config.width)
+        self.point = nn.Conv2d(3, point, 7, stride=(2, 1), padding=3)
+        nn.init.kaiming_normal_(self.point.weight)
+        channels = [int(c * config.width) for c in CHANNELS[config.size]]
+        self.stem = _Dense(point, channels[0], bias=False)
+        self.body = _body(channels, config)
+        # DEVIATION: a bias before a batch norm, which takes it out again in training, starts from 0 rather than
+        # from the framework's draw. Only a fresh network in evaluation mode, as a control, knows the difference:
+        # there such biases leave little of what tells segments apart (at width 1/8 a quarter).
+        for layer in self.body.modules():
+            if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        pooled, hidden = (round(units * config.width) for units in (POOLED, HIDDEN))
+        self.project = nn.Linear(channels[-1], pooled)
+        self.head = nn.Sequential(nn.Linear(pooled, hidden), nn.ELU(), nn.Linear(hidden, config.dim))
+
+    def features(self, wave_BT: Tensor) -> Tensor:
+        """Return the log-mel patches (B, 1, 64, 32) in [0, 1] of segments (B, 16000)."""
+        patch_B1FW: Tensor = self.front_end(wave_BT)
+        return patch_B1FW
+
+    def embed(self, patch_B1FW: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 32)."""
+        whole = self.training or patch_B1FW.device.type != "cpu"
+        chunks = [patch_B1FW] if whole else torch.split(patch_B1FW, CHUNK)
+        pooled_BC = torch.cat([self._pooled(chunk) for chunk in chunks])
+        return functional.normalize(self.head(pooled_BC).float(), dim=1)
+
+    def forward(self, wave_BT: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of segments (B, 16000)."""
+        return self.embed(self.features(wave_BT))
+
+    def _pooled(self, patch_B1FW: Tensor) -> Tensor:
+        """Return the mean of each patch's projected nodes, (B, 1024 x width)."""
+        placed_BCFW = torch.cat([self.ramps_1CFW.expand(len(patch_B1FW), -1, -1, -1), patch_B1FW], dim=1)
+        points_BCFW = functional.relu(self.point(placed_BCFW))
+        nodes_BNC = points_BCFW.flatten(2).transpose(1, 2)
+        nodes_BNC = self.body(functional.leaky_relu(self.stem(nodes_BNC), 0.2))
+        # The projection is linear, so the mean of what it makes is what it makes of the mean.
+        projected_BC: Tensor = self.project(nodes_BNC.mean(dim=1))
+        return projected_BC
+
+
+class _ScaledLogMel(nn.Module):
+    """Turns segments into log-mel patches scaled to [0, 1] by the segment's own extremes.
+
+    DEVIATION: the code divides a training track by the 0.95 quantile of its magnitudes, and no other.
+    A gain is a constant in decibels, which the scaling takes out again (but for bins at the floor of
+    -100 dB), so training and test see the same here. It also divides by the bare span, which makes NaN
+    of a segment of one level; SPAN_FLOOR makes it all zeros.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchaudio.transforms import MelSpectrogram
+
+        self.mel = MelSpectrogram(RATE_HZ, n_fft=WINDOW, hop_length=HOP, n_mels=BANDS, f_max=8_000.0, power=2.0)
+        # Derived from the settings, so neither learned nor saved.
+        for name in list(dict(self.mel.named_buffers())):
+            owner = self.mel.get_submodule(name.rpartition(".")[0])
+            owner._non_persistent_buffers_set.add(name.rpartition(".")[2])
+
+    def forward(self, wave_BT: Tensor) -> Tensor:
+        """Return patches (B, 1, F, W) in [0, 1] of segments (B, T)."""
+        level_BFW = 10 * torch.log10(self.mel(wave_BT).clamp_min(POWER_FLOOR))
+        low_B11, high_B11 = level_BFW.amin(dim=(1, 2), keepdim=True), level_BFW.amax(dim=(1, 2), keepdim=True)
+        return ((level_BFW - low_B11) / (high_B11 - low_B11 + SPAN_FLOOR)).unsqueeze(1)
+
+
+def _body(channels: list[int], config: Config) -> nn.Sequential:
+    """Return all blocks, with the layers between stages that halve the nodes."""
+    counts = BLOCKS[config.size]
+    total, done = sum(counts), 0
+    layers: list[nn.Module] = []
+    for stage, (width, count) in enumerate(zip(channels, counts, strict=True)):
+        if stage:
+            layers.append(_Down(channels[stage - 1], width))
+        for block in range(done, done + count):
+            dilation = 1 + MAX_DILATION * block // total if config.dilation == "planned" else 1
+            drop = config.drop_path * block / (total - 1)
+            layers += [_Grapher(width, config.conv, config.k, dilation, drop), _FeedForward(width, drop)]
+        done += count
+    return nn.Sequential(*layers)
+
+
+class _Dense(nn.Module):
+    """A 1x1 convolution over nodes, which is a matrix product, and batch norm."""
+
+    def __init__(self, before: int, after: int, bias: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(before, after, bias)
+        self.norm = nn.BatchNorm1d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., after) of (..., before)."""
+        if self.training:
+            return _normed(self.norm, product(x, self.linear.weight, self.linear.bias))
+        scale_C, shift_C = _scale_and_shift(self.norm, self.linear.bias)
+        return product(x, self.linear.weight * scale_C.unsqueeze(1), shift_C)
+
+
+def product(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int = 1) -> Tensor:
+    """Return x W^T + b along the last axis, (..., O) of (..., groups x C), each group with its rows of W.
+
+    Why two ways: oneDNN's 1x1 convolution of rows adds the bias on the way, and is a fifth faster than
+    the matrix library on the processors measured; elsewhere a matrix product is the faster one.
+    """
+    make = convolved if x.device.type == "cpu" else multiplied
+    return make(x.flatten(0, -2), weight_OC, bias_O, groups).view(*x.shape[:-1], -1)
+
+
+def convolved(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int) -> Tensor:
+    """Return the product as a convolution of 16 images of (M / 16) x 1 pixels with the channels last.
+
+    With fewer images PyTorch does not call oneDNN on one thread. M is a multiple of 16: nodes come in powers of 2.
+    """
+    image_HCW1 = x_MC.view(IMAGES, -1, 1, x_MC.shape[1]).permute(0, 3, 1, 2)
+    made_HOW1 = functional.conv2d(image_HCW1, weight_OC[..., None, None], bias_O, groups=groups)
+    return made_HOW1.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def multiplied(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int) -> Tensor:
+    """Return the product as one of matrices, or of a batch of them where there are groups."""
+    if groups == 1:
+        return functional.linear(x_MC, weight_OC, bias_O)
+    side_GMC = x_MC.view(len(x_MC), groups, -1).transpose(0, 1)
+    made_GMO = torch.bmm(side_GMC, weight_OC.view(groups, -1, weight_OC.shape[1]).transpose(1, 2))
+    made_MO = made_GMO.transpose(0, 1).flatten(1)
+    return made_MO if bias_O is None else made_MO + bias_O
+
+
+def _normed(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """Return the batch norm over all axes but the last."""
+    normed_MC: Tensor = norm(x.flatten(0, -2))
+    return normed_MC.view_as(x)
+
+
+def _scale_and_shift(norm: nn.BatchNorm1d, bias_C: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what an evaluating batch norm multiplies the weights before it by, and the bias after that."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale_C = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    offset_C = -norm.running_mean if bias_C is None else bias_C - norm.running_mean
+    return scale_C, norm.bias + offset_C * scale_C
+
+
+class _Grouped(nn.Module):
+    """A 1x1 convolution in groups of channels, batch norm and ReLU.
+
+    `parts` inputs meet channel by channel: u_0, m_0, u_1, m_1 and so on, so that a group sees the same
+    channels of each. The weights are kept in that order; the inputs are laid side by side instead.
+    """
+
+    def __init__(self, before: int, after: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.conv = nn.Conv1d(before * parts, after, 1, groups=GROUPS)
+        nn.init.kaiming_normal_(self.conv.weight)
+        self.norm = nn.BatchNorm1d(after)
+
+    def forward(self, *inputs_MC: Tensor) -> Tensor:
+        """Return (M, after) of `parts` inputs (M, before)."""
+        assert len(inputs_MC) == self.parts and self.conv.bias is not None
+        sides_MC = torch.cat([x.view(len(x), GROUPS, -1) for x in inputs_MC], dim=2).flatten(1)
+        weight_OC = self.conv.weight.view(self.conv.out_channels, -1, self.parts).transpose(1, 2).flatten(1)
+        if self.training:
+            return functional.relu(self.norm(product(sides_MC, weight_OC, self.conv.bias, GROUPS)))
+        scale_O, shift_O = _scale_and_shift(self.norm, self.conv.bias)
+        return product(sides_MC, weight_OC * scale_O.unsqueeze(1), shift_O, GROUPS).relu_()
+
+
+class _Down(nn.Module):
+    """Halves the nodes: a convolution of kernel 3 and stride 2 along their list, and batch norm.
+
+    The paper's is a 3x3 kernel on a map of width 1, of which two columns only ever meet padding. They
+    are kept as weights, to be the paper's network in size, and left out of the work; their gradient is 0.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm1d(after)
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        """Return (B, N / 2, after) of (B, N, before)."""
+        pairs_BNC = x_BNC.reshape(len(x_BNC), x_BNC.shape[1] // 2, -1)
+        previous_BNC = functional.pad(x_BNC[:, 1:-1:2], (0, 0, 1, 0))
+        windows_BNC = torch.cat([previous_BNC, pairs_BNC], dim=2)
+        weight_OC = self.conv.weight[..., 1].transpose(1, 2).flatten(1)
+        if self.training:
+            return _normed(self.norm, product(windows_BNC, weight_OC, self.conv.bias))
+        scale_O, shift_O = _scale_and_shift(self.norm, self.conv.bias)
+        return product(windows_BNC, weight_OC * scale_O.unsqueeze(1), shift_O)
+
+
+class _FeedForward(nn.Module):
+    """Mixes the channels of each node: to four times as many and back, beside a way around."""
+
+    def __init__(self, channels: int, drop: float) -> None:
+        super().__init__()
+        self.rise = _Dense(channels, 4 * channels, bias=False)
+        self.fall = _Dense(4 * channels, channels, bias=False)
+        self.drop = drop
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        branch_BNC: Tensor = self.fall(self.rise(x_BNC).relu_())
+        return x_BNC + _dropped(branch_BNC, self.drop if self.training else 0.0)
+
+
+class _Grapher(nn.Module):
+    """Lets each node hear its nearest neighbours among the nodes of its segment, beside a way around."""
+
+    def __init__(self, channels: int, conv: str, k: int, dilation: int, drop: float) -> None:
+        super().__init__()
+        self.enter = _Dense(channels, channels, bias=True)
+        self.graph = CONVS[conv](channels)
+        self.leave = _Dense(2 * channels, channels, bias=True)
+        self.others, self.dilation, self.drop = k - 1, dilation, drop
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        u_BNC = self.enter(x_BNC)
+        edges_2E = nearest_edges(u_BNC, self.others, self.dilation)
+        made_MC = self.graph(u_BNC.flatten(0, 1), edges_2E)
+        branch_BNC = self.leave(made_MC).view_as(x_BNC)
+        return x_BNC + _dropped(branch_BNC, self.drop if self.training else 0.0)
+
+
+def _dropped(branch_BNC: Tensor, rate: float) -> Tensor:
+    """Return the branch without those of a share of the segments, the others louder by as much."""
+    if rate == 0:
+        return branch_BNC
+    kept_B11 = torch.rand(len(branch_BNC), 1, 1, device=branch_BNC.device) >= rate
+    return branch_BNC * (kept_B11 / (1 - rate)).to(branch_BNC.dtype)
+
+
+@torch.no_grad()
+def nearest_edges(u_BNC: Tensor, others: int, dilation: int) -> Tensor:
+    """Return the edges (2, E) from the nearest other nodes of its segment to each node, E = others x M.
+
+    Row 0 is where an edge comes from, row 1 where it goes. Edges come by rank: first the nearest of all nodes,
+    then the next of all, so that (others, M, C) is the shape of what comes in. Of the `others x dilation`
+    nearest every `dilation`-th is taken. A node is not among its own: it always is its own nearest, at
+    distance 0, so who needs it has it at hand.
+
+    Nearness is that of directions, |a/|a| - b/|b||^2, which falls as their inner product rises. It is
+    taken in float32 where the network is in bf16, in which near ones would often be equal.
+    """
+    batch, nodes, _ = u_BNC.shape
+    with torch.autocast(u_BNC.device.type, enabled=False):
+        unit_BNC = functional.normalize(u_BNC.to(torch.promote_types(u_BNC.dtype, torch.float32)), dim=2)
+        if u_BNC.device.type == "cpu":
+            parts = [_nearest_in_cache(part, others * dilation) for part in torch.split(unit_BNC, LIKENESSES)]
+            near_BNK = torch.cat(parts)
+        else:
+            near_BNK = _likeness(unit_BNC).topk(others * dilation, dim=2).indices
+    row_M = torch.arange(batch * nodes, device=u_BNC.device)
+    first_B11 = row_M[::nodes].view(batch, 1, 1)
+    from_KM = (near_BNK[..., dilation - 1 :: dilation] + first_B11).permute(2, 0, 1).reshape(others, -1)
+    return torch.stack([from_KM.flatten(), row_M.repeat(others)])
+
+
+def _likeness(unit_BNC: Tensor) -> Tensor:
+    """Return the cosines (B, N, N) between the nodes of each segment, -2 between a node and itself."""
+    likeness_BNN = torch.bmm(unit_BNC, unit_BNC.transpose(1, 2))
+    likeness_BNN.diagonal(dim1=1, dim2=2).fill_(-2.0)
+    return likeness_BNN
+
+
+def _nearest_in_cache(unit_BNC: Tensor, ranks: int) -> Tensor:
+    """Return the nearest other nodes (B, N, ranks) of a few segments, of equal ones the first first.
+
+    Why not topk: for a few ranks numpy's argmax, over and over, takes a sixth of its time on a processor.
+    """
+    likeness_BNN = _likeness(unit_BNC).numpy()
+    near_BNK = np.empty((*likeness_BNN.shape[:2], ranks), dtype=np.int64)
+    for rank in range(ranks):
+        near_BNK[..., rank] = likeness_BNN.argmax(axis=2)  # the first of equals
+        np.put_along_axis(likeness_BNN, near_BNK[..., rank : rank + 1], -3.0, axis=2)
+    return torch.from_numpy(near_BNK)
+
+
+class _MaxRelative(MessagePassing):  # type: ignore[misc]
+    """y = mix(u, max over neighbours of u_j - u_i); a node is its own neighbour, so the maximum is >= 0.
+
+    All edges of one rank lie together, one for each node in order, so the maximum over neighbours is one
+    between a few whole matrices rather than a scatter.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(aggr=None)
+        self.mix = _Grouped(channels, 2 * channels, parts=2)
+
+    def forward(self, u_MC: Tensor, edges_2E: Tensor) -> Tensor:
+        highest_MC = self.propagate(edges_2E, x=u_MC)
+        mixed_MC: Tensor = self.mix(u_MC, functional.relu(highest_MC - u_MC))
+        return mixed_MC
+
+    def aggregate(self, inputs: Tensor, x: Tensor) -> Tensor:
+        return reduce(torch.maximum, inputs.view(-1, *x.shape).unbind())
+
+
+class _Sage(MessagePassing):  # type: ignore[misc]
+    """y = mix(u, max over the node and its neighbours of mapped u_j). Source: Hamilton et al. 2017, pooling."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(aggr=None)
+        self.map = _Grouped(channels, channels, parts=1)
+        self.mix = _Grouped(channels, 2 * channels, parts=2)
+
+    def forward(self, u_MC: Tensor, edges_2E: Tensor) -> Tensor:
+        mixed_MC: Tensor = self.mix(u_MC, self.propagate(edges_2E, x=self.map(u_MC)))
+        return mixed_MC
+
+    def aggregate(self, inputs: Tensor, x: Tensor) -> Tensor:
+        return reduce(torch.maximum, inputs.view(-1, *x.shape).unbind(), x)
+
+
+class _Gin(MessagePassing):  # type: ignore[misc]
+    """y = mix((1 + eps) u + sum over the node and its neighbours of u_j). Source: Xu et al. 2019."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(aggr=None)
+        self.eps = nn.Parameter(torch.zeros(1))
+        self.mix = _Grouped(channels, 2 * channels, parts=1)
+
+    def forward(self, u_MC: Tensor, edges_2E: Tensor) -> Tensor:
+        mixed_MC: Tensor = self.mix(self.propagate(edges_2E, x=u_MC) + (1 + self.eps) * u_MC)
+        return mixed_MC
+
+    def aggregate(self, inputs: Tensor, x: Tensor) -> Tensor:
+        return inputs.view(-1, *x.shape).sum(dim=0) + x
+
+
+class _Edge(MessagePassing):  # type: ignore[misc]
+    """y = max over the node and its neighbours of mix(u_i, u_j - u_i). Source: Wang et al. 2019."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(aggr=None)
+        self.mix = _Grouped(channels, 2 * channels, parts=2)
+
+    def forward(self, u_MC: Tensor, edges_2E: Tensor) -> Tensor:
+        itself_2M = torch.arange(len(u_MC), device=u_MC.device).expand(2, -1)
+        highest_MC: Tensor = self.propagate(torch.cat([itself_2M, edges_2E], dim=1), x=u_MC)
+        return highest_MC
+
+    def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+        mixed_EC: Tensor = self.mix(x_i, x_j - x_i)
+        return mixed_EC
+
+    def aggregate(self, inputs: Tensor, x: Tensor) -> Tensor:
+        return inputs.view(-1, len(x), inputs.shape[1]).amax(dim=0)
+
+
+CONVS: dict[str, Any] = {"max-relative": _MaxRelative, "edge": _Edge, "sage": _Sage, "gin": _Gin}
