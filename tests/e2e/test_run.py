@@ -18,6 +18,7 @@ import pytest
 
 from bench.results import ROWS, load_result
 from bench.score.rows import schema
+from bench.speed import read_speed
 from bench.store import Store
 
 SETTINGS = (
@@ -240,3 +241,65 @@ def test_weights_can_be_tested_without_training_and_corrupt_ones_are_named(finis
     other = run(tmp_path, "--checkpoint", str(weights), "--set", "model.width=0.25")
     assert other.returncode == 2
     assert "another architecture" in other.stderr and "Traceback" not in other.stderr
+
+
+@pytest.fixture
+def prepared(finished: Path, tmp_path: Path) -> Path:
+    """Return a store that has the audio and nothing else."""
+    for part in ("rooms", "pcm", "queries"):
+        shutil.copytree(finished / part, tmp_path / "store" / part)
+    return tmp_path / "store"
+
+
+@pytest.mark.parametrize("model", ["grafprint", "attention-cnn"])
+def test_every_encoder_runs_and_is_compared_with_another_on_the_same_queries(
+    model: str, prepared: Path, finished: Path
+) -> None:
+    done = run(prepared, "--model", model, "--set", "train.steps=2")
+    assert done.returncode == 0, done.stderr
+    assert f"{model} on synth-segment/v1" in done.stdout
+    assert load_result(Store(prepared), None).summary["headline"]["control/identity"] == 1.0
+    for kept in (finished / "runs").iterdir():
+        shutil.copytree(kept, prepared / "runs" / kept.name)
+    keys = [folder.name[:8] for folder in (prepared / "runs").iterdir()]
+    compared = bench("compare", *keys, "--store", str(prepared), "--format", "json")
+    assert compared.returncode == 0, compared.stderr
+    rows = pd.DataFrame(json.loads(compared.stdout))
+    assert set(rows["encoder"]) == {model, "now-playing"} and (rows["n"] == 4).all()
+    assert rows["p"].dropna().between(0, 1).all() and rows["p"].notna().sum() == len(rows) / 2
+
+
+def test_two_processes_of_torchrun_train_one_encoder_and_write_one_run(prepared: Path) -> None:
+    arguments = command(prepared, "--set", "train.steps=3", "--set", "train.val_every_steps=3")
+    started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *arguments[2:]]
+    done = subprocess.run(started, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("segment-level top-1 (right track, right") == 1
+    alone = run(prepared, "--set", "train.steps=3", "--set", "train.val_every_steps=3", "--set", "seed=0")
+    assert alone.returncode == 0 and "training:" not in alone.stderr  # the same weights, found in the store
+
+
+def test_more_processes_than_a_batch_can_be_shared_among_is_a_sentence(prepared: Path) -> None:
+    arguments = command(prepared, "--set", "train.batch_pairs=5")
+    started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *arguments[2:]]
+    done = subprocess.run(started, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=300)
+    assert done.returncode != 0
+    assert "error: train.batch_pairs must be a multiple of the 2 processes" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["train", "embed"])
+def test_speed_is_told_by_part_with_the_floor_and_as_a_ratio(kind: str, prepared: Path) -> None:
+    count = ["--steps", "2"] if kind == "train" else ["--batches", "1"]
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    told = ["speed", kind, "-m", "now-playing", "--preset", "tiny", "--store", str(prepared), *settings, *count]
+    done = bench(*told, COLUMNS="120")
+    assert done.returncode == 0, done.stderr
+    assert "floor: arithmetic" in done.stdout and "segments/s" in done.stdout
+    [kept] = (prepared / "speed").glob("*/speed.json")
+    speed = read_speed(kept)
+    assert speed.whole_ms > speed.floor_ms > 0 and all(ms >= 0 for ms in speed.parts_ms.values())
+    assert sum(speed.parts_ms.values()) > speed.whole_ms / 10
+    again = bench(*told, "--against", str(kept), COLUMNS="120")
+    assert "times faster" in again.stdout and "times the other's" in again.stdout
+    wrong = bench(*told, "--against", str(prepared / "absent.json"))
+    assert wrong.returncode == 2 and "absent.json is no record" in wrong.stderr
