@@ -304,12 +304,14 @@ def _speed(
     from bench.console import progress_shown, warn
     from bench.registry import load
     from bench.run import Plan
-    from bench.speed import measured, read_speed
+    from bench.speed import check_alike, measured, read_speed
 
     plugin, config = settings
     other = read_speed(against) if against else None
     with progress_shown() as progress:
         speed, path = measured(kind, config, Plan(plugin, root, _store(store), progress, warn), times)
+    if other is not None:
+        check_alike(speed, other)
     Console().print(load("report", "speed").render(speed, other))
     print(f"kept in {path}; give it to --against to compare another measurement with this one")
 

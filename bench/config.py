@@ -149,7 +149,8 @@ class TrainConfig:
         require(self.segments_per_track >= 1, "train.segments_per_track must be >= 1", self.segments_per_track)
         fit = f"train.neighbours_per_track must be between 0 and segments_per_track - 1 = {self.segments_per_track - 1}"
         require(0 <= self.neighbours_per_track < self.segments_per_track, fit, self.neighbours_per_track)
-        require(self.pairs_per_moment >= 1, "train.pairs_per_moment must be >= 1", self.pairs_per_moment)
+        most = f"train.pairs_per_moment must be from 1 to below train.batch_pairs = {self.batch_pairs} (for a negative)"
+        require(1 <= self.pairs_per_moment < self.batch_pairs, most, self.pairs_per_moment)
         require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)
         require(self.patience >= 0, "train.patience must be >= 0 (0 never stops early)", self.patience)
         require(self.val_queries >= 2, "train.val_queries must be >= 2", self.val_queries)

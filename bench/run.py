@@ -125,6 +125,8 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
         registry.load("index", name).build(settings, np.eye(2, encoder.dim, dtype=np.float32))  # is it installed?
     if config.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
+    # fp32 is fp32: torch's own default rounds convolutions, and not matrix products, to ten bits on such a GPU.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda", local_rank())
 
 
@@ -143,11 +145,16 @@ def trained(
     if plan.weights is not None:
         path = plan.weights
     else:
+        train = False
 
         def build(partial: Path) -> None:
+            nonlocal train
+            train = bool(ranks.first_says(1.0, device))
             fit(partial, encoder, config, data.training, device, watch, plan.progress, plan.warn, ranks)
 
         folder = plan.store.fetch("weights", key, build)
+        if not train:
+            ranks.first_says(0.0, device)  # the others wait to hear whether there is something to do
         path = folder / WEIGHTS
         facts["seconds"] = {"training": plan.store.seconds("weights", key)}
         for step, values in history(folder):
@@ -158,11 +165,10 @@ def trained(
 
 
 def help_train(config: RunConfig, plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> None:
-    """Train along with the first process, unless the weights are there already; write nothing."""
-    key = _weights_key(config, plan, data)
-    if plan.weights is None and not plan.store.folder("weights", key).is_dir():
+    """Train along with the first process, unless it finds the weights in the store; write nothing."""
+    if plan.weights is None and ranks.first_says(0.0, device):
         encoder = _built(plan.plugin, config)
-        partial = plan.store.partial("weights", key)
+        partial = plan.store.partial("weights", _weights_key(config, plan, data))
         fit(partial, encoder, config, data.training, device, lambda values, step: None, no_progress, plan.warn, ranks)
 
 
@@ -176,7 +182,7 @@ def evaluated_floor(config: RunConfig, plan: Plan, data: Data, device: torch.dev
 
 
 def _built(plugin: ModuleType, config: RunConfig) -> Any:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
         return plugin.build(config.model)
 

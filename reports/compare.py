@@ -19,6 +19,7 @@ from bench.errors import ConfigError
 from bench.results import Result
 from bench.score.statistics import bootstrap_difference, holm, mcnemar, wilson
 
+TESTED = ("benchmark", "query set", "first index", "sequence search")
 LEAST_P = 0.001  # smaller ones are shown as such
 Key = tuple[str, float]
 
@@ -72,7 +73,7 @@ def _check_comparable(results: Sequence[Result]) -> None:
     keys = [str(result.summary["run"]) for result in results]
     require(len(set(keys)) == len(keys), "a comparison must not name a run twice", ", ".join(keys))
     for key, result in zip(keys[1:], results[1:], strict=True):
-        for what, one, other in zip(("benchmark", "query set"), _tested(results[0]), _tested(result), strict=True):
+        for what, one, other in zip(TESTED, _tested(results[0]), _tested(result), strict=True):
             if one != other:
                 raise ConfigError(
                     f"runs {keys[0]} and {key} cannot be compared: their {what} is {one} and {other}; run both with "
@@ -80,8 +81,10 @@ def _check_comparable(results: Sequence[Result]) -> None:
                 )
 
 
-def _tested(result: Result) -> tuple[str, str]:
-    return str(result.summary["benchmark"]), ", ".join(sorted(result.rows["queries"].unique()))
+def _tested(result: Result) -> tuple[str, ...]:
+    summary = result.summary
+    queries = ", ".join(sorted(result.rows["queries"].unique()))
+    return summary["benchmark"], queries, summary["index"], summary["sequence"]
 
 
 def _hits(result: Result) -> dict[Key, npt.NDArray[np.bool_]]:

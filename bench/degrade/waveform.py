@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.config import Transforms
-from bench.values import RATE_HZ, Floats, Ints
+from bench.values import INT16_SCALE, RATE_HZ, Floats, Ints
 
 PINK_DB, BROWN_DB = -3.01, -6.02  # an octave, of the power spectral density
 COLOUR_TAPS = 512  # the colour holds from RATE_HZ / COLOUR_TAPS = 31 Hz up; below, the noise is white
@@ -43,6 +44,13 @@ def transformed(wave_BT: Floats, transforms: Transforms, seeds_B: Ints) -> Float
                 heard_T = _fitted(step(heard_T), len(wave_T))
         found_T[:] = heard_T
     return found_BT
+
+
+def transformed_int16(transforms: Transforms, wave_BT: npt.NDArray[np.int16], seeds_B: Ints) -> npt.NDArray[np.int16]:
+    """Return int16 waves transformed; what grew louder than full scale is clipped, as a recorder would."""
+    heard_BT = transformed(wave_BT.astype(np.float32) * np.float32(INT16_SCALE), transforms, seeds_B)
+    kept_BT: npt.NDArray[np.int16] = np.rint(np.clip(heard_BT / INT16_SCALE, -32_768, 32_767)).astype(np.int16)
+    return kept_BT
 
 
 def _steps(transforms: Transforms) -> list[Step]:

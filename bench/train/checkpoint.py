@@ -20,7 +20,7 @@ FORMAT = "1"
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write tensors and a JSON-able state as one file; a kill leaves the old one whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     try:
         save_file(contiguous, temporary, metadata={"format": FORMAT, "state": json.dumps(state)})
     except SafetensorError as error:  # what it makes of a full disk

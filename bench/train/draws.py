@@ -94,7 +94,10 @@ def _places(source: Material, track_G: Ints, config: TrainConfig, draw: np.rando
     place_GS = place_B.reshape(groups, count)
     away = np.array([k for k in range(-count, count + 1) if k], dtype=np.int64) * _samples(config.neighbour_ms)
     near_GK = place_GS[:, :1] + away
-    fits_GK = (near_GK >= offset) & (near_GK <= last_B.reshape(groups, count)[:, :1])
+    last_G1 = last_B.reshape(groups, count)[:, :1]
+    inside_GK = np.clip(near_GK, 0, last_G1)
+    heard_GK = source.audible(np.repeat(track_G, len(away)), inside_GK.reshape(-1)).reshape(inside_GK.shape)
+    fits_GK = (near_GK >= offset) & (near_GK <= last_G1) & heard_GK
     order_GK = np.argsort(np.where(fits_GK, draw.random(near_GK.shape), np.inf), axis=1)
     for n in range(config.neighbours_per_track):
         chosen_G1 = order_GK[:, n : n + 1]

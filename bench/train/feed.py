@@ -12,17 +12,16 @@ from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bench.config import TrainConfig, Transforms
-from bench.degrade.waveform import transformed
+from bench.degrade.waveform import transformed_int16
 from bench.train.draws import draw_pairs
 from bench.train.material import Material
 from bench.train.pairs import Change, Cuts, cut_pairs
 from bench.train.ranks import Ranks
-from bench.values import INT16_SCALE, Ints
+from bench.values import Ints
 
 AHEAD = 3  # steps made ready before they are needed
 
@@ -46,7 +45,7 @@ def feed(
     queued behind the step in progress. Where training itself wants every core, and no worker transforms, they are
     made as they are asked for.
     """
-    with _changing(config.transforms) as change, ThreadPoolExecutor(1) as thread:
+    with changing(config.transforms, ranks.world) as change, ThreadPoolExecutor(1) as thread:
 
         def serve(step: int) -> Served:
             draws = draw_pairs(source, config, seed, step)
@@ -63,27 +62,20 @@ def feed(
 
 
 @contextmanager
-def _changing(transforms: Transforms) -> Iterator[Change | None]:
+def changing(transforms: Transforms, world: int) -> Iterator[Change | None]:
     """Give what transforms music in worker processes, one for each core; None where there is nothing to do."""
     if transforms.idle:
         yield None
         return
-    workers = os.cpu_count() or 1
-    # Spawned: a forked child of a process with threads may hang. One thread each: numpy's would fight over the cores.
+    workers = max(1, len(os.sched_getaffinity(0)) // world)
+    # Spawned: a forked child of a process with threads may hang. What it imports has no torch in it.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
 
         def change(music_BT: Tensor, seed_B: Ints) -> Tensor:
             pieces = (np.array_split(rows, workers) for rows in (music_BT.numpy(), seed_B))
-            return torch.from_numpy(np.concatenate(list(pool.map(partial(_changed, transforms), *pieces))))
+            return torch.from_numpy(np.concatenate(list(pool.map(partial(transformed_int16, transforms), *pieces))))
 
         yield change
-
-
-def _changed(transforms: Transforms, music_BT: npt.NDArray[np.int16], seed_B: Ints) -> npt.NDArray[np.int16]:
-    """Return int16 waves transformed; what grew louder than full scale is clipped, as a recorder would."""
-    heard_BT = transformed(music_BT.astype(np.float32) * np.float32(INT16_SCALE), transforms, seed_B)
-    kept_BT: npt.NDArray[np.int16] = np.rint(np.clip(heard_BT / INT16_SCALE, -32_768, 32_767)).astype(np.int16)
-    return kept_BT
 
 
 def _ahead(thread: ThreadPoolExecutor, serve: Callable[[int], Served], first: int, last: int) -> Iterator[Served]:

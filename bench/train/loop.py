@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.audio.pcm import Corpus
-from bench.config import RunConfig
+from bench.config import RunConfig, TrainConfig
 from bench.degrade.room import RoomBank
 from bench.errors import DataError
 from bench.fingerprint import Embedder
@@ -25,7 +25,7 @@ from bench.train.optimisers import optimiser_of, set_rate
 from bench.train.pairs import degrade_pairs
 from bench.train.ranks import ALONE, Ranks
 from bench.train.schedules import learning_rate
-from bench.train.step import Stepper, TrainingError
+from bench.train.step import Stepper, TrainingError, memory_named
 from bench.train.validation import Validation, top1, validation_of
 from bench.values import RATE_HZ, Ints, Progress
 
@@ -76,19 +76,32 @@ def fit(
     """
     ranks.share(config.train.batch_pairs)
     size = round(encoder.segment_s * RATE_HZ)  # type: ignore[operator, arg-type]
-    train, val = (
-        material(data.music, tracks, data.noise, data.banks, config.train, size, device)
-        for tracks in _sides(data.music)
-    )
+    train, val = _sides(data.music)
+    task = validation_of(data.music, val, data.noise, data.banks, size, config.train.val_queries)
+    source = material(data.music, train, data.noise, data.banks, config.train, size, device)
+    _warn_of_overlaps(source, config.train, warn)
     stepper = Stepper(_normalising_together(encoder.to(device), ranks, warn), config.train, config.seed, ranks, warn)
-    run = _Run(stepper, device, folder, watch, validation_of(val, config.train, device))
+    run = _Run(stepper, device, folder, watch, task)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         run.resume()
-        run.train(train, progress)
+        run.meet()
+        run.train(source, progress)
     progress("training", config.train.steps, config.train.steps)
     if run.writes:
         write_json(folder / HISTORY, run.history)
         (folder / RESUME).unlink(missing_ok=True)
+
+
+def _warn_of_overlaps(source: Material, config: TrainConfig, warn: Callable[[str], None]) -> None:
+    """Say so where tracks are too short for several segments: the same moment would be a pair and its own negative."""
+    wanted = source.segment_samples * config.segments_per_track
+    short = int((source.music.lengths[source.tracks] < wanted).sum()) if config.segments_per_track > 1 else 0
+    if short:
+        warn(
+            f"{short} of {len(source.tracks)} training tracks are too short for {config.segments_per_track} segments "
+            "that do not overlap: a moment may be told from nearly itself; set train.segments_per_track=1 or a longer "
+            "data.min_track_s"
+        )
 
 
 def _normalising_together(encoder: nn.Module, ranks: Ranks, warn: Callable[[str], None]) -> nn.Module:
@@ -160,8 +173,9 @@ class _Run:
         self.encoder.train()
         rate = learning_rate(self.config, served.step)
         set_rate(self.optimiser, rate)
-        heard = degrade_pairs(served.cuts, source)
-        feature_M = self.stepper.features(*heard, served.cuts.stripe_BC22)
+        with memory_named(self.config):
+            heard = degrade_pairs(served.cuts, source)
+            feature_M = self.stepper.features(*heard, served.cuts.stripe_BC22)
         loss = self.stepper.gradients(feature_M, served.step)
         self.ranks.sum_gradients(self.trainable)
         self.optimiser.step()
@@ -200,6 +214,7 @@ class _Run:
             if self.writes:
                 state = {"step": self.done, "val_top1": found}
                 checkpoint.save(self.folder / WEIGHTS, self.encoder.state_dict(), state)
+            self.save()  # a run that goes on must know how good the weights are that it may replace
 
     def stopped(self) -> bool:
         """Return whether validations have not become better for too long."""
@@ -235,6 +250,11 @@ class _Run:
         self.stepper.piece = state["piece"]
         self.saved = self.done
         self.history = [(step, values) for step, values in state["history"]]
+
+    def meet(self) -> None:
+        """Wait for the other processes. Raises: TrainingError if they would go on from another step."""
+        if self.ranks.first_says(float(self.done), self.device) != self.done:
+            raise TrainingError("the processes found different checkpoints; start them all on the same --store")
 
     def _point(self, values: dict[str, float]) -> None:
         self.history.append((self.done, values))

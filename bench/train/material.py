@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
@@ -15,7 +16,7 @@ from bench.config import TrainConfig
 from bench.degrade.room import DIRECT_AT, RoomBank
 from bench.errors import DataError
 from bench.train.sound import Sound, sound_of
-from bench.values import INT16_SCALE, RATE_HZ, Floats, Ints
+from bench.values import INT16_SCALE, RATE_HZ, Ints
 
 BLOCK_SAMPLES = RATE_HZ // 100
 SILENT_POWER = 1e-6  # -60 dB re full scale: an anchor below it is drawn again
@@ -32,7 +33,7 @@ class Material:
     music: Corpus
     tracks: Ints
     music_sound: Sound
-    energy: Floats
+    energy: npt.NDArray[np.float64]
     first_block: Ints
     noise: Corpus
     noises: Ints
@@ -85,16 +86,16 @@ def fft_samples(context: int, segment_samples: int) -> int:
     return int(next_fast_len(context + segment_samples + DIRECT_AT, real=True))
 
 
-def _energy(music: Corpus, tracks: Ints) -> tuple[Floats, Ints]:
+def _energy(music: Corpus, tracks: Ints) -> tuple[npt.NDArray[np.float64], Ints]:
     """Return the running sum of energy over all whole blocks, track after track, and each track's first place in it."""
+    blocks = music.lengths // BLOCK_SAMPLES
+    ends = np.cumsum(blocks[tracks])
     first_block = np.zeros(len(music.lengths), dtype=np.int64)
-    found = [np.zeros(1)]
-    place = 0
+    first_block[tracks] = ends - blocks[tracks]
+    energy = np.zeros(int(ends[-1]) + 1)  # float64: a running sum over years of audio
     for track in tracks.tolist():
-        whole = music.num_samples(track) // BLOCK_SAMPLES
-        wave_T = music.read(track, 0, whole * BLOCK_SAMPLES).astype(np.float32) * INT16_SCALE
-        found.append(np.square(wave_T).reshape(whole, BLOCK_SAMPLES).sum(axis=1, dtype=np.float64))
-        first_block[track] = place
-        place += whole
-    energy: Floats = np.cumsum(np.concatenate(found))
+        wave_T = music.read(track, 0, int(blocks[track]) * BLOCK_SAMPLES).astype(np.float32) * INT16_SCALE
+        place = 1 + first_block[track]
+        energy[place : place + blocks[track]] = np.square(wave_T).reshape(-1, BLOCK_SAMPLES).sum(axis=1)
+    np.cumsum(energy, out=energy)
     return energy, first_block

@@ -56,7 +56,9 @@ def cut_pairs(draws: Draws, source: Material, device: torch.device, change: Chan
     music, noise = source.music_sound, source.noise_sound
     heard_BT = music.padded(draws.track_B, draws.positive_B - source.context, total)
     if change is not None:
-        heard_BT = change(heard_BT, draws.transform_seed_B)
+        # From the segment's beginning on: a stretch of what came before would move it.
+        changed_BT = change(heard_BT[:, source.context :], draws.transform_seed_B)
+        heard_BT = torch.cat([heard_BT[:, : source.context], changed_BT], dim=1)
     waves = (
         music.padded(draws.track_B, draws.anchor_B, source.segment_samples),
         heard_BT,

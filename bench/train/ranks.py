@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed
 from torch import Tensor
 
 from bench.errors import ConfigError
+
+PATIENCE = timedelta(days=1)  # the first process may wait that long for another run that makes the same weights
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def joined(device: torch.device) -> Ranks:
     if not torch.distributed.is_torchelastic_launched():
         return ALONE
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 

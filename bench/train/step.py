@@ -5,7 +5,8 @@ Shape legend: N pairs of all processes, M segments of this one (anchors, then po
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,7 @@ class TrainingError(BenchError):
 class Stepper:
     """Takes the loss of a step and leaves its gradients in the encoder.
 
-    `piece` is how many segments are embedded at a time. Where it is less than the whole batch, vectors are
+    `piece` is how many segments are embedded at a time, 0 being the whole batch. In pieces, vectors are
     made twice: once for the loss, over the whole batch, and once more, piece by piece, for the gradients. For
     an encoder without batch normalisation that is the same gradient; one with it sees a piece as its batch.
     It is halved when memory runs out. Source: Gao et al., GradCache, 2021.
@@ -45,12 +46,11 @@ class Stepper:
     embed: Callable[[Tensor], Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        segments = 2 * self.config.batch_pairs // self.ranks.world
-        self.piece = min(self.piece or segments, segments)
         self.loss = loss_of(self.config)
         embed: Any = self.encoder.embed
         on_gpu = next((p.is_cuda for p in self.encoder.parameters()), False)
-        self.embed = torch.compile(embed) if on_gpu else embed
+        talks = any(isinstance(module, nn.SyncBatchNorm) for module in self.encoder.modules())  # within the pass
+        self.embed = torch.compile(embed) if on_gpu and not talks else embed
 
     @torch.no_grad()
     def features(self, anchor_BT: Tensor, positive_BT: Tensor, stripe_BC22: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Stepper:
 
     def _gradients(self, feature_M: Tensor, step: int) -> Tensor:
         self.encoder.zero_grad(set_to_none=True)
-        pieces = torch.split(feature_M, self.piece)
+        pieces = torch.split(feature_M, self.piece or len(feature_M))
         if len(pieces) == 1:
             loss = self.batch_loss(self.vectors(feature_M, step, 0))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -103,15 +103,12 @@ class Stepper:
         return self.loss(anchor_ND, positive_ND, moment_N)
 
     def _halve(self, error: RuntimeError, segments: int) -> None:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not out_of_memory:
+        if not _out_of_memory(error):
             raise error
-        if self.ranks.world > 1 or self.piece == 1:
-            raise TrainingError(
-                f"a step of {segments} segments, {self.piece} at a time, does not fit into memory; lower "
-                f"train.batch_pairs = {self.config.batch_pairs} or the size of the encoder"
-            ) from error
-        self.piece = -(-self.piece // 2)
+        now = self.piece or segments
+        if self.ranks.world > 1 or now == 1:
+            raise too_large(self.config, f"a step of {segments} segments, {now} at a time,") from error
+        self.piece = -(-now // 2)
         self.encoder.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -120,3 +117,25 @@ class Stepper:
             f"(train.batch_pairs = {self.config.batch_pairs} and its loss stay as they are, each segment is embedded "
             "twice)"
         )
+
+
+@contextmanager
+def memory_named(config: TrainConfig) -> Iterator[None]:
+    """Make what runs out of memory inside a TrainingError that says what to lower."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        raise too_large(config, "the audio of a step") from error
+
+
+def too_large(config: TrainConfig, what: str) -> TrainingError:
+    """Return the error that something of a step does not fit into memory."""
+    return TrainingError(
+        f"{what} does not fit into memory; lower train.batch_pairs = {config.batch_pairs} or the size of the encoder"
+    )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -5,6 +5,7 @@ Shape legend: Q queries, N database segments, T samples, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,13 +14,18 @@ import torch
 
 from bench.audio.pcm import Corpus
 from bench.config import TrainConfig
+from bench.degrade.room import RoomBank
 from bench.fingerprint import Embedder, segments
 from bench.train.draws import draw_pairs
-from bench.train.material import Material
+from bench.train.material import material
 from bench.train.pairs import cut_pairs, degrade_pairs
 from bench.values import RATE_HZ, Floats, Ints
 
 SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
+# The task is the same whatever the settings of the training, so that its curves can be compared.
+TASK = TrainConfig(
+    offset_ms=50.0, snr_db=(0.0, 20.0), clean=1.0, noise_only=1.0, reverb_only=1.0, noise_and_reverb=1.0, mask_count=0
+)
 HOP_SAMPLES = RATE_HZ // 10
 TOLERANCE_SAMPLES = RATE_HZ // 20
 MAX_TRACKS = 64
@@ -38,29 +44,24 @@ class Validation:
     start_N: Ints
 
 
-def validation_of(source: Material, config: TrainConfig, device: torch.device) -> Validation:
-    """Return the validation task of held-out material, degraded as training is, by a seed of its own."""
-    few = replace(source, music=_beginnings(source.music), tracks=source.tracks[:MAX_TRACKS])
-    alone = replace(
-        config,
-        batch_pairs=config.val_queries,
-        segments_per_track=1,
-        neighbours_per_track=0,
-        pairs_per_moment=1,
-        offset_ms=50.0,
-        mask_count=0,
-    )
-    draws = draw_pairs(few, alone, SEED, 0)
-    _anchor, query_QT = degrade_pairs(cut_pairs(draws, few, device), few)
-    waves, tracks, starts = [], [], []
-    for track in few.tracks:
-        wave_T = few.music.read(track, 0, few.music.num_samples(track))
-        waves.append(segments(wave_T, source.segment_samples, HOP_SAMPLES))
-        tracks.append(np.full(len(waves[-1]), track))
+def validation_of(
+    music: Corpus, tracks: Ints, noise: Corpus, banks: Sequence[RoomBank], segment_samples: int, num_queries: int
+) -> Validation:
+    """Return the validation task of held-out tracks, degraded as training is, by a seed of its own."""
+    host = torch.device("cpu")
+    short, config = _beginnings(music), replace(TASK, batch_pairs=num_queries)
+    source = material(short, tracks[:MAX_TRACKS], noise, banks, config, segment_samples, host)
+    draws = draw_pairs(source, config, SEED, 0)
+    _anchor, query_QT = degrade_pairs(cut_pairs(draws, source, host), source)
+    waves, tracks_N, starts = [], [], []
+    for track in source.tracks:
+        wave_T = short.read(track, 0, short.num_samples(track))
+        waves.append(segments(wave_T, segment_samples, HOP_SAMPLES))
+        tracks_N.append(np.full(len(waves[-1]), track))
         starts.append(np.arange(len(waves[-1])) * HOP_SAMPLES)
     return Validation(
-        query_QT.cpu().numpy(), draws.track_B, draws.positive_B,
-        np.concatenate(waves), np.concatenate(tracks), np.concatenate(starts),
+        query_QT.numpy(), draws.track_B, draws.positive_B,
+        np.concatenate(waves), np.concatenate(tracks_N), np.concatenate(starts),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from bench.store import Store
 from bench.testing import Arrays
 from bench.train import checkpoint
 from bench.train.draws import Draws, draw_pairs
-from bench.train.loop import HISTORY, RESUME, WEIGHTS, TrainingSet, _sides, fit, history
+from bench.train.loop import HISTORY, RESUME, WEIGHTS, TrainingSet, _sides, _warn_of_overlaps, fit, history
 from bench.train.losses import nt_xent
 from bench.train.material import Material, material
 from bench.train.pairs import Cuts, cut_pairs, degrade_pairs, mask_patches
@@ -194,14 +194,6 @@ def test_neighbours_are_distinct_multiples_of_their_distance_apart(source: Mater
     assert {-2, -1, 1, 2} <= seen and max(map(abs, seen)) <= segments_per_track
 
 
-def test_validation_is_the_same_whatever_the_neighbours_of_training(source: Material) -> None:
-    alone = validation_of(source, CONFIG, CPU)
-    among = validation_of(
-        source, replace(CONFIG, segments_per_track=3, neighbours_per_track=1, pairs_per_moment=2), CPU
-    )
-    np.testing.assert_array_equal(alone.query_QT, among.query_QT)
-
-
 def test_kinds_of_degradation_follow_their_weights(source: Material) -> None:
     config = replace(CONFIG, batch_pairs=300, noise_only=2.0, reverb_only=1.0, noise_and_reverb=0.0)
     draws = draw_pairs(source, config, 0, 0)
@@ -290,8 +282,37 @@ def test_what_workers_change_is_the_positive_before_it_is_degraded(source: Mater
     draws, plain = drawn(source, replace(CONFIG, reverb_only=0.0, noise_only=0.0, noise_and_reverb=0.0, clean=1.0))
     changed = cut_pairs(draws, source, CPU, lambda music, seeds: music // 2)
     assert torch.equal(changed.anchor_BT, plain.anchor_BT) and torch.equal(changed.noise_BT, plain.noise_BT)
-    assert torch.equal(changed.music_BT, plain.music_BT // 2)
+    heard = slice(source.context, None)
+    assert torch.equal(changed.music_BT[:, heard], plain.music_BT[:, heard] // 2)
     assert len(set(draws.transform_seed_B.tolist())) == CONFIG.batch_pairs
+
+
+def test_workers_change_a_positive_from_its_beginning_on(source: Material) -> None:
+    """A change of length must not move the segment: what came before it stays as it was."""
+    _, plain = drawn(source, CONFIG)
+    shifted = cut_pairs(draw_pairs(source, CONFIG, 0, 0), source, CPU, lambda music, seeds: music.roll(1, 1))
+    assert torch.equal(shifted.music_BT[:, : source.context], plain.music_BT[:, : source.context])
+    assert torch.equal(shifted.music_BT[:, source.context + 1 :], plain.music_BT[:, source.context : -1])
+
+
+def test_neighbours_avoid_silence(tmp_path: Path, data: TrainingSet) -> None:
+    """Music for a second, silence for a second: no neighbour begins where nothing is heard any more."""
+    music = corpus(tmp_path, "music", {"half": np.concatenate([noise(0, 1.0), np.zeros(RATE_HZ)])}, {})
+    quiet = material(music, music.numbers("train"), data.noise, data.banks, CONFIG, SEGMENT, CPU)
+    config = replace(
+        CONFIG, batch_pairs=100, segments_per_track=2, neighbours_per_track=1, neighbour_ms=250.0, offset_ms=0.0
+    )
+    draws = draw_pairs(quiet, config, 0, 0)
+    away = draws.anchor_B[1::2] - draws.anchor_B[::2]
+    near = np.isin(np.abs(away), (4_000, 8_000))
+    assert near.mean() > 0.8 and quiet.audible(draws.track_B[1::2], draws.anchor_B[1::2])[near].all()
+
+
+def test_tracks_too_short_for_several_segments_are_told(tmp_path: Path, data: TrainingSet) -> None:
+    told: list[str] = []
+    _warn_of_overlaps(made(data, CONFIG), replace(CONFIG, segments_per_track=5), told.append)
+    assert len(told) == 1 and "1 of 6 training tracks" in told[0]  # 1 s; the next has 1.25 s, five segments
+    _warn_of_overlaps(made(data, CONFIG), CONFIG, pytest.fail)
 
 
 def test_several_pairs_of_a_moment_differ_in_their_degradation_alone(source: Material) -> None:
@@ -793,8 +814,9 @@ def test_key_of_what_is_trained_on_knows_the_training_side_alone(tmp_path: Path,
 
 
 def test_validation_is_the_same_for_every_seed_and_finds_clean_segments(data: TrainingSet) -> None:
-    held = material(data.music, data.music.numbers("val"), data.noise, data.banks, CONFIG, SEGMENT, CPU)
-    task, again = (validation_of(held, CONFIG, CPU) for _ in range(2))
+    task, again = (
+        validation_of(data.music, data.music.numbers("val"), data.noise, data.banks, SEGMENT, 8) for _ in range(2)
+    )
     assert np.array_equal(task.query_QT, again.query_QT)
     assert task.query_QT.shape == (8, SEGMENT) and set(task.track_Q.tolist()) == {6}
     for number, start in enumerate(task.start_N):

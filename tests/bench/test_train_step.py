@@ -14,7 +14,7 @@ import torch.nn.functional as functional
 from bench.config import TrainConfig, Transforms
 from bench.degrade.waveform import transformed
 from bench.errors import ConfigError
-from bench.train.feed import AHEAD, Served, _ahead, _changing
+from bench.train.feed import AHEAD, Served, _ahead, changing
 from bench.train.loop import _normalising_together
 from bench.train.losses import loss_of
 from bench.train.ranks import ALONE, Ranks, joined
@@ -175,9 +175,9 @@ def test_workers_transform_the_positives_alone_and_by_their_seeds() -> None:
     draw = np.random.default_rng(0)
     wave = torch.from_numpy(draw.integers(-32_768, 32_767, (5, 4_000)).astype(np.int16))
     seeds = np.arange(5)
-    with _changing(Transforms()) as change:
+    with changing(Transforms(), 1) as change:
         assert change is None
-    with _changing(Transforms(tanh=1.0)) as change:
+    with changing(Transforms(tanh=1.0), 1) as change:
         assert change is not None
         whole, some = change(wave, seeds), change(wave[2:], seeds[2:])
     assert whole.dtype == torch.int16 and whole.shape == wave.shape

@@ -302,4 +302,4 @@ def test_speed_is_told_by_part_with_the_floor_and_as_a_ratio(kind: str, prepared
     again = bench(*told, "--against", str(kept), COLUMNS="120")
     assert "times faster" in again.stdout and "times the other's" in again.stdout
     wrong = bench(*told, "--against", str(prepared / "absent.json"))
-    assert wrong.returncode == 2 and "absent.json is no record" in wrong.stderr
+    assert wrong.returncode == 2 and "absent.json is no record of `bench speed`" in wrong.stderr
