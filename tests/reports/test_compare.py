@@ -122,3 +122,9 @@ def test_runs_that_cannot_be_compared_are_refused(two: list[Result], other: dict
 def test_one_run_alone_is_refused(two: list[Result]) -> None:
     with pytest.raises(ConfigError, match="at least two runs, got 1"):
         report.compare(two[:1])
+
+
+def test_runs_searched_by_another_first_index_are_refused(two: list[Result]) -> None:
+    two[1].summary["index"] = "falconn"
+    with pytest.raises(ConfigError, match="their first index is exact and falconn"):
+        report.compare(two)
