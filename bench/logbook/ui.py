@@ -36,16 +36,24 @@ def serve(store: Path, host: str = "127.0.0.1", port: int | None = None) -> None
     if uri == own_uri(store) and not (store / "mlflow.db").is_file():
         raise _nothing(store)
     page = _first_page(store)
-    port = _checked(host, port) if port is not None else _first_free(host)
     log = store / "mlflow-ui.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    asked = None if port is None else _checked(host, port)
+    while not _served(uri, store, host, asked or _first_free(host), page, log):
+        if asked is not None:
+            raise _taken(host, asked)
+
+
+def _served(uri: str, store: Path, host: str, port: int, page: str, log: Path) -> bool:
+    """Run the server until Ctrl-C; return at once, False, if another one took the port a moment before."""
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches only us, and we end the server with its workers.
         server = subprocess.Popen(
             _command(uri, store, host, port), stdout=output, stderr=output, env=_environment(), start_new_session=True
         )
     try:
-        _await(server, host, port, log)
+        if not _answers(server, host, port, log):
+            return False
         print(f"MLflow UI: http://{host}:{port}/{page}  (Ctrl-C ends it)", flush=True)
         if server.wait() != 0:
             raise StoreError(f"the MLflow UI ended by itself; its last words are in {log}")
@@ -53,6 +61,7 @@ def serve(store: Path, host: str = "127.0.0.1", port: int | None = None) -> None
         print("MLflow UI ended", flush=True)
     finally:
         _end(server)
+    return True
 
 
 def _first_page(store: Path) -> str:
@@ -94,8 +103,12 @@ def _environment() -> dict[str, str]:
 
 def _checked(host: str, port: int) -> int:
     if not _is_free(host, port):
-        raise ConfigError(f"port {port} of {host} is taken; choose another with --port, or leave --port out")
+        raise _taken(host, port)
     return port
+
+
+def _taken(host: str, port: int) -> ConfigError:
+    return ConfigError(f"port {port} of {host} is taken; choose another with --port, or leave --port out")
 
 
 def _first_free(host: str) -> int:
@@ -115,18 +128,32 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _await(server: subprocess.Popen[bytes], host: str, port: int, log: Path) -> None:
+def _answers(server: subprocess.Popen[bytes], host: str, port: int, log: Path) -> bool:
+    """Wait until the server answers; return False if it ended because another one has its port by now."""
     until = time.monotonic() + START_S
-    while time.monotonic() < until:
-        if server.poll() is not None:
-            break
+    while time.monotonic() < until and server.poll() is None:
         try:
             with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=1):
-                return
+                if _listens(server, port):  # and not one that took the port a moment before
+                    return True
         except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
+    if server.poll() is not None and not _is_free(host, port):
+        return False
     tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
     raise StoreError(f"the MLflow UI did not start; {log} ends with: {' | '.join(tail)}")
+
+
+def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Return whether the server or a worker of it has the port."""
+    import psutil
+
+    try:
+        family = [ours := psutil.Process(server.pid), *ours.children(recursive=True)]
+        return any(socket.laddr.port == port for one in family for socket in one.net_connections() if socket.laddr)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

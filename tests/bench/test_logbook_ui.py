@@ -70,6 +70,36 @@ def test_a_port_in_use_is_refused_by_name_and_passed_over_by_default(
         assert ui._first_free("127.0.0.1") > taken
 
 
+ANSWER_ONCE = """
+import http.server, sys, time
+class Yes(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Yes)
+server.handle_request()
+time.sleep(2)
+"""
+
+
+def test_a_port_that_another_server_takes_meanwhile_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    monkeypatch.setattr(ui, "_first_page", lambda store: "")
+    monkeypatch.setattr(ui, "_command", lambda *told: [sys.executable, "-c", ANSWER_ONCE, str(told[3])])
+    free = ui._first_free("127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        ports = iter([taken, free])
+        monkeypatch.setattr(ui, "_first_free", lambda host: next(ports))
+        serve(tmp_path)
+        assert f"http://127.0.0.1:{free}/" in capsys.readouterr().out
+        monkeypatch.setattr(ui, "_checked", lambda host, port: port)
+        with pytest.raises(ConfigError, match=f"port {taken} of 127.0.0.1 is taken"):
+            serve(tmp_path, port=taken)
+
+
 def test_a_database_that_is_none_is_reported(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database" * 100)
     with pytest.raises(StoreError, match="cannot be read"):
