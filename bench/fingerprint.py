@@ -117,13 +117,14 @@ def fingerprint_tracks(
 def fingerprint_queries(embedder: Embedder, batches: Iterator[Floats], hop_samples: int) -> Floats:
     """Return the fingerprints (Q, M, D) of queries of one length, given as batches (B, T).
 
-    A query shorter than a segment is one segment that ends in silence: every encoder is given the same audio.
+    A query shorter than a segment is one segment that ends in its own last moments, mirrored: every encoder is given
+    the same audio. (Silence instead would be the lowest level of the segment, by which some encoders scale it.)
     """
     found = []
     for wave_BT in batches:
         missing = max(0, embedder.segment_samples - wave_BT.shape[1])
         if missing:
-            wave_BT = np.pad(wave_BT, ((0, 0), (0, missing)))
+            wave_BT = np.pad(wave_BT, ((0, 0), (0, missing)), mode="reflect")
         pieces_BMT = segments(wave_BT, embedder.segment_samples, hop_samples)
         flat = pieces_BMT.reshape(-1, embedder.segment_samples)
         found.append(embedder(flat).reshape(*pieces_BMT.shape[:2], -1))

@@ -70,20 +70,24 @@ def result_of(
         "queries_per_cell": len(data.queries.table),
         "database_tracks": len(found.database.tracks),
         "database_vectors": len(found.database.vectors),
-        "headline": headline(table, conditions, config),
+        "headline": headline(table, conditions, config, facts["segment_s"]),
         **facts,
     }
     return Result(table, _named(found, data), conditions, summary)
 
 
-def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig) -> dict[str, float]:
-    """Return the scalars to compare runs by: means over all degraded cells and lengths, and the controls."""
+def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, segment_s: float) -> dict[str, float]:
+    """Return the scalars to compare runs by: means over all degraded cells and lengths, and the controls.
+
+    The control on the grid is that of the shortest query that holds a whole segment of the encoder.
+    """
     own = chosen(rows, config.encoder, config.eval.indexes[0])
     shortest = min(config.eval.lengths_s)
     degraded = own[own["kind"].isin(DEGRADED)]
     floor = chosen(rows, RANDOM_PROJECTION, "exact")
     floor = floor[floor["length_s"] == shortest]
-    identity = own[(own["kind"] == "identity") & (own["metric"] == "segment_top1") & (own["length_s"] == shortest)]
+    whole = min((length_s for length_s in config.eval.lengths_s if length_s >= segment_s), default=shortest)
+    identity = own[(own["kind"] == "identity") & (own["metric"] == "segment_top1") & (own["length_s"] == whole)]
     numbers = {
         "segment_top1/mean": _mean(degraded, "segment_top1"),
         f"segment_top1/mean_{shortest:g}s": _mean(degraded[degraded["length_s"] == shortest], "segment_top1"),

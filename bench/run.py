@@ -104,7 +104,7 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
     segment_s = encoder.segment_s
     require(
         min(config.eval.lengths_s) >= SHORTEST_QUERY * segment_s,
-        f"eval.lengths_s must be >= {SHORTEST_QUERY} of the encoder's {segment_s} s (what is missing is silence)",
+        f"eval.lengths_s must be >= {SHORTEST_QUERY} of the encoder's {segment_s} s (what is missing is mirrored)",
         config.eval.lengths_s,
     )
     require(
@@ -141,7 +141,11 @@ def trained(
     """Return the encoder with its best weights, trained now or found in the store, and facts about it."""
     key = _weights_key(config, plan, data)
     encoder = _built(plan.plugin, config)
-    facts: dict[str, Any] = {"parameters": sum(p.numel() for p in encoder.parameters()), "seconds": {}}
+    facts: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "segment_s": encoder.segment_s,
+        "seconds": {},
+    }
     if plan.weights is not None:
         path = plan.weights
     else:

@@ -281,6 +281,14 @@ def test_query_of_one_segment_has_one_vector() -> None:
     assert found.shape == (2, 1, 8)
 
 
+def test_query_shorter_than_a_segment_ends_in_its_own_end_mirrored() -> None:
+    wave = noise(3, SEGMENT - 400).astype(np.float32)
+    whole = np.concatenate([wave, wave[-401:-1][::-1]])
+    found = fingerprint_queries(embedder(), iter([wave[None]]), HOP)
+    assert found.shape == (1, 1, 8) and len(whole) == SEGMENT
+    np.testing.assert_allclose(found[0], embedder()(whole[None]), atol=1e-6)
+
+
 # Places
 
 

@@ -48,6 +48,7 @@ def rows() -> pd.DataFrame:
             row("random-projection", "noise", 0.2),
             row("random-projection", "identity", 1.0),
             row("shuffled-labels", "clean", 0.01),
+            row("mine", "identity", 0.8, length_s=2.0),
         ]
     )
 
@@ -58,14 +59,16 @@ def test_headline_means_are_over_degraded_cells_and_the_floor_is_at_the_shortest
     conditions = pd.DataFrame(
         [{"cell": "noise", "length_s": 0.96, "snr_db_min": -0.01, "snr_db_mean": 0.0, "snr_db_max": 0.03}]
     )
-    numbers = headline(rows, conditions, settings)
+    numbers = headline(rows, conditions, settings, 0.96)
     assert numbers["segment_top1/mean"] == pytest.approx(0.7)
     assert numbers["segment_top1/mean_0.96s"] == pytest.approx(0.5)
     assert numbers["audio_top1/mean"] == pytest.approx(0.7)
     assert numbers["control/identity"] == 1.0
+    longer = headline(rows, conditions, settings, 1.0)  # 0.96 s do not hold a segment of this encoder
+    assert longer == numbers | {"control/identity": 0.8}
     assert numbers["control/random_projection"] == pytest.approx(0.2)
     assert numbers["control/shuffled_labels"] == pytest.approx(0.01)
-    assert numbers["index/falconn_loses_points"] == pytest.approx(100 * (2.4 - 2.3) / 3)
+    assert numbers["index/falconn_loses_points"] == pytest.approx(100 * (3.2 / 4 - 2.3 / 3))
     assert numbers["conditions/largest_snr_error_db"] == pytest.approx(0.03)
 
 

@@ -258,7 +258,8 @@ def test_every_encoder_runs_and_is_compared_with_another_on_the_same_queries(
     done = run(prepared, "--model", model, "--set", "train.steps=2")
     assert done.returncode == 0, done.stderr
     assert f"{model} on synth-segment/v1" in done.stdout
-    assert load_result(Store(prepared), None).summary["headline"]["control/identity"] == 1.0
+    headline = load_result(Store(prepared), None).summary["headline"]
+    assert headline["control/identity"] > headline["control/shuffled_labels"]  # two steps teach it nothing
     for kept in (finished / "runs").iterdir():
         shutil.copytree(kept, prepared / "runs" / kept.name)
     keys = [folder.name[:8] for folder in (prepared / "runs").iterdir()]
