@@ -237,7 +237,7 @@ def flop_of(encoder: Any, feature_B: Tensor) -> float:
 def matrix_rate(device: torch.device, precision: str) -> float:
     """Return the rate in operations a second of a product of large matrices, best of five."""
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    side = MATRIX if device.type == "cuda" else MATRIX // 4
+    side = MATRIX if device.type == "cuda" else MATRIX // 2
     one, other = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     return float(2 * side**3 / _best_s(lambda: one @ other, device))
 
