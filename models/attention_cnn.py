@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench.audio.frontend import LogMel
 from bench.errors import ConfigError
+from bench.heads import SplitHead
 
 CITE = "Singh, Demuynck and Arora, Attention-based audio embeddings for query-by-example, ISMIR 2022"
 LICENSE = "MIT"
@@ -27,7 +28,6 @@ CHANNELS = (32, 64, 128, 256, 512, 1024)
 STRIDES = (1, 2, 2, 2, 2, 2)
 BANDS, FRAMES = 64, 96
 TOP_POSITIONS = 6  # the last block's map is 2 x 3
-BRANCH_UNITS = 32
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class AttentionCNN(nn.Module):
             blocks.append(_Block(before, channels, stride, attention, config))
             before = channels
         self.blocks = nn.Sequential(*blocks)
-        self.head = _SplitHead(before * bands * frames, config.dim)
+        self.head = SplitHead(before * bands * frames, config.dim)
 
     def features(self, wave_BT: Tensor) -> Tensor:
         """Return the log-mel patches (B, 1, 64, 96) of segments (B, 15360)."""
@@ -215,17 +215,3 @@ def _weighted_sum(x_GNK: Tensor, weights_N: Tensor) -> Tensor:
     As a product of matrices: eight times as fast on the CPU as multiplying and adding up.
     """
     return torch.bmm(weights_N.expand(len(x_GNK), 1, -1), x_GNK).squeeze(1)
-
-
-class _SplitHead(nn.Module):
-    """Encodes each of D equal slices of the values to one number: dense 32, ELU, dense 1."""
-
-    def __init__(self, values: int, dim: int) -> None:
-        super().__init__()
-        self.hidden = nn.Conv1d(values, dim * BRANCH_UNITS, 1, groups=dim)
-        self.out = nn.Conv1d(dim * BRANCH_UNITS, dim, 1, groups=dim)
-
-    def forward(self, top_BV: Tensor) -> Tensor:
-        hidden_BH1 = functional.elu(self.hidden(top_BV.unsqueeze(-1)))
-        code_BD: Tensor = self.out(hidden_BH1).squeeze(-1)
-        return code_BD

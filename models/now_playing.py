@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench.audio.frontend import LogMel, MagnitudeMel
 from bench.errors import ConfigError
+from bench.heads import SplitHead
 
 CITE = "Chang et al., Neural audio fingerprint for high-specific audio retrieval, ICASSP 2021"
 LICENSE = "MIT"
@@ -24,7 +25,6 @@ SOURCE = "the paper's section 2.2; NAFP's table of layers; Singh et al. (ISMIR 2
 
 CHANNELS = (128, 128, 256, 256, 512, 512, 1024, 1024)
 KEEPS_FRAMES = (5, 7)  # layers, counted from 1, whose stride in time is 1 in the released code
-BRANCH_UNITS = 32
 
 FrontEnd = Literal["mel64-16k", "mel256-8k", "mel256-8k-maxnorm"]
 # By front end: rate in Hz, segment in s, bands and frames of a patch.
@@ -86,7 +86,7 @@ class NowPlaying(nn.Module):
             layers.append(_HalfLayer(channels, channels, (3, 1), (2, 1), (bands, frames), config.norm_order))
             before = channels
         self.layers = nn.Sequential(*layers)
-        self.head = _SplitHead(before * bands * frames, config.dim)
+        self.head = SplitHead(before * bands * frames, config.dim)
 
     def features(self, wave_BT: Tensor) -> Tensor:
         """Return the log-mel patches (B, 1, F, W) of segments (B, T): (B, 1, 64, 96) of 15360 samples by default."""
@@ -144,18 +144,3 @@ class _HalfLayer(nn.Module):
             convolved_BCFW: Tensor = self.conv(x_BCFW)
             return convolved_BCFW
         return functional.conv2d(x_BCFW, self.conv.weight.narrow(axis, 1, size), self.conv.bias)
-
-
-class _SplitHead(nn.Module):
-    """Encodes each of D equal slices of the channels to one number: dense 32, ELU, dense 1."""
-
-    def __init__(self, channels: int, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-        self.hidden = nn.Conv1d(channels, dim * BRANCH_UNITS, 1, groups=dim)
-        self.out = nn.Conv1d(dim * BRANCH_UNITS, dim, 1, groups=dim)
-
-    def forward(self, top_BC: Tensor) -> Tensor:
-        hidden_BH1 = functional.elu(self.hidden(top_BC.unsqueeze(-1)))
-        code_BD: Tensor = self.out(hidden_BH1).squeeze(-1)
-        return code_BD
