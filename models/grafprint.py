@@ -20,7 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from bench.audio.frontend import POWER_FLOOR
+from bench.audio.frontend import POWER_FLOOR, unsaved
 from bench.errors import ConfigError
 
 CITE = "Bhattacharjee, Singh, Benetos, GraFPrint: a GNN-based approach for audio identification, ICASSP 2025"
@@ -164,11 +164,9 @@ class _ScaledLogMel(nn.Module):
         super().__init__()
         from torchaudio.transforms import MelSpectrogram
 
-        self.mel = MelSpectrogram(RATE_HZ, n_fft=WINDOW, hop_length=HOP, n_mels=BANDS, f_max=8_000.0, power=2.0)
-        # Derived from the settings, so neither learned nor saved.
-        for name in list(dict(self.mel.named_buffers())):
-            owner = self.mel.get_submodule(name.rpartition(".")[0])
-            owner._non_persistent_buffers_set.add(name.rpartition(".")[2])
+        self.mel = unsaved(
+            MelSpectrogram(RATE_HZ, n_fft=WINDOW, hop_length=HOP, n_mels=BANDS, f_max=8_000.0, power=2.0)
+        )
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """Return patches (B, 1, F, W) in [0, 1] of segments (B, T)."""
