@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -99,6 +100,18 @@ def test_a_port_that_another_server_takes_meanwhile_is_not_taken_for_ours(
         monkeypatch.setattr(ui, "_checked", lambda host, port: port)
         with pytest.raises(ConfigError, match=f"port {taken} of 127.0.0.1 is taken"):
             serve(tmp_path, port=taken)
+
+
+def test_a_port_that_was_taken_and_is_free_again_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    monkeypatch.setattr(ui, "_first_page", lambda store: "")
+    refused = f"raise SystemExit('ERROR: [Errno {errno.EADDRINUSE}] error while attempting to bind on address')"
+    programs = iter([refused, ANSWER_ONCE])
+    monkeypatch.setattr(ui, "_command", lambda *told: [sys.executable, "-c", next(programs), str(told[3])])
+    serve(tmp_path)
+    assert "MLflow UI: http://127.0.0.1:" in capsys.readouterr().out
 
 
 def test_a_database_that_is_none_is_reported(tmp_path: Path) -> None:
