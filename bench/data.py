@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from bench.config import RunConfig
 from bench.degrade.queries import QuerySet, prepare_queries
 from bench.degrade.room import ResponseSource, RoomBank, prepare_rooms
 from bench.errors import ConfigError
+from bench.machine import cores
 from bench.store import Store, digest
 from bench.train.loop import TrainingSet
 from bench.values import Progress, Source
@@ -126,8 +126,7 @@ def _test_rooms(config: RunConfig) -> ResponseSource:
 
 
 def _corpus(config: RunConfig, name: str, source: Source, store: Store, progress: Progress) -> Corpus:
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return prepare(store, name, source, min_track_s=config.data.min_track_s, workers=workers, progress=progress)
+    return prepare(store, name, source, min_track_s=config.data.min_track_s, workers=cores(), progress=progress)
 
 
 def _plugin(kind: str, name: str) -> ModuleType:

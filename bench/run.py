@@ -24,7 +24,7 @@ from bench.errors import ConfigError, PluginError, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import SHORTEST_QUERY, Embedder
 from bench.logbook import open_book, provenance
-from bench.memory import keep_freed_memory
+from bench.machine import keep_freed_memory
 from bench.results import RANDOM_PROJECTION, Result, keep, log, result_of
 from bench.store import Store, digest
 from bench.train import checkpoint

@@ -27,7 +27,7 @@ from bench.data import prepare_data
 from bench.errors import ConfigError
 from bench.fingerprint import BATCH, Embedder, at_rate
 from bench.logbook import open_book, provenance
-from bench.memory import keep_freed_memory
+from bench.machine import keep_freed_memory
 from bench.run import Plan, checked
 from bench.store import digest, write_json
 from bench.train.draws import draw_pairs

@@ -46,7 +46,7 @@ FEWEST_NODES = BANDS * FRAMES // 2 // 8  # in the last stage: 1024 nodes, halved
 MAX_DILATION = 3
 IMAGES = 16
 LIKENESSES = 2  # segments whose nodes are compared at once on a processor, 4 MB each at first
-CHUNK = 8  # segments that a processor takes at once, so that what a block works on stays in its cache
+CHUNK = 8  # segments that a processor takes at once at width 1, so that what a block works on stays in its cache
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class GraFPrint(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.dim = config.dim
+        self.chunk = max(1, round(CHUNK / config.width))
         self.front_end = _ScaledLogMel()
         rising_1FW = torch.linspace(0, 1, FRAMES).expand(1, BANDS, FRAMES)
         rising_F1 = torch.linspace(0, 1, BANDS).unsqueeze(1)
@@ -132,7 +133,7 @@ class GraFPrint(nn.Module):
     def embed(self, patch_B1FW: Tensor) -> Tensor:
         """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 32)."""
         whole = self.training or patch_B1FW.device.type != "cpu"
-        chunks = [patch_B1FW] if whole else torch.split(patch_B1FW, CHUNK)
+        chunks = [patch_B1FW] if whole else torch.split(patch_B1FW, self.chunk)
         pooled_BC = torch.cat([self._pooled(chunk) for chunk in chunks])
         return functional.normalize(self.head(pooled_BC).float(), dim=1)
 

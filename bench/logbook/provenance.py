@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import bench
+from bench.machine import cores
 
 LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "pandas", "soundfile", "falconn", "mlflow", "optuna")
 GIB = 1 << 30
@@ -24,7 +25,7 @@ def provenance() -> dict[str, str]:
         "bench.python": platform.python_version(),
         "bench.platform": platform.platform(),
         "bench.cpu": _cpu(),
-        "bench.cores": str(_cores()),
+        "bench.cores": str(cores()),
         "bench.gpu": _gpu() or "none",
         "bench.memory_gib": f"{_memory_bytes() / GIB:.1f}",
     }
@@ -37,11 +38,6 @@ def _version(library: str) -> str:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _cores() -> int:
-    # The cores that this process may use, fewer than the machine's in a container or a batch job.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:

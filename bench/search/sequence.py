@@ -3,7 +3,8 @@
 A place is a database vector number c: the query is thought to begin there, so that its segment m lies
 at c + m. Places are confined to one track: all M positions must be in the track of c.
 
-Shape legend: Q queries, M segments of a query, K neighbours of a segment, R ranked places.
+Shape legend: Q queries, M segments of a query, K neighbours of a segment, R ranked places, P pairs of a
+query and a place, S = M x D dimensions of a whole sequence, N database vectors.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.values import Fingerprints, Floats, Ints
+
+BLOCK_BYTES = 1 << 20  # of sequences gathered at once: what stays in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,15 @@ def vote(neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranki
     Source: Singh et al., ISMIR 2022, section 2.6.
     """
     num_queries, num_segments = neighbours_QMK.shape[:2]
-    places_QR = np.full((num_queries, num_places), -1, dtype=np.int64)
-    scores_QR = np.full((num_queries, num_places), np.nan, dtype=np.float32)
-    for q, nearest_M in enumerate(neighbours_QMK[:, :, 0]):
-        heard_M = nearest_M[nearest_M >= 0]
-        track_votes = np.bincount(database.place_of(heard_M), minlength=len(database.tracks))
-        place_C, votes_C = np.unique(_within_tracks(nearest_M[:, None], database), return_counts=True)
-        order = np.lexsort((place_C, -votes_C, -track_votes[database.place_of(place_C)]))[:num_places]
-        places_QR[q, : len(order)] = place_C[order]
-        scores_QR[q, : len(order)] = votes_C[order] / num_segments
-    return Ranking(places_QR, scores_QR)
+    nearest_QM = neighbours_QMK[:, :, 0]
+    query_P, place_P, votes_P = _places(nearest_QM[:, :, None], database)
+    # A segment votes for the track it heard, also where the whole sequence would not fit there.
+    num_tracks = len(database.tracks)
+    ballot_QM = np.arange(num_queries)[:, None] * num_tracks + database.place_of(nearest_QM)
+    track_votes = np.bincount(ballot_QM[nearest_QM >= 0], minlength=num_queries * num_tracks)
+    own_votes_P = track_votes[query_P * num_tracks + database.place_of(place_P)]
+    order = np.lexsort((place_P, -votes_P, -own_votes_P, query_P))
+    return _ranking(query_P[order], place_P[order], votes_P[order] / num_segments, num_queries, num_places)
 
 
 def rescore(queries_QMD: Floats, neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:
@@ -55,26 +57,44 @@ def rescore(queries_QMD: Floats, neighbours_QMK: Ints, database: Fingerprints, n
     Candidates are all places that any neighbour of any segment points to. A tie goes to the earlier place.
     Source: Chang et al. (NAFP), ICASSP 2021, section 3; confined to one track as NMFP does.
     """
+    num_queries, num_segments, dim = queries_QMD.shape
+    query_P, place_P, _ = _places(neighbours_QMK, database)
+    queries_QS = queries_QMD.reshape(num_queries, -1)
+    score_P = np.empty(len(place_P), dtype=np.float32)
+    # A sequence is one run of the database, so that a window of M x D numbers every D is all sequences.
+    flat = database.vectors.reshape(-1)
+    windows_NS = np.lib.stride_tricks.sliding_window_view(flat, num_segments * dim)[::dim] if len(place_P) else flat
+    block = max(1, BLOCK_BYTES // queries_QS[:1].nbytes)
+    for start in range(0, len(place_P), block):
+        some = slice(start, start + block)
+        score_P[some] = np.einsum("ps,ps->p", windows_NS[place_P[some]], queries_QS[query_P[some]]) / num_segments
+    order = np.lexsort((place_P, -score_P, query_P))
+    return _ranking(query_P[order], place_P[order], score_P[order], num_queries, num_places)
+
+
+def _places(neighbours_QMK: Ints, database: Fingerprints) -> tuple[Ints, Ints, Ints]:
+    """Return the pairs of a query and a place that its neighbours point to, each once, and how often.
+
+    Only places whose whole sequence is in the track of the neighbour. In the order of query and place.
+    """
     num_queries, num_segments = neighbours_QMK.shape[:2]
+    track_QMK = database.place_of(neighbours_QMK)
+    place_QMK = neighbours_QMK - np.arange(num_segments)[:, None]
+    first = database.first_vector
+    inside: npt.NDArray[np.bool_] = neighbours_QMK >= 0
+    inside &= (place_QMK >= first[track_QMK]) & (place_QMK + num_segments <= first[track_QMK + 1])
+    num_vectors = max(1, len(database.vectors))
+    pair_QMK = np.arange(num_queries)[:, None, None] * num_vectors + place_QMK
+    pair_P, times_P = np.unique(pair_QMK[inside], return_counts=True)
+    return pair_P // num_vectors, pair_P % num_vectors, times_P
+
+
+def _ranking(query_P: Ints, place_P: Ints, score_P: Floats, num_queries: int, num_places: int) -> Ranking:
+    """Return the first places of each query, of pairs that are sorted by query and then best first."""
     places_QR = np.full((num_queries, num_places), -1, dtype=np.int64)
     scores_QR = np.full((num_queries, num_places), np.nan, dtype=np.float32)
-    steps_M = np.arange(num_segments)
-    for q, (query_MD, neighbours_MK) in enumerate(zip(queries_QMD, neighbours_QMK, strict=True)):
-        place_C = np.unique(_within_tracks(neighbours_MK, database))
-        sequence_CMD = database.vectors[place_C[:, None] + steps_M]
-        score_C = np.einsum("cmd,md->c", sequence_CMD, query_MD) / num_segments
-        order = np.lexsort((place_C, -score_C))[:num_places]
-        places_QR[q, : len(order)] = place_C[order]
-        scores_QR[q, : len(order)] = score_C[order]
+    rank_P = np.arange(len(query_P)) - np.searchsorted(query_P, query_P)
+    kept = rank_P < num_places
+    places_QR[query_P[kept], rank_P[kept]] = place_P[kept]
+    scores_QR[query_P[kept], rank_P[kept]] = score_P[kept]
     return Ranking(places_QR, scores_QR)
-
-
-def _within_tracks(neighbours_MK: Ints, database: Fingerprints) -> Ints:
-    """Return the places that neighbours point to, flat, only those whose whole sequence is in one track."""
-    num_segments = len(neighbours_MK)
-    found: npt.NDArray[np.bool_] = neighbours_MK >= 0
-    track_MK = database.place_of(neighbours_MK)
-    place_MK = neighbours_MK - np.arange(num_segments)[:, None]
-    first = database.first_vector
-    inside = found & (place_MK >= first[track_MK]) & (place_MK + num_segments <= first[track_MK + 1])
-    return place_MK[inside]

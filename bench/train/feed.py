@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from bench.config import TrainConfig, Transforms
 from bench.degrade.waveform import transformed_int16
+from bench.machine import cores
 from bench.train.draws import draw_pairs
 from bench.train.material import Material
 from bench.train.pairs import Change, Cuts, cut_pairs
@@ -67,7 +67,7 @@ def changing(transforms: Transforms, world: int) -> Iterator[Change | None]:
     if transforms.idle:
         yield None
         return
-    workers = max(1, len(os.sched_getaffinity(0)) // world)
+    workers = max(1, cores() // world)
     # Spawned: a forked child of a process with threads may hang. What it imports has no torch in it.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
 

@@ -1,12 +1,18 @@
-"""How this process keeps memory."""
+"""What the machine gives this process: cores, and memory."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LARGEST_INT = 2**31 - 1
+
+
+def cores() -> int:
+    """Return how many cores this process may use, fewer than the machine's in a container or a batch job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
