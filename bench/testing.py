@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from bench.degrade.room import DIRECT_AT, Response, ResponseSource, measure_t60
-from bench.errors import DataError
+from bench.errors import DataError, StoreError
 from bench.values import RATE_HZ, Floats, Ints, Source, Split, Track
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def check_index(plugin: ModuleType, config: Any = None) -> None:
     at the end, equal ones by number; any number of queries, none included, and a K above the size of the
     database; read-only vectors are taken and left as they are; the same question has the same answer; a
     stored vector finds itself (nineteen in twenty where `exact` is False). An exact index agrees with all
-    inner products.
+    inner products. One that can be saved answers the same when it is loaded again, and refuses half a file.
     """
     _check_module(plugin)
     config = plugin.Config() if config is None else config
@@ -117,6 +117,7 @@ def check_index(plugin: ModuleType, config: Any = None) -> None:
     vectors_ND.flags.writeable = False
     index = plugin.build(config, vectors_ND)
     _require(isinstance(index.exact, bool), "exact is a truth value", index.exact)
+    _require(isinstance(index.num_bytes, int) and index.num_bytes > 0, "num_bytes is a size", index.num_bytes)
     found_QK = index.neighbours(queries_QD, 10)
     _check_neighbours(found_QK, vectors_ND, queries_QD, 10)
     again_QK = index.neighbours(queries_QD, 10)
@@ -129,6 +130,8 @@ def check_index(plugin: ModuleType, config: Any = None) -> None:
     few = plugin.build(config, vectors_ND[:7])
     _check_neighbours(few.neighbours(queries_QD[:4], 9), vectors_ND[:7], queries_QD[:4], 9)
     _check_order_of_equals(plugin, config)
+    if hasattr(plugin, "save") or hasattr(plugin, "load"):
+        _check_kept(plugin, config, index, vectors_ND, queries_QD)
     if index.exact:
         _check_exact(plugin, config, vectors_ND, queries_QD)
 
@@ -330,6 +333,25 @@ def _check_exact(plugin: ModuleType, config: Any, vectors_ND: Floats, queries_QD
     )
     few = plugin.build(config, vectors_ND[:7]).neighbours(queries_QD, 9)
     _require((np.sort(few, axis=1) == [-1, -1, *range(7)]).all(), "a K above the size of the database finds all", few)
+
+
+def _check_kept(plugin: ModuleType, config: Any, index: Any, vectors_ND: Floats, queries_QD: Floats) -> None:
+    found_QK = index.neighbours(queries_QD, 10)
+    with tempfile.TemporaryDirectory() as kept:
+        folder = Path(kept)
+        plugin.save(index, folder)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        _require(len(files) > 0, "save writes at least one file below the folder", 0)
+        again_QK = plugin.load(config, folder, vectors_ND).neighbours(queries_QD, 10)
+        _require(np.array_equal(found_QK, again_QK), "a loaded index answers as the saved one",
+                 _first(found_QK, again_QK))  # fmt: skip
+        largest = max(files, key=lambda path: path.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+        try:
+            plugin.load(config, folder, vectors_ND)
+        except StoreError:
+            return
+    _require(False, "load raises StoreError for a file that is cut off", largest.name)
 
 
 def _check_order_of_equals(plugin: ModuleType, config: Any) -> None:

@@ -11,9 +11,20 @@ from bench.values import Floats, Ints
 
 
 class Index(Protocol):
-    """What an index plug-in's `build(config, vectors_ND)` returns: neighbours by inner product of unit vectors."""
+    """What an index plug-in's `build(config, vectors_ND)` returns: neighbours by inner product of unit vectors.
+
+    `vectors_ND` may be a memory map far larger than memory: it is read in blocks.
+
+    A plug-in whose index can be kept has two more functions: `save(index, folder)` writes files below an empty
+    folder, and `load(config, folder, vectors_ND)` gives the same index back, or raises StoreError if the files are
+    not whole. Without them the index is built anew by each process.
+
+    `exact` says that the answer is that of all inner products in float32. `num_bytes` is what has to be in memory for
+    it to be quick: its codes and tables, and the vectors themselves where every query reads many of them.
+    """
 
     exact: bool
+    num_bytes: int
 
     def neighbours(self, queries_QD: Floats, top_k: int) -> Ints:
         """Return the numbers of the nearest vectors, shape (Q, K), best first, equal ones by number.

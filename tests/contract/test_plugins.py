@@ -14,6 +14,7 @@ import torch.nn.functional as functional
 
 from bench.config import resolve
 from bench.degrade.room import Response, align
+from bench.errors import StoreError
 from bench.registry import load, names
 from bench.testing import Arrays, check_encoder, check_index, check_responses, check_source
 from bench.values import RATE_HZ, Track
@@ -140,6 +141,7 @@ class Wrong:
     """An index with all inner products and a fault to choose."""
 
     exact = True
+    num_bytes = 1
 
     def __init__(self, vectors_ND: np.ndarray, fault: str) -> None:
         self.vectors, self.fault = vectors_ND, fault
@@ -159,6 +161,41 @@ class Wrong:
 
 def test_sound_slow_index_passes() -> None:
     check_index(module(build=lambda config, vectors: Wrong(vectors, "")))
+
+
+def kept(fault: str) -> ModuleType:
+    """Return an index plug-in that keeps its vectors in a file, with a fault to choose."""
+
+    def save(index: Wrong, folder: Path) -> None:
+        if fault != "no file":
+            (folder / "vectors").write_bytes(index.vectors.tobytes())
+
+    def load(config: object, folder: Path, vectors: np.ndarray) -> Wrong:
+        read = np.frombuffer((folder / "vectors").read_bytes(), dtype=np.float32)
+        if read.size != vectors.size:
+            if fault != "half a file":
+                raise StoreError("cut off")
+            return Wrong(vectors, "")
+        return Wrong(read.reshape(vectors.shape)[:: -1 if fault == "another" else 1], "")
+
+    return module(build=lambda config, vectors: Wrong(vectors, ""), save=save, load=load)
+
+
+def test_sound_index_that_is_kept_passes() -> None:
+    check_index(kept(""))
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        ("no file", "at least one file"),
+        ("another", "answers as the saved one"),
+        ("half a file", "cut off"),
+    ],
+)
+def test_fault_of_an_index_that_is_kept_is_named(fault: str, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_index(kept(fault))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,11 @@ class Exact:
     device: torch.device
     exact: bool = True
 
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the vectors: every query reads all of them."""
+        return self.vectors_ND.nbytes
+
     def neighbours(self, queries_QD: Floats, top_k: int) -> Ints:
         """Return the numbers of the nearest vectors (Q, K), best first, equal ones by number."""
         found = [self._of_block(q, top_k) for q in torch.split(torch.from_numpy(queries_QD), BLOCK_QUERIES)]

@@ -69,7 +69,10 @@ def build(config: Config, vectors_ND: Floats) -> Falconn:
     falconn.compute_number_of_hash_functions(config.bits, params)
     table = falconn.LSHIndex(params)
     table.setup(kept_ND)
-    return Falconn(table.construct_query_pool(config.probes), kept_ND)
+    # A bit-packed table holds a number for each vector, and for each place where it begins among them.
+    entry_bits = len(kept_ND).bit_length()
+    table_bytes = config.tables * (len(kept_ND) + 2**config.bits) * entry_bits // 8
+    return Falconn(table.construct_query_pool(config.probes), kept_ND, kept_ND.nbytes + table_bytes)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Falconn:
 
     pool: Any
     vectors_ND: Floats
+    num_bytes: int
     exact: bool = False
 
     def neighbours(self, queries_QD: Floats, top_k: int) -> Ints:

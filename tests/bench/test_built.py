@@ -1,0 +1,52 @@
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from bench import registry
+from bench.search.built import built, index_key
+from bench.search.indexes import exact
+from bench.store import Store
+
+
+@pytest.fixture
+def keeping(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return an index plug-in that counts how often it is built, and keeps its vectors."""
+    plugin = ModuleType("keeping")
+    plugin.builds = 0  # type: ignore[attr-defined]
+
+    def build(config: object, vectors: np.ndarray) -> exact.Exact:
+        plugin.builds += 1  # type: ignore[attr-defined]
+        return exact.build(exact.Config(), vectors)
+
+    plugin.build = build  # type: ignore[attr-defined]
+    plugin.save = lambda index, folder: np.save(folder / "v.npy", index.vectors_ND)  # type: ignore[attr-defined]
+    plugin.load = lambda config, folder, vectors: exact.build(exact.Config(), np.load(folder / "v.npy"))  # type: ignore[attr-defined]
+    monkeypatch.setattr(registry, "source_digest", lambda plugin: "source")
+    return plugin
+
+
+def test_an_index_that_can_be_kept_is_built_once_for_each_database_and_setting(
+    tmp_path: Path, keeping: ModuleType
+) -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    for key, config, builds in [("a", 1, 1), ("a", 1, 1), ("b", 1, 2), ("a", 2, 3), ("a", 1, 3)]:
+        index = built(Store(tmp_path), keeping, config, vectors, key)
+        assert index.neighbours(vectors[2:3], 1).tolist() == [[2]]
+        assert keeping.builds == builds
+
+
+def test_the_version_of_the_library_is_in_the_key(keeping: ModuleType) -> None:
+    plain = index_key(keeping, None, "a")
+    keeping.LIBRARY = "numpy"  # type: ignore[attr-defined]
+    with_numpy = index_key(keeping, None, "a")
+    keeping.LIBRARY = "no-such-library"  # type: ignore[attr-defined]
+    assert len({plain, with_numpy, index_key(keeping, None, "a")}) == 3
+
+
+def test_an_index_that_cannot_be_kept_leaves_nothing_in_the_store(tmp_path: Path) -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    index = built(Store(tmp_path), exact, exact.Config(), vectors, "a")
+    assert index.neighbours(vectors[:1], 1).tolist() == [[0]]
+    assert not list(tmp_path.iterdir())
