@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.errors import ConfigError
 from bench.registry import load, unknown
 
+SEQUENCES = ("vote", "rescore", "diagonal")
 PRESETS = Path(__file__).with_name("presets.toml")
 
 
@@ -172,6 +173,7 @@ class EvalConfig:
     hop_ms: float = 100.0
     tolerance_ms: float = 50.0
     indexes: tuple[str, ...] = ("exact", "falconn")
+    sequences: tuple[str, ...] = ("vote", "rescore")
     top_k: int = 20
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -180,7 +182,7 @@ class EvalConfig:
             len(self.lengths_s) > 0 and min(self.lengths_s) > 0, "eval.lengths_s must hold lengths > 0", self.lengths_s
         )
         require(max(self.lengths_s) <= 30, "eval.lengths_s must be at most 30 s", self.lengths_s)
-        for name in ("snr_db", "t60_s", "lengths_s", "indexes"):
+        for name in ("snr_db", "t60_s", "lengths_s", "indexes", "sequences"):
             values = getattr(self, name)
             require(len(set(values)) == len(values), f"eval.{name} must not name anything twice", values)
         require(self.max_queries >= 1, "eval.max_queries must be >= 1", self.max_queries)
@@ -193,6 +195,8 @@ class EvalConfig:
         require(10 <= self.hop_ms <= 1000, "eval.hop_ms must be between 10 and 1000", self.hop_ms)
         require(self.tolerance_ms > 0, "eval.tolerance_ms must be > 0", self.tolerance_ms)
         require(len(self.indexes) > 0, "eval.indexes must name at least one index", self.indexes)
+        known = set(self.sequences) <= set(SEQUENCES) and "rescore" in self.sequences
+        require(known, f"eval.sequences must hold 'rescore' (the headline) and any of {SEQUENCES}", self.sequences)
         require(1 <= self.top_k <= 1000, "eval.top_k must be between 1 and 1000", self.top_k)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from bench import registry
 from bench.config import EvalConfig
@@ -22,12 +23,14 @@ from bench.degrade.cells import grid
 from bench.degrade.queries import hop_samples
 from bench.fingerprint import Embedder, fingerprint_queries, fingerprint_tracks
 from bench.score.judge import judge
+from bench.search.built import built
 from bench.search.contract import Index
-from bench.search.sequence import rescore, vote
+from bench.search.diagonal import diagonal
+from bench.search.sequence import Ranking, rescore, vote
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
-FORMAT = 1
+FORMAT = 2
 QUERY_BATCH = 32
 OWN, SHUFFLED = "own", "shuffled"
 # The control of shuffled labels judges each answer by another query's truth, the next one's.
@@ -61,7 +64,7 @@ def evaluate(
     plugins = {name: registry.load("index", name) for name in config.indexes}
     settings = {name: (indexes or {}).get(name) or plugin.Config() for name, plugin in plugins.items()}
     searched = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in config.indexes]
-    index_of = _builder(plugins, settings, database)
+    index_of = _builder(store, plugins, settings, database)
     cells = grid(config)
     hits, seconds = {}, {"database": store.seconds("fingerprints", database.key), "queries": 0.0}
     for i, cell in enumerate(cells):
@@ -79,12 +82,11 @@ def evaluate(
 
 
 def _builder(
-    plugins: Mapping[str, ModuleType], settings: Mapping[str, Any], database: Fingerprints
+    store: Store, plugins: Mapping[str, ModuleType], settings: Mapping[str, Any], database: Fingerprints
 ) -> Callable[[str], Index]:
     @cache
     def index_of(name: str) -> Index:
-        index: Index = plugins[name].build(settings[name], database.vectors)
-        return index
+        return built(store, plugins[name], settings[name], database.vectors, database.key)
 
     return index_of
 
@@ -98,21 +100,37 @@ def _hits_of(
     index_of: Callable[[str], Index],
 ) -> Iterator[pd.DataFrame]:
     track_Q, start_Q = data.queries.truth(cell)
+    own_Q = np.searchsorted(database.tracks, track_Q)
     tolerance = round(config.tolerance_ms * RATE_HZ / 1000)
     for length_s in config.lengths_s:
         waves = data.queries.batches(cell, length_s, QUERY_BATCH)
         vectors_QMD = fingerprint_queries(embedder, waves, database.hop_samples)
-        for index in config.indexes:
-            neighbours_QMK = _neighbours(index_of(index), vectors_QMD, config.top_k)
-            rankings = {
-                "vote": vote(neighbours_QMK, database, config.top_k),
-                "rescore": rescore(vectors_QMD, neighbours_QMK, database, config.top_k),
-            }
-            for sequence, ranking in rankings.items():
-                for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(OWN, 0)]:
-                    truth_Q = (np.roll(track_Q, shift), np.roll(start_Q, shift))
-                    judged = judge(ranking, database, *truth_Q, tolerance)
-                    yield judged.assign(length_s=length_s, index=index, sequence=sequence, truth=truth)
+        impostor_Q = diagonal(vectors_QMD, database, 1, own_Q, embedder.device).scores_QR[:, 0]
+        for index, sequence, ranking in _rankings(vectors_QMD, database, config, index_of, embedder.device):
+            for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(OWN, 0)]:
+                truth_Q = (np.roll(track_Q, shift), np.roll(start_Q, shift))
+                judged = judge(ranking, database, *truth_Q, tolerance)
+                named = judged.assign(length_s=length_s, index=index, sequence=sequence, truth=truth)
+                # Votes are no similarities: an impostor's score says nothing of them.
+                yield named.assign(impostor_score=np.float32(np.nan) if sequence == "vote" else impostor_Q)
+
+
+def _rankings(
+    vectors_QMD: Floats,
+    database: Fingerprints,
+    config: EvalConfig,
+    index_of: Callable[[str], Index],
+    device: torch.device,
+) -> Iterator[tuple[str, str, Ranking]]:
+    """Yield index, sequence search and ranking; the search that asks no index stands under the exact one."""
+    for index in config.indexes:
+        neighbours_QMK = _neighbours(index_of(index), vectors_QMD, config.top_k)
+        if "vote" in config.sequences:
+            yield index, "vote", vote(neighbours_QMK, database, config.top_k)
+        if "rescore" in config.sequences:
+            yield index, "rescore", rescore(vectors_QMD, neighbours_QMK, database, config.top_k)
+    if "diagonal" in config.sequences:
+        yield "exact", "diagonal", diagonal(vectors_QMD, database, config.top_k, device=device)
 
 
 def _neighbours(index: Index, vectors_QMD: Floats, top_k: int) -> Ints:

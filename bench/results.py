@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench.config import RunConfig, flatten
@@ -15,8 +16,10 @@ from bench.errors import ConfigError
 from bench.evaluate import OWN, SHUFFLED, Evaluation
 from bench.logbook import Logbook
 from bench.registry import unknown
+from bench.score.decision import crossed
 from bench.score.rows import Row, frame, score
 from bench.store import Store, digest, read_frame, read_json, write_frame, write_json
+from bench.values import Cell
 
 ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
     "rows.parquet",
@@ -53,8 +56,9 @@ def result_of(
     """Return the result of an encoder's hits and those of the random projection on the same queries."""
     rows: list[Row] = []
     names = {"run": key, "benchmark": benchmark, "queries": data.queries.key}
+    own = decided(found)
     for cell, hits in found.hits.items():
-        rows += score(_judged_by(OWN, hits), cell, system=config.encoder, **names)
+        rows += score(own[cell], cell, system=config.encoder, **names)
         if config.encoder != RANDOM_PROJECTION:
             rows += score(_judged_by(OWN, floor.hits[cell]), cell, system=RANDOM_PROJECTION, **names)
         rows += score(_judged_by(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **names)
@@ -73,7 +77,19 @@ def result_of(
         "headline": headline(table, conditions, config, facts["segment_s"]),
         **facts,
     }
-    return Result(table, _named(found, data), conditions, summary)
+    return Result(table, _named(own, data), conditions, summary)
+
+
+def decided(found: Evaluation) -> dict[Cell, pd.DataFrame]:
+    """Return the hits of each cell with the threshold that each is judged by, NaN where there is no such thing.
+
+    That is in the control on the grid, and where the score is a share of votes.
+    """
+    own = pd.concat({cell.name: _judged_by(OWN, hits) for cell, hits in found.hits.items()})
+    own = own.assign(threshold=np.nan).rename_axis(["cell", None])
+    similar = (own["sequence"] != "vote") & (own.index.get_level_values("cell") != "identity")
+    own.loc[similar, "threshold"] = crossed(own[similar])
+    return {cell: own.loc[cell.name] for cell in found.hits}
 
 
 def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, segment_s: float) -> dict[str, float]:
@@ -92,6 +108,8 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
         "segment_top1/mean": _mean(degraded, "segment_top1"),
         f"segment_top1/mean_{shortest:g}s": _mean(degraded[degraded["length_s"] == shortest], "segment_top1"),
         "audio_top1/mean": _mean(degraded, "audio_top1"),
+        "false_accept/mean": _mean(degraded, "false_accept"),
+        "false_reject/mean": _mean(degraded, "false_reject"),
         "control/identity": float(identity["value"].iloc[0]),
         "control/random_projection": _mean(floor[floor["kind"].isin(DEGRADED)], "segment_top1"),
         "control/shuffled_labels": _mean(chosen(rows, SHUFFLED_LABELS, config.eval.indexes[0]), "segment_top1"),
@@ -180,9 +198,9 @@ def _mean(rows: pd.DataFrame, metric: str) -> float:
     return float(rows.loc[rows["metric"] == metric, "value"].mean())
 
 
-def _named(found: Evaluation, data: Data) -> pd.DataFrame:
+def _named(own: dict[Cell, pd.DataFrame], data: Data) -> pd.DataFrame:
     """Return all hits in one frame, with cells and track ids by name."""
-    hits = pd.concat([_judged_by(OWN, h).assign(cell=cell.name) for cell, h in found.hits.items()], ignore_index=True)
+    hits = pd.concat([found.assign(cell=cell.name) for cell, found in own.items()], ignore_index=True)
     ids = data.music.tracks["id"].to_numpy()
     return hits.drop(columns="truth").assign(
         track_id=ids[hits["track"]], found_track_id=[ids[t] if t >= 0 else "" for t in hits["found_track"]]

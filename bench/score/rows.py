@@ -17,7 +17,7 @@ import pandas as pd
 from bench.score.statistics import bootstrap_mean, wilson
 from bench.values import Cell
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECALL_AT = (3, 10)
 
 
@@ -69,14 +69,23 @@ METRICS: dict[str, Callable[[pd.DataFrame], tuple[float, float, float]]] = {
     **{f"recall@{k}": _share(lambda hits, k=k: (hits["rank"] > 0) & (hits["rank"] <= k)) for k in RECALL_AT},  # type: ignore[misc]
     "mrr": _reciprocal_rank,
 }
+# Of searches whose score is a similarity; the threshold is that of `bench.score.decision`.
+DECISIONS: dict[str, Callable[[pd.DataFrame], tuple[float, float, float]]] = {
+    "false_accept": _share(lambda hits: hits["impostor_score"] >= hits["threshold"]),
+    "false_reject": _share(lambda hits: ~(hits["track_hit"] & (hits["score"] >= hits["threshold"]))),
+}
 
 
 def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: str, system: str) -> list[Row]:
-    """Return the rows of one cell's hits: every length, index and sequence search in it, every metric."""
+    """Return the rows of one cell's hits: every length, index and sequence search in it, every metric.
+
+    Those of the decision too, where hits have a threshold.
+    """
     rows = []
     for group, found in hits.groupby(["length_s", "index", "sequence"], sort=True):
         length_s, index, sequence = (str(part) for part in group)
-        for metric, measure in METRICS.items():
+        decided = "threshold" in found and bool(found["threshold"].notna().all())
+        for metric, measure in (METRICS | (DECISIONS if decided else {})).items():
             value, low, high = measure(found)
             rows.append(
                 Row(

@@ -17,6 +17,7 @@ from bench.degrade.queries import prepare_queries
 from bench.degrade.room import Response, align, prepare_rooms
 from bench.evaluate import OWN, SHUFFLED, Evaluation, evaluate
 from bench.fingerprint import Embedder
+from bench.results import decided
 from bench.store import Store
 from bench.testing import Arrays
 from bench.values import RATE_HZ, Cell, no_progress
@@ -111,6 +112,45 @@ def test_clean_queries_on_the_grid_are_found_without_exception(found: Evaluation
     assert hits["hit"].all() and (hits["rank"] == 1).all()
     np.testing.assert_allclose(hits["found_s"], hits["start_s"])
     np.testing.assert_allclose(hits["score"], 1, atol=1e-4)
+
+
+def test_impostor_is_the_best_place_outside_the_own_track(found: Evaluation, store: Store, data: Data) -> None:
+    hits = of(found, Cell("clean")).query("length_s == 1.5 and sequence == 'rescore'")
+    database = found.database
+    for row in hits.itertuples():
+        wave = data.queries.wave(Cell("clean"), row.query, 1.5)
+        vectors = Embedder(
+            Toy(), torch.device("cpu"), "fp32", "toy"
+        )(  # type: ignore[arg-type]
+            np.stack([wave[start : start + 15_360] for start in range(0, len(wave) - 15_360 + 1, 1_600)])
+        )
+        scores = [
+            np.mean([vectors[m] @ database.vectors[place + m] for m in range(len(vectors))])
+            for r, track in enumerate(database.tracks)
+            if track != row.track
+            for place in range(database.first_vector[r], database.first_vector[r + 1] - len(vectors) + 1)
+        ]
+        assert row.impostor_score == pytest.approx(max(scores), abs=1e-5)
+
+
+def test_votes_have_no_impostor(found: Evaluation) -> None:
+    hits = of(found, Cell("clean"))
+    assert hits.loc[hits["sequence"] == "vote", "impostor_score"].isna().all()
+
+
+def test_the_search_of_all_places_stands_under_the_exact_index_and_loses_nothing(store: Store, data: Data) -> None:
+    config = replace(CONFIG, sequences=("rescore", "diagonal"))
+    for hits in evaluated(store, data, config).hits.values():
+        rescored, everywhere = (hits[hits["sequence"] == name] for name in ("rescore", "diagonal"))
+        assert set(everywhere["index"]) == {"exact"}
+        assert (everywhere["score"].to_numpy() >= rescored["score"].to_numpy() - 1e-6).all()
+
+
+def test_thresholds_are_set_where_a_score_is_a_similarity(found: Evaluation) -> None:
+    for cell, hits in decided(found).items():
+        similar = (hits["sequence"] == "rescore") & (cell.kind != "identity")
+        assert hits.loc[similar, "threshold"].notna().all() and hits.loc[~similar, "threshold"].isna().all()
+        assert len(hits) == len(of(found, cell))
 
 
 def test_more_noise_finds_less(found: Evaluation) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench.config import EvalConfig
 from bench.degrade.cells import benchmark_name, grid
 from bench.score.judge import judge
-from bench.score.rows import METRICS, Row, frame, records, schema, score
+from bench.score.rows import DECISIONS, METRICS, Row, frame, records, schema, score
 from bench.score.statistics import bootstrap_mean, wilson
 from bench.search.sequence import Ranking
 from bench.values import RATE_HZ, Cell, Fingerprints
@@ -196,6 +196,17 @@ def test_metrics_by_hand() -> None:
             "mrr": (1 + 1 + 1 / 2 + 1 / 4 + 1 / 11) / 6,
         }
     )
+
+
+def test_decisions_by_hand() -> None:
+    hits = hits_of([1, 1, 5, 0], sequence="rescore").assign(
+        score=[0.9, 0.5, 0.8, 0.8], impostor_score=[0.6, 0.7, 0.1, 0.2], threshold=[0.7, 0.7, 0.7, 0.7]
+    )
+    rows = score(hits, Cell("clean"), run="r", benchmark="b", queries="q", system="s")
+    values = {row.metric: row.value for row in rows}
+    assert values["false_accept"] == 0.25  # 0.7 reaches the threshold
+    assert values["false_reject"] == 0.5  # the second is too low, the fourth is another track
+    assert set(values) == {*METRICS, *DECISIONS}
 
 
 def test_metrics_of_all_right_and_all_wrong() -> None:
