@@ -89,7 +89,7 @@ def decided(found: Evaluation) -> dict[Cell, pd.DataFrame]:
     own = own.assign(threshold=np.nan).rename_axis(["cell", None])
     similar = (own["sequence"] != "vote") & (own.index.get_level_values("cell") != "identity")
     own.loc[similar, "threshold"] = crossed(own[similar])
-    return {cell: own.loc[cell.name] for cell in found.hits}
+    return {cell: own.loc[[cell.name]].droplevel("cell") for cell in found.hits}
 
 
 def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, segment_s: float) -> dict[str, float]:

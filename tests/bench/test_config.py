@@ -249,4 +249,4 @@ def test_no_override_ends_in_anything_but_a_run_or_our_error(text: str) -> None:
 @pytest.mark.parametrize("sequences", [(), ("vote",), ("rescore", "flight"), ("rescore", "rescore")])
 def test_sequence_searches_are_known_ones_and_hold_the_headline(sequences: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"eval\.sequences"):
-        EvalConfig(sequences=sequences)
+        config.EvalConfig(sequences=sequences)
