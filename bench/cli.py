@@ -24,6 +24,9 @@ app.add_typer(data_app, name="data")
 speed_app = typer.Typer(help="Measure how fast an encoder is here, part by part, and the floor.", no_args_is_help=True)
 app.add_typer(speed_app, name="speed")
 
+index_app = typer.Typer(help="Build and ask a catalogue of tracks.", no_args_is_help=True)
+app.add_typer(index_app, name="index")
+
 INTERRUPTED = 130
 FORMATS = ("table", "csv", "json")
 
@@ -43,6 +46,8 @@ Set = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings, applied after the preset.")]
 Against = Annotated[Path | None, typer.Option(help="The speed.json of an earlier measurement, to show the ratio to.")]
 Format = Annotated[str, typer.Option("--format", help="table, csv or json.")]
+Run = Annotated[str | None, typer.Option(help="The beginning of a run's key; the latest run if left out.")]
+CatalogueFolder = Annotated[Path, typer.Argument(help="The catalogue's folder.")]
 
 STORE = Path("bench-store")
 
@@ -136,6 +141,98 @@ def compare(
         Console().print(report.render(*results))
     else:
         _print_frame(report.compare(results), format_)
+
+
+@app.command()
+def identify(
+    recordings: Annotated[list[Path], typer.Argument(help="Audio files: mp3, ogg, flac or wav, of any rate.")],
+    index: Annotated[Path, typer.Option("--index", "-i", help="A catalogue made by `bench index build`.")],
+    top: Annotated[int, typer.Option(min=1, help="How many tracks to name.")] = 5,
+    window: Annotated[float, typer.Option(min=1.0, help="Answer for each so many seconds of a recording.")] = 10.0,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The encoder, where it is a file of your own (./mine.py).")
+    ] = None,
+    format_: Format = "table",
+) -> None:
+    """Say which track a recording is, where in it, and whether to believe it."""
+    _check_format(format_)
+    import pandas as pd
+
+    from bench import catalogue, identify
+    from bench.audio.decode import decode
+    from bench.console import progress_shown
+    from bench.registry import load
+
+    opened = catalogue.read(index, model)
+    found = {}
+    with progress_shown() as progress:
+        for path in recordings:
+            found[path] = list(identify.identify(opened, decode(path), top=top, window_s=window, progress=progress))
+    if format_ == "table":
+        from rich.console import Console
+
+        report = load("report", "identify")
+        for path, answers in found.items():
+            Console().print(report.render(path.name, answers))
+    else:
+        frames = [identify.frame(answers).assign(recording=str(path)) for path, answers in found.items()]
+        _print_frame(pd.concat(frames, ignore_index=True), format_)
+
+
+@index_app.command("build")
+def index_build(
+    folder: CatalogueFolder,
+    run: Run = None,
+    index: Annotated[str, typer.Option(help="exact, falconn, or another of `bench list index`.")] = "exact",
+    dataset: Annotated[str | None, typer.Option(help="Other music than the run's: fma, folder or synth.")] = None,
+    data_root: DataRoot = None,
+    test_side: Annotated[bool, typer.Option("--test-side", help="Only the test tracks, not those trained on.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The run's encoder, where it is a file of your own (./mine.py).")
+    ] = None,
+    store: StoreRoot = STORE,
+    set_: Set = None,
+) -> None:
+    """Fingerprint music with a run's encoder, index it, and find out which scores to believe."""
+    from bench.console import progress_shown
+    from bench.identify import build
+    from bench.registry import load
+
+    where = _store(store)
+    settings, weights, name = _run_of(where, run, index, dataset, model, set_)
+    with progress_shown() as progress:
+        made = build(folder, settings, name, weights, data_root, where, test_side=test_side, progress=progress)
+    from rich.console import Console
+
+    Console().print(load("report", "catalogue").render(made))
+    _print_next({f"bench identify RECORDING.wav --index {folder}": "which track is it?"})
+
+
+@index_app.command("info")
+def index_info(folder: CatalogueFolder, model: Annotated[str | None, typer.Option("--model", "-m")] = None) -> None:
+    """Show what a catalogue holds, what it takes, and the scores from which on it is believed."""
+    from rich.console import Console
+
+    from bench.catalogue import read
+    from bench.registry import load
+
+    Console().print(load("report", "catalogue").render(read(folder, model)))
+
+
+@index_app.command("query")
+def index_query(
+    folder: CatalogueFolder,
+    vectors: Annotated[Path, typer.Argument(help="Fingerprints, a .npy file of shape (Q, D), float32.")],
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many neighbours of each.")] = 20,
+    format_: Format = "csv",
+    model: Annotated[str | None, typer.Option("--model", "-m")] = None,
+) -> None:
+    """Show the nearest fingerprints of given ones: track, time and similarity."""
+    _check_format(format_)
+    from bench.catalogue import neighbours, read
+
+    found = neighbours(read(folder, model), vectors, top_k)
+    print(found.to_string(index=False)) if format_ == "table" else _print_frame(found, format_)
 
 
 @app.command()
@@ -277,6 +374,45 @@ def speed_embed(
     _speed("embed", _settings(model, preset, None, None, set_), None, store, batches, against)
 
 
+@speed_app.command("search")
+def speed_search(
+    run: Annotated[str | None, typer.Option(help="The beginning of a run's key; the latest run if left out.")] = None,
+    vectors: Annotated[
+        int, typer.Option(help="Size of the database: all of the run's, and tracks made up from them.")
+    ] = 7_300_000,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(help="An index, all its presets, or one of them as NAME:PRESET. Repeatable; all if left out."),
+    ] = None,
+    cell_snr: Annotated[float, typer.Option(help="Noise of the queries, in dB.")] = 5.0,
+    length: Annotated[float, typer.Option(help="Length of the queries, in seconds.")] = 3.0,
+    top_k: Annotated[int, typer.Option(help="How many neighbours of each query vector are asked for.")] = 20,
+    queries: Annotated[int, typer.Option(help="How many of the run's queries are asked, at most.")] = 1000,
+    data_root: DataRoot = None,
+    store: StoreRoot = STORE,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change an index: index.falconn.tables=10. Repeatable.")
+    ] = None,
+) -> None:
+    """Compare indexes with brute force on the same vectors: recall, time, memory, seconds to build.
+
+    The database is a run's fingerprints in a crowd of made-up tracks; the queries are the run's, in noise. Each index
+    is built and measured in a process of its own. An index that is not installed or dies is a row that says so.
+    """
+    from rich.console import Console
+
+    from bench.console import progress_shown, warn
+    from bench.registry import load, names
+    from bench.search.speed import Wanted, measured
+
+    report = load("report", "search-speed")
+    wanted = Wanted(run, vectors, index or names("index"), cell_snr, length, top_k, queries, set_ or [])
+    with progress_shown() as progress:
+        result, folder = measured(wanted, data_root, _store(store), progress, warn, report.draw)
+    Console().print(report.render(result))
+    print(f"kept in {folder}, with a picture")
+
+
 def main() -> None:
     """Run the command line; errors meant for the user are one sentence and an exit code, never a traceback."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -326,6 +462,28 @@ def _settings(
     files = [config] if config else []
     name = Path(model).stem.replace("_", "-") if model.endswith(".py") else model
     return plugin, resolve(name, plugin, preset, dataset=dataset, files=files, overrides=overrides or [])
+
+
+def _run_of(
+    store: Any, run: str | None, index: str, dataset: str | None, model: str | None, overrides: list[str] | None
+) -> tuple[Any, Any, str]:
+    """Return a kept run's settings with another index and perhaps other music, its weights, and its encoder's name."""
+    from bench.config import restored
+    from bench.identify import Weights
+    from bench.registry import load
+    from bench.results import kept_run, load_result, load_settings
+    from bench.train.loop import WEIGHTS
+
+    kept = load_settings(store, run)
+    name = model or kept["encoder"]
+    flat = {path: value for path, value in kept.items() if not path.startswith("index.")}
+    if dataset is not None:
+        flat = {path: value for path, value in flat.items() if not path.startswith("music.")}
+        flat["data.dataset"] = dataset
+    flat["eval.indexes"] = [index]
+    settings = restored(kept["encoder"], load("encoder", name), flat, overrides or [])
+    key = load_result(store, kept_run(store, run).name).summary["checkpoint"]["key"]
+    return settings, Weights(store.folder("weights", key) / WEIGHTS, key), name
 
 
 def _data_settings(dataset: str | None, overrides: list[str] | None) -> Any:

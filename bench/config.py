@@ -239,23 +239,27 @@ def resolve(
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = _merge(merged, layer)
+    if dataset is not None:
+        merged = _merge(merged, {"data": {"dataset": dataset}})
+    return _resolved(encoder, plugin, preset, merged)
+
+
+def _resolved(encoder: str, plugin: ModuleType, preset: str, merged: dict[str, Any]) -> RunConfig:
     sections = {f.name: f for f in dataclasses.fields(RunConfig)}
     for name in merged:
         if name not in sections or name in ("encoder", "preset"):
             raise ConfigError(unknown("setting", name, sorted(set(sections) - {"encoder", "preset"})))
-    if dataset is not None:
-        merged = _merge(merged, {"data": {"dataset": dataset}})
-    tests = _checked("eval", EvalConfig, merged.pop("eval", {}))
-    data = _checked("data", DataConfig, merged.pop("data", {}))
+    tests = checked_section("eval", EvalConfig, merged.pop("eval", {}))
+    data = checked_section("data", DataConfig, merged.pop("data", {}))
     music = load("dataset", data.dataset)
     require(music.KIND == "music", "data.dataset must hold music", f"{data.dataset!r}, which holds {music.KIND}")
     return RunConfig(
         encoder=encoder,
         preset=preset,
-        model=_checked("model", plugin.Config, merged.pop("model", {})),
-        music=_checked("music", music.Config, merged.pop("music", {})),
+        model=checked_section("model", plugin.Config, merged.pop("model", {})),
+        music=checked_section("music", music.Config, merged.pop("music", {})),
         data=data,
-        train=_checked("train", TrainConfig, merged.pop("train", {})),
+        train=checked_section("train", TrainConfig, merged.pop("train", {})),
         eval=tests,
         index=_indexes(tests.indexes, merged.pop("index", {})),
         **{name: _value(name, sections[name], value) for name, value in merged.items()},
@@ -268,7 +272,7 @@ def _indexes(names: tuple[str, ...], values: object) -> dict[str, Any]:
     for name in values:
         if name not in names:
             raise ConfigError(unknown("index in eval.indexes", name, list(names)))
-    return {name: _checked(f"index.{name}", load("index", name).Config, values.get(name, {})) for name in names}
+    return {name: checked_section(f"index.{name}", load("index", name).Config, values.get(name, {})) for name in names}
 
 
 def flatten(config: object, prefix: str = "") -> dict[str, Any]:
@@ -328,7 +332,25 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _checked(section: str, kind: type, values: object) -> Any:
+def restored(encoder: str, plugin: ModuleType, flat: Mapping[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
+    """Return the configuration whose `flatten` is given, with changes, checked anew: that of a run that was kept.
+
+    Raises: ConfigError if this version has other settings than the one that kept it.
+    """
+    values: dict[str, Any] = {}
+    for name, value in flat.items():
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        values = _merge(values, value)
+    for override in overrides:
+        values = _merge(values, _override(override))
+    preset = values.pop("preset")
+    values.pop("encoder")
+    return _resolved(encoder, plugin, preset, values)
+
+
+def checked_section(section: str, kind: type, values: object) -> Any:
+    """Return a section's dataclass from plain values. Raises: ConfigError naming the dotted path and the rule."""
     _check_names(section, kind, values)
     return _validated(section, kind, values)
 

@@ -161,6 +161,19 @@ def load_result(store: Store, run: str | None) -> Result:
 
     Raises: ConfigError if there is none, or more than one begins so.
     """
+    folder = kept_run(store, run)
+    rows, hits, conditions = (read_frame(folder / name) for name in (ROWS, HITS, CONDITIONS))
+    return Result(rows, hits, conditions, read_json(folder / SUMMARY))
+
+
+def load_settings(store: Store, run: str | None) -> dict[str, Any]:
+    """Return the settings of a kept run by their dotted names. Raises: ConfigError as `load_result`."""
+    settings: dict[str, Any] = read_json(kept_run(store, run) / CONFIG)
+    return settings
+
+
+def kept_run(store: Store, run: str | None) -> Path:
+    """Return the folder of the finished run whose key begins so, or of the latest. Raises: ConfigError."""
     found = sorted((store.root / "runs").glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise ConfigError(f"no finished run in the store {store.root}; start one with `bench run --model NAME`")
@@ -169,9 +182,7 @@ def load_result(store: Store, run: str | None) -> Result:
     if len(matches) != 1:
         problem = f"{len(matches)} runs begin with {run!r}" if matches else unknown("run", str(run), list(folders))
         raise ConfigError(problem)
-    folder = folders[matches[0]]
-    rows, hits, conditions = (read_frame(folder / name) for name in (ROWS, HITS, CONDITIONS))
-    return Result(rows, hits, conditions, read_json(folder / SUMMARY))
+    return folders[matches[0]]
 
 
 def _conditions(store: Store, config: RunConfig, data: Data) -> pd.DataFrame:

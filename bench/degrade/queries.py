@@ -159,14 +159,14 @@ def _drawn(
         long_enough = np.sort(draw.choice(long_enough, config.max_queries, replace=False))
     rows = []
     for track in long_enough:
-        start = _audible_start(music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw)
+        start = audible_start(music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw)
         if start is None:
             continue
         row: dict[str, float | int] = {"track": int(track), "start_sample": start}
         row["identity_sample"] = round(start / hop) * hop
         if len(noises):
             row["noise"] = int(draw.choice(noises))
-            row["noise_start_sample"] = _audible_noise(noise, int(row["noise"]), draw)
+            row["noise_start_sample"] = audible_noise(noise, int(row["noise"]), draw)
         for t60_s in sorted(_t60s(config)):
             room = int(draw.choice(_rooms_of(rooms, t60_s)))
             row[f"room_t60_{t60_s:g}"] = room
@@ -184,7 +184,7 @@ def _rooms_of(rooms: RoomBank, t60_s: float) -> Ints:
     return numbers
 
 
-def _audible_start(music: Corpus, track: int, last_start: int, draw: np.random.Generator) -> int | None:
+def audible_start(music: Corpus, track: int, last_start: int, draw: np.random.Generator) -> int | None:
     """Return a random start whose first second is not silence, None if no draw finds one."""
     threshold = SILENT_POWER * _peak(music, track) ** 2
     for _ in range(MAX_DRAWS):
@@ -200,7 +200,8 @@ def _peak(music: Corpus, track: int) -> float:
     return float(np.abs(music.read(track, 0, music.num_samples(track)).astype(np.int32)).max())
 
 
-def _audible_noise(noise: Corpus, track: int, draw: np.random.Generator) -> int:
+def audible_noise(noise: Corpus, track: int, draw: np.random.Generator) -> int:
+    """Return a random start in a noise that is looped, whose first second is not all zeros. Raises: DataError."""
     for _ in range(MAX_DRAWS):
         start = int(draw.integers(noise.num_samples(track)))
         if np.any(looped(noise, track, start, GATE_SAMPLES)):

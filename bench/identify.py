@@ -1,0 +1,262 @@
+"""Which track is this? Building a catalogue, with thresholds from its own impostors, and asking it.
+
+Shape legend: Q queries, T samples, M segments of a query, D dimensions, R ranked places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench import registry
+from bench.audio.crop import looped
+from bench.audio.pcm import Corpus
+from bench.catalogue import Catalogue, Limit, check_free, read, write
+from bench.config import RunConfig
+from bench.data import corpora
+from bench.degrade.mix import SILENCE_POWER, noise_gain, peak_normalised
+from bench.degrade.queries import audible_noise, audible_start, hop_samples
+from bench.errors import DataError, PluginError
+from bench.fingerprint import SHORTEST_QUERY, Embedder, fingerprint_queries, fingerprint_tracks, num_segments
+from bench.score.decision import FALSE_ACCEPTS, threshold
+from bench.search.built import built
+from bench.search.diagonal import diagonal
+from bench.search.sequence import rescore
+from bench.store import Store
+from bench.train import checkpoint
+from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progress, no_progress
+
+WINDOW_S = 10.0  # of a recording, answered at once
+TOP_K = 20
+# Impostors: excerpts of the catalogue's own tracks, clean or with noise, that are searched outside their track.
+EXCERPTS = 400  # so that four of them may pass where one in a hundred is wanted
+LENGTHS_S = (1.0, 2.0, 3.0, 5.0, 10.0)
+SNR_DB = (0.0, 5.0, 10.0, 15.0, 20.0, None)
+FEWEST_TRACKS = 2
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights: the file, and the key under which the store keeps fingerprints made with them."""
+
+    path: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """A track that a piece of a recording may be. `start_s` is where the piece begins in the track."""
+
+    id: str
+    path: str
+    label: str
+    start_s: float
+    score: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found in a piece of a recording, best first. `why` says why nothing was looked for, else empty."""
+
+    from_s: float
+    to_s: float
+    threshold: float | None
+    matches: tuple[Match, ...]
+    why: str = ""
+
+
+def build(
+    folder: Path,
+    config: RunConfig,
+    model: str,
+    weights: Weights,
+    root: Path | None,
+    store: Store,
+    *,
+    test_side: bool = False,
+    progress: Progress = no_progress,
+) -> Catalogue:
+    """Build a catalogue of a data set and return it: all tracks that can be used, or its test side alone.
+
+    Fingerprints and index come from the store where they are. `config` names data set, settings and, as the first of
+    `eval.indexes`, the index; `model` the encoder's plug-in.
+    Raises: ConfigError if the folder exists; DataError if nothing can be fingerprinted.
+    """
+    check_free(folder)
+    encoder = registry.load("encoder", model).build(config.model)
+    checkpoint.load_weights(encoder, weights.path)
+    music, noise = (corpus for _name, _source, corpus in corpora(config, root, store, progress))
+    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    embedder = Embedder(encoder.to(device).eval(), device, config.eval.precision, weights.key)
+    tracks = music.numbers("test") if test_side else np.arange(len(music.tracks), dtype=np.int64)
+    database = fingerprint_tracks(store, embedder, music, tracks, hop_samples(config.eval), progress)
+    if not len(database.vectors):
+        raise DataError(f"none of {len(tracks)} tracks is as long as the encoder hears ({encoder.segment_s} s)")
+    name = config.eval.indexes[0]
+    index = built(store, registry.load("index", name), config.index[name], database.vectors, database.key)
+    limits = calibrated(embedder, music, noise, database, progress)
+    rows = music.tracks.iloc[tracks]
+    seconds = rows["num_samples"].to_numpy() / RATE_HZ
+    named = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
+    write(folder, config, weights.path, embedder, named, database, index, limits)
+    return read(folder, model, device)
+
+
+def calibrated(
+    embedder: Embedder, music: Corpus, noise: Corpus, database: Fingerprints, progress: Progress
+) -> tuple[Limit, ...]:
+    """Return the thresholds of a catalogue at some lengths; none where it has fewer than two tracks long enough.
+
+    Each excerpt is searched exactly, once outside its own track (the impostor) and once everywhere. An excerpt of
+    10 s is embedded once, its beginnings are the shorter ones. Cost: 400 x 91 segments embedded, and compared with
+    the whole database once for each length.
+    """
+    wanted = [length_s for length_s in LENGTHS_S if length_s >= embedder.segment_samples / RATE_HZ]
+    length_s = _longest(music, database, wanted)
+    if length_s is None:
+        return ()
+    rows, waves = _excerpts(music, noise, database, round(length_s * RATE_HZ), progress)
+    batches = (np.stack(waves[start : start + BATCH]) for start in range(0, len(waves), BATCH))
+    vectors_QMD = fingerprint_queries(embedder, _told(batches, len(waves), progress), database.hop_samples)
+    limits = []
+    usable = [length for length in wanted if length <= length_s]
+    for done, length in enumerate(usable):
+        progress("calibration: search", done, len(usable))
+        segments = num_segments(round(length * RATE_HZ), embedder.segment_samples, database.hop_samples)
+        limits.append(_limit(vectors_QMD[:, :segments], rows, database, embedder.device))
+    progress("calibration: search", len(usable), len(usable))
+    return tuple(limits)
+
+
+def identify(
+    catalogue: Catalogue, wave_T: Floats, *, top: int = 5, window_s: float = WINDOW_S, progress: Progress = no_progress
+) -> Iterator[Answer]:
+    """Yield what a recording (T,) at 16 kHz is, a window at a time.
+
+    A rest too short to hear belongs to the last window. Each track is named once in an answer, at its best place.
+    Raises: DataError if the recording is shorter than what the encoder hears.
+    """
+    size = catalogue.embedder.segment_samples
+    shortest = round(SHORTEST_QUERY * size)
+    if len(wave_T) < shortest:
+        raise DataError(
+            f"the recording is {len(wave_T) / RATE_HZ:.2f} s long; this catalogue's encoder needs "
+            f"{shortest / RATE_HZ:.2f} s, give a longer one"
+        )
+    step = max(size, round(window_s * RATE_HZ))
+    starts = [start for start in range(0, len(wave_T), step) if start == 0 or len(wave_T) - start >= size]
+    for i, (start, end) in enumerate(zip(starts, [*starts[1:], len(wave_T)], strict=True)):
+        progress("identify", i, len(starts))
+        yield _answer(catalogue, wave_T[start:end], start, top)
+    progress("identify", len(starts), len(starts))
+
+
+def _answer(catalogue: Catalogue, wave_T: Floats, start: int, top: int) -> Answer:
+    span_s = (start / RATE_HZ, (start + len(wave_T)) / RATE_HZ)
+    if float(np.mean(np.square(wave_T, dtype=np.float64))) < SILENCE_POWER:
+        return Answer(*span_s, None, (), "silent")
+    database = catalogue.database
+    vectors_QMD = fingerprint_queries(catalogue.embedder, iter([peak_normalised(wave_T)[None]]), database.hop_samples)
+    count = vectors_QMD.shape[1]
+    neighbours_MK = catalogue.index.neighbours(vectors_QMD[0], TOP_K)
+    ranking = rescore(vectors_QMD, neighbours_MK[None], database, TOP_K * count)
+    limit = catalogue.threshold(count)
+    found = ranking.places_QR[0] >= 0
+    matches = _matches(catalogue, ranking.places_QR[0, found], ranking.scores_QR[0, found], limit, top)
+    return Answer(*span_s, limit, matches, "" if matches else "longer than any track of the catalogue")
+
+
+def _matches(catalogue: Catalogue, place_R: Ints, score_R: Floats, limit: float | None, top: int) -> tuple[Match, ...]:
+    database = catalogue.database
+    track_R = database.place_of(place_R)
+    _, first = np.unique(track_R, return_index=True)
+    matches = []
+    for r in np.sort(first)[:top]:
+        row = catalogue.tracks.iloc[int(track_R[r])]
+        start_s = (place_R[r] - database.first_vector[track_R[r]]) * database.hop_samples / RATE_HZ
+        score = float(score_R[r])
+        accepted = limit is not None and score >= limit
+        matches.append(Match(row["id"], row["path"], row["label"], float(start_s), score, accepted))
+    return tuple(matches)
+
+
+def _longest(music: Corpus, database: Fingerprints, lengths_s: Sequence[float]) -> float | None:
+    """Return the longest of these lengths that half of the tracks have, and at least two; None if there is none."""
+    seconds = music.lengths[database.tracks] / RATE_HZ
+    fits = [length for length in lengths_s if (seconds >= length).sum() >= max(FEWEST_TRACKS, len(seconds) / 2)]
+    return max(fits, default=None)
+
+
+def _excerpts(
+    music: Corpus, noise: Corpus, database: Fingerprints, num_samples: int, progress: Progress
+) -> tuple[Ints, list[Floats]]:
+    """Return excerpts of the database's tracks: the row of each one's track, and their audio (T,) with peak 1."""
+    draw = np.random.default_rng(0)
+    long_enough = np.flatnonzero(music.lengths[database.tracks] >= num_samples)
+    rows, waves = [], []
+    for i in range(EXCERPTS):
+        progress("calibration: excerpts", i, EXCERPTS)
+        row = int(draw.choice(long_enough))
+        track = int(database.tracks[row])
+        start = audible_start(music, track, music.num_samples(track) - num_samples, draw)
+        if start is None:
+            continue
+        wave_T = music.read(track, start, num_samples).astype(np.float32) * INT16_SCALE
+        rows.append(row)
+        waves.append(peak_normalised(_noisy(wave_T, noise, SNR_DB[i % len(SNR_DB)], draw)))
+    progress("calibration: excerpts", EXCERPTS, EXCERPTS)
+    if not rows:
+        raise PluginError("no excerpt of the catalogue's tracks can be heard")
+    return np.array(rows), waves
+
+
+def _noisy(wave_T: Floats, noise: Corpus, snr_db: float | None, draw: np.random.Generator) -> Floats:
+    if snr_db is None:
+        return wave_T
+    track = int(draw.choice(len(noise.tracks)))
+    noise_T = looped(noise, track, audible_noise(noise, track, draw), len(wave_T)).astype(np.float32) * INT16_SCALE
+    return wave_T + np.float32(noise_gain(wave_T, noise_T, snr_db)) * noise_T
+
+
+def _told(batches: Iterator[Floats], total: int, progress: Progress) -> Iterator[Floats]:
+    done = 0
+    for batch in batches:
+        progress("calibration: embed", done, total)
+        yield batch
+        done += len(batch)
+    progress("calibration: embed", total, total)
+
+
+def _limit(vectors_QMD: Floats, rows: Ints, database: Fingerprints, device: torch.device) -> Limit:
+    impostor_Q = diagonal(vectors_QMD, database, 1, rows, device).scores_QR[:, 0]
+    own_Q = np.array([_own(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
+    limit = threshold(impostor_Q)
+    right = (own_Q >= limit) & ~(impostor_Q > own_Q)
+    return Limit(vectors_QMD.shape[1], limit, len(rows), FALSE_ACCEPTS, float(1 - right.mean()))
+
+
+def _own(vectors_MD: Floats, database: Fingerprints, row: int) -> float:
+    """Return the best score of a query in one track."""
+    first, last = database.first_vector[row], database.first_vector[row + 1]
+    alone = Fingerprints(database.vectors[first:last], np.zeros(1, np.int64), np.array([0, last - first]), 1, "")
+    return float(diagonal(vectors_MD[None], alone, 1).scores_QR[0, 0])
+
+
+def frame(answers: Sequence[Answer]) -> pd.DataFrame:
+    """Return answers as rows, one a match; an answer without any is a row of its own."""
+    rows = []
+    for answer in answers:
+        span = {"from_s": answer.from_s, "to_s": answer.to_s}
+        for rank, match in enumerate(answer.matches, start=1):
+            told = {"rank": rank, "accepted": match.accepted, "id": match.id, "start_s": match.start_s}
+            rows.append(span | told | {"score": match.score, "threshold": answer.threshold, "path": match.path})
+        if not answer.matches:
+            rows.append(span | {"rank": 0, "accepted": False, "why": answer.why})
+    return pd.DataFrame(rows)
