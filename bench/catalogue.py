@@ -29,11 +29,12 @@ from bench.train import checkpoint
 from bench.values import RATE_HZ, Fingerprints, Floats
 
 FORMAT = 1
-ABOUT, WEIGHTS, VECTORS, TRACKS, INDEX = (
+ABOUT, WEIGHTS, VECTORS, TRACKS, HEARD, INDEX = (
     "about.json",
     "weights.safetensors",
     "vectors.npy",
     "tracks.parquet",
+    "heard.npy",
     "index",
 )
 ALIKE = 0.999  # cosine that the fingerprint of the known sound must keep on another machine or device
@@ -56,7 +57,11 @@ class Limit:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """An opened catalogue. `tracks` has id, path, label and seconds, in the order of the database's."""
+    """An opened catalogue.
+
+    `tracks` has id, path, label and seconds, in the order of the database's. `heard_QD` are fingerprints of degraded
+    excerpts, to tune an index with.
+    """
 
     folder: Path
     about: dict[str, Any]
@@ -65,6 +70,7 @@ class Catalogue:
     database: Fingerprints
     index: Index
     limits: tuple[Limit, ...]
+    heard_QD: Floats
 
     def threshold(self, num_segments: int) -> float | None:
         """Return the score from which on an answer of so many segments is accepted, None where nothing is known.
@@ -93,10 +99,11 @@ def write(
     database: Fingerprints,
     index: Index,
     limits: tuple[Limit, ...],
+    heard_QD: Floats,
 ) -> None:
     """Write a catalogue, under a temporary name until it is whole. Raises: ConfigError if the folder exists.
 
-    `tracks` is as in `Catalogue`; the index is the first of `config.eval.indexes`.
+    `tracks` and `heard_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
     """
     check_free(folder)
     index_name = config.eval.indexes[0]
@@ -106,6 +113,7 @@ def write(
     shutil.copyfile(weights, partial / WEIGHTS)
     _linked(Path(str(database.vectors.filename)), partial / VECTORS)  # type: ignore[attr-defined]
     write_frame(partial / TRACKS, tracks)
+    np.save(partial / HEARD, heard_QD)
     index_plugin = registry.load("index", index_name)
     if hasattr(index_plugin, "save"):
         index_plugin.save(index, partial / INDEX)
@@ -138,7 +146,7 @@ def read(folder: Path, model: str | None = None, device: torch.device | None = N
     encoder = plugin.build(checked_section("model", plugin.Config, about["model"]))
     try:
         checkpoint.load_weights(encoder, folder / WEIGHTS)
-        vectors = read_array(folder / VECTORS)
+        vectors, heard_QD = (read_array(folder / name) for name in (VECTORS, HEARD))
         tracks = read_frame(folder / TRACKS)
     except BenchError as error:
         raise DataError(f"the catalogue {folder} cannot be used: {error}") from error
@@ -152,7 +160,7 @@ def read(folder: Path, model: str | None = None, device: torch.device | None = N
         vectors, np.arange(len(tracks)), first_vector, about["hop_samples"], about["weights_sha256"][:16]
     )
     limits = tuple(Limit(**limit) for limit in about["limits"])
-    return Catalogue(folder, about, tracks, embedder, database, _index(folder, about, vectors), limits)
+    return Catalogue(folder, about, tracks, embedder, database, _index(folder, about, vectors), limits, heard_QD)
 
 
 def neighbours(catalogue: Catalogue, vectors_file: Path, top_k: int) -> pd.DataFrame:

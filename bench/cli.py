@@ -235,6 +235,29 @@ def index_query(
     print(found.to_string(index=False)) if format_ == "table" else _print_frame(found, format_)
 
 
+@index_app.command("tune")
+def index_tune(
+    folder: CatalogueFolder,
+    recall: Annotated[float, typer.Option(min=0.5, max=1.0, help="Share of true nearest neighbours to find.")] = 0.99,
+    index: Annotated[str, typer.Option(help="The index to tune, on the catalogue's fingerprints.")] = "falconn",
+    model: Annotated[str | None, typer.Option("--model", "-m")] = None,
+) -> None:
+    """Find the quickest settings of an index that find a wanted share of the true nearest neighbours."""
+    from rich.console import Console
+
+    from bench.catalogue import read
+    from bench.console import progress_shown
+    from bench.identify import tuned_for
+    from bench.registry import load
+
+    opened = read(folder, model)
+    with progress_shown() as progress:
+        trials = tuned_for(opened, index, recall, progress)
+    report = load("report", "tune")
+    Console().print(report.render(index, recall, trials))
+    _print_next({f"bench index build FOLDER {report.settings(index, recall, trials)}": "a catalogue with these"})
+
+
 @app.command()
 def ui(
     store: StoreRoot = STORE,

@@ -27,6 +27,7 @@ from bench.score.decision import FALSE_ACCEPTS, threshold
 from bench.search.built import built
 from bench.search.diagonal import diagonal
 from bench.search.sequence import rescore
+from bench.search.tune import Trial, tuned
 from bench.store import Store
 from bench.train import checkpoint
 from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progress, no_progress
@@ -34,6 +35,7 @@ from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progr
 WINDOW_S = 10.0  # of a recording, answered at once
 TOP_K = 20
 # Impostors: excerpts of the catalogue's own tracks, clean or with noise, that are searched outside their track.
+KEPT = 2_000  # degraded fingerprints, to tune an index with
 EXCERPTS = 400  # so that four of them may pass where one in a hundred is wanted
 LENGTHS_S = (1.0, 2.0, 3.0, 5.0, 10.0)
 SNR_DB = (0.0, 5.0, 10.0, 15.0, 20.0, None)
@@ -101,18 +103,20 @@ def build(
         raise DataError(f"none of {len(tracks)} tracks is as long as the encoder hears ({encoder.segment_s} s)")
     name = config.eval.indexes[0]
     index = built(store, registry.load("index", name), config.index[name], database.vectors, database.key)
-    limits = calibrated(embedder, music, noise, database, progress)
+    limits, heard_QD = calibrated(embedder, music, noise, database, progress)
     rows = music.tracks.iloc[tracks]
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
-    write(folder, config, weights.path, embedder, named, database, index, limits)
+    write(folder, config, weights.path, embedder, named, database, index, limits, heard_QD)
     return read(folder, model, device)
 
 
 def calibrated(
     embedder: Embedder, music: Corpus, noise: Corpus, database: Fingerprints, progress: Progress
-) -> tuple[Limit, ...]:
-    """Return the thresholds of a catalogue at some lengths; none where it has fewer than two tracks long enough.
+) -> tuple[tuple[Limit, ...], Floats]:
+    """Return the thresholds of a catalogue at some lengths, and fingerprints (Q, D) of what was heard for that.
+
+    None of either where it has fewer than two tracks long enough.
 
     Each excerpt is searched exactly, once outside its own track (the impostor) and once everywhere. An excerpt of
     10 s is embedded once, its beginnings are the shorter ones. Cost: 400 x 91 segments embedded, and compared with
@@ -121,7 +125,7 @@ def calibrated(
     wanted = [length_s for length_s in LENGTHS_S if length_s >= embedder.segment_samples / RATE_HZ]
     length_s = _longest(music, database, wanted)
     if length_s is None:
-        return ()
+        return (), np.zeros((0, database.vectors.shape[1]), dtype=np.float32)
     rows, waves = _excerpts(music, noise, database, round(length_s * RATE_HZ), progress)
     batches = (np.stack(waves[start : start + BATCH]) for start in range(0, len(waves), BATCH))
     vectors_QMD = fingerprint_queries(embedder, _told(batches, len(waves), progress), database.hop_samples)
@@ -132,7 +136,27 @@ def calibrated(
         segments = num_segments(round(length * RATE_HZ), embedder.segment_samples, database.hop_samples)
         limits.append(_limit(vectors_QMD[:, :segments], rows, database, embedder.device))
     progress("calibration: search", len(usable), len(usable))
-    return tuple(limits)
+    flat_QD = vectors_QMD.reshape(-1, vectors_QMD.shape[2])
+    return tuple(limits), flat_QD[np.random.default_rng(0).permutation(len(flat_QD))[:KEPT]]
+
+
+def tuned_for(catalogue: Catalogue, index: str, recall: float, progress: Progress) -> list[Trial]:
+    """Return what trials of an index on the catalogue's fingerprints found, asked with those heard for calibration.
+
+    Raises: ConfigError if the index has nothing to tune; DataError if the catalogue was not calibrated.
+    """
+    plugin = registry.load("index", index)
+    queries_QD, vectors_ND = np.array(catalogue.heard_QD), catalogue.database.vectors
+    if not len(queries_QD):
+        raise DataError(f"{catalogue.folder} has no degraded fingerprints to ask with; it needs two tracks at least")
+    exact = registry.load("index", "exact")
+    truth_Q = exact.build(exact.Config(), vectors_ND).neighbours(queries_QD, 1)[:, 0]
+    trials = []
+    for trial in tuned(plugin, plugin.Config(), vectors_ND, queries_QD, truth_Q, recall):
+        trials.append(trial)
+        progress("trials", len(trials), len(trials) + 1)
+    progress("trials", len(trials), len(trials))
+    return trials
 
 
 def identify(

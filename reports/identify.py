@@ -16,7 +16,7 @@ def render(name: str, answers: Sequence[Answer]) -> RenderableType:
     """Return a table of the answers for one recording."""
     accepted = sum(bool(answer.matches) and answer.matches[0].accepted for answer in answers)
     table = Table(
-        title=f"{name}: {accepted} of {len(answers)} pieces recognised",
+        title=Text(f"{name}: {accepted} of {len(answers)} pieces recognised"),
         caption="score: mean similarity along the piece; known: it reaches the threshold, as 1 in 100 strangers does",
         title_justify="left",
         caption_justify="left",
@@ -38,5 +38,5 @@ def render(name: str, answers: Sequence[Answer]) -> RenderableType:
 def _told(answer: Answer, match: Match) -> tuple[RenderableType, ...]:
     limit = "-" if answer.threshold is None else f"{answer.threshold:.3f}"
     verdict = Text("known", style="bold green") if match.accepted else Text("unknown", style="yellow")
-    name = match.path or match.id
+    name = Text(match.path or match.id)  # a name is no markup
     return verdict, name, f"{match.start_s:.1f} s", f"{match.score:.3f}", limit

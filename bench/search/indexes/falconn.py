@@ -8,8 +8,10 @@ Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +25,8 @@ LICENSE = "MIT"
 SOURCE = "FALCONN 1.3.1"
 
 BLOCK_QUERIES = 64
+TABLES = (10, 25, 50)
+PROBES_PER_TABLE = (1, 2, 4, 8, 16, 32, 64)
 MOST_BITS = 24  # a table has 2^bits places: with more, 50 tables do not fit into memory
 
 
@@ -48,6 +52,31 @@ def build(config: Config, vectors_ND: Floats) -> Falconn:
 
     Raises: PluginError if FALCONN is not installed, or for less than two vectors, which it cannot hold.
     """
+    return _asked(_hashed(config, vectors_ND), config, vectors_ND)
+
+
+def trials(config: Config, vectors_ND: Floats) -> Iterator[Iterator[tuple[Config, Falconn]]]:
+    """Yield groups of settings worth trying on these vectors, with the index of each, for `bench.search.tune`.
+
+    Fewer tables take less memory and need more probes. The number of hash bits is near log2 of the vectors, so that a
+    bucket holds about one; the library's documentation advises the same. For each of these the tables are built once,
+    and asked with more and more probes: a group. Family and seed are those of `config`.
+    """
+    near = max(1, min(MOST_BITS, round(math.log2(max(2, len(vectors_ND))))))
+    for tables in TABLES:
+        for bits in sorted({max(1, near - 2), near, min(MOST_BITS, near + 2)}):
+            yield _probed(replace(config, tables=tables, bits=bits, probes=tables), vectors_ND)
+
+
+def _probed(config: Config, vectors_ND: Floats) -> Iterator[tuple[Config, Falconn]]:
+    hashed = _hashed(config, vectors_ND)
+    for times in PROBES_PER_TABLE:
+        tried = replace(config, probes=times * config.tables)
+        yield tried, _asked(hashed, tried, vectors_ND)
+
+
+def _hashed(config: Config, vectors_ND: Floats) -> Any:
+    """Return the tables. FALCONN keeps a pointer to the vectors: they are not copied, and count once."""
     if len(vectors_ND) < 2:
         raise PluginError(f"falconn needs at least 2 vectors, got {len(vectors_ND)}; use the index 'exact'")
     try:
@@ -57,7 +86,6 @@ def build(config: Config, vectors_ND: Floats) -> Falconn:
             "the index 'falconn' needs the package falconn, which is built from source: run `make setup`, or leave "
             'it out with --set eval.indexes=["exact"]'
         ) from error
-    # FALCONN keeps a pointer to the vectors and reads them at every query: not copied, so that they count once.
     kept_ND = np.require(vectors_ND, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
     params = falconn.LSHConstructionParameters()
     params.dimension = kept_ND.shape[1]
@@ -69,10 +97,13 @@ def build(config: Config, vectors_ND: Floats) -> Falconn:
     falconn.compute_number_of_hash_functions(config.bits, params)
     table = falconn.LSHIndex(params)
     table.setup(kept_ND)
-    # A bit-packed table holds a number for each vector, and for each place where it begins among them.
-    entry_bits = len(kept_ND).bit_length()
-    table_bytes = config.tables * (len(kept_ND) + 2**config.bits) * entry_bits // 8
-    return Falconn(table.construct_query_pool(config.probes), kept_ND, kept_ND.nbytes + table_bytes)
+    return table
+
+
+def _asked(table: Any, config: Config, vectors_ND: Floats) -> Falconn:
+    # A bit-packed table holds a number for each vector, and for each bucket where it begins among them.
+    table_bytes = config.tables * (len(vectors_ND) + 2**config.bits) * len(vectors_ND).bit_length() // 8
+    return Falconn(table.construct_query_pool(config.probes), vectors_ND, vectors_ND.nbytes + table_bytes)
 
 
 @dataclass(frozen=True)

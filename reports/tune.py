@@ -1,0 +1,49 @@
+"""Trials of an index for the terminal: what each setting finds, takes and costs, the best in bold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.box import SIMPLE
+from rich.console import RenderableType
+from rich.table import Table
+
+from bench.search.tune import Trial, best
+
+MIB = 1 << 20
+
+
+def render(index: str, recall: float, trials: Sequence[Trial]) -> RenderableType:
+    """Return the table of trials, with the settings that differ among them."""
+    chosen = best(trials, recall)
+    names = _differing(trials)
+    table = Table(
+        title=f"{index}: {len(trials)} trials for a recall of {recall:g}",
+        caption="recall: share of degraded fingerprints whose true nearest one comes first; ms: for one query of a "
+        "batch on all processors" + ("" if chosen else f"; none reached {recall:g}"),
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    for column in (*names, "recall", "ms", "MiB"):
+        table.add_column(column, justify="right")
+    for trial in trials:
+        told = [f"{asdict(trial.config)[name]}" for name in names]
+        numbers = (f"{trial.recall:.4f}", f"{trial.batch_ms:.3f}", f"{trial.num_bytes / MIB:.0f}")
+        table.add_row(*told, *numbers, style="bold" if trial is chosen else "")
+    return table
+
+
+def settings(index: str, recall: float, trials: Sequence[Trial]) -> str:
+    """Return the options that build a catalogue with the best settings; those of the best recall if none reached it."""
+    chosen = best(trials, recall) or max(trials, key=lambda trial: trial.recall)
+    values = asdict(chosen.config)
+    changed = [f"--set index.{index}.{name}={values[name]}" for name in _differing(trials)]
+    return " ".join([f"--index {index}", *changed])
+
+
+def _differing(trials: Sequence[Trial]) -> list[str]:
+    rows = [asdict(trial.config) for trial in trials]
+    return [name for name in rows[0] if len({str(row[name]) for row in rows}) > 1]

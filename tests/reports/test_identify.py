@@ -1,0 +1,62 @@
+"""What the terminal says of a recording and of a catalogue."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from bench import registry
+from bench.catalogue import Limit
+from bench.identify import Answer, Match
+
+
+def shown(rendered: Any) -> str:
+    console = Console(file=StringIO(), width=120)
+    console.print(rendered)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_each_piece_has_a_line_and_its_other_candidates_below() -> None:
+    matches = (Match("1", "a.mp3", "", 61.25, 0.91, True), Match("2", "", "", 3.0, 0.4, False))
+    answers = [Answer(0.0, 10.0, 0.55, matches), Answer(10.0, 20.0, None, (), "silent")]
+    text = shown(registry.load("report", "identify").render("radio.wav", answers))
+    assert "radio.wav: 1 of 2 pieces recognised" in text
+    first, second, third = (line for line in text.splitlines() if any(w in line for w in ("a.mp3", "0.400", "silent")))
+    assert "known" in first and "61.2 s" in first and "0.550" in first
+    assert "unknown" in second and " 2 " in second and "0.0 s" not in second
+    assert "10.0 s" in third and "20.0 s" in third
+
+
+def test_a_track_name_is_no_markup() -> None:
+    answer = Answer(0.0, 10.0, 0.5, (Match("1", "[bold]x[/bold].mp3", "", 0.0, 0.9, True),))
+    assert "[bold]x[/bold].mp3" in shown(registry.load("report", "identify").render("a[/b].wav", [answer]))
+
+
+def catalogue(limits: tuple[Limit, ...]) -> Any:
+    about = {"hop_samples": 1600, "encoder": "mine", "weights_sha256": "f" * 64, "sizes": {"vectors.npy": 3 << 20}}
+    return SimpleNamespace(
+        about=about | {"index": {"name": "exact", "library": "", "config": {}}},
+        database=SimpleNamespace(vectors=np.zeros((250, 128), dtype=np.float32)),
+        tracks=pd.DataFrame({"seconds": [1800.0, 1800.0]}),
+        index=SimpleNamespace(num_bytes=1 << 20),
+        folder=Path("songs"),
+        limits=limits,
+    )
+
+
+def test_a_catalogue_says_what_it_holds_and_takes() -> None:
+    text = shown(registry.load("report", "catalogue").render(catalogue((Limit(11, 0.612, 400, 0.01, 0.125),))))
+    for told in ("2, 1.00 h", "250 of 128 numbers, one every 100 ms", "exact, 1.0 MiB", "3.0 MiB in songs"):
+        assert told in text
+    line = next(line for line in text.splitlines() if "0.612" in line)
+    assert line.split() == ["11", "0.612", "1%", "(set)", "12.5%", "400"]
+
+
+def test_a_catalogue_without_thresholds_says_why() -> None:
+    assert "two tracks at least" in shown(registry.load("report", "catalogue").render(catalogue(())))
