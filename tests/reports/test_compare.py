@@ -12,7 +12,7 @@ from rich.console import Console
 from bench import registry
 from bench.errors import ConfigError
 from bench.results import Result
-from bench.score.statistics import bootstrap_difference, mcnemar, wilson
+from bench.score.statistics import bootstrap_difference, bootstrap_mean, mcnemar, wilson
 
 report = registry.load("report", "compare")
 
@@ -47,8 +47,14 @@ def two() -> list[Result]:
     return [result("a" * 16, CELLS), result("b" * 16, better)]
 
 
+def cells(results: list[Result]) -> pd.DataFrame:
+    """Return the rows of single cells."""
+    table = report.compare(results)
+    return table[table["length_s"].notna()]
+
+
 def test_every_run_has_a_row_for_each_cell_and_length_in_the_order_tested(two: list[Result]) -> None:
-    table = report.compare(two)
+    table = cells(two)
     assert table[["run", "cell", "length_s"]].to_numpy().tolist() == [
         [run, cell, length_s] for run in ("a" * 16, "b" * 16) for cell, length_s in CELLS
     ]
@@ -58,7 +64,7 @@ def test_every_run_has_a_row_for_each_cell_and_length_in_the_order_tested(two: l
 
 
 def test_differences_are_paired_and_from_the_first_run(two: list[Result]) -> None:
-    table = report.compare(two)
+    table = cells(two)
     first, second = table[:3], table[3:]
     assert first[["difference", "difference_low", "difference_high", "p", "p_holm"]].isna().all(axis=None)
     assert second["difference"].tolist() == pytest.approx([0.6, 0.0, 0.0])
@@ -73,7 +79,7 @@ def test_differences_are_paired_and_from_the_first_run(two: list[Result]) -> Non
 
 def test_order_of_rows_does_not_unpair_queries(two: list[Result]) -> None:
     mixed = result("b" * 16, {key: [not hit for hit in hits] for key, hits in CELLS.items()}, shuffled=True)
-    table = report.compare([two[0], mixed])
+    table = cells([two[0], mixed])
     for (key, hits), row in zip(CELLS.items(), table[3:].to_dict("records"), strict=True):
         assert (row["cell"], row["length_s"]) == key
         assert row["p"] == mcnemar(np.array(hits), ~np.array(hits))
@@ -81,10 +87,27 @@ def test_order_of_rows_does_not_unpair_queries(two: list[Result]) -> None:
 
 def test_each_run_is_corrected_for_its_own_cells(two: list[Result]) -> None:
     third = result("c" * 16, CELLS)  # as good as the first
-    table = report.compare([*two, third])
+    table = cells([*two, third])
     assert table["run"].nunique() == 3
-    pd.testing.assert_frame_equal(table[:6], report.compare(two))
+    pd.testing.assert_frame_equal(table[:6], cells(two))
     assert table[6:]["p_holm"].tolist() == [1.0] * 3 and table[6:]["difference"].tolist() == [0.0] * 3
+
+
+def test_mean_is_over_degraded_cells_and_its_difference_is_paired(two: list[Result]) -> None:
+    means = report.compare(two).query("cell == 'mean'")
+    assert means["length_s"].isna().all() and means["p"].isna().all()
+    # Two degraded lengths: 0.3 and 0.9 of the first run, 0.9 and 0.9 of the second; clean is left out.
+    assert means["value"].tolist() == pytest.approx([0.6, 0.9])
+    assert means["difference"].iloc[1] == pytest.approx(0.3)
+    # Queries differ by 0.5 or by nothing, twelve of twenty by 0.5.
+    per_query = np.array([0.5] * 12 + [0.0] * 8)
+    assert (means["difference_low"].iloc[1], means["difference_high"].iloc[1]) == bootstrap_mean(per_query)
+    assert means["low"].iloc[0] < 0.6 < means["high"].iloc[0]
+
+
+def test_mean_is_left_out_where_nothing_is_degraded() -> None:
+    clean = [result(run * 16, {("clean", 0.96): MORE}) for run in "ab"]
+    assert report.compare(clean)["length_s"].notna().all()
 
 
 def test_table_shows_shares_differences_and_p(two: list[Result]) -> None:
