@@ -132,7 +132,7 @@ def _difference(one_Q: npt.NDArray[np.bool_], other_Q: npt.NDArray[np.bool_]) ->
 
 
 def _degraded(found: dict[Key, npt.NDArray[np.bool_]]) -> npt.NDArray[np.float64]:
-    """Return for each query the share of degraded cells and lengths in which it was found; nothing without such cells."""
+    """Return for each query the share of degraded cells and lengths in which it was found; nothing without any."""
     hits = [hit_Q for (cell, _), hit_Q in found.items() if cell.split("/")[0] in DEGRADED]
     share_Q: npt.NDArray[np.float64] = np.mean(hits, axis=0) if hits else np.zeros(0)
     return share_Q
