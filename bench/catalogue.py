@@ -22,7 +22,7 @@ from bench import registry
 from bench.config import RunConfig, checked_section
 from bench.errors import BenchError, ConfigError, DataError
 from bench.fingerprint import Embedder
-from bench.search.built import version_of
+from bench.search.built import keeps, version_of
 from bench.search.contract import Index
 from bench.store import read_array, read_frame, read_json, write_frame, write_json
 from bench.train import checkpoint
@@ -115,7 +115,7 @@ def write(
     write_frame(partial / TRACKS, tracks)
     np.save(partial / HEARD, heard_QD)
     index_plugin = registry.load("index", index_name)
-    if hasattr(index_plugin, "save"):
+    if keeps(index_plugin, config.index[index_name]):
         index_plugin.save(index, partial / INDEX)
     library = getattr(index_plugin, "LIBRARY", "")
     about = {
@@ -135,8 +135,12 @@ def write(
     os.replace(partial, folder)
 
 
-def read(folder: Path, model: str | None = None, device: torch.device | None = None) -> Catalogue:
+def read(
+    folder: Path, model: str | None = None, device: torch.device | None = None, *, trust: bool = False
+) -> Catalogue:
     """Return the catalogue in a folder; `model` is the encoder's plug-in, where it is not the one of that name.
+
+    `trust` says that the index's files are one's own: some libraries can be deceived by theirs.
 
     Raises: DataError if there is no catalogue, or it is not whole, or its encoder gives other fingerprints here;
     PluginError if the encoder or the index is not installed.
@@ -160,7 +164,7 @@ def read(folder: Path, model: str | None = None, device: torch.device | None = N
         vectors, np.arange(len(tracks)), first_vector, about["hop_samples"], about["weights_sha256"][:16]
     )
     limits = tuple(Limit(**limit) for limit in about["limits"])
-    return Catalogue(folder, about, tracks, embedder, database, _index(folder, about, vectors), limits, heard_QD)
+    return Catalogue(folder, about, tracks, embedder, database, _index(folder, about, vectors, trust), limits, heard_QD)
 
 
 def neighbours(catalogue: Catalogue, vectors_file: Path, top_k: int) -> pd.DataFrame:
@@ -194,13 +198,18 @@ def neighbours(catalogue: Catalogue, vectors_file: Path, top_k: int) -> pd.DataF
     )
 
 
-def _index(folder: Path, about: dict[str, Any], vectors: Floats) -> Index:
+def _index(folder: Path, about: dict[str, Any], vectors: Floats, trust: bool) -> Index:
     name = about["index"]["name"]
     plugin = _installed("index", name, folder)
     config = checked_section(f"index.{name}", plugin.Config, about["index"]["config"])
-    if not any((folder / INDEX).iterdir()):
+    if not keeps(plugin, config):
         built: Index = plugin.build(config, vectors)
         return built
+    if getattr(plugin, "TRUSTED_FILES_ONLY", False) and not trust:
+        raise DataError(
+            f"the catalogue {folder} holds an index of {name!r}, whose files could do harm if somebody made them to; "
+            "if it is your own, say so with --trust"
+        )
     version = version_of(getattr(plugin, "LIBRARY", ""))
     try:
         loaded: Index = plugin.load(config, folder / INDEX, vectors)

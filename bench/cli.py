@@ -48,6 +48,10 @@ Against = Annotated[Path | None, typer.Option(help="The speed.json of an earlier
 Format = Annotated[str, typer.Option("--format", help="table, csv or json.")]
 Run = Annotated[str | None, typer.Option(help="The beginning of a run's key; the latest run if left out.")]
 CatalogueFolder = Annotated[Path, typer.Argument(help="The catalogue's folder.")]
+OwnModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="The encoder, where it is a file of your own (./mine.py).")
+]
+Trust = Annotated[bool, typer.Option("--trust", help="The catalogue is your own: load its index whatever its kind.")]
 
 STORE = Path("bench-store")
 
@@ -149,9 +153,8 @@ def identify(
     index: Annotated[Path, typer.Option("--index", "-i", help="A catalogue made by `bench index build`.")],
     top: Annotated[int, typer.Option(min=1, help="How many tracks to name.")] = 5,
     window: Annotated[float, typer.Option(min=1.0, help="Answer for each so many seconds of a recording.")] = 10.0,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The encoder, where it is a file of your own (./mine.py).")
-    ] = None,
+    model: OwnModel = None,
+    trust: Trust = False,
     format_: Format = "table",
 ) -> None:
     """Say which track a recording is, where in it, and whether to believe it."""
@@ -163,7 +166,7 @@ def identify(
     from bench.console import progress_shown
     from bench.registry import load
 
-    opened = catalogue.read(index, model)
+    opened = catalogue.read(index, model, trust=trust)
     found = {}
     with progress_shown() as progress:
         for path in recordings:
@@ -187,9 +190,7 @@ def index_build(
     dataset: Annotated[str | None, typer.Option(help="Other music than the run's: fma, folder or synth.")] = None,
     data_root: DataRoot = None,
     test_side: Annotated[bool, typer.Option("--test-side", help="Only the test tracks, not those trained on.")] = False,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The run's encoder, where it is a file of your own (./mine.py).")
-    ] = None,
+    model: OwnModel = None,
     store: StoreRoot = STORE,
     set_: Set = None,
 ) -> None:
@@ -209,14 +210,14 @@ def index_build(
 
 
 @index_app.command("info")
-def index_info(folder: CatalogueFolder, model: Annotated[str | None, typer.Option("--model", "-m")] = None) -> None:
+def index_info(folder: CatalogueFolder, model: OwnModel = None, trust: Trust = False) -> None:
     """Show what a catalogue holds, what it takes, and the scores from which on it is believed."""
     from rich.console import Console
 
     from bench.catalogue import read
     from bench.registry import load
 
-    Console().print(load("report", "catalogue").render(read(folder, model)))
+    Console().print(load("report", "catalogue").render(read(folder, model, trust=trust)))
 
 
 @index_app.command("query")
@@ -225,13 +226,14 @@ def index_query(
     vectors: Annotated[Path, typer.Argument(help="Fingerprints, a .npy file of shape (Q, D), float32.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many neighbours of each.")] = 20,
     format_: Format = "csv",
-    model: Annotated[str | None, typer.Option("--model", "-m")] = None,
+    model: OwnModel = None,
+    trust: Trust = False,
 ) -> None:
     """Show the nearest fingerprints of given ones: track, time and similarity."""
     _check_format(format_)
     from bench.catalogue import neighbours, read
 
-    found = neighbours(read(folder, model), vectors, top_k)
+    found = neighbours(read(folder, model, trust=trust), vectors, top_k)
     print(found.to_string(index=False)) if format_ == "table" else _print_frame(found, format_)
 
 
@@ -240,7 +242,8 @@ def index_tune(
     folder: CatalogueFolder,
     recall: Annotated[float, typer.Option(min=0.5, max=1.0, help="Share of true nearest neighbours to find.")] = 0.99,
     index: Annotated[str, typer.Option(help="The index to tune, on the catalogue's fingerprints.")] = "falconn",
-    model: Annotated[str | None, typer.Option("--model", "-m")] = None,
+    model: OwnModel = None,
+    trust: Trust = False,
 ) -> None:
     """Find the quickest settings of an index that find a wanted share of the true nearest neighbours."""
     from rich.console import Console
@@ -250,7 +253,7 @@ def index_tune(
     from bench.identify import tuned_for
     from bench.registry import load
 
-    opened = read(folder, model)
+    opened = read(folder, model, trust=trust)
     with progress_shown() as progress:
         trials = tuned_for(opened, index, recall, progress)
     report = load("report", "tune")

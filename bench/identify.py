@@ -108,7 +108,7 @@ def build(
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
     write(folder, config, weights.path, embedder, named, database, index, limits, heard_QD)
-    return read(folder, model, device)
+    return read(folder, model, device, trust=True)
 
 
 def calibrated(

@@ -31,6 +31,7 @@ import numpy as np
 
 from bench.degrade.room import DIRECT_AT, Response, ResponseSource, measure_t60
 from bench.errors import DataError, StoreError
+from bench.search.built import keeps
 from bench.values import RATE_HZ, Floats, Ints, Source, Split, Track
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def check_index(plugin: ModuleType, config: Any = None) -> None:
     few = plugin.build(config, vectors_ND[:7])
     _check_neighbours(few.neighbours(queries_QD[:4], 9), vectors_ND[:7], queries_QD[:4], 9)
     _check_order_of_equals(plugin, config)
-    if hasattr(plugin, "save") or hasattr(plugin, "load"):
+    if keeps(plugin, config):
         _check_kept(plugin, config, index, vectors_ND, queries_QD)
     if index.exact:
         _check_exact(plugin, config, vectors_ND, queries_QD)

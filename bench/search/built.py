@@ -23,7 +23,7 @@ def built(store: Store, plugin: ModuleType, config: Any, vectors_ND: Floats, key
     plug-in's source and the version of its library, and read back from there.
     Raises: PluginError if its library is missing; StoreError if the kept files are damaged.
     """
-    if not hasattr(plugin, "load"):
+    if not keeps(plugin, config):
         index: Index = plugin.build(config, vectors_ND)
         return index
 
@@ -35,6 +35,11 @@ def built(store: Store, plugin: ModuleType, config: Any, vectors_ND: Floats, key
     folder = store.fetch("indexes", index_key(plugin, config, key), build)
     loaded: Index = plugin.load(config, folder / "index", vectors_ND)
     return loaded
+
+
+def keeps(plugin: ModuleType, config: Any) -> bool:
+    """Say whether an index with these settings can be saved and loaded."""
+    return hasattr(plugin, "load") and (not hasattr(plugin, "keeps") or bool(plugin.keeps(config)))
 
 
 def index_key(plugin: ModuleType, config: Any, key: str) -> str:

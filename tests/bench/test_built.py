@@ -50,3 +50,11 @@ def test_an_index_that_cannot_be_kept_leaves_nothing_in_the_store(tmp_path: Path
     index = built(Store(tmp_path), exact, exact.Config(), vectors, "a")
     assert index.neighbours(vectors[:1], 1).tolist() == [[0]]
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_leave_nothing_to_keep_are_built_anew(tmp_path: Path, keeping: ModuleType) -> None:
+    keeping.keeps = lambda config: config == 1  # type: ignore[attr-defined]
+    vectors = np.eye(4, dtype=np.float32)
+    for config, builds in [(1, 1), (1, 1), (2, 2), (2, 3)]:
+        built(Store(tmp_path), keeping, config, vectors, "a")
+        assert keeping.builds == builds

@@ -206,6 +206,18 @@ def test_a_catalogue_cannot_say_which_code_runs(opened: Catalogue, tmp_path: Pat
         assert not marker.exists()
 
 
+def test_an_index_whose_files_could_do_harm_is_loaded_on_the_users_word_alone(
+    opened: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = registry.load("index", "exact")
+    for name, value in (("TRUSTED_FILES_ONLY", True), ("keeps", lambda config: True)):
+        monkeypatch.setattr(exact, name, value, raising=False)
+    monkeypatch.setattr(exact, "load", lambda config, folder, vectors: exact.build(config, vectors), raising=False)
+    with pytest.raises(DataError, match="--trust"):
+        read(opened.folder)
+    assert read(opened.folder, trust=True).index.num_bytes > 0
+
+
 def test_nothing_is_built_over_what_is_there(opened: Catalogue, music: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         build(opened.folder, settings(), ENCODER, weights_of(tmp_path), music, Store(tmp_path / "store"))
