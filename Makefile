@@ -63,7 +63,7 @@ $(BASE): constraints.txt
 
 $(PACKAGE): $(BASE) pyproject.toml
 	@echo "installing the libraries; torch alone is large, so this takes some minutes"
-	@$(CONSTRAINED) --no-build-isolation --editable .
+	@$(CONSTRAINED) --no-build-isolation --editable '.[faiss]'
 	@touch $@
 
 # CPPFLAGS puts a new pybind11 before the one inside the source package, which does not compile with Python 3.11.

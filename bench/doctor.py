@@ -46,6 +46,15 @@ found = index.construct_query_object().find_nearest_neighbor(points[7])
 assert found == 7, f"asked for point 7 of 256 and found {found}"
 print("finds its own points")
 """
+FAISS = """
+import torch, faiss, numpy
+points = torch.nn.functional.normalize(torch.randn(256, 16)).numpy()
+index = faiss.IndexFlatIP(16)
+index.add(points)
+found = index.search(points[7:8], 1)[1][0, 0]
+assert found == 7, f"asked for point 7 of 256 and found {found}"
+print(faiss.__version__, "beside torch, finds its own points")
+"""
 MLFLOW = """
 import mlflow
 print(mlflow.__version__)
@@ -82,6 +91,11 @@ def diagnose(store: Path = Path("bench-store")) -> list[Finding]:
         _library("torch", TORCH, "install it with `pip install -c constraints.txt torch`"),
         _library("torchaudio", TORCHAUDIO, "run `bench doctor --fix`: it removes the CUDA-only libraries on CPU torch"),
         _library("falconn", FALCONN, "run `make setup`: it builds FALCONN for this processor"),
+        _library(
+            "faiss",
+            FAISS,
+            "only for the index `faiss`: run `make setup`, or `pip install -c constraints.txt faiss-cpu`",
+        ),
         _library("mlflow", MLFLOW, "install it with `pip install -c constraints.txt mlflow`"),
         _library("soundfile", SOUNDFILE, "upgrade it with `pip install --upgrade soundfile`"),
         _compiler(),

@@ -14,7 +14,9 @@ import pytest
 from bench import doctor
 from bench.errors import BenchError
 
-NAMES = ["python", "torch", "torchaudio", "falconn", "mlflow", "soundfile", "compiler", "gpu", "disk", "memory"]
+NAMES = [
+    "python", "torch", "torchaudio", "falconn", "faiss", "mlflow", "soundfile", "compiler", "gpu", "disk", "memory",
+]  # fmt: skip
 NEEDS_CUDA = b"\x7fELF...libtorch_cuda.so...libcudart.so.13"
 
 
