@@ -1,0 +1,92 @@
+"""One measurement of `bench speed search`: a table of all indexes, and a picture of recall against time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from bench.search.own_process import CALLS, Costs
+from bench.search.speed import Quality, Row, SearchSpeed
+
+DPI = 150
+
+
+def render(result: SearchSpeed) -> RenderableType:
+    """Return the table: what each index found, how fast, and what it takes."""
+    table = Table(
+        title=f"{result.encoder}, run {result.run[:6]}, {result.cell}, {result.length_s:g} s: {result.queries:,} "
+        f"queries of {result.query_vectors // result.queries} vectors against {result.vectors:,} "
+        f"({result.real_vectors:,} of them real) of {result.dim} dimensions",
+        title_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("index", no_wrap=True)
+    for name in (
+        "recall@1", f"recall@{result.top_k}", "top-1 %", "ms single", "times", "ms batched", "times", "build s",
+        "B/vector", "peak MiB", "own MiB",
+    ):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result.rows:
+        if row.costs is not None and row.quality is not None:
+            table.add_row(row.name, *_found(row.quality), *_taken(row, row.costs, result))
+        else:
+            table.add_row(row.name, row.outcome)
+    return Group(table, *_notes(result))
+
+
+def draw(result: SearchSpeed, path: Path) -> None:
+    """Write a picture: recall at 1 against the time of a query vector among all at once, one point a row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for row in result.rows:
+        if row.costs is None or row.quality is None:
+            continue
+        at = (row.costs.batched_ms, row.quality.recall_at_1)
+        axes.plot(*at, "s" if row.costs.exact else "o")
+        axes.annotate(row.name, at, xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(0.12)
+    axes.grid(which="both", alpha=0.3)
+    axes.set_xlabel("ms a query vector, all at once")
+    axes.set_ylabel("recall@1 against brute force")
+    axes.set_title(f"{result.vectors:,} fingerprints of {result.encoder}; squares are exact", fontsize=10)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def _found(quality: Quality) -> list[str]:
+    interval = f"{100 * quality.top1_low:.1f}-{100 * quality.top1_high:.1f}"
+    return [f"{quality.recall_at_1:.4f}", f"{quality.recall_at_k:.4f}", f"{100 * quality.top1:.1f}  {interval}"]
+
+
+def _taken(row: Row, costs: Costs, result: SearchSpeed) -> list[str]:
+    single, batched = result.times_faster(row)
+    return [
+        _short(costs.single_ms), _short(single), _short(costs.batched_ms), _short(batched), _short(costs.build_s),
+        f"{costs.num_bytes / result.vectors:,.0f}", f"{costs.peak_mib:,.0f}", f"{costs.own_mib:,.0f}",
+    ]  # fmt: skip
+
+
+def _notes(result: SearchSpeed) -> list[str]:
+    few = [
+        f"{row.name} {row.costs.single_calls}" for row in result.rows if row.costs and row.costs.single_calls < CALLS
+    ]
+    notes = [
+        "recall against brute force, by number; top-1 with a 95 % interval, after rescore; times: how many times less "
+        "than brute force; ms are of one query vector; peak with the pages of the memory-mapped vectors, own without",
+        f"on {result.machine}; load {result.load:.1f} when it began",
+        *([f"ms single of few calls, as each takes long: {', '.join(few)}"] if few else []),
+    ]
+    return notes + [f"{row.name}: {row.outcome}; {row.told}" for row in result.rows if row.costs is None]
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
