@@ -27,66 +27,6 @@ def database(lengths: list[int], seed: int = 0) -> Fingerprints:
     return Fingerprints(vectors, 10 + 3 * np.arange(len(lengths)), first, 1600, "key")
 
 
-# Exact search
-
-
-def slow_neighbours(vectors_ND: np.ndarray, queries_QD: np.ndarray, top_k: int) -> np.ndarray:
-    """Sort all inner products, equal ones by number."""
-    found = np.full((len(queries_QD), top_k), -1, dtype=np.int64)
-    for q, query in enumerate(queries_QD):
-        similarity = [float(np.float64(vector) @ np.float64(query)) for vector in vectors_ND]
-        best = sorted(range(len(vectors_ND)), key=lambda n: (-similarity[n], n))[:top_k]
-        found[q, : len(best)] = best
-    return found
-
-
-@pytest.mark.parametrize("block", [1, 3, 16, 50, 51, 1000])
-def test_exact_is_all_inner_products_whatever_the_size_of_its_blocks(
-    monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
-    monkeypatch.setattr(exact, "BLOCK_VECTORS", block)
-    monkeypatch.setattr(exact, "BLOCK_QUERIES", max(1, block // 5))
-    draw = np.random.default_rng(1)
-    vectors, queries = unit(draw, 50, D), unit(draw, 11, D)
-    found = exact.build(exact.Config(), vectors).neighbours(queries, 7)
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found, slow_neighbours(vectors, queries, 7))
-
-
-@settings(max_examples=60)
-@given(
-    st.lists(st.integers(0, 3), max_size=40),
-    st.integers(1, 12),
-    st.sampled_from([1, 2, 5, 13, 1000]),
-)
-def test_equal_neighbours_come_by_number(axes: list[int], top_k: int, block: int) -> None:
-    vectors = np.eye(4, dtype=np.float32)[axes].reshape(-1, 4)  # inner products are exactly 0 or 1
-    queries = np.eye(4, dtype=np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "BLOCK_VECTORS", block)
-        found = exact.build(exact.Config(), vectors).neighbours(queries, top_k)
-    np.testing.assert_array_equal(found, slow_neighbours(vectors, queries, top_k))
-
-
-def test_many_equal_vectors_in_one_block_come_by_number() -> None:
-    vectors = np.tile(np.float32([1, 0]), (500, 1))
-    vectors[7] = [0, 1]
-    found = exact.build(exact.Config(), vectors).neighbours(vectors[:1], 8)
-    assert found.tolist() == [[0, 1, 2, 3, 4, 5, 6, 8]]
-
-
-def test_more_neighbours_than_vectors_are_filled_with_minus_one() -> None:
-    vectors = np.eye(3, dtype=np.float32)
-    found = exact.build(exact.Config(), vectors).neighbours(np.float32([[0.1, 0.9, 0.3]]), 5)
-    assert found.tolist() == [[1, 2, 0, -1, -1]]
-
-
-def test_no_query_and_no_vector_are_answered() -> None:
-    vectors = np.eye(3, dtype=np.float32)
-    assert exact.build(exact.Config(), vectors).neighbours(vectors[:0], 4).shape == (0, 4)
-    assert exact.build(exact.Config(), vectors[:0]).neighbours(vectors[:1], 2).tolist() == [[-1, -1]]
-
-
 # FALCONN
 
 
