@@ -70,11 +70,12 @@ def render(*results: Result) -> RenderableType:
     for title in ("length", names[0], *later):
         shown.add_column(title, justify="right", no_wrap=True)
     last_cell = ""
-    for (cell, length_s), rows in table.groupby(["cell", "length_s"], sort=False, dropna=False):
+    for _, rows in table.groupby(["cell", "length_s"], sort=False, dropna=False):
         texts = [text for _, row in rows.iterrows() for text in _texts(row)]
+        cell, length_s = str(rows["cell"].iloc[0]), rows["length_s"].iloc[0]
         length = "all" if pd.isna(length_s) else f"{length_s:g} s"
-        shown.add_row("" if cell == last_cell else str(cell), length, *texts)
-        last_cell = str(cell)
+        shown.add_row("" if cell == last_cell else cell, length, *texts)
+        last_cell = cell
     return shown
 
 
