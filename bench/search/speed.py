@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from bench import registry
-from bench.config import RunConfig, require, resolve
+from bench.config import RunConfig, require, resolve, restored
 from bench.data import prepare_data
 from bench.degrade.queries import hop_samples
 from bench.errors import ConfigError, PluginError
@@ -31,13 +31,13 @@ from bench.evaluate import QUERY_BATCH
 from bench.fingerprint import SHORTEST_QUERY, Embedder, fingerprint_queries, fingerprint_tracks
 from bench.logbook import open_book, provenance
 from bench.machine import cores
-from bench.results import CONFIG, RANDOM_PROJECTION, load_result
+from bench.results import RANDOM_PROJECTION, load_result, load_settings
 from bench.score.judge import judge
 from bench.score.statistics import wilson
 from bench.search.crowd import crowd
 from bench.search.own_process import Costs, Outcome, in_own_process
 from bench.search.sequence import rescore
-from bench.store import Store, digest, read_json, write_json
+from bench.store import Store, digest, write_json
 from bench.train import checkpoint
 from bench.train.loop import WEIGHTS
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
@@ -227,10 +227,9 @@ def asked(names: Sequence[str], overrides: Sequence[str]) -> list[Asked]:
 
 def settings_of(store: Store, run: str) -> RunConfig:
     """Return the settings of a finished run but for those of its indexes, which are their defaults."""
-    kept = read_json(store.root / "runs" / run / CONFIG)
-    own = {path: value for path, value in kept.items() if path not in ("encoder", "preset", "eval.indexes")}
-    settings = [f"{path}={json.dumps(value)}" for path, value in own.items() if not path.startswith("index.")]
-    return resolve(kept["encoder"], registry.load("encoder", kept["encoder"]), kept["preset"], overrides=settings)
+    kept = load_settings(store, run)
+    own = {path: value for path, value in kept.items() if path.partition(".")[0] != "index" and path != "eval.indexes"}
+    return restored(kept["encoder"], registry.load("encoder", kept["encoder"]), own)
 
 
 def heard(
