@@ -15,27 +15,23 @@ DPI = 150
 
 
 def render(result: SearchSpeed) -> RenderableType:
-    """Return the table: what each index found, how fast, and what it takes."""
-    table = Table(
-        title=f"{result.encoder}, run {result.run[:6]}, {result.cell}, {result.length_s:g} s: {result.queries:,} "
-        f"queries of {result.query_vectors // result.queries} vectors against {result.vectors:,} "
-        f"({result.real_vectors:,} of them real) of {result.dim} dimensions",
-        title_justify="left",
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
+    """Return two tables, as one would be too wide for a terminal: what each index found, and what it takes."""
+    title = (
+        f"{result.encoder}, run {result.run[:6]}, {result.cell}, {result.length_s:g} s: {result.queries:,} queries "
+        f"of {result.query_vectors // result.queries} vectors\nagainst {result.vectors:,} "
+        f"({result.real_vectors:,} of them real) of {result.dim} dimensions"
     )
-    table.add_column("index", no_wrap=True)
-    for name in (
-        "recall@1", f"recall@{result.top_k}", "top-1 %", "ms single", "times", "ms batched", "times", "build s",
-        "B/vector", "peak MiB", "own MiB",
-    ):  # fmt: skip
-        table.add_column(name, justify="right", no_wrap=True)
+    found = _table("recall@1", f"recall@{result.top_k}", "top-1 %", "95 %", title=title)
+    taken = _table(
+        "ms\nsingle", "\ntimes", "ms\nbatched", "\ntimes", "build\ns", "bytes a\nvector", "peak\nMiB", "own\nMiB"
+    )
     for row in result.rows:
         if row.costs is not None and row.quality is not None:
-            table.add_row(row.name, *_found(row.quality), *_taken(row, row.costs, result))
+            found.add_row(row.name, *_found(row.quality))
+            taken.add_row(row.name, *_taken(row, row.costs, result))
         else:
-            table.add_row(row.name, row.outcome)
-    return Group(table, *_notes(result))
+            found.add_row(row.name, row.outcome)
+    return Group(found, taken, *_notes(result))
 
 
 def draw(result: SearchSpeed, path: Path) -> None:
@@ -62,9 +58,17 @@ def draw(result: SearchSpeed, path: Path) -> None:
     plt.close(figure)
 
 
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("index", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
 def _found(quality: Quality) -> list[str]:
     interval = f"{100 * quality.top1_low:.1f}-{100 * quality.top1_high:.1f}"
-    return [f"{quality.recall_at_1:.4f}", f"{quality.recall_at_k:.4f}", f"{100 * quality.top1:.1f}  {interval}"]
+    return [f"{quality.recall_at_1:.4f}", f"{quality.recall_at_k:.4f}", f"{100 * quality.top1:.1f}", interval]
 
 
 def _taken(row: Row, costs: Costs, result: SearchSpeed) -> list[str]:

@@ -224,7 +224,7 @@ def test_names_and_settings_that_there_are_not(names: list[str], overrides: list
 
 def test_settings_of_a_run_are_read_back(tmp_path: Path) -> None:
     from bench.config import flatten, resolve
-    from bench.results import CONFIG
+    from bench.results import CONFIG, SUMMARY
 
     overrides = ["eval.hop_ms=50", "train.lr=3e-5", 'data.noise="noise-synth"', "eval.lengths_s=[1.0, 2.5]", "seed=4"]
     encoder = registry.load("encoder", "random-projection")
@@ -232,6 +232,7 @@ def test_settings_of_a_run_are_read_back(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "aa"
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(json.dumps(flatten(config)))
+    (folder / SUMMARY).write_text("{}")  # the sign that the run is finished
     found = settings_of(Store(tmp_path), "aa")
     assert (found.eval.hop_ms, found.eval.lengths_s, found.seed, found.preset) == (50, (1.0, 2.5), 4, "tiny")
     assert (found.train, found.data, found.model, found.music) == (

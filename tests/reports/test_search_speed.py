@@ -35,25 +35,24 @@ def result() -> SearchSpeed:
 
 
 def shown(result: SearchSpeed) -> list[str]:
-    console = Console(width=160, record=True, file=StringIO())
+    console = Console(width=80, record=True, file=StringIO())
     console.print(report.render(result))
     return console.export_text().splitlines()
 
 
 def test_table_has_a_row_for_each_index_in_numbers_or_words(result: SearchSpeed) -> None:
     lines = shown(result)
-    assert "500 queries of 21 vectors against 8,000 (5,000 of them real) of 128 dimensions" in lines[0]
-    (pq,) = [line.split() for line in lines if line.strip().startswith("faiss/ivf-pq")]
-    assert pq == [
-        *("faiss/ivf-pq", "0.7312", "0.7212", "80.0", "76.3-83.2", "0.5", "160", "0.04", "50"),
-        *("12.5", "512", "512", "100"),
-    ]
-    (exact,) = [line.split() for line in lines if line.strip().startswith("exact ") and "1.0000" in line]
-    assert exact[5:9] == ["80", "1", "2", "1"]
+    assert "500 queries of 21 vectors" in lines[0]
+    assert "against 8,000 (5,000 of them real) of 128 dimensions" in lines[1]
+    found, taken = [line.split() for line in lines if line.strip().startswith("faiss/ivf-pq")]
+    assert found == ["faiss/ivf-pq", "0.7312", "0.7212", "80.0", "76.3-83.2"]
+    assert taken == ["faiss/ivf-pq", "0.5", "160", "0.04", "50", "12.5", "512", "512", "100"]
+    assert [line.split()[1:5] for line in lines if line.strip().startswith("exact ")][1] == ["80", "1", "2", "1"]
     assert any(line.split() == ["falconn", "not", "installed"] for line in lines)
-    assert any("mine: out of memory; its process was killed" in line for line in lines)
-    assert any("ms single of few calls, as each takes long: exact 7" in line for line in lines)
-    assert any("load 1.2" in line for line in lines)
+    notes = " ".join(line.strip() for line in lines)
+    assert "mine: out of memory; its process was killed" in notes
+    assert "ms single of few calls, as each takes long: exact 7" in notes
+    assert "load 1.2" in notes
 
 
 def test_names_of_a_row_are_fit_for_metrics(result: SearchSpeed) -> None:
