@@ -21,8 +21,9 @@ class Index(Protocol):
     says that these settings leave nothing to keep. Where a file made to deceive could do harm when it is loaded, the
     plug-in says `TRUSTED_FILES_ONLY = True`: then a catalogue from elsewhere is opened on the user's word alone.
 
-    `exact` says that the answer is that of all inner products in float32. `num_bytes` is what has to be in memory for
-    it to be quick: its codes and tables, and the vectors themselves where every query reads many of them.
+    `exact` says that the answer is that of all inner products in float32; an index that keeps codes alone puts its
+    neighbours in the order of what the codes give. `num_bytes` is what has to be in memory for it to be quick: its
+    codes and tables, and the vectors themselves where every query reads many of them.
     """
 
     exact: bool

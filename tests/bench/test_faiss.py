@@ -60,9 +60,9 @@ def file_of(config: Config, vectors_ND: np.ndarray, folder: Path) -> bytes:
 # What is found
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf-flat", "hnsw"])
-def test_kinds_that_hold_the_vectors_keep_the_contract(kind: Any) -> None:
-    check_index(faiss, Config(kind=kind))
+@every_kind
+def test_every_kind_keeps_the_contract(config: Config) -> None:
+    check_index(faiss, replace(config, bits=8))
 
 
 @every_kind

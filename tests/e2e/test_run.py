@@ -93,7 +93,9 @@ def test_results_validate_against_the_published_schema(finished: Path) -> None:
     jsonschema.validate(rows, schema())
     own = [row for row in rows if row["system"] == "now-playing"]
     cells, lengths, indexes, sequences, metrics = 7, 2, 2, 2, 6
-    assert len(own) == cells * lengths * indexes * sequences * metrics
+    decisions = (cells - 1) * lengths * indexes * 2  # two of them: not on the grid, and not by votes
+    assert len(own) == cells * lengths * indexes * sequences * metrics + decisions
+    assert sum(row["metric"] in ("false_accept", "false_reject") for row in own) == decisions
     assert {row["n"] for row in own} == {4}
 
 
@@ -267,7 +269,9 @@ def test_every_encoder_runs_and_is_compared_with_another_on_the_same_queries(
     assert compared.returncode == 0, compared.stderr
     rows = pd.DataFrame(json.loads(compared.stdout))
     assert set(rows["encoder"]) == {model, "now-playing"} and (rows["n"] == 4).all()
-    assert rows["p"].dropna().between(0, 1).all() and rows["p"].notna().sum() == len(rows) / 2
+    cells = rows[rows["cell"] != "mean"]
+    assert cells["p"].dropna().between(0, 1).all() and cells["p"].notna().sum() == len(cells) / 2
+    assert set(rows[rows["cell"] == "mean"]["encoder"]) == {model, "now-playing"}
 
 
 def test_two_processes_of_torchrun_train_one_encoder_and_write_one_run(prepared: Path) -> None:

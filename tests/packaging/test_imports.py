@@ -11,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SIBLINGS = ("models", "datasets", "sweeps", "reports")
-HEAVY = ("torch", "torchaudio", "mlflow", "pandas", "scipy", "pyroomacoustics", "soundfile", "optuna", "falconn")
+HEAVY = (
+    "torch",
+    "torchaudio",
+    "mlflow",
+    "pandas",
+    "scipy",
+    "pyroomacoustics",
+    "soundfile",
+    "optuna",
+    "falconn",
+    "faiss",
+)
 
 
 def imported(path: Path) -> set[str]:
