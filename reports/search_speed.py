@@ -21,7 +21,7 @@ def render(result: SearchSpeed) -> RenderableType:
         f"of {result.query_vectors // result.queries} vectors\nagainst {result.vectors:,} "
         f"({result.real_vectors:,} of them real) of {result.dim} dimensions"
     )
-    found = _table("recall@1", f"recall@{result.top_k}", "top-1 %", "95 %", title=title)
+    found = _table("recall@1", f"recall@{result.top_k}", "top-1 %", "95 %")
     taken = _table(
         "ms\nsingle", "\ntimes", "ms\nbatched", "\ntimes", "build\ns", "bytes a\nvector", "peak\nMiB", "own\nMiB"
     )
@@ -31,7 +31,7 @@ def render(result: SearchSpeed) -> RenderableType:
             taken.add_row(row.name, *_taken(row, row.costs, result))
         else:
             found.add_row(row.name, row.outcome)
-    return Group(found, taken, *_notes(result))
+    return Group(title, found, taken, *_notes(result))
 
 
 def draw(result: SearchSpeed, path: Path) -> None:
@@ -58,8 +58,8 @@ def draw(result: SearchSpeed, path: Path) -> None:
     plt.close(figure)
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("index", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -74,7 +74,7 @@ def _found(quality: Quality) -> list[str]:
 def _taken(row: Row, costs: Costs, result: SearchSpeed) -> list[str]:
     single, batched = result.times_faster(row)
     return [
-        _short(costs.single_ms), _short(single), _short(costs.batched_ms), _short(batched), _short(costs.build_s),
+        _short(costs.single_ms), _short(single), _short(costs.batched_ms), _short(batched), f"{costs.build_s:.1f}",
         f"{costs.num_bytes / result.vectors:,.0f}", f"{costs.peak_mib:,.0f}", f"{costs.own_mib:,.0f}",
     ]  # fmt: skip
 
