@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.errors import BenchError
+from bench.errors import BenchError, DataError
 
 app = typer.Typer(
     help="Train, evaluate and track audio-fingerprint models.",
@@ -157,7 +157,10 @@ def identify(
     trust: Trust = False,
     format_: Format = "table",
 ) -> None:
-    """Say which track a recording is, where in it, and whether to believe it."""
+    """Say which track a recording is, where in it, and whether to believe it.
+
+    A recording that cannot be heard is named, and the others are answered.
+    """
     _check_format(format_)
     import pandas as pd
 
@@ -167,19 +170,26 @@ def identify(
     from bench.registry import load
 
     opened = catalogue.read(index, model, trust=trust)
-    found = {}
+    found, unheard = {}, []
     with progress_shown() as progress:
         for path in recordings:
-            found[path] = list(identify.identify(opened, decode(path), top=top, window_s=window, progress=progress))
+            try:
+                found[path] = list(identify.identify(opened, decode(path), top=top, window_s=window, progress=progress))
+            except DataError as error:
+                unheard.append(error)
     if format_ == "table":
         from rich.console import Console
 
         report = load("report", "identify")
         for path, answers in found.items():
             Console().print(report.render(path.name, answers))
-    else:
+    elif found:
         frames = [identify.frame(answers).assign(recording=str(path)) for path, answers in found.items()]
         _print_frame(pd.concat(frames, ignore_index=True), format_)
+    for reason in unheard:
+        print(f"error: {reason}", file=sys.stderr)
+    if unheard:
+        raise typer.Exit(DataError.exit_code)
 
 
 @index_app.command("build")
@@ -196,11 +206,13 @@ def index_build(
 ) -> None:
     """Fingerprint music with a run's encoder, index it, and find out which scores to believe."""
     from bench.console import progress_shown
-    from bench.identify import build
+    from bench.identify import build, settings_for
     from bench.registry import load
+    from bench.results import kept_weights
 
     where = _store(store)
-    settings, weights, name = _run_of(where, run, index, dataset, model, set_)
+    settings, name = settings_for(where, run, index, dataset, model, set_ or [])
+    weights = kept_weights(where, run)
     with progress_shown() as progress:
         made = build(folder, settings, name, weights, data_root, where, test_side=test_side, progress=progress)
     from rich.console import Console
@@ -488,28 +500,6 @@ def _settings(
     files = [config] if config else []
     name = Path(model).stem.replace("_", "-") if model.endswith(".py") else model
     return plugin, resolve(name, plugin, preset, dataset=dataset, files=files, overrides=overrides or [])
-
-
-def _run_of(
-    store: Any, run: str | None, index: str, dataset: str | None, model: str | None, overrides: list[str] | None
-) -> tuple[Any, Any, str]:
-    """Return a kept run's settings with another index and perhaps other music, its weights, and its encoder's name."""
-    from bench.config import restored
-    from bench.identify import Weights
-    from bench.registry import load
-    from bench.results import kept_run, load_result, load_settings
-    from bench.train.loop import WEIGHTS
-
-    kept = load_settings(store, run)
-    name = model or kept["encoder"]
-    flat = {path: value for path, value in kept.items() if not path.startswith("index.")}
-    if dataset is not None:
-        flat = {path: value for path, value in flat.items() if not path.startswith("music.")}
-        flat["data.dataset"] = dataset
-    flat["eval.indexes"] = [index]
-    settings = restored(kept["encoder"], load("encoder", name), flat, overrides or [])
-    key = load_result(store, kept_run(store, run).name).summary["checkpoint"]["key"]
-    return settings, Weights(store.folder("weights", key) / WEIGHTS, key), name
 
 
 def _data_settings(dataset: str | None, overrides: list[str] | None) -> Any:

@@ -17,12 +17,13 @@ from bench import registry
 from bench.audio.crop import looped
 from bench.audio.pcm import Corpus
 from bench.catalogue import Catalogue, Limit, check_free, read, write
-from bench.config import RunConfig
+from bench.config import RunConfig, restored
 from bench.data import corpora
 from bench.degrade.mix import SILENCE_POWER, noise_gain, peak_normalised
 from bench.degrade.queries import audible_noise, audible_start, hop_samples
 from bench.errors import DataError, PluginError
 from bench.fingerprint import SHORTEST_QUERY, Embedder, fingerprint_queries, fingerprint_tracks, num_segments
+from bench.results import Weights, load_settings
 from bench.score.decision import FALSE_ACCEPTS, threshold
 from bench.search.built import built
 from bench.search.diagonal import diagonal
@@ -41,14 +42,6 @@ LENGTHS_S = (1.0, 2.0, 3.0, 5.0, 10.0)
 SNR_DB = (0.0, 5.0, 10.0, 15.0, 20.0, None)
 FEWEST_TRACKS = 2
 BATCH = 16
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Trained weights: the file, and the key under which the store keeps fingerprints made with them."""
-
-    path: Path
-    key: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +65,23 @@ class Answer:
     threshold: float | None
     matches: tuple[Match, ...]
     why: str = ""
+
+
+def settings_for(
+    store: Store, run: str | None, index: str, dataset: str | None, model: str | None, overrides: Sequence[str]
+) -> tuple[RunConfig, str]:
+    """Return a kept run's settings with another index and perhaps other music, and the name of its encoder's plug-in.
+
+    Raises: ConfigError or PluginError if there is no such run, index, data set or setting.
+    """
+    kept = load_settings(store, run)
+    name = model or kept["encoder"]
+    flat = {path: value for path, value in kept.items() if not path.startswith("index.")}
+    if dataset is not None:
+        flat = {path: value for path, value in flat.items() if not path.startswith("music.")}
+        flat["data.dataset"] = dataset
+    flat["eval.indexes"] = [index]
+    return restored(kept["encoder"], registry.load("encoder", name), flat, overrides), name
 
 
 def build(

@@ -19,6 +19,7 @@ from bench.registry import unknown
 from bench.score.decision import crossed
 from bench.score.rows import Row, frame, score
 from bench.store import Store, digest, read_frame, read_json, write_frame, write_json
+from bench.train.loop import WEIGHTS
 from bench.values import Cell
 
 ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
@@ -31,6 +32,14 @@ ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
 HEADLINE_SEQUENCE = "rescore"
 DEGRADED = ("noise", "reverb", "noise_reverb")
 RANDOM_PROJECTION, SHUFFLED_LABELS = "random-projection", "shuffled-labels"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights: the file, and the key under which the store keeps fingerprints made with them."""
+
+    path: Path
+    key: str
 
 
 @dataclass(frozen=True)
@@ -170,6 +179,16 @@ def load_settings(store: Store, run: str | None) -> dict[str, Any]:
     """Return the settings of a kept run by their dotted names. Raises: ConfigError as `load_result`."""
     settings: dict[str, Any] = read_json(kept_run(store, run) / CONFIG)
     return settings
+
+
+def kept_weights(store: Store, run: str | None) -> Weights:
+    """Return the weights that a kept run trained. Raises: ConfigError as `load_result`, or if they are gone."""
+    folder = kept_run(store, run)
+    key = read_json(folder / SUMMARY)["checkpoint"]["key"]
+    path = store.folder("weights", key) / WEIGHTS
+    if not path.is_file():
+        raise ConfigError(f"the weights of the run {folder.name} are not in the store; name a run that trained here")
+    return Weights(path, key)
 
 
 def kept_run(store: Store, run: str | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,9 +44,11 @@ def keeps(plugin: ModuleType, config: Any) -> bool:
 
 
 def index_key(plugin: ModuleType, config: Any, key: str) -> str:
-    """Return the content key of an index."""
+    """Return the content key of an index: settings that only matter when it is asked are not in it."""
     library = getattr(plugin, "LIBRARY", NO_VERSION)
-    return digest(FORMAT, key, registry.source_digest(plugin), config, library, version_of(library))
+    asked = getattr(plugin, "QUERY_SETTINGS", ())
+    of_build = {name: value for name, value in asdict(config).items() if name not in asked}
+    return digest(FORMAT, key, registry.source_digest(plugin), of_build, library, version_of(library))
 
 
 def version_of(distribution: str) -> str:

@@ -18,7 +18,8 @@ class Index(Protocol):
     A plug-in whose index can be kept has two more functions: `save(index, folder)` writes files below an empty
     folder, and `load(config, folder, vectors_ND)` gives the same index back, or raises StoreError if the files are
     not whole. Without them the index is built anew by each process; so it is where `keeps(config)`, if there is one,
-    says that these settings leave nothing to keep. Where a file made to deceive could do harm when it is loaded, the
+    says that these settings leave nothing to keep. `QUERY_SETTINGS` names settings that change no file, only what is
+    asked of it: they need no index of their own. Where a file made to deceive could do harm when it is loaded, the
     plug-in says `TRUSTED_FILES_ONLY = True`: then a catalogue from elsewhere is opened on the user's word alone.
 
     `exact` says that the answer is that of all inner products in float32; an index that keeps codes alone puts its

@@ -14,7 +14,9 @@ dimensions), 1,000 of them as queries: best similarity within another track, and
     other real tracks   0.480  0.554  0.660  0.734  0.822   0.931                 0.706  0.778  0.918
     FLIPPED = 0.17      0.476  0.543  0.639  0.707  0.804   0.929                 0.700  0.768  0.917
     FLIPPED = 0.15      0.476  0.544  0.641  0.710  0.818   0.947                 0.704  0.777  0.932
-    half of all axes    0.474  0.539  0.629  0.690  0.754   0.801                 0.682  0.732  0.794
+    half of all axes *  0.474  0.539  0.629  0.690  0.754   0.801                 0.682  0.732  0.794
+
+(* of 2,000 queries; the row of real tracks then was the same within 0.005 up to 99.9 %.)
 
 Shape legend: N vectors, D dimensions, F reflected axes.
 """

@@ -31,7 +31,7 @@ from bench.evaluate import QUERY_BATCH
 from bench.fingerprint import SHORTEST_QUERY, Embedder, fingerprint_queries, fingerprint_tracks
 from bench.logbook import open_book, provenance
 from bench.machine import cores
-from bench.results import RANDOM_PROJECTION, load_result, load_settings
+from bench.results import RANDOM_PROJECTION, kept_weights, load_result, load_settings
 from bench.score.judge import judge
 from bench.score.statistics import wilson
 from bench.search.crowd import crowd
@@ -39,7 +39,6 @@ from bench.search.own_process import Costs, Outcome, in_own_process
 from bench.search.sequence import rescore
 from bench.store import Store, digest, write_json
 from bench.train import checkpoint
-from bench.train.loop import WEIGHTS
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
 RECORD, PICTURE, VECTORS = "search.json", "search.png", "vectors.npy"
@@ -171,6 +170,11 @@ def measured(
         f"--length must be at most the run's longest query, {max(config.eval.lengths_s):g} s",
         wanted.length_s,
     )
+    require(
+        wanted.vectors >= summary["database_vectors"],
+        f"--vectors must be at least the run's own {summary['database_vectors']}",
+        wanted.vectors,
+    )
     cell = Cell("noise", snr_db=wanted.snr_db)
     real, questions = heard(config, summary, cell, wanted, root, store, progress)
     database = crowd(store, real, wanted.vectors, progress)
@@ -245,12 +249,9 @@ def heard(
 
     Raises: ConfigError if its weights are not in the store, DataError if its audio is not there.
     """
-    key = summary["checkpoint"]["key"]
-    weights = store.folder("weights", key) / WEIGHTS
-    if not weights.is_file():
-        raise ConfigError(f"the weights of the run {summary['run']} are not in the store; name a run that trained here")
+    weights = kept_weights(store, summary["run"])
     encoder = registry.load("encoder", config.encoder).build(config.model)
-    checkpoint.load_weights(encoder, weights)
+    checkpoint.load_weights(encoder, weights.path)
     require(
         wanted.length_s >= SHORTEST_QUERY * encoder.segment_s,
         f"--length must be at least {SHORTEST_QUERY} of the encoder's {encoder.segment_s} s",
@@ -258,7 +259,7 @@ def heard(
     )
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    embedder = Embedder(encoder.to(device).eval(), device, config.eval.precision, key)
+    embedder = Embedder(encoder.to(device).eval(), device, config.eval.precision, weights.key)
     data = prepare_data(config, root, store, progress)
     hop = hop_samples(config.eval)
     database = fingerprint_tracks(store, embedder, data.music, data.music.numbers("test"), hop, progress)

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -8,6 +9,12 @@ from bench import registry
 from bench.search.built import built, index_key
 from bench.search.indexes import exact
 from bench.store import Store
+
+
+@dataclass(frozen=True)
+class Settings:
+    size: int = 1
+    probes: int = 1
 
 
 @pytest.fixture
@@ -32,17 +39,23 @@ def test_an_index_that_can_be_kept_is_built_once_for_each_database_and_setting(
 ) -> None:
     vectors = np.eye(4, dtype=np.float32)
     for key, config, builds in [("a", 1, 1), ("a", 1, 1), ("b", 1, 2), ("a", 2, 3), ("a", 1, 3)]:
-        index = built(Store(tmp_path), keeping, config, vectors, key)
+        index = built(Store(tmp_path), keeping, Settings(config), vectors, key)
         assert index.neighbours(vectors[2:3], 1).tolist() == [[2]]
         assert keeping.builds == builds
 
 
 def test_the_version_of_the_library_is_in_the_key(keeping: ModuleType) -> None:
-    plain = index_key(keeping, None, "a")
+    plain = index_key(keeping, Settings(), "a")
     keeping.LIBRARY = "numpy"  # type: ignore[attr-defined]
-    with_numpy = index_key(keeping, None, "a")
+    with_numpy = index_key(keeping, Settings(), "a")
     keeping.LIBRARY = "no-such-library"  # type: ignore[attr-defined]
-    assert len({plain, with_numpy, index_key(keeping, None, "a")}) == 3
+    assert len({plain, with_numpy, index_key(keeping, Settings(), "a")}) == 3
+
+
+def test_settings_that_only_queries_feel_need_no_index_of_their_own(keeping: ModuleType) -> None:
+    keeping.QUERY_SETTINGS = ("probes",)  # type: ignore[attr-defined]
+    plain = index_key(keeping, Settings(), "a")
+    assert index_key(keeping, Settings(probes=2), "a") == plain != index_key(keeping, Settings(size=2), "a")
 
 
 def test_an_index_that_cannot_be_kept_leaves_nothing_in_the_store(tmp_path: Path) -> None:
@@ -53,8 +66,8 @@ def test_an_index_that_cannot_be_kept_leaves_nothing_in_the_store(tmp_path: Path
 
 
 def test_settings_that_leave_nothing_to_keep_are_built_anew(tmp_path: Path, keeping: ModuleType) -> None:
-    keeping.keeps = lambda config: config == 1  # type: ignore[attr-defined]
+    keeping.keeps = lambda config: config.size == 1  # type: ignore[attr-defined]
     vectors = np.eye(4, dtype=np.float32)
     for config, builds in [(1, 1), (1, 1), (2, 2), (2, 3)]:
-        built(Store(tmp_path), keeping, config, vectors, "a")
+        built(Store(tmp_path), keeping, Settings(config), vectors, "a")
         assert keeping.builds == builds

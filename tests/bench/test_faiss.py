@@ -220,6 +220,26 @@ def test_loaded_index_answers_as_the_saved_one(config: Config, tmp_path: Path) -
     assert (again.exact, again.num_bytes) == (index.exact, index.num_bytes)
 
 
+@pytest.mark.parametrize(
+    ("config", "fewer"),
+    [
+        (KINDS["ivf-flat"], {"nprobe": 1}),
+        (KINDS["ivf-pq-refine"], {"refine_factor": 1}),
+        (KINDS["hnsw"], {"ef_search": 1}),
+    ],
+    ids=["nprobe", "refine_factor", "ef_search"],
+)
+def test_what_only_queries_feel_is_asked_of_the_index_that_was_saved_with_other_values(
+    config: Config, fewer: dict[str, int], tmp_path: Path
+) -> None:
+    vectors, queries = clustered(700)
+    save(build(config, vectors), tmp_path)
+    other = replace(config, **fewer)
+    found = load(other, tmp_path, vectors).neighbours(queries, 8)
+    np.testing.assert_array_equal(found, build(other, vectors).neighbours(queries, 8))
+    assert (found != build(config, vectors).neighbours(queries, 8)).any()
+
+
 @every_kind
 def test_file_that_is_cut_off_anywhere_is_refused(config: Config, tmp_path: Path) -> None:
     vectors, _ = clustered(300)

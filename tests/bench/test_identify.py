@@ -16,7 +16,8 @@ from bench import catalogue, config, identify, registry
 from bench.audio.decode import decode
 from bench.catalogue import ABOUT, TRACKS, VECTORS, WEIGHTS, Catalogue, Limit, neighbours, read
 from bench.errors import ConfigError, DataError
-from bench.identify import Weights, build
+from bench.identify import build
+from bench.results import Weights
 from bench.store import Store
 from bench.train import checkpoint
 from bench.values import RATE_HZ

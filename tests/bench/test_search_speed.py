@@ -13,10 +13,11 @@ import pytest
 
 from bench import registry
 from bench.errors import ConfigError, PluginError
+from bench.results import SUMMARY
 from bench.search import speed
 from bench.search.own_process import in_own_process
 from bench.search.speed import Asked, Questions, Wanted, asked, compared, recall, settings_of
-from bench.store import Store
+from bench.store import Store, write_json
 from bench.values import Fingerprints, no_progress
 
 TRACKS, LENGTH, DIM, SEGMENTS, HOP = 5, 20, 16, 4, 1_600
@@ -181,10 +182,11 @@ def test_without_brute_force_there_is_nothing_to_compare_with(
 def test_presets_are_rows_and_brute_force_is_first(plugin: str) -> None:
     rows = asked(["falconn", plugin], [])
     assert [(row.index, row.preset) for row in rows] == [
-        ("exact", ""), ("falconn", ""), (plugin, "good"), (plugin, "wrong"),
+        ("exact", ""), ("falconn", "singh"), ("falconn", "singh-hyperplane"), (plugin, "good"), (plugin, "wrong"),
     ]  # fmt: skip
     assert [row.preset for row in asked([f"{plugin}:wrong"], [])] == ["", "wrong"]
-    assert [(row.index, row.preset) for row in asked(["falconn", "falconn"], [])] == [("exact", ""), ("falconn", "")]
+    assert [row.preset for row in asked(["falconn:singh", "falconn:singh"], [])] == ["", "singh"]
+    assert [row.preset for row in asked(["exact"], [])] == ["fp32", "fp16", "int8"]
 
 
 def test_brute_force_is_measured_once_under_the_name_of_its_preset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +194,7 @@ def test_brute_force_is_measured_once_under_the_name_of_its_preset(monkeypatch: 
     presets = {"here": exact.Config(device="cpu"), "plain": exact.Config()}
     monkeypatch.setattr(exact, "presets", lambda: presets, raising=False)
     assert [row.preset for row in asked(["exact"], [])] == ["plain", "here"]
-    assert [row.preset for row in asked(["falconn"], [])] == ["", ""]
+    assert [row.preset for row in asked(["falconn:singh"], [])] == ["", "singh"]
     monkeypatch.delattr(exact, "presets")
     assert [row.preset for row in asked(["exact"], [])] == [""]
 
@@ -263,7 +265,9 @@ def test_measurement_is_kept_drawn_and_logged(
 ) -> None:  # fmt: skip
     encoder = registry.load("encoder", "random-projection")
     config = speed.resolve("random-projection", encoder, "tiny")
-    monkeypatch.setattr(speed, "load_result", lambda *_: Loaded({"run": "abcdef12", "encoder": "mine"}))
+    monkeypatch.setattr(
+        speed, "load_result", lambda *_: Loaded({"run": "abcdef12", "encoder": "mine", "database_vectors": 100})
+    )
     monkeypatch.setattr(speed, "settings_of", lambda *_: config)
     monkeypatch.setattr(speed, "heard", lambda *_: (database[0], questions))
     logged: dict[str, float] = {}
@@ -283,9 +287,7 @@ def test_measurement_is_kept_drawn_and_logged(
     assert logged["exact/bytes_per_vector"] == DIM * 4
 
 
-def test_wishes_that_cannot_be_met_are_said_before_any_work(
-    tmp_path: Path, database: tuple[Fingerprints, Path], questions: Questions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wishes_that_cannot_be_met_are_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="--top-k must be >= 1, got 0"):
         wanted(top_k=0)
     with pytest.raises(ConfigError, match="--queries must be >= 1, got 0"):
@@ -297,12 +299,14 @@ def test_wishes_that_cannot_be_met_are_said_before_any_work(
     with pytest.raises(ConfigError, match="no finished run"):
         go(wanted())
     config = speed.resolve("random-projection", registry.load("encoder", "random-projection"), "tiny")
-    monkeypatch.setattr(speed, "load_result", lambda *_: Loaded({"run": "aa", "checkpoint": {"key": "bb"}}))
+    summary = {"run": "aa", "checkpoint": {"key": "bb"}, "database_vectors": 100}
+    (tmp_path / "runs" / "aa").mkdir(parents=True)
+    write_json(tmp_path / "runs" / "aa" / SUMMARY, summary)
+    monkeypatch.setattr(speed, "load_result", lambda *_: Loaded(summary))
     monkeypatch.setattr(speed, "settings_of", lambda *_: config)
     with pytest.raises(ConfigError, match="--length must be at most the run's longest query"):
         go(wanted(length_s=100.0))
     with pytest.raises(ConfigError, match="the weights of the run aa are not in the store"):
         go(wanted())
-    monkeypatch.setattr(speed, "heard", lambda *_: (database[0], questions))
-    with pytest.raises(ConfigError, match="at least the 100 real vectors, got 99"):
+    with pytest.raises(ConfigError, match="--vectors must be at least the run's own 100, got 99"):
         go(wanted(vectors=99))

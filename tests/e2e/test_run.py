@@ -15,7 +15,9 @@ from pathlib import Path
 import jsonschema
 import pandas as pd
 import pytest
+import soundfile
 
+from bench.audio.pcm import open_corpus
 from bench.results import ROWS, load_result
 from bench.score.rows import schema
 from bench.speed import read_speed
@@ -308,3 +310,23 @@ def test_speed_is_told_by_part_with_the_floor_and_as_a_ratio(kind: str, prepared
     assert "times faster" in again.stdout and "times the other's" in again.stdout
     wrong = bench(*told, "--against", str(prepared / "absent.json"))
     assert wrong.returncode == 2 and "absent.json is no record of `bench speed`" in wrong.stderr
+
+
+def test_a_recording_is_identified_and_one_that_cannot_be_heard_is_named(finished: Path, tmp_path: Path) -> None:
+    catalogue = str(tmp_path / "songs")
+    made = bench("index", "build", catalogue, "--store", str(finished), "--test-side")
+    assert made.returncode == 0, made.stderr
+    corpora = (open_corpus(path.parent) for path in (finished / "pcm").glob("*/manifest.parquet"))
+    music = max(corpora, key=lambda corpus: int((corpus.tracks["split"] == "test").sum()))
+    track = int(music.numbers("test")[1])
+    soundfile.write(tmp_path / "heard.wav", music.read(track, 16_000, 64_000), 16_000)
+    (tmp_path / "text.wav").write_text("no audio")
+    asked = ("identify", str(tmp_path / "text.wav"), str(tmp_path / "heard.wav"), "--index", catalogue)
+    answered = bench(*asked, "--format", "json")
+    assert answered.returncode == 2 and "text.wav" in answered.stderr and "Traceback" not in answered.stderr
+    best = json.loads(answered.stdout)[0]
+    assert best["id"] == music.tracks["id"].iloc[track] and best["start_s"] == 1.0
+    assert "pieces recognised" in bench(*asked).stdout
+    assert "accepted from" in bench("index", "info", catalogue).stdout
+    again = bench("index", "build", catalogue, "--store", str(finished))
+    assert again.returncode == 2 and "exists already" in again.stderr

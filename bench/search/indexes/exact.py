@@ -41,6 +41,7 @@ SOURCE = "own definition"
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
 CODES = "codes.npy"
+QUERY_SETTINGS = ("device", "spare")
 LARGEST_CODE = 127
 BLOCK_CODED = 65_536  # vectors read at a time to make codes
 MARGIN = 8  # candidates that even one neighbour has beside it: rounding may put some before it
@@ -83,6 +84,11 @@ class Tiles:
 # On the CPU a tile stays in the third-level cache. On a GPU large groups halve the sorting and no tile need be small;
 # its sizes are reasoned, not measured.
 TILES = {"cpu": Tiles(128, 1 << 22, 64, 1 << 24), "cuda": Tiles(512, 1 << 30, 128, 1 << 30)}
+
+
+def presets() -> dict[str, Config]:
+    """Return a setting for each kind of numbers."""
+    return {"fp32": Config(), "fp16": Config(storage="fp16"), "int8": Config(storage="int8")}
 
 
 def build(config: Config, vectors_ND: Floats) -> Exact:

@@ -36,6 +36,7 @@ LIBRARY = "faiss-cpu"
 TRUSTED_FILES_ONLY = True  # FAISS takes sizes from the file, and warns that one made to deceive can do anything
 
 FILE = "index.faiss"
+QUERY_SETTINGS = ("nprobe", "ef_search", "refine_factor")
 BLOCK_VECTORS = 65_536
 MOST_BITS = 16  # 65,536 centroids of each part: as many training vectors are needed
 ROUNDING = 1e-6  # of a similarity: sums in another order differ by less
@@ -144,6 +145,7 @@ def load(config: Config, folder: Path, vectors_ND: Floats) -> Faiss:
     ):
         if found != right:
             raise StoreError(f"{path} is of another index ({what}: {found}, wanted {right}); {remedy}")
+    _ask_as(config, index)
     return Faiss(index, exact=config.kind == "flat")
 
 
@@ -202,7 +204,8 @@ def _empty(library: Any, config: Config, num_vectors: int, dim: int) -> Any:
     if config.kind == "hnsw":
         index = library.IndexHNSWFlat(dim, config.hnsw_m, library.METRIC_INNER_PRODUCT)
         index.hnsw.rng = library.RandomGenerator(config.seed)
-        index.hnsw.efConstruction, index.hnsw.efSearch = config.ef_construction, config.ef_search
+        index.hnsw.efConstruction = config.ef_construction
+        _ask_as(config, index)
         return index
     metric = library.METRIC_L2 if config.metric == "l2" else library.METRIC_INNER_PRODUCT
     centres = library.IndexFlat(dim, metric)
@@ -215,8 +218,18 @@ def _empty(library: Any, config: Config, num_vectors: int, dim: int) -> Any:
     for part in trained:
         part.cp.seed = config.seed
         part.cp.min_points_per_centroid = 1  # it warns of fewer than 39, on the standard error of its own
-    index.nprobe = config.nprobe
+    _ask_as(config, index)
     return index
+
+
+def _ask_as(config: Config, index: Any) -> None:
+    """Set what only matters to queries (QUERY_SETTINGS); the index may have been saved with other values."""
+    if config.kind == "hnsw":
+        index.hnsw.efSearch = config.ef_search
+    elif config.kind != "flat":
+        index.nprobe = config.nprobe
+    if config.kind == "ivf-pq-refine":
+        index.k_factor = config.refine_factor
 
 
 def _coded(library: Any, config: Config, centres: Any, nlist: int, metric: int) -> tuple[Any, list[Any]]:
@@ -230,7 +243,6 @@ def _coded(library: Any, config: Config, centres: Any, nlist: int, metric: int) 
     index = library.IndexIVFPQR(
         centres, dim, nlist, parts, config.bits, config.refine_sub_quantisers, config.refine_bits
     )
-    index.k_factor = config.refine_factor
     return index, [index, index.pq, index.refine_pq]
 
 

@@ -47,6 +47,11 @@ class Config:
             raise ConfigError(f"falconn: probes must be >= tables ({self.tables}), got {self.probes}")
 
 
+def presets() -> dict[str, Config]:
+    """Return the published settings with either hash family, as the paper names none."""
+    return {"singh": Config(), "singh-hyperplane": Config(family="hyperplane")}
+
+
 def build(config: Config, vectors_ND: Floats) -> Falconn:
     """Return the index, its tables built now (it cannot be saved; the same seed gives the same tables).
 
