@@ -33,6 +33,7 @@ KINDS = {
     "encoder": Kind("bench.models", "bench.encoders", ("Config", "build")),
     "dataset": Kind("bench.datasets", "bench.datasets", ("Config", "build", "KIND")),
     "index": Kind("bench.search.indexes", "bench.indexes", ("Config", "build")),
+    "aligner": Kind("bench.align.aligners", "bench.aligners", ("Config", "build", "HEARS")),
     "report": Kind("bench.reports", "bench.reports", ("render",)),
 }
 
