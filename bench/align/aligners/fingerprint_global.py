@@ -1,0 +1,77 @@
+"""One lag for the whole recording: the report's models #1 (hop 100 ms) and #4 (50 ms), as far as the lag goes.
+
+Shape legend: N vectors, D dimensions, L lags, K keypoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.align.contract import Ears, Pair, TimeMap, rising
+from bench.align.lags import band, best_lag, half, mean_scores, most_lag
+from bench.config import require
+from bench.values import Progress
+
+CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"
+LICENSE = "MIT"
+SOURCE = "section 3.2, equation 2"
+HEARS = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. `hop_ms` is the time between two vectors, and the grain of the answer."""
+
+    hop_ms: float = 100.0
+
+    def __post_init__(self) -> None:
+        require(10 <= self.hop_ms <= 1_000, "fingerprint-global: hop_ms must be from 10 to 1000", self.hop_ms)
+
+
+def presets() -> dict[str, Config]:
+    """Return the settings of the report's models that use it."""
+    return {"report-1": Config(), "report-4": Config(hop_ms=50.0)}
+
+
+def build(config: Config) -> GlobalLag:
+    """Return the aligner."""
+    return GlobalLag(config)
+
+
+@dataclass(frozen=True)
+class GlobalLag:
+    """The lag at which both sequences are most alike on average."""
+
+    config: Config
+
+    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+        """See `bench.align.contract.Aligner`."""
+        assert ears is not None
+        hop_s = self.config.hop_ms / 1000
+        vectors0_ND, vectors1_ND = ears(pair, hop_s)
+        if not len(vectors0_ND) or not len(vectors1_ND):
+            return shifted(pair, 0.0, 0.0)
+        band_NL = band(vectors0_ND, vectors1_ND, most_lag(pair.max_lag_s, hop_s))
+        score_L = mean_scores(band_NL, half(vectors0_ND, vectors1_ND))
+        return shifted(pair, float(best_lag(score_L)) * hop_s, margin(score_L))
+
+
+def shifted(pair: Pair, lag_s: float, confidence: float) -> TimeMap:
+    """Return a map of one lag, which the report clips into the other recording."""
+    time0_K = pair.keypoints
+    time1_K = np.clip(time0_K + lag_s, 0.0, pair.durations_s[1])
+    return TimeMap(time0_K, rising(time1_K), np.full(len(time0_K), confidence))
+
+
+def margin(score_L: np.ndarray) -> float:
+    """Return how far the best score stands out of all, 0 to 1: (best - median) / (1 - median).
+
+    The report gives no confidence; scores are means of cosines, so that 1 is the most there is.
+    """
+    there = score_L[np.isfinite(score_L)]
+    if not len(there):
+        return 0.0
+    middle = float(np.median(there))
+    return float(np.clip((there.max() - middle) / max(1 - middle, 1e-6), 0, 1))

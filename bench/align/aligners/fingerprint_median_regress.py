@@ -1,0 +1,88 @@
+"""The median lag, and a straight line through what is left: the report's model #2.
+
+Shape legend: K keypoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.align.aligners.fingerprint_median import agreement, local_lags_s
+from bench.align.contract import Ears, Pair, Seconds, TimeMap, rising
+from bench.config import require
+from bench.values import Progress
+
+CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"
+LICENSE = "MIT"
+SOURCE = "section 3.3, equation 3; Huber regression as scikit-learn's defaults, for the report gives none"
+HEARS = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. A line steeper than `max_slope` (s/s) is not believed.
+
+    The report's 0.05 allows 5.75 s of drift in 115 s, more than its recordings can have; clocks drift by 1e-5 to 1e-4.
+    """
+
+    hop_ms: float = 100.0
+    window_s: float = 20.0
+    max_slope: float = 0.05
+    epsilon: float = 1.35
+    alpha: float = 1e-4
+    max_iter: int = 100
+
+    def __post_init__(self) -> None:
+        name = "fingerprint-median-regress"
+        require(10 <= self.hop_ms <= 1_000, f"{name}: hop_ms must be from 10 to 1000", self.hop_ms)
+        require(self.window_s > 0, f"{name}: window_s must be > 0; the report has 20", self.window_s)
+        require(0 <= self.max_slope < 1, f"{name}: max_slope must be from 0 to below 1", self.max_slope)
+        require(self.epsilon >= 1, f"{name}: epsilon must be >= 1; 1.35 is usual", self.epsilon)
+        require(self.alpha >= 0, f"{name}: alpha must be >= 0", self.alpha)
+        require(self.max_iter >= 1, f"{name}: max_iter must be >= 1", self.max_iter)
+
+
+def presets() -> dict[str, Config]:
+    """Return the report's settings, and a limit of the slope that clocks keep."""
+    return {"report-2": Config(), "clocks": Config(max_slope=0.005)}
+
+
+def build(config: Config) -> MedianLine:
+    """Return the aligner."""
+    return MedianLine(config)
+
+
+@dataclass(frozen=True)
+class MedianLine:
+    """The median lag and the drift around it."""
+
+    config: Config
+
+    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+        """See `bench.align.contract.Aligner`."""
+        assert ears is not None
+        hop_s = self.config.hop_ms / 1000
+        time0_K = pair.keypoints
+        lag_K = local_lags_s(pair, ears, hop_s, self.config.window_s)
+        median_s = float(np.median(lag_K))
+        slope, intercept_s = huber_line(time0_K, lag_K - median_s, self.config)
+        drift_K = slope * time0_K + intercept_s if abs(slope) <= self.config.max_slope else np.zeros(len(time0_K))
+        time1_K = np.clip(time0_K + median_s + drift_K, 0.0, pair.durations_s[1])
+        confidence = agreement(lag_K - drift_K, hop_s)
+        return TimeMap(time0_K, rising(time1_K), np.full(len(time0_K), confidence))
+
+
+def huber_line(time_K: Seconds, residual_K: Seconds, config: Config) -> tuple[float, float]:
+    """Return slope (s/s) and intercept (s) of a line that outliers pull little; flat where two points are too few."""
+    from sklearn.linear_model import HuberRegressor  # slow to import
+
+    if len(time_K) < 2 or not residual_K.any():
+        return 0.0, 0.0
+    line = HuberRegressor(epsilon=config.epsilon, alpha=config.alpha, max_iter=config.max_iter)
+    try:
+        line.fit(time_K[:, None], residual_K)
+    except ValueError:  # it did not converge; the report falls back to no line as well
+        return 0.0, 0.0
+    return float(line.coef_[0]), float(line.intercept_)

@@ -1,0 +1,177 @@
+"""Ours: a path of fingerprints, smoothed to a clock, refined by the waves themselves.
+
+1. Coarse. Fingerprints less their channel's mean: what is always there (wind, a hum) is alike at every lag, and
+   says nothing. A segment like that mean has next to no length left, and so no vote. The best path through the scores
+   of all moments and lags may change its lag a little from second to second, and pays for it.
+2. Smooth. A clock's lag bends slowly: a curve through the path, moved to the tops of the scores, robustly.
+3. Fine. The correlation of the waves along that curve, within a hop of it, twice: first blurred, as the curve may be
+   off by milliseconds, then sharp. A knot has a say if its peak stands out; where none does, the coarse curve stays.
+
+Confidence is that of the coarse path against paths through the same recording where nothing can match (its vectors
+moved by more than the largest lag), and is raised by peaks of waves.
+
+Shape legend: N vectors, D dimensions, L lags, K knots, B blinds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import uniform_filter1d
+
+from bench.align.contract import SPACING_S, Ears, Pair, Seconds, TimeMap, rising
+from bench.align.lags import band, most_lag, window_scores
+from bench.align.refine import Peaks, peaks, top
+from bench.align.smooth import smooth
+from bench.align.viterbi import best_path
+from bench.config import require
+from bench.values import Floats, Ints, Progress
+
+CITE = ""
+LICENSE = "MIT"
+SOURCE = "own definition"
+HEARS = True
+
+BLINDS = 8
+SURE = 3.0  # deviations above blind paths that mean a confidence of one half
+STANDS_OUT = 6.0  # a peak of the waves; unlike sounds reach about 4.5
+MOST_HEIGHT = 30.0  # the most weight of a knot
+COARSE_WEIGHT = 0.02
+ENOUGH = 4.0  # a quarter of the knots within a bend heard makes sure
+PASSES_S = ((0.0, 0.004), (0.008, 0.0))  # reach (0: a hop and a fifth) and blur of each pass
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. `hop_ms` is the time between two vectors; `window_s` what a moment's score is averaged over.
+
+    `penalty` is what a change of lag by one hop from one second to the next costs, in deviations of scores;
+    `bend_s` the swing of a clock that is still followed: half of it is kept. `fine_window_s` is what a correlation of
+    waves averages; `refine = false` leaves the waves out.
+    """
+
+    hop_ms: float = 100.0
+    window_s: float = 5.0
+    penalty: float = 4.0
+    bend_s: float = 25.0
+    fine_window_s: float = 4.0
+    refine: bool = True
+
+    def __post_init__(self) -> None:
+        require(10 <= self.hop_ms <= 1_000, "fingerprint-path: hop_ms must be from 10 to 1000", self.hop_ms)
+        require(self.window_s > 0, "fingerprint-path: window_s must be > 0", self.window_s)
+        require(self.penalty >= 0, "fingerprint-path: penalty must be >= 0", self.penalty)
+        require(self.bend_s > 0, "fingerprint-path: bend_s must be > 0", self.bend_s)
+        require(self.fine_window_s >= 0.5, "fingerprint-path: fine_window_s must be >= 0.5", self.fine_window_s)
+
+
+def build(config: Config) -> Path:
+    """Return the aligner."""
+    return Path(config)
+
+
+@dataclass(frozen=True)
+class Path:
+    """See the top of the file."""
+
+    config: Config
+
+    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+        """See `bench.align.contract.Aligner`."""
+        assert ears is not None
+        knot_K = pair.keypoints
+        lag_K, confidence_K = self.coarse(pair, ears)
+        if self.config.refine:
+            lag_K, confidence_K = self.refined(pair, lag_K, confidence_K, progress)
+        time1_K = np.clip(knot_K + lag_K, 0.0, pair.durations_s[1])
+        return TimeMap(knot_K, rising(time1_K), confidence_K)
+
+    def coarse(self, pair: Pair, ears: Ears) -> tuple[Seconds, Seconds]:
+        """Return lag and confidence (K,) by fingerprints alone."""
+        hop_s, knot_K = self.config.hop_ms / 1000, pair.keypoints
+        vectors0_ND, vectors1_ND = (informative(vectors_ND) for vectors_ND in ears(pair, hop_s))
+        if min(len(vectors0_ND), len(vectors1_ND)) < 2:
+            return np.zeros(len(knot_K)), np.zeros(len(knot_K))
+        most = most_lag(pair.max_lag_s, hop_s)
+        # A vector tells of the middle of its segment.
+        at_K = np.clip(knot_K - ears.segment_s / 2, 0, (len(vectors0_ND) - 1) * hop_s)
+        score_KL = self._scores(vectors0_ND, vectors1_ND, most, at_K)
+        column_K = best_path(score_KL, self.config.penalty, 1)
+        lag_K = (column_K - most + _tops(score_KL, column_K)) * hop_s
+        height_K = score_KL[np.arange(len(column_K)), column_K]
+        curve_K = smooth(lag_K, np.clip(height_K, 0.05, None), SPACING_S, self.config.bend_s)
+        blind_B = self._blind(vectors0_ND, vectors1_ND, most, at_K)
+        spread = max(float(blind_B.std()), 0.1)
+        sure = _half_at((float(height_K.mean()) - float(blind_B.mean())) / spread, SURE)
+        return curve_K, np.full(len(knot_K), sure)
+
+    def refined(self, pair: Pair, lag_K: Seconds, confidence_K: Seconds, progress: Progress) -> tuple[Seconds, Seconds]:
+        """Return lag and confidence (K,) after the waves were correlated along the curve."""
+        knot_K, found_K = pair.keypoints, lag_K
+        height_K = np.zeros(len(knot_K))
+        for step, (reach_s, blur_s) in enumerate(PASSES_S):
+            progress("refining", step, len(PASSES_S))
+            reach_s = reach_s or 1.2 * self.config.hop_ms / 1000
+            found = peaks(pair, knot_K, found_K, reach_s, self.config.fine_window_s, blur_s)
+            beside_K, height_K = top(found, _along(found, blur_s))
+            heard_K = height_K >= STANDS_OUT
+            # Where no peak stands out the coarse lag has a small say: in a long silence it is all there is.
+            weight_K = np.where(heard_K, np.minimum(height_K, MOST_HEIGHT), COARSE_WEIGHT)
+            found_K = smooth(np.where(heard_K, found_K + beside_K, lag_K), weight_K, SPACING_S, self.config.bend_s)
+        progress("refining", len(PASSES_S), len(PASSES_S))
+        share_K = uniform_filter1d(heard_K.astype(np.float64), 2 * round(self.config.bend_s / 2) + 1, mode="nearest")
+        return found_K, 1 - (1 - confidence_K) * (1 - np.minimum(1.0, ENOUGH * share_K))
+
+    def _scores(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> Floats:
+        """Return how far each lag stands out at each keypoint (K, L), in deviations over the whole recording."""
+        band_NL = band(vectors0_ND, vectors1_ND, most)
+        score_KL = window_scores(band_NL, self.config.hop_ms / 1000, at_K, self.config.window_s)
+        there_KL = np.isfinite(score_KL)
+        off_KL = np.where(there_KL, score_KL, np.nan)
+        off_KL -= np.nanmedian(off_KL, axis=1, keepdims=True)
+        scale = 1.4826 * float(np.nanmedian(np.abs(off_KL)))
+        return np.where(there_KL, off_KL / max(scale, 1e-6), 0.0).astype(np.float32)
+
+    def _blind(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> npt.NDArray[np.float64]:
+        """Return the mean heights (B,) of the best paths where the other channel is moved out of reach."""
+        found = []
+        for turn in np.linspace(0, len(vectors1_ND), BLINDS + 2)[1:-1].astype(np.int64):
+            score_KL = self._scores(vectors0_ND, np.roll(vectors1_ND, turn, axis=0)[::-1], most, at_K)
+            column_K = best_path(score_KL, self.config.penalty, 1)
+            found.append(score_KL[np.arange(len(column_K)), column_K].mean())
+        return np.array(found)
+
+
+def informative(vectors_ND: Floats) -> Floats:
+    """Return vectors less their mean: the more a moment differs from all others, the longer."""
+    if not len(vectors_ND):
+        return vectors_ND
+    off_ND: Floats = vectors_ND - vectors_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return off_ND
+
+
+def _tops(score_KL: Floats, column_K: Ints) -> Seconds:
+    """Return by how much of a hop the tops of parabolas lie beside these columns (K,), between -0.5 and 0.5."""
+    found = Peaks(np.arange(score_KL.shape[1], dtype=np.float64), score_KL)
+    return np.clip(top(found, column_K)[0] - column_K, -0.5, 0.5)
+
+
+def _along(found: Peaks, blur_s: float) -> Ints:
+    """Return the columns of the best path through correlations: a clock's lag does not jump from second to second."""
+    step_s = found.around_L[1] - found.around_L[0]
+    ms = max(1, round(0.001 / step_s))
+    # Roots, so that no single loud moment outvotes the rest; then to the nearest top, for the path cuts corners.
+    column_K = best_path(np.sqrt(np.maximum(found.height_KL, 0)), 0.5 / ms, 15 * ms)
+    near_KW = np.clip(column_K[:, None] + np.arange(-ms, ms + 1), 0, found.height_KL.shape[1] - 1)
+    best: Ints = np.take_along_axis(
+        near_KW, np.take_along_axis(found.height_KL, near_KW, axis=1).argmax(axis=1)[:, None], axis=1
+    )[:, 0]
+    return best
+
+
+def _half_at(value: npt.NDArray[np.float64] | float, middle: float) -> npt.NDArray[np.float64]:
+    """Return a confidence between 0 and 1 that is one half at `middle`."""
+    logistic: npt.NDArray[np.float64] = 1 / (1 + np.exp(-(np.asarray(value, dtype=np.float64) - middle)))
+    return logistic
