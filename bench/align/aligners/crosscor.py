@@ -1,0 +1,125 @@
+"""The challenge's baseline of 2025 without learning: of all candidate lines the one whose mel spectrograms agree best.
+
+Each keypoint has a window of a second in either channel. A line's score is the mean over its keypoints of the mean
+product of the two windows' mel power spectrograms, element by element.
+
+The published code cuts the window of channel 0 from the file's beginning instead of the keypoint, and then both to
+their common length: every keypoint compares the first second of channel 0. `slice_defect` does the same, and is off
+by default: the preset `published` has it on.
+
+DEVIATION: at 16 kHz, not at the recordings' own rate, as everything in the suite is.
+DEVIATION: a window that a recording's end cuts short is filled with silence before the spectrogram, and its mean
+taken over the frames that begin in both; there the shorter wave itself is mirrored at its end. Keypoints without any
+common sample are left out.
+
+Shape legend: C candidates, K keypoints, T samples, M mel bands, W frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from bench.align.aligners.nosync import unmoved
+from bench.align.candidates import candidates, inside, standing_out, windows
+from bench.align.contract import Ears, Pair, Seconds, TimeMap
+from bench.config import require
+from bench.values import RATE_HZ, Ints, Progress
+
+HEARS = False
+CITE = "BioDCASE challenge 2025, Task 1, baseline crosscor"
+LICENSE = "MIT"
+SOURCE = "own writing of the published algorithm"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the mel spectrogram in samples and bands, and of the window in seconds; see the module's text."""
+
+    window_s: float = 1.0
+    num_fft: int = 2048
+    hop: int = 512
+    num_bands: int = 128
+    slice_defect: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.window_s * RATE_HZ > self.num_fft / 2, "window_s must be over half of num_fft", self.window_s)
+        require(0 < self.hop <= self.num_fft, "hop must be between 1 and num_fft", self.hop)
+        require(self.num_bands > 0, "num_bands must be > 0", self.num_bands)
+
+
+def presets() -> dict[str, Config]:
+    """Return the algorithm as it was meant, and as it was published."""
+    return {"correct": Config(), "published": Config(slice_defect=True)}
+
+
+def build(config: Config) -> CrossCor:
+    """Return the aligner."""
+    return CrossCor(config)
+
+
+@dataclass(frozen=True)
+class CrossCor:
+    """Tries every candidate at every keypoint. Cost: 70 spectrograms of a second for each second of a recording."""
+
+    config: Config
+
+    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+        """Return the best line; its confidence is how far the cosine of its spectrograms is above that of all lines."""
+        time0_K = pair.keypoints
+        time1_CK = candidates(time0_K, pair.durations_s[0], pair.max_lag_s)
+        product_CK, cosine_CK = self._agreement(pair, time0_K, time1_CK, progress)
+        used_CK = inside(time1_CK) & np.isfinite(product_CK)
+        score_C, cosine_C = _means(product_CK, used_CK), _means(cosine_CK, used_CK)
+        best = int(score_C.argmax()) if len(time0_K) else 0
+        if not len(time0_K) or score_C[best] <= 0:
+            return unmoved(pair)
+        return TimeMap(time0_K, time1_CK[best], np.full(len(time0_K), standing_out(cosine_C, best)))
+
+    def _agreement(
+        self, pair: Pair, time0_K: Seconds, time1_CK: Seconds, progress: Progress
+    ) -> tuple[Seconds, Seconds]:
+        """Return mean product and cosine of the spectrograms of each candidate's windows, (C, K); NaN where none is."""
+        mel = _mel(self.config)
+        product_CK, cosine_CK = np.full((2, *time1_CK.shape), np.nan)
+        for k in range(len(time0_K)):
+            progress("crosscor", k, len(time0_K))
+            first0 = 0 if self.config.slice_defect else round(time0_K[k] * RATE_HZ)
+            first1_C = np.rint(time1_CK[:, k] * RATE_HZ).astype(np.int64)
+            product_CK[:, k], cosine_CK[:, k] = _products(self.config, mel, pair, first0, first1_C)
+        progress("crosscor", len(time0_K), len(time0_K))
+        return product_CK, cosine_CK
+
+
+@torch.inference_mode()
+def _products(config: Config, mel: nn.Module, pair: Pair, first0: int, first1_C: Ints) -> tuple[Seconds, Seconds]:
+    """Return mean product and cosine (C,) of one window of channel 0 with windows of channel 1, NaN of no sample."""
+    num_samples = round(config.window_s * RATE_HZ)
+    shared_C = np.minimum(len(pair.wave1_T) - first1_C, len(pair.wave0_T) - first0).clip(0, num_samples)
+    num_frames_C = torch.from_numpy(np.where(shared_C > 0, shared_C // config.hop + 1, 0))
+    one_MW = mel(torch.from_numpy(windows(pair.wave0_T, np.array([first0]), num_samples)))[0]
+    each_CMW = mel(torch.from_numpy(windows(pair.wave1_T, first1_C, num_samples)))
+    heard_CW = torch.arange(one_MW.shape[1]) < num_frames_C[:, None]
+    each_CMW *= heard_CW[:, None]
+    sum_C = torch.einsum("mw,cmw->c", one_MW, each_CMW)
+    norm0_C = torch.einsum("mw,cw->c", one_MW.square(), heard_CW.float()).sqrt()
+    norm_C = (norm0_C * each_CMW.square().sum((1, 2)).sqrt()).clamp_min(torch.finfo(torch.float32).tiny)
+    mean_C = sum_C / (num_frames_C * config.num_bands)  # 0 / 0 where nothing is shared
+    cosine_C = torch.where(num_frames_C > 0, sum_C / norm_C, torch.nan)
+    return mean_C.double().numpy(), cosine_C.double().numpy()
+
+
+def _means(value_CK: Seconds, used_CK: npt.NDArray[np.bool_]) -> Seconds:
+    """Return the mean of each row over what is used of it, 0 where nothing is."""
+    return np.where(used_CK, value_CK, 0.0).sum(axis=1) / used_CK.sum(axis=1).clip(1)
+
+
+def _mel(config: Config) -> nn.Module:
+    from torchaudio.transforms import MelSpectrogram
+
+    mel: nn.Module = MelSpectrogram(RATE_HZ, n_fft=config.num_fft, hop_length=config.hop, n_mels=config.num_bands)
+    return mel
