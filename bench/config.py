@@ -85,12 +85,37 @@ class Transforms:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """How many sources sound at once in a training pair, and their gains as factors of amplitude.
+
+    The anchor is the sum of K sources, each times a gain; the positive has the same sources with new gains, of
+    which 0 to K - 1 are muted, each up to `train.offset_ms` away by itself. With (1, 1) nothing is mixed.
+    Source: the BioDCASE report, equation 1 and table 1. It gives neither K nor how many are muted.
+    """
+
+    sources: tuple[int, int] = (1, 1)
+    gain: tuple[float, float] = (0.2, 5.0)
+
+    def __post_init__(self) -> None:
+        few, many = self.sources
+        require(1 <= few <= many <= 16, "train.mixture.sources must be (low, high) between 1 and 16", self.sources)
+        low, high = self.gain
+        require(0 < low <= high <= 100, "train.mixture.gain must be (low, high), above 0, at most 100", self.gain)
+
+    @property
+    def idle(self) -> bool:
+        """Return whether a pair is of one source alone, as it is."""
+        return self.sources[1] == 1
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How the encoder is trained. Times in ms, levels in dB; pairs of numbers are ranges.
 
     A batch has `segments_per_track` segments of each of its tracks: one anywhere, `neighbours_per_track` at
     distinct multiples of `neighbour_ms` from it, as close as places in a database are, the others anywhere.
     Each place gives `pairs_per_moment` pairs, degraded differently (several are for the loss multi-positive).
+    `mixture` makes a pair of several such places, of any tracks, heard at once.
     Positives are degraded in one of four ways, drawn by the weights `clean` to `noise_and_reverb`; `gain_db`
     is the range of their level, and `transforms` change their waveform before, in worker processes. `temperature`
     is that of the cross entropies, `margin` that of the triplets.
@@ -117,6 +142,7 @@ class TrainConfig:
     max_rir_s: float = 0.5
     gain_db: tuple[float, float] = (0.0, 0.0)
     transforms: Transforms = field(default_factory=Transforms)
+    mixture: Mixture = field(default_factory=Mixture)
     mask_count: int = 1
     mask_fraction: float = 0.1
     segments_per_track: int = 1

@@ -3,7 +3,8 @@
 Every step draws from its own generator, so a step is a function of (seed, step): a run that was killed
 goes on exactly as it would have, and every process of a training on many devices draws the same.
 
-Shape legend: B pairs, G groups of segments from one track, S segments of a group, C mask stripes.
+Shape legend: B pairs, K sources of a pair, J = K - 1 of them beside its own, G groups of segments from one track,
+S segments of a group, M = G x S moments, C mask stripes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bench.train.material import Material
 from bench.values import RATE_HZ, Floats, Ints
 
 MAX_DRAWS = 8  # of a place for an anchor, until one is not silent
+MIXTURE = 1  # the stream of its own that mixtures are drawn from: all else is drawn the same with and without them
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +26,18 @@ class Draws:
     """Row i is pair i. Places are samples in a track.
 
     Shapes: all (B,) but stripe (B, C, 2, 2): for each mask and axis (bands, frames) the width and the
-    place, both in [0, 1). `redrawn` counts the silent places that were drawn again.
+    place, both in [0, 1); the other sources (B, J); the gains (B, K) of a pair's own source, which is the first, and
+    the others, 0 for one that is not there. `redrawn` counts the silent places that were drawn again.
     """
 
     track_B: Ints
     anchor_B: Ints
     positive_B: Ints
+    other_track_BJ: Ints
+    other_anchor_BJ: Ints
+    other_positive_BJ: Ints
+    anchor_gain_BK: Floats
+    positive_gain_BK: Floats
     noise_B: Ints
     noise_start_B: Ints
     response_B: Ints
@@ -62,10 +70,17 @@ def draw_pairs(source: Material, config: TrainConfig, seed: int, step: int) -> D
     length_B = source.noise.lengths[noise_B]
     weights = np.array([config.clean, config.noise_only, config.reverb_only, config.noise_and_reverb])
     kind_B = draw.choice(len(weights), pairs, p=weights / weights.sum())
+    positive_B = anchor_B + draw.integers(-offset, offset + 1, pairs)
+    others = _others(source, anchor_GS, config, np.random.default_rng([seed, step, MIXTURE]))
     return Draws(
         track_B=track_B,
         anchor_B=anchor_B,
-        positive_B=anchor_B + draw.integers(-offset, offset + 1, pairs),
+        positive_B=positive_B,
+        other_track_BJ=others.track_BJ,
+        other_anchor_BJ=others.anchor_BJ,
+        other_positive_BJ=others.positive_BJ,
+        anchor_gain_BK=others.anchor_gain_BK,
+        positive_gain_BK=others.positive_gain_BK,
         noise_B=noise_B,
         noise_start_B=draw.integers(length_B),
         response_B=draw.integers(len(source.spectra_RF), size=pairs),
@@ -75,8 +90,82 @@ def draw_pairs(source: Material, config: TrainConfig, seed: int, step: int) -> D
         has_room_B=kind_B >= 2,
         stripe_BC22=draw.random((pairs, config.mask_count, 2, 2), dtype=np.float32),
         transform_seed_B=draw.integers(2**63, size=pairs),
+        redrawn=redrawn + others.redrawn,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Others:
+    """What mixes with each pair's own source, and all gains; see `Draws`."""
+
+    track_BJ: Ints
+    anchor_BJ: Ints
+    positive_BJ: Ints
+    anchor_gain_BK: Floats
+    positive_gain_BK: Floats
+    redrawn: int
+
+
+def _others(source: Material, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator) -> _Others:
+    """Return the sources beside each pair's own, and the gains of all.
+
+    Segments of one group hear the same other sources, as far along as they are in their own track: neighbours are one
+    scene a moment later, so that nothing but the moment tells them apart.
+    """
+    few, many = config.mixture.sources
+    groups, count = anchor_GS.shape
+    pairs, repeats, offset = config.batch_pairs, config.pairs_per_moment, _samples(config.offset_ms)
+    track_GSJ = np.repeat(draw.choice(source.tracks, (groups, 1, many - 1)), count, axis=1)
+    place_GSJ, redrawn = _moving(source, track_GSJ, anchor_GS, config, draw)
+    sources_M = np.repeat(draw.integers(few, many + 1, groups), count)
+    track_BJ, anchor_BJ = (
+        np.repeat(a.reshape(groups * count, many - 1), repeats, axis=0)[:pairs] for a in (track_GSJ, place_GSJ)
+    )
+    gain_MK = _gains(sources_M, config, draw)
+    sources_B = np.repeat(sources_M, repeats)[:pairs]
+    return _Others(
+        track_BJ=track_BJ,
+        anchor_BJ=anchor_BJ,
+        positive_BJ=anchor_BJ + draw.integers(-offset, offset + 1, anchor_BJ.shape),
+        anchor_gain_BK=np.repeat(gain_MK, repeats, axis=0)[:pairs],
+        positive_gain_BK=_muted(_gains(sources_B, config, draw), sources_B, draw),
         redrawn=redrawn,
     )
+
+
+def _moving(
+    source: Material, track_GSJ: Ints, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator
+) -> tuple[Ints, int]:
+    """Return places of other sources that move with their groups, and how many silent ones were drawn again.
+
+    A place that would lie outside of its track, or is silent, is drawn anew for itself.
+    """
+    shape = track_GSJ.shape
+    first, last = _bounds(source, track_GSJ.reshape(-1), config)
+    start_GSJ, last_GSJ = first.reshape(shape), last.reshape(shape)
+    begin_G1J, redrawn = _audible(source, *(a[:, 0].reshape(-1) for a in (track_GSJ, start_GSJ, last_GSJ)), draw)
+    moved = (begin_G1J.reshape(shape[0], 1, shape[2]) + (anchor_GS - anchor_GS[:, :1])[:, :, None]).reshape(-1)
+    track = track_GSJ.reshape(-1)
+    inside = np.clip(moved, first, last)
+    lost = np.flatnonzero((moved != inside) | ~source.audible(track, inside))
+    moved[lost], again = _audible(source, track[lost], first[lost], last[lost], draw)
+    return moved.reshape(shape), redrawn + again
+
+
+def _gains(sources_B: Ints, config: TrainConfig, draw: np.random.Generator) -> Floats:
+    """Return a gain for each source (B, K), 0 from the number of sources on. One source alone is left as it is."""
+    many = config.mixture.sources[1]
+    if many == 1:
+        return np.ones((len(sources_B), 1), dtype=np.float32)
+    gain_BK = draw.uniform(*config.mixture.gain, (len(sources_B), many)).astype(np.float32)
+    return np.where(np.arange(many) < sources_B[:, None], gain_BK, np.float32(0))
+
+
+def _muted(gain_BK: Floats, sources_B: Ints, draw: np.random.Generator) -> Floats:
+    """Return the gains with 0 to all but one of the sources muted: one at least is left."""
+    drawn_BK = np.where(gain_BK > 0, draw.random(gain_BK.shape), np.inf)
+    rank_BK = drawn_BK.argsort(axis=1).argsort(axis=1)
+    return np.where(rank_BK < draw.integers(sources_B)[:, None], np.float32(0), gain_BK)
 
 
 def _places(source: Material, track_G: Ints, config: TrainConfig, draw: np.random.Generator) -> tuple[Ints, int]:
@@ -88,8 +177,7 @@ def _places(source: Material, track_G: Ints, config: TrainConfig, draw: np.rando
     groups, count = len(track_G), config.segments_per_track
     offset = _samples(config.offset_ms)
     track_B = np.repeat(track_G, count)
-    last_B = np.maximum(source.music.lengths[track_B] - source.segment_samples - offset, 0)
-    first_B = np.minimum(offset, last_B)
+    first_B, last_B = _bounds(source, track_B, config)
     place_B, redrawn = _audible(source, track_B, first_B, last_B, draw)
     place_GS = place_B.reshape(groups, count)
     away = np.array([k for k in range(-count, count + 1) if k], dtype=np.int64) * _samples(config.neighbour_ms)
@@ -104,6 +192,13 @@ def _places(source: Material, track_G: Ints, config: TrainConfig, draw: np.rando
         near_G, fits_G = (np.take_along_axis(a, chosen_G1, axis=1)[:, 0] for a in (near_GK, fits_GK))
         place_GS[:, 1 + n] = np.where(fits_G, near_G, place_GS[:, 1 + n])
     return place_GS, redrawn
+
+
+def _bounds(source: Material, track_B: Ints, config: TrainConfig) -> tuple[Ints, Ints]:
+    """Return the first and the last place of an anchor in each track, with room for its positive where there is any."""
+    offset = _samples(config.offset_ms)
+    last_B = np.maximum(source.music.lengths[track_B] - source.segment_samples - offset, 0)
+    return np.minimum(offset, last_B), last_B
 
 
 def _audible(

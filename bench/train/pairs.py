@@ -2,7 +2,8 @@
 
 `cut_pairs` brings the samples to the device; all that follows happens there, for the whole batch at once.
 
-Shape legend: B pairs, T samples, R taps of a response, F bins of a spectrum or bands, W frames, C mask stripes.
+Shape legend: B pairs, K sources of a pair, T samples, R taps of a response, F bins of a spectrum or bands, W frames,
+C mask stripes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from bench.config import TrainConfig
 from bench.degrade.room import DIRECT_AT
 from bench.train.draws import Draws
 from bench.train.material import Material, fft_samples
-from bench.values import INT16_SCALE, Ints
+from bench.train.sound import Sound
+from bench.values import INT16_SCALE, Floats, Ints
+
+FULL_SCALE = 32_767
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +58,41 @@ def cut_pairs(draws: Draws, source: Material, device: torch.device, change: Chan
         10 ** (draws.gain_db_B[:, None] / 20), draws.stripe_BC22,
     )  # fmt: skip
     music, noise = source.music_sound, source.noise_sound
-    heard_BT = music.padded(draws.track_B, draws.positive_B - source.context, total)
+    track_BK = np.column_stack([draws.track_B, draws.other_track_BJ])
+    anchor_BK = np.column_stack([draws.anchor_B, draws.other_anchor_BJ])
+    positive_BK = np.column_stack([draws.positive_B, draws.other_positive_BJ])
+    heard_BT = mixed(music, track_BK, positive_BK - source.context, draws.positive_gain_BK, total)
     if change is not None:
         # From the segment's beginning on: a stretch of what came before would move it.
         changed_BT = change(heard_BT[:, source.context :], draws.transform_seed_B)
         heard_BT = torch.cat([heard_BT[:, : source.context], changed_BT], dim=1)
     waves = (
-        music.padded(draws.track_B, draws.anchor_B, source.segment_samples),
+        mixed(music, track_BK, anchor_BK, draws.anchor_gain_BK, source.segment_samples),
         heard_BT,
         noise.looped(draws.noise_B, draws.noise_start_B, total),
     )
     return Cuts(*(_to(tensor, device) for tensor in (*waves, *map(torch.from_numpy, host))))
+
+
+def mixed(sound: Sound, track_BK: Ints, start_BK: Ints, gain_BK: Floats, num_samples: int) -> Tensor:
+    """Return the sum of the sources times their gains, shape (B, T) int16, turned down where it is above full scale.
+
+    It is made where the samples lie, before workers change it and before anything is sent to the device: both want
+    what a recorder gives them, which is one channel of 16 bits, not K. A single source is returned as it is.
+    DEVIATION: the report lets a sum exceed full scale; a recorder's gain does not, and our features of magnitudes
+    know the level.
+    Source: the BioDCASE report, equation 1.
+    """
+    if gain_BK.shape[1] == 1:
+        return sound.padded(track_BK[:, 0], start_BK[:, 0], num_samples)
+    columns = list(zip(track_BK.T, start_BK.T, strict=True))
+    first_BT = sound.padded(*columns[0], num_samples)
+    gain_BK1 = _to(torch.from_numpy(gain_BK), first_BT.device).unsqueeze(2)
+    sum_BT = first_BT * gain_BK1[:, 0]
+    for k, (track_B, start_B) in enumerate(columns[1:], 1):
+        sum_BT.addcmul_(sound.padded(track_B, start_B, num_samples).float(), gain_BK1[:, k])
+    above_B1 = (sum_BT.abs().amax(dim=1, keepdim=True) / FULL_SCALE).clamp_min(1)
+    return (sum_BT / above_B1).round_().to(torch.int16)
 
 
 def degrade_pairs(cuts: Cuts, source: Material) -> tuple[Tensor, Tensor]:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from bench.config import TrainConfig
 
 HIGH_ADAM_RATE = 5e-2
 USUAL_TEMPERATURES = (0.01, 0.5)
 HIGH_NAFP_RATE = 5e-4  # half the default of the mean form
-HOP_MS = 100.0  # between places of the database, in fma-segment/v1
+HOP_MS = 100.0  # between places of the database, in fma-segment/v1, and between features of the BioDCASE report
 LEAST_MASK = 0.01
 LAMB_FROM_SAMPLES = 240
 CROSS_ENTROPIES = ("nt-xent", "nafp", "info-nce", "multi-positive")
 
 
-def doubts(config: TrainConfig) -> list[str]:
-    """Return a sentence for each doubtful setting: its value, why it is doubtful, and what is usual."""
+def doubts(config: TrainConfig, hop_ms: float = HOP_MS) -> list[str]:
+    """Return a sentence for each doubtful setting: its value, why it is doubtful, and what is usual.
+
+    `hop_ms` is the time from one fingerprint to the next, where they will be looked for or aligned.
+    """
     checks: tuple[Callable[[TrainConfig], str], ...] = (
-        _rate, _summed_rate, _temperature, _margin, _one_positive, _moments, _offset, _masks, _small_lamb,
+        _rate, _summed_rate, _temperature, _margin, _one_positive, _moments,
+        partial(_offset, hop_ms=hop_ms), partial(_shifts, hop_ms=hop_ms), _masks, _small_lamb,
     )  # fmt: skip
     return [sentence for check in checks if (sentence := check(config))]
 
@@ -78,12 +83,23 @@ def _moments(config: TrainConfig) -> str:
     )
 
 
-def _offset(config: TrainConfig) -> str:
-    if config.offset_ms <= HOP_MS / 2:
+def _offset(config: TrainConfig, hop_ms: float) -> str:
+    if config.offset_ms <= hop_ms / 2 or not config.mixture.idle:
         return ""
     return (
-        f"train.offset_ms = {config.offset_ms:g} is more than half the hop of {HOP_MS:g} ms, so that a positive may be "
-        f"nearer to the next place of the database than to its own; 40 to 50 is usual at this hop"
+        f"train.offset_ms = {config.offset_ms:g} is more than half the hop of {hop_ms:g} ms, so that a positive may be "
+        f"nearer to the next place of the database than to its own; {0.4 * hop_ms:g} to {hop_ms / 2:g} is usual at "
+        f"this hop"
+    )
+
+
+def _shifts(config: TrainConfig, hop_ms: float) -> str:
+    if config.offset_ms < hop_ms or config.mixture.idle:
+        return ""
+    return (
+        f"train.offset_ms = {config.offset_ms:g} shifts each source of a mixture by up to that much, not by less than "
+        f"the hop of {hop_ms:g} ms, so that features a hop apart may be learnt as one moment; the BioDCASE report "
+        f"wants less than a hop, and its own model #4 has 50 at a hop of 50"
     )
 
 

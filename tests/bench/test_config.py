@@ -230,9 +230,9 @@ def test_flatten_gives_every_setting_its_one_name(plugin: ModuleType) -> None:
     sections = {"data": config.DataConfig, "train": config.TrainConfig, "eval": config.EvalConfig, "model": Settings}
     sections["music"] = registry.load("dataset", "synth").Config
     sections |= {f"index.{name}": registry.load("index", name).Config for name in ("exact", "falconn")}
-    sections["train.transforms"] = config.Transforms
+    sections |= {"train.transforms": config.Transforms, "train.mixture": config.Mixture}
     wanted = {f"{name}.{field.name}" for name, kind in sections.items() for field in fields(kind)}
-    wanted.remove("train.transforms")
+    wanted -= {"train.transforms", "train.mixture"}
     assert set(flat) == wanted | {"encoder", "preset", "seed", "device"}
 
 
