@@ -192,6 +192,62 @@ def identify(
         raise typer.Exit(DataError.exit_code)
 
 
+@app.command()
+def align(
+    recordings: Annotated[
+        list[Path], typer.Argument(help="Two recordings of a scene, or one file whose two channels they are.")
+    ],
+    run: Run = None,
+    aligner: Annotated[str, typer.Option(help="One of `bench list aligner`, or a path.")] = "fingerprint-path",
+    max_lag: Annotated[float, typer.Option(min=0.1, help="Seconds that one may be later than the other.")] = 5.0,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each second to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the lag over the likeness of both (.png).")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the second recording on the clock of the first (.wav or .flac).")
+    ] = None,
+    model: OwnModel = None,
+    store: StoreRoot = STORE,
+) -> None:
+    """Find the offset and the drift between two recorders, and put one on the other's clock."""
+    from tempfile import TemporaryDirectory
+
+    from rich.console import Console
+
+    from bench.align.ears import ears_of
+    from bench.align.once import align_one, likeness, unwritten, write_aligned
+    from bench.align.pairs import open_pair
+    from bench.console import progress_shown, warn
+    from bench.errors import ConfigError
+    from bench.registry import load
+    from bench.store import write_text
+
+    if len(recordings) > 2:
+        raise ConfigError(f"give two recordings, or one with two channels; got {len(recordings)}")
+    for path in (csv, plot, write):
+        unwritten(path)
+    plugin = load("aligner", aligner)
+    report = load("report", "lag-path")
+    with progress_shown() as progress, TemporaryDirectory() as scratch:
+        ears, heard_by = ears_of(_store(store), run, model, progress)
+        pair = open_pair(
+            (recordings[0], recordings[-1]) if len(recordings) > 1 else recordings[0], Path(scratch), max_lag
+        )
+        found = align_one(pair, plugin.build(plugin.Config()), ears, progress)
+        if csv is not None:
+            write_text(csv, found.keypoints().to_csv(index=False))
+        if plot is not None:
+            report.draw(found, likeness(pair, ears), plot)
+        if write is not None:
+            write_aligned(found, recordings[-1], None if len(recordings) > 1 else [1], write, progress)
+    Console().print(report.render(found))
+    print(f"by {aligner}, fingerprints of {heard_by}")
+    if found.doubtful:
+        warn(
+            f"a confidence of {found.confidence:.2f}: the recordings may share no sound, or be more than {max_lag:g} s "
+            "apart (--max-lag); do not rely on these numbers"
+        )
+
+
 @index_app.command("build")
 def index_build(
     folder: CatalogueFolder,

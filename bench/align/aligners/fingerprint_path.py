@@ -85,8 +85,7 @@ class Path:
         lag_K, confidence_K = self.coarse(pair, ears)
         if self.config.refine:
             lag_K, confidence_K = self.refined(pair, lag_K, confidence_K, progress)
-        time1_K = np.clip(knot_K + lag_K, 0.0, pair.durations_s[1])
-        return TimeMap(knot_K, rising(time1_K), confidence_K)
+        return TimeMap(knot_K, rising(knot_K + lag_K), confidence_K)
 
     def coarse(self, pair: Pair, ears: Ears) -> tuple[Seconds, Seconds]:
         """Return lag and confidence (K,) by fingerprints alone."""

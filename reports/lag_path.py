@@ -1,0 +1,78 @@
+"""The lag between two recordings over time: a picture over their likeness, and a few lines for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from bench.align.once import Alignment, Likeness
+
+DPI = 150
+ROWS = 12  # of keypoints shown in a terminal
+
+
+def render(alignment: Alignment) -> RenderableType:
+    """Return the numbers of the clocks, and some of the keypoints."""
+    pair = alignment.pair
+    told = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=pair.name, title_justify="left")
+    seconds = " and ".join(f"{duration_s:,.1f}" for duration_s in pair.durations_s)
+    later = "second" if alignment.offset_s >= 0 else "first"
+    told.add_row("length", f"{seconds} s")
+    told.add_row("offset", f"{alignment.offset_s:+.4f} s at the start: a sound is later in the {later} channel")
+    told.add_row("drift", f"{alignment.drift_ppm:+.1f} ppm, {3.6 * abs(alignment.drift_ppm):,.0f} ms in an hour")
+    told.add_row("bend", f"{1000 * alignment.bend_s:.1f} ms at most from a straight line")
+    told.add_row("confidence", f"{alignment.confidence:.2f}, from 0 (a guess) to 1")
+    return Group(told, _keypoints(alignment))
+
+
+def _keypoints(alignment: Alignment) -> Table:
+    table = Table(box=SIMPLE, padding=(0, 2, 0, 0))
+    for name in ("first, s", "second, s", "lag, ms", "confidence"):
+        table.add_column(name, justify="right")
+    rows = alignment.keypoints()
+    for row in np.unique(np.linspace(0, len(rows) - 1, ROWS).round().astype(int)):
+        time0, time1, confidence = rows.iloc[row]
+        beyond = time1 in (0.0, alignment.pair.durations_s[1])  # the other recording has no such moment
+        told = ("-", "-") if beyond else (f"{time1:.4f}", f"{1000 * (time1 - time0):+.1f}")
+        table.add_row(f"{time0:.1f}", *told, f"{confidence:.2f}")
+    return table
+
+
+def draw(alignment: Alignment, alike: Likeness, path: Path) -> None:
+    """Write a picture: the lag over the likeness of both channels, and below it the lag less its straight line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    time0_K = alignment.pair.keypoints
+    lag_K = alignment.time_map.at(time0_K) - time0_K
+    confidence_K = alignment.time_map.confidence_at(time0_K)
+    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained", height_ratios=(2, 1))
+    step_s, first_s, last_s = alike.lag_s_L[1] - alike.lag_s_L[0], alike.lag_s_L[0], alike.lag_s_L[-1]
+    extent = (0.0, float(len(alike.score_KL)), first_s - step_s / 2, last_s + step_s / 2)
+    image = above.imshow(
+        alike.score_KL.T, origin="lower", aspect="auto", extent=extent, cmap="Greys", vmin=0, vmax=5,
+        interpolation="nearest",
+    )  # fmt: skip
+    above.plot(time0_K, lag_K, color="tab:red", linewidth=1, label="lag found")
+    above.set_ylabel("lag of the second channel, s")
+    above.set_title(
+        f"{alignment.pair.name}: {alignment.offset_s:+.3f} s, {alignment.drift_ppm:+.0f} ppm, "
+        f"confidence {alignment.confidence:.2f}", fontsize=10,
+    )  # fmt: skip
+    above.legend(loc="upper right", fontsize=8)
+    figure.colorbar(image, ax=above, label="likeness, deviations")
+    line_K = np.polyval(np.polyfit(time0_K, lag_K, 1), time0_K) if len(time0_K) > 1 else lag_K
+    below.axhline(0, color="grey", linewidth=0.5)
+    points = below.scatter(time0_K, 1000 * (lag_K - line_K), c=confidence_K, s=9, cmap="viridis", vmin=0, vmax=1)
+    figure.colorbar(points, ax=below, label="confidence")
+    below.set_ylabel("from a line, ms")
+    below.set_xlabel("time in the first channel, s")
+    below.grid(alpha=0.3)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
