@@ -88,7 +88,7 @@ def test_warped_is_the_sum_of_windowed_sincs() -> None:
     beta = 0.1102 * (100 - 8.7)
     expected = []
     for place in times * RATE_HZ:
-        near = [n for n in range(int(place) - TAPS // 2 + 1, int(place) + TAPS // 2 + 1)]
+        near = range(int(place) - TAPS // 2 + 1, int(place) + TAPS // 2 + 1)
         weights = [np.sinc(place - n) * i0(beta * np.sqrt(max(0, 1 - (2 * (place - n) / TAPS) ** 2))) for n in near]
         samples = [wave_T[n] if 0 <= n < 500 else 0.0 for n in near]
         expected.append(np.dot(weights, samples) / np.sum(weights))
