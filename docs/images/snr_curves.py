@@ -21,7 +21,7 @@ def main(picture: str, *tables: str) -> None:
     rows = [run.query("metric == 'segment_top1' and index == 'exact' and sequence == 'rescore'") for run in runs]
     own = pd.concat(run[~run["system"].isin(CONTROLS)] for run in rows)
     floor = rows[0][rows[0]["system"] == "random-projection"]
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 3.8), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 4.4), sharey=True, layout="constrained")
     for axis, (kind, (column, label)) in zip(axes, PANELS.items(), strict=True):
         for number, (system, lines) in enumerate(own[own["kind"] == kind].groupby("system", sort=False)):
             for length_s, style in ((lines["length_s"].min(), "-"), (lines["length_s"].max(), "--")):
@@ -34,7 +34,8 @@ def main(picture: str, *tables: str) -> None:
         axis.set(title=TITLES[kind], xlabel=label, ylim=(0, 100))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("segment-level top-1, %")
-    axes[-1].legend(fontsize=7, loc="lower left")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=5)
     first = own.iloc[0]
     figure.suptitle(f"preset small, {first['benchmark']}, n = {first['n']} queries a point")
     figure.savefig(picture, dpi=110)
