@@ -43,8 +43,9 @@ def candidates(time0_K: Seconds, duration_s: float, max_lag_s: float) -> Seconds
 
 
 def inside(time1_K: Seconds) -> npt.NDArray[np.bool_]:
-    """Say of each of the rising times whether it is used for scoring, shape (..., K): the baselines leave out
-    boundary duplicates, times that clipping made equal. Of a run of equal times at either end the innermost is kept.
+    """Say of each time of lines (..., K) whether it is used: the baselines leave out what clipping made equal.
+
+    Of a run of equal times at either end the innermost is kept.
     """
     leading_K, trailing_K = time1_K == time1_K[..., :1], time1_K == time1_K[..., -1:]
     used_K = np.ones(time1_K.shape, dtype=bool)
