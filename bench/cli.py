@@ -59,7 +59,10 @@ STORE = Path("bench-store")
 @app.command()
 def run(
     model: Model,
-    preset: Preset = "small",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="tiny (a demo), small (a CPU hour; the default), paper (a GPU), align-small ..."),
+    ] = None,
     dataset: Dataset = None,
     data_root: DataRoot = None,
     store: StoreRoot = STORE,
@@ -68,20 +71,32 @@ def run(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Test these weights (a model.safetensors) instead of training.")
     ] = None,
+    task: Annotated[
+        str, typer.Option(help="segments (queries in noise and rooms), alignment (of recorders), or all.")
+    ] = "all",
 ) -> None:
-    """Train an encoder, test it on the SNR and t60 grids with controls, and log the run to MLflow.
+    """Train an encoder, test it on the SNR and t60 grids and on recorders, and log the run to MLflow.
 
     Whatever is in the store already is not computed again: running the same command again resumes.
+    With --task alignment alone, training is that of align-small on the recordings in field/, if nothing else is named.
     """
     from bench.console import progress_shown, warn
-    from bench.run import Plan
+    from bench.errors import ConfigError
+    from bench.registry import unknown
+    from bench.run import TASKS, Plan
     from bench.run import run as run_model
 
+    if task not in TASKS:
+        raise ConfigError(unknown("task", task, list(TASKS)))
+    if preset is None:
+        preset = "align-small" if task == "alignment" else "small"
+    if dataset is None and task == "alignment" and data_root is not None and (data_root / "field").is_dir():
+        dataset = "field"
     plugin, settings = _settings(model, preset, dataset, config, set_)
     if data_root is not None and settings.data.dataset == "synth":
         warn(f"the music is made up, as no --dataset is named; {data_root} is looked through for noise and rooms alone")
     with progress_shown() as progress:
-        result = run_model(settings, Plan(plugin, data_root, _store(store), progress, warn, checkpoint))
+        result = run_model(settings, Plan(plugin, data_root, _store(store), progress, warn, checkpoint), task)
     if result is None:  # a process of torchrun that helped to train
         return
     _show(result, "table")
@@ -213,8 +228,7 @@ def align(
 
     from rich.console import Console
 
-    from bench.align.ears import ears_of
-    from bench.align.once import align_one, likeness, unwritten, write_aligned
+    from bench.align.once import align_one, ears_of, likeness, unwritten, write_aligned
     from bench.align.pairs import open_pair
     from bench.console import progress_shown, warn
     from bench.errors import ConfigError
@@ -577,7 +591,10 @@ def _show(result: Any, format_: str) -> None:
 
         from bench.registry import load
 
-        Console().print(load("report", "grid").render(result))
+        if len(result.rows):
+            Console().print(load("report", "grid").render(result))
+        if len(result.alignment):
+            Console().print(load("report", "alignment").render(result.alignment))
     elif format_ == "json":
         import json
 

@@ -227,22 +227,43 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class AlignConfig:
+    """Which recorders are aligned, and how. The defaults are `aru-sim-align/v1`; other sets or a split name another.
+
+    `sets` are data sets of pairs of recordings; `aligners` are plug-ins, or one with a preset: `gcc-phat:aru`.
+    """
+
+    sets: tuple[str, ...] = ("aru-sim",)
+    split: str = "test"
+    aligners: tuple[str, ...] = ("nosync", "fingerprint-median", "fingerprint-path")
+
+    def __post_init__(self) -> None:
+        for name in ("sets", "aligners"):
+            values = getattr(self, name)
+            require(len(set(values)) == len(values), f"align.{name} must not name anything twice", values)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One whole run. `model` is the encoder plug-in's own Config, `music` the data-set plug-in's.
 
-    `index` holds the Config of each index of `eval.indexes` by its name: `index.falconn.probes`.
+    `index` holds the Config of each index of `eval.indexes` by its name, `index.falconn.probes`; so do `pairs` for
+    `align.sets` and `aligner` for `align.aligners`: `aligner.fingerprint-path.hop_ms`.
     """
 
     encoder: str
     model: Any
     music: Any
     index: dict[str, Any] = field(default_factory=dict)
+    pairs: dict[str, Any] = field(default_factory=dict)
+    aligner: dict[str, Any] = field(default_factory=dict)
     preset: str = "small"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed must be >= 0", self.seed)
@@ -276,6 +297,7 @@ def _resolved(encoder: str, plugin: ModuleType, preset: str, merged: dict[str, A
         if name not in sections or name in ("encoder", "preset"):
             raise ConfigError(unknown("setting", name, sorted(set(sections) - {"encoder", "preset"})))
     tests = checked_section("eval", EvalConfig, merged.pop("eval", {}))
+    align = checked_section("align", AlignConfig, merged.pop("align", {}))
     data = checked_section("data", DataConfig, merged.pop("data", {}))
     music = load("dataset", data.dataset)
     require(music.KIND == "music", "data.dataset must hold music", f"{data.dataset!r}, which holds {music.KIND}")
@@ -287,18 +309,38 @@ def _resolved(encoder: str, plugin: ModuleType, preset: str, merged: dict[str, A
         data=data,
         train=checked_section("train", TrainConfig, merged.pop("train", {})),
         eval=tests,
-        index=_indexes(tests.indexes, merged.pop("index", {})),
+        index=_named("index", "eval.indexes", tests.indexes, merged.pop("index", {})),
+        align=align,
+        pairs=_named("pairs", "align.sets", align.sets, merged.pop("pairs", {})),
+        aligner=_named("aligner", "align.aligners", align.aligners, merged.pop("aligner", {})),
         **{name: _value(name, sections[name], value) for name, value in merged.items()},
     )
 
 
-def _indexes(names: tuple[str, ...], values: object) -> dict[str, Any]:
+def _named(group: str, where: str, names: tuple[str, ...], values: object) -> dict[str, Any]:
+    """Return the Config of each plug-in that `where` names, with its own preset where a colon adds one."""
     if not isinstance(values, dict):
-        raise ConfigError("index is a group of settings; set one of them, such as index.falconn.probes")
+        raise ConfigError(f"{group} is a group of settings, one for each name in {where}; set one of those")
+    plain = [name.partition(":")[0] for name in names]
     for name in values:
-        if name not in names:
-            raise ConfigError(unknown("index in eval.indexes", name, list(names)))
-    return {name: checked_section(f"index.{name}", load("index", name).Config, values.get(name, {})) for name in names}
+        if name not in (*names, *plain):
+            raise ConfigError(unknown(f"{group} in {where}", name, list(names)))
+    return {name: _of_plugin(group, name, values.get(name, values.get(name.partition(":")[0], {}))) for name in names}
+
+
+def _of_plugin(group: str, name: str, values: object) -> Any:
+    plain, _, preset = name.partition(":")
+    plugin = load("dataset" if group == "pairs" else group, plain)
+    if group == "pairs":
+        require(plugin.KIND == "pairs", "align.sets must hold pairs of recordings", f"{plain!r}, with {plugin.KIND}")
+    if not preset:
+        return checked_section(f"{group}.{name}", plugin.Config, values)
+    presets = plugin.presets() if hasattr(plugin, "presets") else {}
+    if preset not in presets:
+        raise ConfigError(unknown(f"preset of the {group} {plain!r}", preset, list(presets)))
+    _check_names(f"{group}.{plain}", plugin.Config, values)
+    assert isinstance(values, dict)
+    return checked_section(f"{group}.{plain}", plugin.Config, dataclasses.asdict(presets[preset]) | values)
 
 
 def flatten(config: object, prefix: str = "") -> dict[str, Any]:

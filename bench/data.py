@@ -41,24 +41,6 @@ class Data:
             "query_set": store.seconds("queries", self.queries.key),
         }
 
-    def left_out(self) -> list[str]:
-        """Return a sentence for each set of which something could not be used."""
-        sentences = []
-        for name, corpus in (("music", self.music), ("noise", self.noise)):
-            counts = corpus.skipped()["status"].value_counts()
-            if len(counts):
-                told = ", ".join(f"{count} {status}" for status, count in counts.items())
-                sentences.append(
-                    f"{name}: {counts.sum()} of {len(corpus.manifest)} left out ({told}); see `bench data verify`"
-                )
-        for bank in self.banks:
-            if len(bank.left_out):
-                first = bank.left_out.iloc[0]
-                total = len(bank.left_out) + len(bank.table)
-                told = f"impulse responses: {len(bank.left_out)} of {total} left out, the first as {first['problem']}"
-                sentences.append(f"{told}; see `bench data prepare`")
-        return sentences
-
     @property
     def training(self) -> TrainingSet:
         """Return the part that training may see."""
@@ -70,11 +52,41 @@ def prepare_data(config: RunConfig, root: Path | None, store: Store, progress: P
 
     Raises: ConfigError for a wrong name, DataError for files that cannot be used.
     """
+    return with_queries(config, prepare_training(config, root, store, progress), store, progress)
+
+
+def with_queries(config: RunConfig, heard: TrainingSet, store: Store, progress: Progress) -> Data:
+    """Return what training hears, and the queries of the test side. The test rooms are in the first of the banks."""
+    queries = prepare_queries(store, config.eval, heard.music, heard.noise, heard.banks[0], progress)
+    return Data(heard.music, heard.noise, tuple(heard.banks), queries)
+
+
+def prepare_training(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> TrainingSet:
+    """Return the part of it that training hears: no query is drawn. Raises: as `prepare_data`."""
     measured = _measured_rooms(config, root)
     music, noise = (corpus for _name, _source, corpus in corpora(config, root, store, progress))
     rooms = prepare_rooms(store, "rooms", _test_rooms(config), progress)
     banks = (rooms, prepare_rooms(store, "rir-folder", measured, progress)) if measured else (rooms,)
-    return Data(music, noise, banks, prepare_queries(store, config.eval, music, noise, rooms, progress))
+    return TrainingSet(music, noise, banks)
+
+
+def left_out(heard: TrainingSet) -> list[str]:
+    """Return a sentence for each set of which something could not be used."""
+    sentences = []
+    for name, corpus in (("music", heard.music), ("noise", heard.noise)):
+        counts = corpus.skipped()["status"].value_counts()
+        if len(counts):
+            told = ", ".join(f"{count} {status}" for status, count in counts.items())
+            sentences.append(
+                f"{name}: {counts.sum()} of {len(corpus.manifest)} left out ({told}); see `bench data verify`"
+            )
+    for bank in heard.banks:
+        if len(bank.left_out):
+            first = bank.left_out.iloc[0]
+            total = len(bank.left_out) + len(bank.table)
+            told = f"impulse responses: {len(bank.left_out)} of {total} left out, the first as {first['problem']}"
+            sentences.append(f"{told}; see `bench data prepare`")
+    return sentences
 
 
 def music_source(config: RunConfig, root: Path | None) -> Source:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench.align.evaluate import Alignments, summed_up
+from bench.align.evaluate import headline as alignment_headline
 from bench.config import RunConfig, flatten
 from bench.data import Data
 from bench.degrade.cells import grid
@@ -29,6 +31,8 @@ ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
     "result.json",
     "config.json",
 )
+ALIGNMENT, KEYPOINTS = "alignment.parquet", "keypoints.parquet"
+TABLES = (ROWS, HITS, CONDITIONS, ALIGNMENT, KEYPOINTS)
 HEADLINE_SEQUENCE = "rescore"
 DEGRADED = ("noise", "reverb", "noise_reverb")
 RANDOM_PROJECTION, SHUFFLED_LABELS = "random-projection", "shuffled-labels"
@@ -44,27 +48,43 @@ class Weights:
 
 @dataclass(frozen=True)
 class Result:
-    """All that a run found out. `summary` has its key, names, headline numbers and seconds by stage."""
+    """All that a run found out. `summary` has its key, names, headline numbers and seconds by stage.
+
+    A part that was not tested has no rows: `rows`, `hits` and `conditions` are of segments, `alignment` (of files) and
+    `keypoints` of recorders.
+    """
 
     rows: pd.DataFrame
     hits: pd.DataFrame
     conditions: pd.DataFrame
+    alignment: pd.DataFrame
+    keypoints: pd.DataFrame
     summary: dict[str, Any]
 
 
-def result_of(
-    store: Store,
-    key: str,
-    benchmark: str,
-    config: RunConfig,
-    data: Data,
-    found: Evaluation,
-    floor: Evaluation,
-    facts: dict[str, Any],
+def started(key: str, benchmark: str, config: RunConfig, facts: dict[str, Any]) -> Result:
+    """Return the result of a run whose encoder is trained, and not yet tested."""
+    names = {"run": key, "benchmark": benchmark, "encoder": config.encoder, "preset": config.preset}
+    nothing = pd.DataFrame()
+    return Result(frame([]), nothing, nothing, nothing, nothing, names | {"headline": {}} | facts)
+
+
+def with_alignment(result: Result, aligned: Alignments) -> Result:
+    """Return the result with the errors of all aligners."""
+    summary = result.summary | {
+        "headline": result.summary["headline"] | alignment_headline(aligned.files),
+        "seconds": result.summary["seconds"] | {"alignment": aligned.seconds},
+        "left_out_pairs": [f"{problem.name}: {problem.reason}" for problem in aligned.left_out],
+    }
+    return replace(result, alignment=aligned.files, keypoints=aligned.keypoints, summary=summary)
+
+
+def with_segments(
+    result: Result, store: Store, config: RunConfig, data: Data, found: Evaluation, floor: Evaluation
 ) -> Result:
-    """Return the result of an encoder's hits and those of the random projection on the same queries."""
+    """Return the result with an encoder's hits, and those of the random projection on the same queries."""
     rows: list[Row] = []
-    names = {"run": key, "benchmark": benchmark, "queries": data.queries.key}
+    names = {name: result.summary[name] for name in ("run", "benchmark")} | {"queries": data.queries.key}
     own = decided(found)
     for cell, hits in found.hits.items():
         rows += score(own[cell], cell, system=config.encoder, **names)
@@ -73,20 +93,17 @@ def result_of(
         rows += score(_judged_by(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **names)
     table = frame(rows)
     conditions = _conditions(store, config, data)
-    summary = {
-        "run": key,
-        "benchmark": benchmark,
-        "encoder": config.encoder,
-        "preset": config.preset,
+    controls = {f"control_{name}": seconds for name, seconds in floor.seconds.items()}
+    summary = result.summary | {
         "index": config.eval.indexes[0],
         "sequence": HEADLINE_SEQUENCE,
         "queries_per_cell": len(data.queries.table),
         "database_tracks": len(found.database.tracks),
         "database_vectors": len(found.database.vectors),
-        "headline": headline(table, conditions, config, facts["segment_s"]),
-        **facts,
+        "headline": result.summary["headline"] | headline(table, conditions, config, result.summary["segment_s"]),
+        "seconds": result.summary["seconds"] | data.seconds(store) | found.seconds | controls,
     }
-    return Result(table, _named(own, data), conditions, summary)
+    return replace(result, rows=table, hits=_named(own, data), conditions=conditions, summary=summary)
 
 
 def decided(found: Evaluation) -> dict[Cell, pd.DataFrame]:
@@ -141,7 +158,7 @@ def chosen(rows: pd.DataFrame, system: str, index: str, sequence: str = HEADLINE
 
 def keep(folder: Path, result: Result, config: RunConfig) -> None:
     """Write a result into its run's folder; `result.json` last, as the sign that all of it is there."""
-    for name, table in ((ROWS, result.rows), (HITS, result.hits), (CONDITIONS, result.conditions)):
+    for name, table in _tables(result):
         write_frame(folder / name, table)
     write_json(folder / CONFIG, flatten(config))
     write_json(folder / SUMMARY, result.summary)
@@ -159,8 +176,11 @@ def log(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
     book.metrics(result.summary["headline"])
     book.metrics({f"cost/{stage}_s": seconds for stage, seconds in result.summary["seconds"].items()})
     book.metrics({"cost/parameters": result.summary["parameters"]})
-    book.table("grid", result.rows)
-    for name in (ROWS, HITS, CONDITIONS, SUMMARY, CONFIG):
+    if len(result.rows):
+        book.table("grid", result.rows)
+    if len(result.alignment):
+        book.table("alignment", summed_up(result.alignment))
+    for name in (*(name for name, _ in _tables(result)), SUMMARY, CONFIG):
         book.artifact(folder / name)
     book.note(_note(result))
 
@@ -171,8 +191,16 @@ def load_result(store: Store, run: str | None) -> Result:
     Raises: ConfigError if there is none, or more than one begins so.
     """
     folder = kept_run(store, run)
-    rows, hits, conditions = (read_frame(folder / name) for name in (ROWS, HITS, CONDITIONS))
-    return Result(rows, hits, conditions, read_json(folder / SUMMARY))
+    rows, hits, conditions, alignment, keypoints = (
+        read_frame(folder / name) if (folder / name).exists() else pd.DataFrame() for name in TABLES
+    )
+    return Result(rows, hits, conditions, alignment, keypoints, read_json(folder / SUMMARY))
+
+
+def _tables(result: Result) -> list[tuple[str, pd.DataFrame]]:
+    """Return the file name of each table of a result that has any rows; the rows of segments are always there."""
+    tables = (result.rows, result.hits, result.conditions, result.alignment, result.keypoints)
+    return [(name, table) for name, table in zip(TABLES, tables, strict=True) if len(table) or name == ROWS]
 
 
 def load_settings(store: Store, run: str | None) -> dict[str, Any]:
@@ -239,8 +267,16 @@ def _named(own: dict[Cell, pd.DataFrame], data: Data) -> pd.DataFrame:
 
 def _note(result: Result) -> str:
     numbers = "\n".join(f"| {name} | {value:.4f} |" for name, value in result.summary["headline"].items())
+    summary = result.summary
+    tested = []
+    if len(result.rows):
+        tested.append(
+            f"{summary['queries_per_cell']} queries a cell, {summary['database_vectors']} fingerprints of "
+            f"{summary['database_tracks']} tracks"
+        )
+    if len(result.alignment):
+        tested.append(f"{result.alignment['name'].nunique()} pairs of recordings aligned")
     return (
-        f"**{result.summary['encoder']}** ({result.summary['preset']}) on **{result.summary['benchmark']}**, "
-        f"{result.summary['queries_per_cell']} queries a cell, {result.summary['database_vectors']} fingerprints "
-        f"of {result.summary['database_tracks']} tracks.\n\n| number | value |\n| --- | --- |\n{numbers}\n"
+        f"**{summary['encoder']}** ({summary['preset']}) on **{summary['benchmark']}**, {'; '.join(tested)}."
+        f"\n\n| number | value |\n| --- | --- |\n{numbers}\n"
     )

@@ -10,30 +10,35 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 import bench
 from bench import registry
+from bench.align.evaluate import align_name, evaluate_alignment
+from bench.align.evaluate import sources as pair_sources
+from bench.align.evaluate import wanted as aligners_of
 from bench.config import RunConfig, flatten, require
-from bench.data import Data, prepare_data
+from bench.data import Data, left_out, prepare_training, with_queries
 from bench.degrade.cells import benchmark_name
 from bench.errors import ConfigError, PluginError, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import SHORTEST_QUERY, Embedder
 from bench.logbook import open_book, provenance
 from bench.machine import keep_freed_memory
-from bench.results import RANDOM_PROJECTION, Result, keep, log, result_of
+from bench.results import RANDOM_PROJECTION, Result, keep, log, started, with_alignment, with_segments
 from bench.store import Store, digest
 from bench.train import checkpoint
-from bench.train.loop import WEIGHTS, Watch, fit, history
+from bench.train.loop import WEIGHTS, TrainingSet, Watch, fit, history
 from bench.train.ranks import Ranks, joined, local_rank
 from bench.train.recipes import doubts
 from bench.values import Progress, no_progress
 
 ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
+Task = Literal["all", "segments", "alignment"]
+TASKS: tuple[Task, ...] = get_args(Task)
 IDENTITY_WANTED = 0.995  # clean queries on the grid: what is lost here is lost by the machinery
 
 
@@ -49,10 +54,11 @@ class Plan:
     weights: Path | None = None
 
 
-def run(config: RunConfig, plan: Plan) -> Result | None:
-    """Train an encoder, test it on the whole grid with its controls, log it, and return the result.
+def run(config: RunConfig, plan: Plan, task: Task = "all") -> Result | None:
+    """Train an encoder, test it on the whole grid with its controls and on recorders, log it, and return the result.
 
-    Of the processes that torchrun starts, the others than the first help to train and return None.
+    `task` leaves one of both tests out. Of the processes that torchrun starts, the others than the first help to
+    train and return None.
     Raises: BenchError (a subclass) with a sentence for the user; what was computed stays in the store.
     """
     device = checked(config, plan)
@@ -63,31 +69,36 @@ def run(config: RunConfig, plan: Plan) -> Result | None:
         plan.warn(doubt)
     if device.type == "cpu":
         keep_freed_memory()
-    data = prepare_data(config, plan.root, plan.store, plan.progress)
+    heard = prepare_training(config, plan.root, plan.store, plan.progress)
     if ranks.rank > 0:
-        help_train(config, plan, data, device, ranks)
+        help_train(config, plan, heard, device, ranks)
         return None
-    for told in data.left_out():
+    for told in left_out(heard):
         plan.warn(told)
-    benchmark = benchmark_name(config.data.dataset, config.eval)
-    key = run_key(config, plan, data)
+    data = None if task == "alignment" else with_queries(config, heard, plan.store, plan.progress)
+    benchmark = align_name(config) if data is None else benchmark_name(config.data.dataset, config.eval)
+    key = run_key(config, plan, heard, data, task)
     folder = plan.store.root / "runs" / key
     name = f"{config.encoder}/{config.seed}/{key[:6]}"
     with open_book(folder, experiment=benchmark, name=name, store=plan.store.root, warn=plan.warn) as book:
         book.params(flatten(config))
         book.tags(provenance() | {"bench.task": benchmark, "bench.encoder": config.encoder, "bench.run": key})
-        for context, content in (("train", data.music.digest), ("eval", data.queries.key)):
-            book.dataset(config.data.dataset, content, context, config.data.dataset)
-        embedder, facts = trained(config, plan, data, device, ranks, book.metrics)
-        found = evaluate(embedder, data, config.eval, plan.store, plan.progress, config.index)
-        floor = evaluated_floor(config, plan, data, device)
-        facts["seconds"] |= (
-            data.seconds(plan.store) | found.seconds | {f"control_{name}": s for name, s in floor.seconds.items()}
-        )
-        result = result_of(plan.store, key, benchmark, config, data, found, floor, facts)
+        book.dataset(config.data.dataset, heard.music.digest, "train", config.data.dataset)
+        embedder, facts = trained(config, plan, heard, device, ranks, book.metrics)
+        result = started(key, benchmark, config, facts)
+        if data is not None:
+            book.dataset(config.data.dataset, data.queries.key, "eval", config.data.dataset)
+            found = evaluate(embedder, data, config.eval, plan.store, plan.progress, config.index)
+            floor = evaluated_floor(config, plan, data, device)
+            result = with_segments(result, plan.store, config, data, found, floor)
+        if task != "segments" and config.align.sets:
+            aligned = evaluate_alignment(embedder, config, plan.root, plan.store, plan.progress)
+            for problem in aligned.left_out:
+                plan.warn(f"left out of the alignment: {problem.reason}")
+            result = with_alignment(result, aligned)
         keep(folder, result, config)
         log(book, folder, result, config)
-    if (identity := result.summary["headline"]["control/identity"]) < IDENTITY_WANTED:
+    if (identity := result.summary["headline"].get("control/identity", 1.0)) < IDENTITY_WANTED:
         plan.warn(f"only {identity:.1%} of clean queries on the grid were found, {IDENTITY_WANTED:.1%} are expected")
     return result
 
@@ -123,6 +134,8 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
             raise ConfigError(str(error)) from error
     for name, settings in config.index.items():
         registry.load("index", name).build(settings, np.eye(2, encoder.dim, dtype=np.float32))  # is it installed?
+    aligners_of(config)
+    pair_sources(config, plan.root)
     if config.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     # fp32 is fp32: torch's own default rounds convolutions, and not matrix products, to ten bits on such a GPU.
@@ -130,13 +143,15 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
     return torch.device("cuda", local_rank())
 
 
-def run_key(config: RunConfig, plan: Plan, data: Data) -> str:
+def run_key(config: RunConfig, plan: Plan, heard: TrainingSet, data: Data | None, task: Task) -> str:
     """Return the content key of a run: its settings, its encoder's source, its data, this version."""
-    return digest(bench.__version__, asdict(config), _weights_key(config, plan, data), data.digest)
+    tested = data.digest if data else ""
+    recorded = [source.fingerprint() for source in pair_sources(config, plan.root).values()]
+    return digest(bench.__version__, asdict(config), _weights_key(config, plan, heard), tested, recorded, task)
 
 
 def trained(
-    config: RunConfig, plan: Plan, data: Data, device: torch.device, ranks: Ranks, watch: Watch
+    config: RunConfig, plan: Plan, data: TrainingSet, device: torch.device, ranks: Ranks, watch: Watch
 ) -> tuple[Embedder, dict[str, Any]]:
     """Return the encoder with its best weights, trained now or found in the store, and facts about it."""
     key = _weights_key(config, plan, data)
@@ -154,7 +169,7 @@ def trained(
         def build(partial: Path) -> None:
             nonlocal train
             train = bool(ranks.first_says(1.0, device))
-            fit(partial, encoder, config, data.training, device, watch, plan.progress, plan.warn, ranks)
+            fit(partial, encoder, config, data, device, watch, plan.progress, plan.warn, ranks)
 
         folder = plan.store.fetch("weights", key, build)
         if not train:
@@ -168,12 +183,12 @@ def trained(
     return Embedder(encoder.to(device).eval(), device, config.eval.precision, key), facts
 
 
-def help_train(config: RunConfig, plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> None:
+def help_train(config: RunConfig, plan: Plan, data: TrainingSet, device: torch.device, ranks: Ranks) -> None:
     """Train along with the first process, unless it finds the weights in the store; write nothing."""
     if plan.weights is None and ranks.first_says(0.0, device):
         encoder = _built(plan.plugin, config)
         partial = plan.store.partial("weights", _weights_key(config, plan, data))
-        fit(partial, encoder, config, data.training, device, lambda values, step: None, no_progress, plan.warn, ranks)
+        fit(partial, encoder, config, data, device, lambda values, step: None, no_progress, plan.warn, ranks)
 
 
 def evaluated_floor(config: RunConfig, plan: Plan, data: Data, device: torch.device) -> Evaluation:
@@ -191,10 +206,10 @@ def _built(plugin: ModuleType, config: RunConfig) -> Any:
         return plugin.build(config.model)
 
 
-def _weights_key(config: RunConfig, plan: Plan, data: Data) -> str:
+def _weights_key(config: RunConfig, plan: Plan, data: TrainingSet) -> str:
     if plan.weights is not None:
         content = hashlib.sha256(plan.weights.read_bytes()).hexdigest()
         return digest(bench.__version__, registry.source_digest(plan.plugin), asdict(config.model), content)
     own = registry.source_digest(plan.plugin)
     settings = (asdict(config.model), asdict(config.train), config.seed)
-    return digest(bench.__version__, config.encoder, own, settings, data.training.digest)
+    return digest(bench.__version__, config.encoder, own, settings, data.digest)

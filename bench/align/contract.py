@@ -102,7 +102,9 @@ class Ears(Protocol):
 class Aligner(Protocol):
     """What an aligner plug-in's `build(config)` returns.
 
-    The module says `HEARS = True` if it needs an encoder; `ears` is None otherwise.
+    The module says `HEARS = True` if it needs an encoder; `ears` is None otherwise. One that learns from annotated
+    pairs has `train(config, pairs, ears, seed, progress)`, where `pairs` are of (Pair, Keypoints), and `save(aligner,
+    path)` and `load(path)`: it is trained on the split `train` of each set.
     """
 
     def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:

@@ -8,16 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from bench import registry
 from bench.align.contract import Pair
-from bench.config import restored
 from bench.errors import PluginError
 from bench.fingerprint import Embedder, segments
-from bench.results import RANDOM_PROJECTION, kept_run, kept_weights, load_settings
-from bench.store import Store
-from bench.train import checkpoint
 from bench.values import RATE_HZ, Floats, Progress, no_progress
 
 BLOCK = 1_024  # segments embedded between two words to the user
@@ -62,25 +56,3 @@ class Listening:
         if not np.isfinite(vectors_ND).all():
             raise PluginError("the encoder gave NaN or infinite fingerprints; its weights are broken")
         return vectors_ND
-
-
-def ears_of(store: Store, run: str | None, model: str | None, progress: Progress) -> tuple[Listening, str]:
-    """Return ears with the encoder of a kept run, and its name in words.
-
-    `run` is the beginning of a run's key, None the latest; a store without runs gives the random projection, which
-    needs no training. `model` is the encoder's file where it is a user's own.
-    Raises: ConfigError if there is no such run or its weights are gone.
-    """
-    if run is None and not any((store.root / "runs").glob("*/result.json")):
-        plugin = registry.load("encoder", RANDOM_PROJECTION)
-        encoder, key, name = plugin.build(plugin.Config()), RANDOM_PROJECTION, "random projection, for want of a run"
-    else:
-        weights, kept = kept_weights(store, run), load_settings(store, run)
-        plugin = registry.load("encoder", model or kept["encoder"])
-        own = {path: value for path, value in kept.items() if path.partition(".")[0] != "index"}
-        config = restored(kept["encoder"], plugin, own)
-        encoder, key = plugin.build(config.model), weights.key
-        checkpoint.load_weights(encoder, weights.path)
-        name = f"{kept['encoder']} of the run {kept_run(store, run).name[:6]}"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Listening(Embedder(encoder.to(device).eval(), device, "fp32", key), progress), name

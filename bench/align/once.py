@@ -14,13 +14,21 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+import torch
 
+from bench import registry
 from bench.align.aligners.fingerprint_path import informative
 from bench.align.clock import warped_blocks
 from bench.align.contract import Aligner, Ears, Pair, TimeMap
+from bench.align.ears import Listening
 from bench.align.lags import band, lags_of, most_lag, window_scores
 from bench.align.pairs import COLUMNS
+from bench.config import restored
 from bench.errors import DataError
+from bench.fingerprint import Embedder
+from bench.results import RANDOM_PROJECTION, kept_run, kept_weights, load_settings
+from bench.store import Store
+from bench.train import checkpoint
 from bench.values import Floats, Progress
 
 DOUBTFUL = 0.5  # below this confidence a recording is not believed to be of the same scene
@@ -64,6 +72,28 @@ class Likeness:
 
     lag_s_L: np.ndarray
     score_KL: Floats
+
+
+def ears_of(store: Store, run: str | None, model: str | None, progress: Progress) -> tuple[Listening, str]:
+    """Return ears with the encoder of a kept run, and its name in words.
+
+    `run` is the beginning of a run's key, None the latest; a store without runs gives the random projection, which
+    needs no training. `model` is the encoder's file where it is a user's own.
+    Raises: ConfigError if there is no such run or its weights are gone.
+    """
+    if run is None and not any((store.root / "runs").glob("*/result.json")):
+        plugin = registry.load("encoder", RANDOM_PROJECTION)
+        encoder, key, name = plugin.build(plugin.Config()), RANDOM_PROJECTION, "random projection, for want of a run"
+    else:
+        weights, kept = kept_weights(store, run), load_settings(store, run)
+        plugin = registry.load("encoder", model or kept["encoder"])
+        own = {path: value for path, value in kept.items() if path.partition(".")[0] != "index"}
+        config = restored(kept["encoder"], plugin, own)
+        encoder, key = plugin.build(config.model), weights.key
+        checkpoint.load_weights(encoder, weights.path)
+        name = f"{kept['encoder']} of the run {kept_run(store, run).name[:6]}"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Listening(Embedder(encoder.to(device).eval(), device, "fp32", key), progress), name
 
 
 def align_one(pair: Pair, aligner: Aligner, ears: Ears | None, progress: Progress) -> Alignment:
@@ -146,7 +176,7 @@ def _unpacked(source: object, channels: Sequence[int], scratch: Path) -> list[Fl
     import soundfile
 
     assert isinstance(source, soundfile.SoundFile)
-    waves = [
+    waves: list[Floats] = [
         np.lib.format.open_memmap(scratch / f"{i}.npy", mode="w+", dtype=np.float32, shape=(source.frames,))
         for i in range(len(channels))
     ]

@@ -127,8 +127,8 @@ def _weights(cross_KF: Floats, power_KF: Floats, independent_K1: npt.NDArray[np.
 def _standing_out(correlation_KT: Floats, blur: int) -> Floats:
     """Return rows in deviations from their middle, as medians tell them; zeros where a row is silent.
 
-    The middle is that of lags to a quarter of a frame: of fewer, a peak and what rings beside it would be the deviation;
-    with more, frames overlap less and less.
+    The middle is that of lags to a quarter of a frame: of fewer, a peak and what rings beside it would be the
+    deviation; of more, frames overlap less and less.
     """
     if blur > 1:
         power_KT = uniform_filter1d(np.square(correlation_KT), blur, axis=1, mode="wrap")

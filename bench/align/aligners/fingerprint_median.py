@@ -57,7 +57,8 @@ def local_lags_s(pair: Pair, ears: Ears, hop_s: float, window_s: float) -> Secon
     if not len(vectors0_ND) or not len(vectors1_ND):
         return np.zeros(len(pair.keypoints))
     band_NL = band(vectors0_ND, vectors1_ND, most_lag(pair.max_lag_s, hop_s))
-    return best_lag(window_scores(band_NL, hop_s, pair.keypoints, window_s)) * hop_s
+    lag_K: Seconds = best_lag(window_scores(band_NL, hop_s, pair.keypoints, window_s)) * np.float64(hop_s)
+    return lag_K
 
 
 def agreement(lag_K: Seconds, hop_s: float) -> float:

@@ -1,0 +1,54 @@
+"""How well aligners align: a table for each set, and what was published beside it, labelled as of other recordings."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from bench.align.evaluate import ORACLE, summed_up
+
+PUBLISHED = Path(__file__).with_name("published_alignment.toml")
+ALPHA = 0.05
+
+
+def render(files: pd.DataFrame) -> RenderableType:
+    """Return a table for each set: each aligner's MSE and MAE over its files, best first, with a test."""
+    table = summed_up(files)
+    tables = [_table(str(name), str(split), own) for (name, split), own in table.groupby(["set", "split"], sort=False)]
+    note = (
+        "means over files with 95 % intervals (bootstrap over files); p of Wilcoxon's test on the files' MSE against "
+        f"the best, Holm-corrected; {ORACLE}: the best line of the grid that crosscor and deeplearning choose from"
+    )
+    return Group(*tables, note)
+
+
+def _table(set_name: str, split: str, own: pd.DataFrame) -> Table:
+    table = Table(title=f"{set_name}, {split}, {own['files'].max()} files", title_justify="left", box=SIMPLE)
+    table.add_column("aligner", no_wrap=True)
+    for column in ("MSE, s2", "95 %", "MAE, ms", "95 %", "median, ms", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in own.sort_values("mse_s2").to_dict("records"):
+        style = "dim" if row["aligner"] == ORACLE else "bold" if row["best"] else None
+        p = "" if pd.isna(row["p"]) else f"{row['p']:.2g}"
+        table.add_row(
+            str(row["aligner"]), f"{row['mse_s2']:.3g}", f"{row['mse_s2_low']:.2g}-{row['mse_s2_high']:.2g}",
+            _ms(row["mae_ms"]), f"{_ms(row['mae_ms_low'])}-{_ms(row['mae_ms_high'])}", _ms(row["median_ms"]), p,
+            style=style,
+        )  # fmt: skip
+    return table
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def published() -> list[dict[str, Any]]:
+    """Return the published rows: system, set, split, year, metric, value, source."""
+    rows: list[dict[str, Any]] = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["row"]
+    return rows
