@@ -1,8 +1,9 @@
 """Soundscapes of the field: `train/` and `test/`, directly or in a folder `field`, with audio at any depth.
 
-A share of `train/` is held out for validation, drawn by a hash of its group, so that it is the same on every machine
-and stays when files are added. A group is a file, or three hours of one recorder where names are RECORDER_YYYYMMDD_HHMMSS:
-recordings that follow each other share their birds and their background, and are on one side but at a group's ends.
+A share of `train/` is held out for validation, drawn by a hash of its group, so that it is the same on every
+machine and stays when files are added. A group is a file, or three hours of one recorder where names are
+RECORDER_YYYYMMDD_HHMMSS: recordings that follow each other share their birds and their background, and are on one
+side but at a group's ends.
 """
 
 from __future__ import annotations

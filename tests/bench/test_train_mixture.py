@@ -247,7 +247,8 @@ def test_workers_change_the_mixture_of_the_positive_alone(source: Material) -> N
 
 def test_mixtures_of_silence_give_no_nan(source: Material) -> None:
     draws = draw_pairs(source, CONFIG, 0, 0)
-    after = replace(draws, anchor_B=draws.anchor_B + 10**6, positive_B=draws.positive_B + 10**6,
-                    other_anchor_BJ=draws.other_anchor_BJ + 10**6, other_positive_BJ=draws.other_positive_BJ + 10**6)  # fmt: skip
+    places = ("anchor_B", "other_anchor_BJ", "positive_B", "other_positive_BJ")
+    late = {name: getattr(draws, name) + 10**6 for name in places}
+    after = replace(draws, **late)
     for wave_BT in degrade_pairs(cut_pairs(after, source, CPU), source):
         assert (wave_BT == 0).all()
