@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from bench.audio.pcm import Corpus, prepare
-from bench.config import Mixture, TrainConfig
+from bench.config import Mixture, TrainConfig, Transforms, resolve
 from bench.degrade.room import DIRECT_AT
 from bench.errors import ConfigError
+from bench.registry import load, names
 from bench.store import Store
 from bench.testing import Arrays
 from bench.train.draws import Draws, _muted, draw_pairs
 from bench.train.material import Material, _energy
 from bench.train.pairs import cut_pairs, degrade_pairs, mixed
+from bench.train.recipes import doubts
 from bench.train.sound import DeviceSound, HostSound
 from bench.values import RATE_HZ
 
@@ -105,6 +107,35 @@ def test_mixture_of_one_source_is_none_and_a_wrong_one_is_refused() -> None:
     for gain in ((0.0, 1.0), (2.0, 1.0), (0.2, 101.0)):
         with pytest.raises(ConfigError, match=r"train\.mixture\.gain must be"):
             Mixture(gain=gain)
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("encoder", names("encoder"))
+def test_every_encoder_has_the_recipes_of_tables_1_and_2(encoder: str) -> None:
+    plugin = load("encoder", encoder)
+    stretched, jittered, small = (resolve(encoder, plugin, name) for name in ("report-1", "report-4", "align-small"))
+    for config in (stretched.train, jittered.train):
+        assert (config.batch_pairs, config.optimiser, config.lr, config.schedule) == (256, "adam", 8e-5, "cosine")
+        assert (config.loss, config.offset_ms, config.mixture) == ("nt-xent", 50.0, Mixture((2, 4), (0.2, 5.0)))
+        assert config.patience > 0 and config.mask_count == config.neighbours_per_track == 0
+        assert config.clean == 1 and config.noise_only == config.reverb_only == config.noise_and_reverb == 0
+    assert stretched.train.transforms == Transforms(time_stretch=0.5, tanh=0.5)
+    assert jittered.train.transforms == Transforms(resample_jitter=0.5, coloured_noise=0.5, tanh=0.5)
+    assert (stretched.eval.hop_ms, jittered.eval.hop_ms) == (100.0, 50.0)
+    assert doubts(stretched.train, stretched.eval.hop_ms) == []
+    (sentence,) = doubts(jittered.train, jittered.eval.hop_ms)
+    assert sentence.startswith("train.offset_ms = 50 ") and "hop of 50 ms" in sentence and "#4" in sentence
+    assert not small.train.mixture.idle and doubts(small.train, small.train.neighbour_ms) == []
+
+
+def test_shifts_of_a_mixture_are_doubted_from_the_hop_on() -> None:
+    assert doubts(replace(CONFIG, offset_ms=99.9)) == []
+    (sentence,) = doubts(replace(CONFIG, offset_ms=100.0))
+    assert "train.offset_ms = 100 " in sentence and "hop of 100 ms" in sentence
+    (other,) = doubts(replace(PLAIN, offset_ms=26.0), 50.0)  # of one source: half the hop, as before
+    assert "more than half the hop of 50 ms" in other
 
 
 # What is drawn
