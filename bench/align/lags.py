@@ -8,13 +8,34 @@ Shape legend: N vectors, D dimensions, L lags from -most to most, K keypoints.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-from bench.align.contract import Seconds
+from bench.align.contract import Ears, Pair, Seconds, TimeMap, rising
 from bench.values import Floats, Ints
 
 BLOCK = 1_024  # vectors of channel 0 multiplied at once
+LEAST_ROOM = 0.05  # between the middle of scores and 1: where all are alike, nothing stands out
+OUT = 0.1  # how far a score has to stand out to have a say in the confidence
+
+
+@dataclass(frozen=True, eq=False)
+class LocalLags:
+    """The best lag around each keypoint, in seconds (K,), and how far its score stands out (K,)."""
+
+    lag_K: Seconds
+    out_K: Seconds
+    hop_s: float
+
+    def agreement(self, wanted_K: Seconds | float) -> float:
+        """Return a confidence: twice the share of keypoints that say these lags, within a hop, less 1; at least 0.
+
+        A median needs half of the keypoints. One whose score does not stand out says nothing.
+        """
+        agree_K = (np.abs(self.lag_K - wanted_K) <= 1.01 * self.hop_s) & (self.out_K >= OUT)
+        return max(0.0, 2 * float(agree_K.mean()) - 1)
 
 
 def lags_of(most: int) -> Ints:
@@ -71,6 +92,35 @@ def best_lag(score_L: npt.NDArray[np.float64]) -> Ints:
     nearest_first = np.argsort(np.abs(lags_of(most)), kind="stable")
     found: Ints = nearest_first[score_L[..., nearest_first].argmax(axis=-1)] - most
     return found
+
+
+def standing_out(score_L: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return how far the best score of the last axis stands out of all, 0 to 1: (best - median) / (1 - median).
+
+    The report gives no confidence; its scores are means of cosines, so that 1 is the most there is.
+    """
+    # Where no lag has a score, all are alike.
+    score_L = np.where(np.isfinite(score_L).any(axis=-1, keepdims=True), score_L, 0.0)
+    middle = np.nanmedian(np.where(np.isfinite(score_L), score_L, np.nan), axis=-1)
+    out: npt.NDArray[np.float64] = (score_L.max(axis=-1) - middle) / np.maximum(1 - middle, LEAST_ROOM)
+    return np.clip(out, 0, 1)
+
+
+def local_lags(pair: Pair, ears: Ears, hop_s: float, window_s: float) -> LocalLags:
+    """Return the best lag around each keypoint; none, that does not stand out, for a channel shorter than a segment."""
+    vectors0_ND, vectors1_ND = ears(pair, hop_s)
+    if not len(vectors0_ND) or not len(vectors1_ND):
+        return LocalLags(np.zeros(len(pair.keypoints)), np.zeros(len(pair.keypoints)), hop_s)
+    at_K = np.clip(pair.keypoints, 0, (len(vectors0_ND) - 1) * hop_s)
+    score_KL = window_scores(band(vectors0_ND, vectors1_ND, most_lag(pair.max_lag_s, hop_s)), hop_s, at_K, window_s)
+    return LocalLags(best_lag(score_KL) * np.float64(hop_s), standing_out(score_KL), hop_s)
+
+
+def shifted(pair: Pair, lag_s: float, confidence: float) -> TimeMap:
+    """Return a map of one lag, which the report clips into the other recording."""
+    time0_K = pair.keypoints
+    time1_K = np.clip(time0_K + lag_s, 0.0, pair.durations_s[1])
+    return TimeMap(time0_K, rising(time1_K), np.full(len(time0_K), confidence))
 
 
 def most_lag(max_lag_s: float, hop_s: float) -> int:

@@ -125,7 +125,8 @@ def likeness(pair: Pair, ears: Ears) -> Likeness:
     band_NL = band(vectors0_ND, vectors1_ND, most)
     score_KL = window_scores(band_NL, PICTURE_HOP_S, at_K, PICTURE_WINDOW_S)
     score_KL = np.where(np.isfinite(score_KL), score_KL, np.nan)
-    score_KL -= np.nanmedian(score_KL, axis=1, keepdims=True)
+    heard_K = np.isfinite(score_KL).any(axis=1)  # not where the other channel is over
+    score_KL[heard_K] -= np.nanmedian(score_KL[heard_K], axis=1, keepdims=True)
     return Likeness(
         lags_of(most) * PICTURE_HOP_S, (score_KL / max(float(np.nanstd(score_KL)), 1e-9)).astype(np.float32)
     )

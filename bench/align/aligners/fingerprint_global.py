@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from bench.align.contract import Ears, Pair, TimeMap, rising
-from bench.align.lags import band, best_lag, half, mean_scores, most_lag
+from bench.align.contract import Ears, Pair, TimeMap
+from bench.align.lags import band, best_lag, half, mean_scores, most_lag, shifted, standing_out
 from bench.config import require
 from bench.values import Progress
 
@@ -55,23 +53,4 @@ class GlobalLag:
             return shifted(pair, 0.0, 0.0)
         band_NL = band(vectors0_ND, vectors1_ND, most_lag(pair.max_lag_s, hop_s))
         score_L = mean_scores(band_NL, half(vectors0_ND, vectors1_ND))
-        return shifted(pair, float(best_lag(score_L)) * hop_s, margin(score_L))
-
-
-def shifted(pair: Pair, lag_s: float, confidence: float) -> TimeMap:
-    """Return a map of one lag, which the report clips into the other recording."""
-    time0_K = pair.keypoints
-    time1_K = np.clip(time0_K + lag_s, 0.0, pair.durations_s[1])
-    return TimeMap(time0_K, rising(time1_K), np.full(len(time0_K), confidence))
-
-
-def margin(score_L: np.ndarray) -> float:
-    """Return how far the best score stands out of all, 0 to 1: (best - median) / (1 - median).
-
-    The report gives no confidence; scores are means of cosines, so that 1 is the most there is.
-    """
-    there = score_L[np.isfinite(score_L)]
-    if not len(there):
-        return 0.0
-    middle = float(np.median(there))
-    return float(np.clip((there.max() - middle) / max(1 - middle, 1e-6), 0, 1))
+        return shifted(pair, float(best_lag(score_L)) * hop_s, float(standing_out(score_L)))

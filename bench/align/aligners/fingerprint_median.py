@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.align.aligners.fingerprint_global import shifted
-from bench.align.contract import Ears, Pair, Seconds, TimeMap
-from bench.align.lags import band, best_lag, most_lag, window_scores
+from bench.align.contract import Ears, Pair, TimeMap
+from bench.align.lags import local_lags, shifted
 from bench.config import require
 from bench.values import Progress
 
@@ -47,24 +46,5 @@ class MedianLag:
     def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
         """See `bench.align.contract.Aligner`."""
         assert ears is not None
-        lag_K = local_lags_s(pair, ears, self.config.hop_ms / 1000, self.config.window_s)
-        return shifted(pair, float(np.median(lag_K)), agreement(lag_K, self.config.hop_ms / 1000))
-
-
-def local_lags_s(pair: Pair, ears: Ears, hop_s: float, window_s: float) -> Seconds:
-    """Return the best lag (K,) around each keypoint; 0 where a channel is shorter than a segment."""
-    vectors0_ND, vectors1_ND = ears(pair, hop_s)
-    if not len(vectors0_ND) or not len(vectors1_ND):
-        return np.zeros(len(pair.keypoints))
-    band_NL = band(vectors0_ND, vectors1_ND, most_lag(pair.max_lag_s, hop_s))
-    lag_K: Seconds = best_lag(window_scores(band_NL, hop_s, pair.keypoints, window_s)) * np.float64(hop_s)
-    return lag_K
-
-
-def agreement(lag_K: Seconds, hop_s: float) -> float:
-    """Return the share of keypoints whose lag is within a hop of the median, above what is found by chance.
-
-    The report gives no confidence. A median needs half of them.
-    """
-    share = float(np.mean(np.abs(lag_K - np.median(lag_K)) <= 1.01 * hop_s))
-    return max(0.0, 2 * share - 1)
+        local = local_lags(pair, ears, self.config.hop_ms / 1000, self.config.window_s)
+        return shifted(pair, float(np.median(local.lag_K)), local.agreement(np.median(local.lag_K)))

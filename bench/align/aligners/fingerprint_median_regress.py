@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.align.aligners.fingerprint_median import agreement, local_lags_s
 from bench.align.contract import Ears, Pair, Seconds, TimeMap, rising
+from bench.align.lags import local_lags
 from bench.config import require
 from bench.values import Progress
 
@@ -65,13 +65,12 @@ class MedianLine:
         assert ears is not None
         hop_s = self.config.hop_ms / 1000
         time0_K = pair.keypoints
-        lag_K = local_lags_s(pair, ears, hop_s, self.config.window_s)
-        median_s = float(np.median(lag_K))
-        slope, intercept_s = huber_line(time0_K, lag_K - median_s, self.config)
+        local = local_lags(pair, ears, hop_s, self.config.window_s)
+        median_s = float(np.median(local.lag_K))
+        slope, intercept_s = huber_line(time0_K, local.lag_K - median_s, self.config)
         drift_K = slope * time0_K + intercept_s if abs(slope) <= self.config.max_slope else np.zeros(len(time0_K))
         time1_K = np.clip(time0_K + median_s + drift_K, 0.0, pair.durations_s[1])
-        confidence = agreement(lag_K - drift_K, hop_s)
-        return TimeMap(time0_K, rising(time1_K), np.full(len(time0_K), confidence))
+        return TimeMap(time0_K, rising(time1_K), np.full(len(time0_K), local.agreement(median_s + drift_K)))
 
 
 def huber_line(time_K: Seconds, residual_K: Seconds, config: Config) -> tuple[float, float]:

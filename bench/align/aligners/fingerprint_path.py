@@ -34,12 +34,13 @@ LICENSE = "MIT"
 SOURCE = "own definition"
 HEARS = True
 
-BLINDS = 8
-SURE = 3.0  # deviations above blind paths that mean a confidence of one half
+BLINDS = 16
+SURE = 4.0  # deviations above blind paths that mean a confidence of one half
 STANDS_OUT = 6.0  # a peak of the waves; unlike sounds reach about 4.5
 MOST_HEIGHT = 30.0  # the most weight of a knot
 COARSE_WEIGHT = 0.02
-ENOUGH = 4.0  # a quarter of the knots within a bend heard makes sure
+AGREES_S = 0.002
+CHANCE, ENOUGH = 0.1, 0.4  # shares of the knots within a bend that agree: by chance, and so that one may be sure
 PASSES_S = ((0.0, 0.004), (0.008, 0.0))  # reach (0: a hop and a fifth) and blur of each pass
 
 
@@ -109,35 +110,46 @@ class Path:
     def refined(self, pair: Pair, lag_K: Seconds, confidence_K: Seconds, progress: Progress) -> tuple[Seconds, Seconds]:
         """Return lag and confidence (K,) after the waves were correlated along the curve."""
         knot_K, found_K = pair.keypoints, lag_K
-        height_K = np.zeros(len(knot_K))
         for step, (reach_s, blur_s) in enumerate(PASSES_S):
             progress("refining", step, len(PASSES_S))
             reach_s = reach_s or 1.2 * self.config.hop_ms / 1000
             found = peaks(pair, knot_K, found_K, reach_s, self.config.fine_window_s, blur_s)
-            beside_K, height_K = top(found, _along(found, blur_s))
+            beside_K, height_K = top(found, _along(found))
+            before_K = found_K
             heard_K = height_K >= STANDS_OUT
             # Where no peak stands out the coarse lag has a small say: in a long silence it is all there is.
             weight_K = np.where(heard_K, np.minimum(height_K, MOST_HEIGHT), COARSE_WEIGHT)
-            found_K = smooth(np.where(heard_K, found_K + beside_K, lag_K), weight_K, SPACING_S, self.config.bend_s)
+            found_K = smooth(np.where(heard_K, before_K + beside_K, lag_K), weight_K, SPACING_S, self.config.bend_s)
         progress("refining", len(PASSES_S), len(PASSES_S))
-        share_K = uniform_filter1d(heard_K.astype(np.float64), 2 * round(self.config.bend_s / 2) + 1, mode="nearest")
-        return found_K, 1 - (1 - confidence_K) * (1 - np.minimum(1.0, ENOUGH * share_K))
+        # Peaks by chance lie anywhere within the reach, those of one clock near one curve.
+        agrees_K = heard_K & (np.abs(before_K + beside_K - found_K) <= AGREES_S)
+        share_K = uniform_filter1d(agrees_K.astype(np.float64), 2 * round(self.config.bend_s / 2) + 1, mode="nearest")
+        return found_K, 1 - (1 - confidence_K) * (1 - np.clip((share_K - CHANCE) / (ENOUGH - CHANCE), 0, 1))
 
     def _scores(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> Floats:
         """Return how far each lag stands out at each keypoint (K, L), in deviations over the whole recording."""
         band_NL = band(vectors0_ND, vectors1_ND, most)
         score_KL = window_scores(band_NL, self.config.hop_ms / 1000, at_K, self.config.window_s)
         there_KL = np.isfinite(score_KL)
+        heard_K = there_KL.any(axis=1)  # not where the other channel is over
+        if not heard_K.any():
+            return np.zeros(score_KL.shape, dtype=np.float32)
         off_KL = np.where(there_KL, score_KL, np.nan)
-        off_KL -= np.nanmedian(off_KL, axis=1, keepdims=True)
+        off_KL[heard_K] -= np.nanmedian(off_KL[heard_K], axis=1, keepdims=True)
         scale = 1.4826 * float(np.nanmedian(np.abs(off_KL)))
         return np.where(there_KL, off_KL / max(scale, 1e-6), 0.0).astype(np.float32)
 
     def _blind(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> npt.NDArray[np.float64]:
         """Return the mean heights (B,) of the best paths where the other channel is moved out of reach."""
         found = []
-        for turn in np.linspace(0, len(vectors1_ND), BLINDS + 2)[1:-1].astype(np.int64):
-            score_KL = self._scores(vectors0_ND, np.roll(vectors1_ND, turn, axis=0)[::-1], most, at_K)
+        # Moved by more than two lags nothing matches; in a recording too short for that, backwards it does not either.
+        least, size = 2 * most + 1, len(vectors1_ND)
+        others = [np.roll(vectors1_ND, turn, axis=0) for turn in np.linspace(least, size - least, BLINDS).astype(int)]
+        if size < 3 * least:
+            turns = np.linspace(0, size, BLINDS + 1)[:-1].astype(int)
+            others = [np.roll(vectors1_ND[::-1], turn, axis=0) for turn in turns]
+        for other_ND in others:
+            score_KL = self._scores(vectors0_ND, other_ND, most, at_K)
             column_K = best_path(score_KL, self.config.penalty, 1)
             found.append(score_KL[np.arange(len(column_K)), column_K].mean())
         return np.array(found)
@@ -157,7 +169,7 @@ def _tops(score_KL: Floats, column_K: Ints) -> Seconds:
     return np.clip(top(found, column_K)[0] - column_K, -0.5, 0.5)
 
 
-def _along(found: Peaks, blur_s: float) -> Ints:
+def _along(found: Peaks) -> Ints:
     """Return the columns of the best path through correlations: a clock's lag does not jump from second to second."""
     step_s = found.around_L[1] - found.around_L[0]
     ms = max(1, round(0.001 / step_s))
