@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.align.clock import Clock, ClockRange, warped
 from bench.align.contract import SPACING_S
@@ -36,6 +37,8 @@ from bench.errors import DataError
 from bench.store import Store, digest
 from bench.values import RATE_HZ, Floats, Progress
 
+Doubles = npt.NDArray[np.float64]
+
 KIND = "pairs"
 CITE = "Scheibler et al., Pyroomacoustics, ICASSP 2018"
 LICENSE = "as that of the field recordings; made-up calls: generated"
@@ -44,7 +47,6 @@ SOURCE = "field recordings below field/train and field/test, spaces by pyroomaco
 FORMAT = 1
 SPLITS = ("train", "test")
 MAX_LAG_S = {"coarse": 5.0, "fine": 0.5}
-SPEED_M_S = 343.0
 
 CALL_S = (0.5, 6.0)
 PAUSE_S = 6.0  # mean time between two calls of an animal
@@ -287,10 +289,10 @@ def _responses(config: Config, num_sources: int, draw: np.random.Generator) -> l
     return [[np.asarray(response, np.float32) for response in row] for row in room.rir]
 
 
-def _place(config: Config, draw: np.random.Generator) -> Floats:
+def _place(config: Config, draw: np.random.Generator) -> Doubles:
     """Return where an animal is in the open: its distance from the recorders on the ground, and its height."""
     away_m, angle = draw.uniform(*config.distance_m), draw.uniform(0, 2 * np.pi)
-    place_m: Floats = np.array([away_m * np.cos(angle), away_m * np.sin(angle), draw.uniform(*HEIGHT_M)])
+    place_m: Doubles = np.array([away_m * np.cos(angle), away_m * np.sin(angle), draw.uniform(*HEIGHT_M)])
     return place_m
 
 
@@ -378,21 +380,24 @@ class MadeUpCalls:
         return wave_T
 
 
-def _chirp(time_T: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _chirp(time_T: Doubles, draw: np.random.Generator) -> Doubles:
     """Return a whistle that glides from one pitch to another."""
     low, high = draw.uniform(1500, 6500, 2)
     length_s = max(float(time_T[-1]), FADE_S)
-    return np.sin(2 * np.pi * (low + (high - low) * time_T / (2 * length_s)) * time_T)
+    chirp_T: Doubles = np.sin(2 * np.pi * (low + (high - low) * time_T / (2 * length_s)) * time_T)
+    return chirp_T
 
 
-def _trill(time_T: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _trill(time_T: Doubles, draw: np.random.Generator) -> Doubles:
     """Return a whistle whose pitch swings quickly."""
     centre, width, rate = draw.uniform(2000, 6000), draw.uniform(100, 800), draw.uniform(15, 60)
-    return np.sin(2 * np.pi * centre * time_T + width / rate * np.sin(2 * np.pi * rate * time_T))
+    trill_T: Doubles = np.sin(2 * np.pi * centre * time_T + width / rate * np.sin(2 * np.pi * rate * time_T))
+    return trill_T
 
 
-def _note(time_T: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _note(time_T: Doubles, draw: np.random.Generator) -> Doubles:
     """Return a tone with harmonics that decay with their number."""
     pitch, slope = draw.uniform(300, 1200), draw.uniform(0.4, 0.8)
     numbers = np.arange(1, 6)[:, None]
-    return (slope**numbers * np.sin(2 * np.pi * pitch * numbers * time_T)).sum(axis=0)
+    note_T: Doubles = (slope**numbers * np.sin(2 * np.pi * pitch * numbers * time_T)).sum(axis=0)
+    return note_T

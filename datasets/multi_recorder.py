@@ -1,7 +1,7 @@
 """Real recordings by several recorders at one time, read off clocks that are known.
 
-`locar`: neighbours of nine recorders on a grid of 40 m, synchronised by GPS, 7 s. The annotations are of the clocks, but
-recorders 40 m apart hear one bird up to 117 ms apart: that is the floor of every error here, whatever an aligner does.
+`locar`: neighbours of nine recorders on a grid of 40 m, synchronised by GPS, 7 s. The annotations are of the clocks,
+but recorders 40 m apart hear one bird up to 117 ms apart: no aligner's error is known better than that here.
 `shifted-copies`: five copies of one recording, 3 s, shifted by lags that are known to a sample at 32 kHz; no distance,
 and so no such floor, but no second microphone either.
 
