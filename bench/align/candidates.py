@@ -6,7 +6,7 @@ Ten offsets and ten slopes, of which those are kept that never leave the largest
 offset nor a slope of 1 is among them, and offsets are 1.11 s apart: whoever chooses among these is at best as good
 as the `oracle`.
 
-Shape legend: C candidates, K keypoints, T samples, B windows.
+Shape legend: O offsets, S slopes, C candidates, K keypoints, T samples, B windows.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def candidates(time0_K: Seconds, duration_s: float, max_lag_s: float) -> Seconds
     steepest = max_lag_s / max(duration_s, 1 / RATE_HZ)
     slope_S = np.linspace(1 - steepest, 1 + steepest, NUM_SLOPES)
     slope_S = slope_S[slope_S > 0]
-    line_CK = slope_S[None, :, None] * time0_K + offset_O[:, None, None]
-    time1_CK: Seconds = line_CK.clip(0, duration_s).reshape(-1, len(time0_K))
+    line_OSK = slope_S[None, :, None] * time0_K + offset_O[:, None, None]
+    time1_CK: Seconds = line_OSK.clip(0, duration_s).reshape(NUM_OFFSETS * len(slope_S), len(time0_K))
     farthest_C = np.abs(time1_CK - time0_K).max(axis=1, initial=0.0)
     kept: Seconds = time1_CK[farthest_C <= max_lag_s + ROUNDING_S]
     return kept

@@ -51,6 +51,11 @@ class Config:
         require(0 < self.hop <= self.num_fft, "hop must be between 1 and num_fft", self.hop)
         require(self.num_bands > 0, "num_bands must be > 0", self.num_bands)
 
+    @property
+    def num_samples(self) -> int:
+        """Return the length of the window in samples."""
+        return round(self.window_s * RATE_HZ)
+
 
 def presets() -> dict[str, Config]:
     """Return the algorithm as it was meant, and as it was published."""
@@ -69,7 +74,11 @@ class CrossCor:
     config: Config
 
     def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
-        """Return the best line; its confidence is how far the cosine of its spectrograms is above that of all lines."""
+        """Return the best line.
+
+        Its confidence is how far the cosine of its spectrograms is from the mean of all lines to 1, times the share of
+        a keypoint's window that both recordings hold.
+        """
         time0_K = pair.keypoints
         time1_CK = candidates(time0_K, pair.durations_s[0], pair.max_lag_s)
         product_CK, cosine_CK = self._agreement(pair, time0_K, time1_CK, progress)
@@ -78,7 +87,8 @@ class CrossCor:
         best = int(score_C.argmax()) if len(time0_K) else 0
         if not len(time0_K) or score_C[best] <= 0:
             return unmoved(pair)
-        return TimeMap(time0_K, time1_CK[best], np.full(len(time0_K), standing_out(cosine_C, best)))
+        held_K = _shared(self.config, pair, _first(time0_K), _first(time1_CK[best])) / self.config.num_samples
+        return TimeMap(time0_K, time1_CK[best], standing_out(cosine_C, best) * held_K)
 
     def _agreement(
         self, pair: Pair, time0_K: Seconds, time1_CK: Seconds, progress: Progress
@@ -88,21 +98,19 @@ class CrossCor:
         product_CK, cosine_CK = np.full((2, *time1_CK.shape), np.nan)
         for k in range(len(time0_K)):
             progress("crosscor", k, len(time0_K))
-            first0 = 0 if self.config.slice_defect else round(time0_K[k] * RATE_HZ)
-            first1_C = np.rint(time1_CK[:, k] * RATE_HZ).astype(np.int64)
-            product_CK[:, k], cosine_CK[:, k] = _products(self.config, mel, pair, first0, first1_C)
+            first0 = _first(np.zeros(1) if self.config.slice_defect else time0_K[k : k + 1])
+            product_CK[:, k], cosine_CK[:, k] = _products(self.config, mel, pair, first0, _first(time1_CK[:, k]))
         progress("crosscor", len(time0_K), len(time0_K))
         return product_CK, cosine_CK
 
 
 @torch.inference_mode()
-def _products(config: Config, mel: nn.Module, pair: Pair, first0: int, first1_C: Ints) -> tuple[Seconds, Seconds]:
+def _products(config: Config, mel: nn.Module, pair: Pair, first0: Ints, first1_C: Ints) -> tuple[Seconds, Seconds]:
     """Return mean product and cosine (C,) of one window of channel 0 with windows of channel 1, NaN of no sample."""
-    num_samples = round(config.window_s * RATE_HZ)
-    shared_C = np.minimum(len(pair.wave1_T) - first1_C, len(pair.wave0_T) - first0).clip(0, num_samples)
+    shared_C = _shared(config, pair, first0, first1_C)
     num_frames_C = torch.from_numpy(np.where(shared_C > 0, shared_C // config.hop + 1, 0))
-    one_MW = mel(torch.from_numpy(windows(pair.wave0_T, np.array([first0]), num_samples)))[0]
-    each_CMW = mel(torch.from_numpy(windows(pair.wave1_T, first1_C, num_samples)))
+    one_MW = mel(torch.from_numpy(windows(pair.wave0_T, first0, config.num_samples)))[0]
+    each_CMW = mel(torch.from_numpy(windows(pair.wave1_T, first1_C, config.num_samples)))
     heard_CW = torch.arange(one_MW.shape[1]) < num_frames_C[:, None]
     each_CMW *= heard_CW[:, None]
     sum_C = torch.einsum("mw,cmw->c", one_MW, each_CMW)
@@ -111,6 +119,17 @@ def _products(config: Config, mel: nn.Module, pair: Pair, first0: int, first1_C:
     mean_C = sum_C / (num_frames_C * config.num_bands)  # 0 / 0 where nothing is shared
     cosine_C = torch.where(num_frames_C > 0, sum_C / norm_C, torch.nan)
     return mean_C.double().numpy(), cosine_C.double().numpy()
+
+
+def _first(time: Seconds) -> Ints:
+    """Return the sample that is nearest to each time."""
+    return np.rint(time * RATE_HZ).astype(np.int64)
+
+
+def _shared(config: Config, pair: Pair, first0: Ints, first1: Ints) -> Ints:
+    """Return how many samples windows that begin there have in common before a recording ends."""
+    left = np.minimum(len(pair.wave0_T) - first0, len(pair.wave1_T) - first1)
+    return left.clip(0, config.num_samples)
 
 
 def _means(value_CK: Seconds, used_CK: npt.NDArray[np.bool_]) -> Seconds:

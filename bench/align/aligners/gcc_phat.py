@@ -7,10 +7,11 @@ way round, so that its predictions move away from the truth; `published_sign` do
 
 Lags may then be made a path (`smoothness` > 0): on a grid of `step_s`, the path with the largest sum of
 -|lag - grid| - smoothness |change|, all in seconds. `interpolate` puts a parabola through a peak and its two
-neighbours, for less than a sample; a lag within a step of the path then stays as it is.
+neighbours, for less than a sample (within 0.12 of one for the sinc of a full band); a lag within a step of the path then stays as it is.
 
-A confidence is 1 - background / peak, at least 0. The background is what the highest of as many values of Gaussian
-noise is expected to be, its deviation taken from the median of all.
+A confidence is 1 - background / peak, at least 0, times the share of the window that both recordings hold. The
+background is what the highest of as many values of Gaussian noise is expected to be, its deviation taken from the
+median of all. Unrelated windows of T samples correlate less where they overlap less: as sqrt(1 - |lag| / T).
 
 DEVIATION: lags are looked for within the pair's largest one, which a set promises, and never beyond the window,
 outside of which the two windows have no moment in common. (Published: 0.5 s for `aru`, 5 s for `zebra_finch`.)
@@ -44,6 +45,7 @@ SOURCE = "own writing of the published algorithm, its sign corrected"
 BLOCK_SAMPLES = 1 << 20  # transformed at a time: 50 MB in all
 SMALLEST = 1e-12  # of a cross spectrum's magnitude, as published
 SILENT = 1e-6  # largest deviation from the mean: a thirtieth of the least step of 16 bits
+LEAST_OVERLAP = 0.01  # with less, a few samples would decide
 MEDIAN_OF_NORMAL = 0.6745  # of the absolute value, in deviations
 
 
@@ -110,13 +112,15 @@ class GccPhat:
         reach = min(round(pair.max_lag_s * RATE_HZ), num_samples - 1)
         first_K = np.rint(time0_K * RATE_HZ).astype(np.int64) - num_samples // 2
         lag_K, confidence_K = np.zeros((2, len(time0_K)))
+        overlap_N = np.sqrt((1 - np.abs(np.arange(-reach, reach + 1)) / num_samples).clip(LEAST_OVERLAP))
         size = max(1, BLOCK_SAMPLES // _fft_length(num_samples))
         for start in range(0, len(time0_K), size):
             progress("gcc-phat", start, len(time0_K))
             block = slice(start, start + size)
             waves = (_centred(wave_T, first_K[block], num_samples) for wave_T in (pair.wave0_T, pair.wave1_T))
-            peak_BN = np.abs(correlation(*waves, reach))
-            lag_K[block], confidence_K[block] = peaks(peak_BN, self.config.interpolate)
+            lag_K[block], confidence_K[block] = peaks(correlation(*waves, reach), overlap_N, self.config.interpolate)
+        shortest = min(len(pair.wave0_T), len(pair.wave1_T))
+        confidence_K *= _held(first_K, num_samples, shortest) / num_samples
         progress("gcc-phat", len(time0_K), len(time0_K))
         heard_K = np.isfinite(lag_K)
         if heard_K.any():
@@ -140,23 +144,26 @@ def correlation(wave0_BT: Floats, wave1_BT: Floats, reach: int) -> Floats:
     return whole_BN
 
 
-def peaks(height_BN: Floats, interpolate: bool) -> tuple[Seconds, Seconds]:
-    """Return the lag in samples (NaN where all is 0) and the confidence of the highest value of each row, (B,) each.
+def peaks(value_BN: Floats, overlap_N: Seconds, interpolate: bool) -> tuple[Seconds, Seconds]:
+    """Return lag in samples (NaN where all is 0) and confidence of the largest magnitude of each row, (B,) each.
 
-    The middle column is no lag.
+    The middle column is no lag. `overlap_N` is how large unrelated values are at each lag, beside each other.
     """
-    rows, last = np.arange(len(height_BN)), height_BN.shape[1] - 1
+    rows, last = np.arange(len(value_BN)), value_BN.shape[1] - 1
+    height_BN = np.abs(value_BN)
     at_B = height_BN.argmax(axis=1)
     peak_B = height_BN[rows, at_B].astype(np.float64)
     lag_B = (at_B - last // 2).astype(np.float64)
     if interpolate:
-        before_B, after_B = (height_BN[rows, (at_B + side).clip(0, last)].astype(np.float64) for side in (-1, 1))
+        # Neighbours of either sign: the parabola goes through the values, turned so that the peak is up.
+        sign_B = np.sign(value_BN[rows, at_B])
+        before_B, after_B = (sign_B * value_BN[rows, (at_B + side).clip(0, last)] for side in (-1, 1))
         bend_B = before_B - 2 * peak_B + after_B
         inner_B = (at_B > 0) & (at_B < last) & (bend_B < 0)
         lag_B += np.where(inner_B, (before_B - after_B) / 2 / np.where(inner_B, bend_B, 1), 0)
-    deviation_B = np.median(height_BN, axis=1) / MEDIAN_OF_NORMAL
+    deviation_B = np.median(height_BN / overlap_N, axis=1) / MEDIAN_OF_NORMAL
     # Of N values of Gaussian noise the highest is near sqrt(2 ln N) deviations.
-    background_B = deviation_B * np.sqrt(2 * np.log(last + 1))
+    background_B = deviation_B * np.sqrt(2 * np.log(last + 1)) * overlap_N[at_B]
     heard_B = peak_B > 0
     confidence_B = np.where(heard_B, 1 - background_B / np.where(heard_B, peak_B, 1), 0).clip(0, 1)
     return np.where(heard_B, lag_B, np.nan), confidence_B
@@ -176,12 +183,17 @@ def _fft_length(num_samples: int) -> int:
     return 1 << (2 * num_samples - 1).bit_length()
 
 
+def _held(first_B: Ints, num_samples: int, length: int) -> Ints:
+    """Return how many samples of each window a recording of this length holds."""
+    return ((first_B + num_samples).clip(0, length) - first_B.clip(0, length)).clip(0)
+
+
 def _centred(wave_T: Floats, first_B: Ints, num_samples: int) -> Floats:
     """Return windows (B, T) less the mean of what they hold, silence where the recording has none."""
     cut_BT = windows(wave_T, first_B, num_samples)
     place_BT = first_B[:, None] + np.arange(num_samples)
-    held_BT = (place_BT >= 0) & (place_BT < len(wave_T))
-    mean_B = cut_BT.sum(axis=1, dtype=np.float64) / held_BT.sum(axis=1).clip(1)
-    centred_BT: Floats = np.where(held_BT, cut_BT - mean_B[:, None], 0).astype(np.float32)
+    inside_BT = (place_BT >= 0) & (place_BT < len(wave_T))
+    mean_B = cut_BT.sum(axis=1, dtype=np.float64) / inside_BT.sum(axis=1).clip(1)
+    centred_BT: Floats = np.where(inside_BT, cut_BT - mean_B[:, None], 0).astype(np.float32)
     centred_BT[np.abs(centred_BT).max(axis=1) < SILENT] = 0
     return centred_BT
