@@ -81,7 +81,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     except (OSError, ValueError) as error:  # pandas raises ValueErrors
         told = f"{type(error).__name__}: {error}"
         raise DataError(f"{path} cannot be read as FSD50K's table ({told}); unpack {TABLES}.zip again") from error
-    return [{name: str(value) for name, value in row.items()} for row in table.to_dict("records")]
+    cells = zip(*(table[name].tolist() for name in columns), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in cells]
 
 
 def _check(names: list[str], sides: list[str]) -> None:

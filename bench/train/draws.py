@@ -139,13 +139,14 @@ def _moving(
     """Return places of other sources that move with their groups, and how many silent ones were drawn again.
 
     A place that would lie outside of its track, or is silent, is drawn anew for itself.
+    Shapes: as `track_GSJ`; X = G x J are the other sources of the groups' first segments.
     """
-    shape = track_GSJ.shape
-    first, last = _bounds(source, track_GSJ.reshape(-1), config)
-    start_GSJ, last_GSJ = first.reshape(shape), last.reshape(shape)
-    begin_G1J, redrawn = _audible(source, *(a[:, 0].reshape(-1) for a in (track_GSJ, start_GSJ, last_GSJ)), draw)
-    moved = (begin_G1J.reshape(shape[0], 1, shape[2]) + (anchor_GS - anchor_GS[:, :1])[:, :, None]).reshape(-1)
+    groups, _, others = shape = track_GSJ.shape
     track = track_GSJ.reshape(-1)
+    first, last = _bounds(source, track, config)
+    track_X, first_X, last_X = (a.reshape(shape)[:, 0].reshape(-1) for a in (track, first, last))
+    begin_X, redrawn = _audible(source, track_X, first_X, last_X, draw)
+    moved = (begin_X.reshape(groups, 1, others) + (anchor_GS - anchor_GS[:, :1])[:, :, None]).reshape(-1)
     inside = np.clip(moved, first, last)
     lost = np.flatnonzero((moved != inside) | ~source.audible(track, inside))
     moved[lost], again = _audible(source, track[lost], first[lost], last[lost], draw)
