@@ -85,7 +85,8 @@ def read_times(path: Path) -> pd.DataFrame:
     table = table[[FILE, TIME0, TIME1]].copy()
     for column in (TIME0, TIME1):
         table[column] = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
-    wrong = np.flatnonzero(table[FILE].isna() | ~np.isfinite(table[[TIME0, TIME1]]).all(axis=1))
+    finite = np.isfinite(table[[TIME0, TIME1]].to_numpy()).all(axis=1)
+    wrong = np.flatnonzero(table[FILE].isna().to_numpy() | ~finite)
     if len(wrong):
         # Line 1 is the header.
         raise DataError(

@@ -128,13 +128,14 @@ def _first(time: Seconds) -> Ints:
 
 def _shared(config: Config, pair: Pair, first0: Ints, first1: Ints) -> Ints:
     """Return how many samples windows that begin there have in common before a recording ends."""
-    left = np.minimum(len(pair.wave0_T) - first0, len(pair.wave1_T) - first1)
+    left: Ints = np.minimum(len(pair.wave0_T) - first0, len(pair.wave1_T) - first1)
     return left.clip(0, config.num_samples)
 
 
 def _means(value_CK: Seconds, used_CK: npt.NDArray[np.bool_]) -> Seconds:
     """Return the mean of each row over what is used of it, 0 where nothing is."""
-    return np.where(used_CK, value_CK, 0.0).sum(axis=1) / used_CK.sum(axis=1).clip(1)
+    mean_C: Seconds = np.where(used_CK, value_CK, 0.0).sum(axis=1) / used_CK.sum(axis=1).clip(1)
+    return mean_C
 
 
 def _mel(config: Config) -> nn.Module:

@@ -7,7 +7,8 @@ way round, so that its predictions move away from the truth; `published_sign` do
 
 Lags may then be made a path (`smoothness` > 0): on a grid of `step_s`, the path with the largest sum of
 -|lag - grid| - smoothness |change|, all in seconds. `interpolate` puts a parabola through a peak and its two
-neighbours, for less than a sample (within 0.12 of one for the sinc of a full band); a lag within a step of the path then stays as it is.
+neighbours, for less than a sample (within 0.12 of one where all frequencies are heard alike); a lag within a step of
+the path then stays as it is.
 
 A confidence is 1 - background / peak, at least 0, times the share of the window that both recordings hold. The
 background is what the highest of as many values of Gaussian noise is expected to be, its deviation taken from the
@@ -117,8 +118,9 @@ class GccPhat:
         for start in range(0, len(time0_K), size):
             progress("gcc-phat", start, len(time0_K))
             block = slice(start, start + size)
-            waves = (_centred(wave_T, first_K[block], num_samples) for wave_T in (pair.wave0_T, pair.wave1_T))
-            lag_K[block], confidence_K[block] = peaks(correlation(*waves, reach), overlap_N, self.config.interpolate)
+            wave0_BT, wave1_BT = (_centred(w_T, first_K[block], num_samples) for w_T in (pair.wave0_T, pair.wave1_T))
+            value_BN = correlation(wave0_BT, wave1_BT, reach)
+            lag_K[block], confidence_K[block] = peaks(value_BN, overlap_N, self.config.interpolate)
         shortest = min(len(pair.wave0_T), len(pair.wave1_T))
         confidence_K *= _held(first_K, num_samples, shortest) / num_samples
         progress("gcc-phat", len(time0_K), len(time0_K))
@@ -172,7 +174,7 @@ def peaks(value_BN: Floats, overlap_N: Seconds, interpolate: bool) -> tuple[Seco
 def smooth(lag_K: Seconds, smoothness: float, step_s: float, max_lag_s: float) -> Seconds:
     """Return lags of a grid, (K,) in seconds, whose sum of distances and of `smoothness` times changes is least."""
     most = max(1, round(max_lag_s / step_s))
-    grid_G = np.arange(-most, most + 1) * step_s
+    grid_G = np.arange(-most, most + 1, dtype=np.float64) * step_s
     score_KG = -np.abs(lag_K[:, None].astype(np.float32) - grid_G.astype(np.float32))
     path_K: Seconds = grid_G[best_path(score_KG, smoothness * step_s)]
     return path_K
@@ -185,7 +187,8 @@ def _fft_length(num_samples: int) -> int:
 
 def _held(first_B: Ints, num_samples: int, length: int) -> Ints:
     """Return how many samples of each window a recording of this length holds."""
-    return ((first_B + num_samples).clip(0, length) - first_B.clip(0, length)).clip(0)
+    held_B: Ints = (first_B + num_samples).clip(0, length) - first_B.clip(0, length)
+    return held_B
 
 
 def _centred(wave_T: Floats, first_B: Ints, num_samples: int) -> Floats:
