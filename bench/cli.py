@@ -595,6 +595,10 @@ def _show(result: Any, format_: str) -> None:
             Console().print(load("report", "grid").render(result))
         if len(result.alignment):
             Console().print(load("report", "alignment").render(result.alignment))
+    elif not len(result.rows):
+        from bench.align.evaluate import summed_up
+
+        _print_frame(summed_up(result.alignment), format_)
     elif format_ == "json":
         import json
 

@@ -22,24 +22,25 @@ def render(files: pd.DataFrame) -> RenderableType:
     table = summed_up(files)
     tables = [_table(str(name), str(split), own) for (name, split), own in table.groupby(["set", "split"], sort=False)]
     note = (
-        "means over files with 95 % intervals (bootstrap over files); p of Wilcoxon's test on the files' MSE against "
-        f"the best, Holm-corrected; {ORACLE}: the best line of the grid that crosscor and deeplearning choose from"
+        "means over files with 95 % intervals (bootstrap over files); =: not significantly worse than the best, by "
+        f"Wilcoxon's test on the files' MSE, Holm-corrected; {ORACLE}: the best line of the grid that crosscor and "
+        "deeplearning choose from"
     )
     return Group(*tables, note)
 
 
 def _table(set_name: str, split: str, own: pd.DataFrame) -> Table:
-    table = Table(title=f"{set_name}, {split}, {own['files'].max()} files", title_justify="left", box=SIMPLE)
+    title = f"{set_name}, {split}, {own['files'].max()} files"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("aligner", no_wrap=True)
-    for column in ("MSE, s2", "95 %", "MAE, ms", "95 %", "median, ms", "p"):
+    for column in ("MSE, s2", "95 %", "MAE, ms", "95 %"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in own.sort_values("mse_s2").to_dict("records"):
         style = "dim" if row["aligner"] == ORACLE else "bold" if row["best"] else None
-        p = "" if pd.isna(row["p"]) else f"{row['p']:.2g}"
+        alike = " =" if row["p"] >= ALPHA else ""
         table.add_row(
-            str(row["aligner"]), f"{row['mse_s2']:.3g}", f"{row['mse_s2_low']:.2g}-{row['mse_s2_high']:.2g}",
-            _ms(row["mae_ms"]), f"{_ms(row['mae_ms_low'])}-{_ms(row['mae_ms_high'])}", _ms(row["median_ms"]), p,
-            style=style,
+            f"{row['aligner']}{alike}", f"{row['mse_s2']:.2g}", f"{row['mse_s2_low']:.2g}-{row['mse_s2_high']:.2g}",
+            _ms(row["mae_ms"]), f"{_ms(row['mae_ms_low'])}-{_ms(row['mae_ms_high'])}", style=style,
         )  # fmt: skip
     return table
 

@@ -82,6 +82,9 @@ def render(*results: Result) -> RenderableType:
 def _check_comparable(results: Sequence[Result]) -> None:
     require(len(results) >= 2, "a comparison needs at least two runs", len(results))
     keys = [str(result.summary["run"]) for result in results]
+    for key, result in zip(keys, results, strict=True):
+        if result.rows.empty:
+            raise ConfigError(f"the run {key} has no queries, as it aligned recorders alone; leave it out")
     require(len(set(keys)) == len(keys), "a comparison must not name a run twice", ", ".join(keys))
     for key, result in zip(keys[1:], results[1:], strict=True):
         for what, one, other in zip(TESTED, _tested(results[0]), _tested(result), strict=True):

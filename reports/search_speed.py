@@ -60,7 +60,7 @@ def draw(result: SearchSpeed, path: Path) -> None:
 
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("index", no_wrap=True)
+    table.add_column("index", overflow="fold", min_width=14)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table

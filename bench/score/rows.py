@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from typing import Any
 
@@ -98,7 +98,7 @@ def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: 
 
 def frame(rows: list[Row]) -> pd.DataFrame:
     """Return rows as a frame, one column a field."""
-    return pd.DataFrame([asdict(row) for row in rows])
+    return pd.DataFrame([asdict(row) for row in rows], columns=[item.name for item in fields(Row)])
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:

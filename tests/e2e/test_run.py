@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pandas as pd
 import pytest
 import soundfile
@@ -22,6 +23,7 @@ from bench.results import ROWS, load_result
 from bench.score.rows import schema
 from bench.speed import read_speed
 from bench.store import Store
+from bench.values import RATE_HZ
 
 SETTINGS = (
     "music.num_train=6",
@@ -39,7 +41,7 @@ SETTINGS = (
     "eval.lengths_s=[0.96, 2.0]",
     "eval.rooms_per_t60=1",
 )
-STAGES = ("decode", "rooms rooms", "query set", "training", "database", "test cells")
+STAGES = ("decode", "rooms rooms", "query set", "training", "database", "test cells", "aligning")
 BENCH = (sys.executable, "-P", "-m", "bench")
 # One thread, so that sums are done in one order and a run repeats to the bit.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -330,3 +332,70 @@ def test_a_recording_is_identified_and_one_that_cannot_be_heard_is_named(finishe
     assert "accepted from" in bench("index", "info", catalogue).stdout
     again = bench("index", "build", catalogue, "--store", str(finished))
     assert again.returncode == 2 and "exists already" in again.stderr
+
+
+def test_alignment_alone_is_trained_tested_kept_and_shown_again(prepared: Path) -> None:
+    made = run(prepared, "--task", "alignment", "--set", "train.steps=2")
+    assert made.returncode == 0, made.stderr
+    assert "aru-sim-coarse, test, 2 files" in made.stdout and "fingerprint-path" in made.stdout
+    result = load_result(Store(prepared), None)
+    assert result.summary["benchmark"] == "custom-align" and result.rows.empty
+    assert set(result.alignment["aligner"]) == {"nosync", "fingerprint-path", "oracle-of-the-grid"}
+    logged = {name: value for name, value in result.summary["headline"].items() if name.startswith("align_mse/")}
+    assert logged["align_mse/aru-sim-coarse/fingerprint-path"] < logged["align_mse/aru-sim-coarse/nosync"]
+    again = bench("results", "--store", str(prepared))
+    assert "aru-sim-fine, test, 2 files" in again.stdout
+    compared = bench("compare", result.summary["run"], result.summary["run"], "--store", str(prepared))
+    assert compared.returncode == 2 and "no queries" in compared.stderr and "Traceback" not in compared.stderr
+
+
+def test_two_recordings_are_aligned_and_written_on_one_clock(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    time = np.arange(30 * RATE_HZ) / RATE_HZ
+    scene = np.cumsum(draw.standard_normal(len(time) + 4 * RATE_HZ)) * 0.002
+    scene = np.diff(scene, prepend=0) * (1 + np.sin(2 * np.pi * np.arange(len(scene)) / RATE_HZ * 0.7) ** 8 * 20)
+    early, late = scene[2 * RATE_HZ :][: len(time)], scene[RATE_HZ // 2 :][: len(time)]
+    soundfile.write(tmp_path / "a.wav", early, RATE_HZ)
+    soundfile.write(tmp_path / "b.flac", late, RATE_HZ)
+    soundfile.write(tmp_path / "both.wav", np.stack([early, late], axis=1), RATE_HZ)
+    outputs = {
+        f"--{what}": tmp_path / f"out.{end}" for what, end in (("csv", "csv"), ("plot", "png"), ("write", "wav"))
+    }
+    asked = [str(part) for pair in outputs.items() for part in pair]
+    one = ("--store", str(tmp_path / "none"))
+    made = bench("align", str(tmp_path / "a.wav"), str(tmp_path / "b.flac"), *asked, *one)
+    assert made.returncode == 0, made.stderr
+    assert "+1.5000 s at the start" in made.stdout and "random projection" in made.stdout
+    table = pd.read_csv(outputs["--csv"])
+    assert abs(table["Time Channel 1"] - table["Time Channel 0"] - 1.5)[:25].max() < 1e-3
+    written, _ = soundfile.read(outputs["--write"])
+    inside = slice(RATE_HZ, 27 * RATE_HZ)
+    assert np.square(written[inside] - early[inside]).mean() < 0.05 * np.square(early[inside]).mean()
+    assert outputs["--plot"].stat().st_size > 10_000
+    stereo = bench("align", str(tmp_path / "both.wav"), *one)
+    assert "+1.5000 s at the start" in stereo.stdout
+    again = bench("align", str(tmp_path / "a.wav"), str(tmp_path / "b.flac"), *asked, *one)
+    assert again.returncode == 2 and "out.csv exists already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("recordings", "told"),
+    [
+        (["a.wav"], "channels are 1"),
+        (["a.wav", "a.wav", "a.wav"], "two recordings"),
+        (["a.wav", "gone.wav"], "gone.wav"),
+    ],
+)
+def test_recordings_that_cannot_be_aligned_are_refused_in_a_sentence(
+    recordings: list[str], told: str, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE_HZ), RATE_HZ)
+    refused = bench("align", *(str(tmp_path / name) for name in recordings), "--store", str(tmp_path / "none"))
+    assert refused.returncode == 2 and told in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_recordings_that_share_no_sound_are_answered_with_a_warning(tmp_path: Path) -> None:
+    for name, seed in (("a.wav", 0), ("b.wav", 1)):
+        soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(seed).standard_normal(20 * RATE_HZ), RATE_HZ)
+    answered = bench("align", str(tmp_path / "a.wav"), str(tmp_path / "b.wav"), "--store", str(tmp_path / "none"))
+    assert answered.returncode == 0 and "do not rely on these numbers" in answered.stderr
