@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -230,7 +232,9 @@ def test_flatten_gives_every_setting_its_one_name(plugin: ModuleType) -> None:
     sections = {"data": config.DataConfig, "train": config.TrainConfig, "eval": config.EvalConfig, "model": Settings}
     sections["music"] = registry.load("dataset", "synth").Config
     sections |= {f"index.{name}": registry.load("index", name).Config for name in ("exact", "falconn")}
-    sections |= {"train.transforms": config.Transforms, "train.mixture": config.Mixture}
+    sections |= {"train.transforms": config.Transforms, "train.mixture": config.Mixture, "align": config.AlignConfig}
+    sections["pairs.aru-sim"] = registry.load("dataset", "aru-sim").Config
+    sections |= {f"aligner.{name}": registry.load("aligner", name).Config for name in ("nosync", "fingerprint-path")}
     wanted = {f"{name}.{field.name}" for name, kind in sections.items() for field in fields(kind)}
     wanted -= {"train.transforms", "train.mixture"}
     assert set(flat) == wanted | {"encoder", "preset", "seed", "device"}
@@ -250,3 +254,78 @@ def test_no_override_ends_in_anything_but_a_run_or_our_error(text: str) -> None:
 def test_sequence_searches_are_known_ones_and_hold_the_headline(sequences: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"eval\.sequences"):
         config.EvalConfig(sequences=sequences)
+
+
+# Recorders: settings of each set of pairs and of each aligner, by name
+
+
+def aligners(*names: str) -> str:
+    return f"align.aligners={list(names)}"
+
+
+def test_defaults_of_an_aligner_and_a_set_are_their_plug_ins(plugin: ModuleType) -> None:
+    run = config.resolve("mine", plugin, "small")
+    assert set(run.pairs) == {"aru-sim"} and set(run.aligner) == set(run.align.aligners)
+    assert run.pairs["aru-sim"] == registry.load("dataset", "aru-sim").Config()
+    assert run.aligner["fingerprint-median"] == registry.load("aligner", "fingerprint-median").Config()
+
+
+def test_preset_after_a_colon_gives_an_aligner_its_settings(plugin: ModuleType) -> None:
+    gcc_phat = registry.load("aligner", "gcc-phat")
+    run = config.resolve("mine", plugin, "tiny", overrides=[aligners("gcc-phat", "gcc-phat:aru")])
+    assert run.aligner == {"gcc-phat": gcc_phat.Config(), "gcc-phat:aru": gcc_phat.presets()["aru"]}
+    assert run.aligner["gcc-phat"] != run.aligner["gcc-phat:aru"]
+
+
+def test_setting_by_plain_name_is_of_every_preset_and_by_its_own_name_of_one(plugin: ModuleType) -> None:
+    names = ("gcc-phat:aru", "gcc-phat:zebra-finch")
+    both = config.resolve("mine", plugin, "tiny", overrides=[aligners(*names), "aligner.gcc-phat.hann=true"])
+    presets = registry.load("aligner", "gcc-phat").presets()
+    assert [both.aligner[name] for name in names] == [
+        dataclasses.replace(presets[name.partition(":")[2]], hann=True) for name in names
+    ]
+    one = config.resolve("mine", plugin, "tiny", overrides=[aligners(*names), "aligner.gcc-phat:aru.hann=true"])
+    assert [one.aligner[name].hann for name in names] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([aligners("gcc-phat:aur")], "no preset of the aligner 'gcc-phat' called 'aur'; did you mean 'aru'"),
+        ([aligners("nosync:fast")], "no preset of the aligner 'nosync' called 'fast'"),
+        ([aligners("nosync", "nosync")], "align.aligners must not name anything twice"),
+        (["align.sets=['aru-sim', 'aru-sim']"], "align.sets must not name anything twice"),
+        (["align.sets=['aru-sim', 'synth']"], "align.sets must hold pairs of recordings, got 'synth', with music"),
+        ([aligners("nosync"), "aligner.gcc-phat.hann=true"], "no aligner in align.aligners called 'gcc-phat'"),
+        (["aligner=3"], "aligner is a group of settings, one for each name in align.aligners"),
+        (["aligner.fingerprint-path=3"], "such as aligner.fingerprint-path.hop_ms"),
+        (["aligner.fingerprint-path.hopms=3"], "did you mean 'aligner.fingerprint-path.hop_ms'"),
+        (["aligner.fingerprint-path.hop_ms=1"], "fingerprint-path: hop_ms must be from 10 to 1000, got 1"),
+        ([aligners("gcc-phat:aru"), "aligner.gcc-phat.windows=3"], "no setting called 'aligner.gcc-phat.windows'"),
+        ([aligners("gcc-phat:aru"), "aligner.gcc-phat.window_s=0"], "window_s must be >= 0.01, got 0"),
+        (["pairs.aru-sim.duration_s=long"], "pairs.aru-sim.duration_s"),
+        (["pairs.locar.clocks=1"], "no pairs in align.sets called 'locar'"),
+    ],
+)
+def test_wrong_setting_of_recorders_is_named(overrides: list[str], told: str, plugin: ModuleType) -> None:
+    assert told in refused(plugin, *overrides)
+
+
+def test_wrong_aligner_or_set_is_answered_with_the_nearest(plugin: ModuleType) -> None:
+    for override, right in (("align.aligners=['nosink']", "nosync"), ("align.sets=['aru-sim', 'biodcas']", "biodcase")):
+        with pytest.raises(PluginError, match=f"did you mean '{right}'"):
+            config.resolve("mine", plugin, "tiny", overrides=[override])
+
+
+def test_kept_settings_are_restored_as_they_were(plugin: ModuleType) -> None:
+    overrides = [
+        aligners("gcc-phat:aru", "gcc-phat", "nosync"), "aligner.gcc-phat.window_s=0.5", "pairs.aru-sim.duration_s=20",
+        "align.split=train", "train.transforms.tanh=0.5",
+    ]  # fmt: skip
+    run = config.resolve("mine", plugin, "tiny", overrides=overrides)
+    kept = json.loads(json.dumps(config.flatten(run)))
+    assert config.restored("mine", plugin, kept) == run
+    changed = config.restored("mine", plugin, kept, ["aligner.gcc-phat:aru.window_s=0.7"])
+    assert {name: getattr(c, "window_s", None) for name, c in changed.aligner.items()} == {
+        "gcc-phat:aru": 0.7, "gcc-phat": 0.5, "nosync": None,
+    }  # fmt: skip

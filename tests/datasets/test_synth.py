@@ -102,6 +102,6 @@ def test_settings_out_of_range_are_refused(settings_: dict[str, int]) -> None:
 @pytest.mark.parametrize("name", names("dataset"))
 def test_every_data_set_says_what_it_is(name: str) -> None:
     module = load("dataset", name)
-    assert module.KIND in ("music", "noise", "rir")
+    assert module.KIND in ("music", "noise", "rir", "pairs")
     assert all(getattr(module, constant) for constant in ("CITE", "LICENSE", "SOURCE"))
     assert module.Config() == module.Config() and module.__doc__
