@@ -451,7 +451,7 @@ def data_list() -> None:
 
     for name in registry.names("dataset"):
         plugin = registry.load("dataset", name)
-        print(f"{name:14s}{plugin.KIND:7s}{(plugin.__doc__ or '').strip().splitlines()[0]}")
+        print(f"{name:16s}{plugin.KIND:7s}{(plugin.__doc__ or '').strip().splitlines()[0]}")
 
 
 @speed_app.command("train")
