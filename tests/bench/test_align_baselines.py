@@ -152,6 +152,13 @@ def test_confidence_is_the_height_over_what_noise_would_reach() -> None:
     np.testing.assert_allclose(gcc_phat.peaks(height, np.ones(101), False)[1], [1 - background, 0])
 
 
+def test_overlap_is_the_root_of_the_shared_part_and_for_fades_that_of_the_definition() -> None:
+    np.testing.assert_allclose(gcc_phat.overlap(np.ones(4), 3) ** 2, [0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25])
+    fade = np.array([0.2, 1, 0.6])
+    at_one = (0.2**2 * 1**2 + 1**2 * 0.6**2) / (0.2**4 + 1 + 0.6**4)
+    np.testing.assert_allclose(gcc_phat.overlap(fade, 1) ** 2, [at_one, 1, at_one])
+
+
 def test_no_sound_has_no_lag_and_no_confidence() -> None:
     lag, confidence = gcc_phat.peaks(np.zeros((1, 5)), np.ones(5), True)
     assert np.isnan(lag[0]) and confidence[0] == 0
@@ -234,6 +241,17 @@ def test_silent_moments_have_the_lag_of_their_neighbours_and_no_confidence() -> 
     found = aligned(gcc_phat.build(gcc_phat.Config(window_s=1.0)), pair(wave, moved))
     assert found.confidence_K[6] == 0 and found.confidence_K[[2, 10]].min() > 0.5
     np.testing.assert_allclose(lags(found)[[2, 6, 10]], 0.1, atol=1e-5)
+
+
+def test_rumble_that_is_cut_in_both_channels_is_no_peak_at_no_lag_where_windows_fade() -> None:
+    wave, rumbles = (
+        noise(6.0, level=0.01),
+        np.cumsum(np.random.default_rng(5).standard_normal((2, 6 * RATE_HZ)), axis=1),
+    )
+    one, other = ((w + 0.05 * r).astype(np.float32) for w, r in zip((wave, np.roll(wave, 4800)), rumbles, strict=True))
+    hard, faded = (aligned(gcc_phat.build(gcc_phat.Config(hann=h)), pair(one, other)) for h in (False, True))
+    assert np.abs(lags(hard)[2:5] - 0.3).max() > 0.2
+    np.testing.assert_allclose(lags(faded)[2:5], 0.3, atol=1e-4)
 
 
 def test_recordings_of_other_things_have_little_confidence() -> None:

@@ -12,7 +12,7 @@ the path then stays as it is.
 
 A confidence is 1 - background / peak, at least 0, times the share of the window that both recordings hold. The
 background is what the highest of as many values of Gaussian noise is expected to be, its deviation taken from the
-median of all. Unrelated windows of T samples correlate less where they overlap less: as sqrt(1 - |lag| / T).
+median of all. Unrelated windows correlate less where they overlap less (`overlap`).
 
 DEVIATION: lags are looked for within the pair's largest one, which a set promises, and never beyond the window,
 outside of which the two windows have no moment in common. (Published: 0.5 s for `aru`, 5 s for `zebra_finch`.)
@@ -46,7 +46,7 @@ SOURCE = "own writing of the published algorithm, its sign corrected"
 BLOCK_SAMPLES = 1 << 20  # transformed at a time: 50 MB in all
 SMALLEST = 1e-12  # of a cross spectrum's magnitude, as published
 SILENT = 1e-6  # largest deviation from the mean: a thirtieth of the least step of 16 bits
-LEAST_OVERLAP = 0.01  # with less, a few samples would decide
+LEAST_OVERLAP = 0.5  # where a background is measured: the transform's own noise hides less
 MEDIAN_OF_NORMAL = 0.6745  # of the absolute value, in deviations
 
 
@@ -55,13 +55,15 @@ class Config:
     """Settings; see the module's text. The window lies around a keypoint, and is silence beyond a recording's ends.
 
     `smoothness` is the cost of a second of change of lag, in seconds of distance from the keypoints' own lags; 0 takes
-    these as they are.
+    these as they are. `hann` fades a window in and out; published is without. Both channels are cut at the same
+    moments, and where they have rumble the two cuts are alike: a peak at no lag.
     """
 
     window_s: float = 2.5
     smoothness: float = 0.0
     step_s: float = 0.005
     interpolate: bool = True
+    hann: bool = True
     published_sign: bool = False
 
     def __post_init__(self) -> None:
@@ -72,8 +74,8 @@ class Config:
 
 def presets() -> dict[str, Config]:
     """Return the settings published for the two sets, with the right sign; `-published` with the wrong one."""
-    aru = Config(window_s=0.27, smoothness=10.83, step_s=0.005, interpolate=False)
-    zebra_finch = Config(window_s=2.5, interpolate=False)
+    aru = Config(window_s=0.27, smoothness=10.83, step_s=0.005, interpolate=False, hann=False)
+    zebra_finch = Config(window_s=2.5, interpolate=False, hann=False)
     return {
         "aru": aru,
         "zebra-finch": zebra_finch,
@@ -113,12 +115,14 @@ class GccPhat:
         reach = min(round(pair.max_lag_s * RATE_HZ), num_samples - 1)
         first_K = np.rint(time0_K * RATE_HZ).astype(np.int64) - num_samples // 2
         lag_K, confidence_K = np.zeros((2, len(time0_K)))
-        overlap_N = np.sqrt((1 - np.abs(np.arange(-reach, reach + 1)) / num_samples).clip(LEAST_OVERLAP))
+        overlap_N = overlap(_fade(self.config.hann, (np.arange(num_samples) + 0.5) / num_samples), reach)
         size = max(1, BLOCK_SAMPLES // _fft_length(num_samples))
         for start in range(0, len(time0_K), size):
             progress("gcc-phat", start, len(time0_K))
             block = slice(start, start + size)
-            wave0_BT, wave1_BT = (_centred(w_T, first_K[block], num_samples) for w_T in (pair.wave0_T, pair.wave1_T))
+            wave0_BT, wave1_BT = (
+                self._cut(wave_T, first_K[block], num_samples) for wave_T in (pair.wave0_T, pair.wave1_T)
+            )
             value_BN = correlation(wave0_BT, wave1_BT, reach)
             lag_K[block], confidence_K[block] = peaks(value_BN, overlap_N, self.config.interpolate)
         shortest = min(len(pair.wave0_T), len(pair.wave1_T))
@@ -128,6 +132,18 @@ class GccPhat:
         if heard_K.any():
             lag_K = np.interp(time0_K, time0_K[heard_K], lag_K[heard_K])
         return np.nan_to_num(lag_K) / RATE_HZ, confidence_K
+
+    def _cut(self, wave_T: Floats, first_B: Ints, num_samples: int) -> Floats:
+        """Return windows (B, T) less the mean of what they hold, silence where the recording has none."""
+        cut_BT = windows(wave_T, first_B, num_samples)
+        held_B = _held(first_B, num_samples, len(wave_T))
+        place_BT = np.arange(num_samples) - (-first_B).clip(0)[:, None]  # in what is held
+        inside_BT = (place_BT >= 0) & (place_BT < held_B[:, None])
+        mean_B = cut_BT.sum(axis=1, dtype=np.float64) / held_B.clip(1)
+        centred_BT: Floats = np.where(inside_BT, cut_BT - mean_B[:, None], 0).astype(np.float32)
+        centred_BT[np.abs(centred_BT).max(axis=1) < SILENT] = 0
+        phase_BT = (place_BT + 0.5) / held_B.clip(1)[:, None]
+        return centred_BT * _fade(self.config.hann, phase_BT).astype(np.float32)
 
 
 def correlation(wave0_BT: Floats, wave1_BT: Floats, reach: int) -> Floats:
@@ -163,12 +179,28 @@ def peaks(value_BN: Floats, overlap_N: Seconds, interpolate: bool) -> tuple[Seco
         bend_B = before_B - 2 * peak_B + after_B
         inner_B = (at_B > 0) & (at_B < last) & (bend_B < 0)
         lag_B += np.where(inner_B, (before_B - after_B) / 2 / np.where(inner_B, bend_B, 1), 0)
-    deviation_B = np.median(height_BN / overlap_N, axis=1) / MEDIAN_OF_NORMAL
+    near_N = overlap_N >= LEAST_OVERLAP
+    deviation_B = np.median(height_BN[:, near_N] / overlap_N[near_N], axis=1) / MEDIAN_OF_NORMAL
     # Of N values of Gaussian noise the highest is near sqrt(2 ln N) deviations.
-    background_B = deviation_B * np.sqrt(2 * np.log(last + 1)) * overlap_N[at_B]
+    background_B = deviation_B * np.sqrt(2 * np.log(last + 1)) * overlap_N[at_B].clip(LEAST_OVERLAP)
     heard_B = peak_B > 0
     confidence_B = np.where(heard_B, 1 - background_B / np.where(heard_B, peak_B, 1), 0).clip(0, 1)
     return np.where(heard_B, lag_B, np.nan), confidence_B
+
+
+def overlap(fade_T: Seconds, reach: int) -> Seconds:
+    """Return the deviation of unrelated windows' correlation at lags -reach to reach over that at none, (N,).
+
+    A sum of products of independent values has the variance of the products' squares: the correlation of the squared
+    fade with itself.
+    """
+    from scipy.signal import correlate
+
+    variance = correlate(fade_T**2, fade_T**2, method="fft")
+    middle = len(fade_T) - 1
+    around_N: Seconds = variance[middle - reach : middle + reach + 1] / variance[middle]
+    deviation_N: Seconds = np.sqrt(around_N.clip(0))
+    return deviation_N
 
 
 def smooth(lag_K: Seconds, smoothness: float, step_s: float, max_lag_s: float) -> Seconds:
@@ -185,18 +217,13 @@ def _fft_length(num_samples: int) -> int:
     return 1 << (2 * num_samples - 1).bit_length()
 
 
+def _fade(hann: bool, phase: Seconds) -> Seconds:
+    """Return the weight of samples at these shares of what a window holds: Hann's, or 1."""
+    faded: Seconds = np.sin(np.pi * phase) ** 2 if hann else np.ones_like(phase)
+    return faded
+
+
 def _held(first_B: Ints, num_samples: int, length: int) -> Ints:
     """Return how many samples of each window a recording of this length holds."""
     held_B: Ints = (first_B + num_samples).clip(0, length) - first_B.clip(0, length)
     return held_B
-
-
-def _centred(wave_T: Floats, first_B: Ints, num_samples: int) -> Floats:
-    """Return windows (B, T) less the mean of what they hold, silence where the recording has none."""
-    cut_BT = windows(wave_T, first_B, num_samples)
-    place_BT = first_B[:, None] + np.arange(num_samples)
-    inside_BT = (place_BT >= 0) & (place_BT < len(wave_T))
-    mean_B = cut_BT.sum(axis=1, dtype=np.float64) / inside_BT.sum(axis=1).clip(1)
-    centred_BT: Floats = np.where(inside_BT, cut_BT - mean_B[:, None], 0).astype(np.float32)
-    centred_BT[np.abs(centred_BT).max(axis=1) < SILENT] = 0
-    return centred_BT
