@@ -65,7 +65,7 @@ def run(config: RunConfig, plan: Plan, task: Task = "all") -> Result | None:
     ranks = joined(device)
     if ranks.rank > 0:
         plan = replace(plan, progress=no_progress, warn=lambda told: None)
-    for doubt in [] if plan.weights else doubts(config.train):
+    for doubt in [] if plan.weights else doubts(config.train, config.eval.hop_ms):
         plan.warn(doubt)
     if device.type == "cpu":
         keep_freed_memory()

