@@ -13,12 +13,13 @@ They need no data, no network and no GPU, and take seconds on one processor with
 say nothing about quality: a check that passes means that the benchmark can use the plug-in, and that
 its numbers will mean what those of the others mean.
 
-Shape legend: B batch, T samples, N database vectors, Q query vectors, D dimensions, K neighbours.
+Shape legend: B batch, T samples, N database vectors, Q query vectors, D dimensions, K neighbours or keypoints.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pickle
 import tempfile
 from collections.abc import Mapping
@@ -29,10 +30,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from bench.align.contract import Aligner, Ears, Pair, TimeMap
+from bench.align.pairs import LAYOUT, Keypoints, PairSource, Problem, Task, open_task, splits, tasks
 from bench.degrade.room import DIRECT_AT, Response, ResponseSource, measure_t60
 from bench.errors import DataError, StoreError
 from bench.search.built import keeps
-from bench.values import RATE_HZ, Floats, Ints, Source, Split, Track
+from bench.store import Store
+from bench.values import RATE_HZ, Floats, Ints, Source, Split, Track, no_progress
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +44,12 @@ if TYPE_CHECKING:
 SEED = 20
 TOLERANCE = 1e-4  # of a unit vector: float32 sums in another order differ by less
 CODED = 0.1  # of a similarity: what codes of 8 bytes may confuse
+SCENE_S = 12  # of the pairs that an aligner is asked about
+LAG_S = 0.6  # of their channel 1
+MOST_LAG_S = 1.0  # that such a pair promises
+OFF_S = 0.3  # what a confident answer may be off: a turned sign is off by 1.2, the baselines' grids by 0.2
+SURE = 0.5  # a confidence from which on a pair is believed
+ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,6 @@ class Arrays:
 
     def fingerprint(self) -> str:
         """Return a digest of all samples and sides."""
-        import hashlib
-
         told = hashlib.sha256(repr((sorted(self.splits.items()), sorted(self.labels.items()))).encode())
         for name, wave in self.waves.items():
             told.update(name.encode())
@@ -194,6 +202,64 @@ def check_responses(source: ResponseSource) -> None:
         again_T = source.load(name).wave_T
         _require(np.array_equal(response.wave_T, again_T), "a response is always the same", name)
     _require(usable > 0, "the first or the last response can be used", names)
+
+
+def check_aligner(plugin: ModuleType, config: Any = None, ears: Ears | None = None) -> None:
+    """Check an aligner plug-in, built with its default config if none is given; one that hears gets these ears.
+
+    Rules: every pair has a valid map, whatever its channels' lengths, read-only waves included; the same pair has
+    the same map, whatever it is called and whatever was asked before; silence in a channel gives a low confidence; a
+    confident map has the lag, positive where channel 1 is later. One that learns is trained here on two pairs: the
+    same seed gives the same answers, and a loaded one those of the saved one.
+    Without `ears` they are the random projection, which needs no training.
+    """
+    _check_module(plugin)
+    _require(isinstance(plugin.HEARS, bool), "HEARS is a truth value", plugin.HEARS)
+    config, ears = plugin.Config() if config is None else config, _untrained_ears() if ears is None else ears
+    aligner = _ready(plugin, config, ears)
+    heard = ears if plugin.HEARS else None
+    later, earlier = _scene("later", LAG_S), _scene("earlier", -LAG_S)
+    found = _aligned(aligner, later, heard)
+    for pair, lag_s, its in ((later, LAG_S, found), (earlier, -LAG_S, _aligned(aligner, earlier, heard))):
+        off_s = float(np.median(its.at(pair.keypoints) - pair.keypoints)) - lag_s
+        believed = float(its.confidence_at(pair.keypoints).mean()) >= SURE
+        _require(not believed or abs(off_s) <= OFF_S, "a confident map has the lag, positive where channel 1 is later",
+                 f"{lag_s + off_s:+.2f} s where {lag_s:+.2f} s was wanted")  # fmt: skip
+    _check_same_map(found, _aligned(aligner, later, heard), "the same pair has the same map, whatever was asked before")
+    renamed = dataclasses.replace(later, name="another", key="another")
+    _check_same_map(found, _aligned(aligner, renamed, heard), "a map does not depend on the pair's name or key")
+    for pair in _silent(later):
+        confidence = float(_aligned(aligner, pair, heard).confidence_at(pair.keypoints).mean())
+        _require(confidence < SURE, f"{pair.name} gives a confidence below {SURE:g}", f"{confidence:.2f}")
+    for pair in _uneven(later):
+        _aligned(aligner, pair, heard)
+
+
+def check_pairs(source: PairSource) -> None:
+    """Check what a data-set plug-in of kind `pairs` returns from `build(config, root)`.
+
+    Rules: unique names of sets, the same each time; a folder in the challenge's layout that holds all of them, the
+    same at the second call, and, where it is made, bit for bit the same in another store; a fingerprint that is a
+    text and stays the same; in every set a first or last file of a split that can be used, whose annotated times are
+    inside both channels, never fall and are no further apart than the set promises; no file in two splits.
+    Made sets are made twice: give a config of short and few files.
+    """
+    names = list(source.sets())
+    _require(len(names) > 0 and names == list(source.sets()), "sets() is not empty and the same each time", names)
+    _require(len(set(names)) == len(names), "names of sets are unique", names)
+    told = source.fingerprint()
+    _require(isinstance(told, str) and told != "", "fingerprint() is a text", repr(told))
+    with tempfile.TemporaryDirectory() as scratch:
+        one, other = (Store(Path(scratch) / name) for name in ("one", "other"))
+        folder, twin = source.folder(one, no_progress), source.folder(other, no_progress)
+        again = source.folder(one, no_progress)
+        _require(again == folder, "folder() is the same at the second call", again)
+        if folder != twin:  # made, not the user's own
+            changed = _contents(folder) ^ _contents(twin)
+            _require(not changed, "a set that is made again is the same", sorted(name for name, _ in changed)[:1])
+        _require(told == source.fingerprint(), "fingerprint() stays the same", source.fingerprint())
+        for name in names:
+            _check_set(source, folder, name, Path(scratch) / "waves")
 
 
 def _require(holds: object, rule: str, found: object) -> None:
@@ -395,3 +461,128 @@ def _check_response(response: Response, name: str) -> None:
     peak = int(np.argmax(np.abs(response.wave_T)))
     _require(peak == DIRECT_AT, f"the direct sound is at sample {DIRECT_AT}: use bench.degrade.room.align", peak)
     measure_t60(response.wave_T)
+
+
+def _untrained_ears() -> Ears:
+    import torch
+
+    from bench.align.ears import Listening
+    from bench.fingerprint import Embedder
+    from bench.registry import load
+
+    plugin = load("encoder", "random-projection")
+    return Listening(Embedder(plugin.build(plugin.Config()).eval(), torch.device("cpu"), "fp32", "check"))
+
+
+def _scene(name: str, lag_s: float) -> Pair:
+    """Return gliding tones in two recordings with a little noise of their own; read-only, as memory maps are."""
+    draw = np.random.default_rng(SEED)
+    margin, size = round(MOST_LAG_S * RATE_HZ), SCENE_S * RATE_HZ
+    sound_T = _music(2 * SCENE_S + 4, RATE_HZ // 2, RATE_HZ).reshape(-1)
+    starts = (margin, margin - round(lag_s * RATE_HZ))
+    waves = [(sound_T[at : at + size] + 0.002 * draw.standard_normal(size)).astype(np.float32) for at in starts]
+    return _pair(name, *waves)
+
+
+def _pair(name: str, wave0_T: Floats, wave1_T: Floats) -> Pair:
+    for wave_T in (wave0_T, wave1_T):
+        wave_T.flags.writeable = False
+    return Pair(name, wave0_T, wave1_T, name, MOST_LAG_S)
+
+
+def _silent(pair: Pair) -> list[Pair]:
+    quiet_T = np.zeros_like(pair.wave0_T)
+    return [
+        _pair("silence in both channels", quiet_T, quiet_T),
+        _pair("silence in channel 0", quiet_T, pair.wave1_T),
+        _pair("silence in channel 1", pair.wave0_T, quiet_T),
+    ]
+
+
+def _uneven(pair: Pair) -> list[Pair]:
+    whole0_T, whole1_T, third = pair.wave0_T, pair.wave1_T, len(pair.wave0_T) // 3
+    return [
+        _pair("a shorter channel 1", whole0_T, whole1_T[:third]),
+        _pair("a shorter channel 0", whole0_T[:third], whole1_T),
+        _pair("a fifth of a second", whole0_T[: RATE_HZ // 5], whole1_T[: RATE_HZ // 5]),
+        _pair("a single sample", whole0_T[:1], whole1_T[:1]),
+    ]
+
+
+def _aligned(aligner: Aligner, pair: Pair, ears: Ears | None) -> TimeMap:
+    rule = f"a pair has a valid map ({pair.name}: {' and '.join(f'{s:g}' for s in pair.durations_s)} s)"
+    try:
+        found = aligner.align(pair, ears, no_progress)
+    except Exception as error:
+        raise AssertionError(f"the contract says: {rule}; found {type(error).__name__}: {error}") from error
+    _require(isinstance(found, TimeMap), rule, type(found).__name__)
+    return found
+
+
+def _check_same_map(one: TimeMap, other: TimeMap, rule: str) -> None:
+    parts = ("time0_K", "time1_K", "confidence_K")
+    differing = [part for part in parts if not np.array_equal(getattr(one, part), getattr(other, part))]
+    _require(not differing, rule, f"another {' and '.join(differing)}")
+
+
+def _ready(plugin: ModuleType, config: Any, ears: Ears) -> Aligner:
+    """Return an aligner that can be asked: one that learns, and is told no weights, is trained and read back."""
+    if not hasattr(plugin, "train") or getattr(config, "weights", ""):
+        built: Aligner = plugin.build(config)
+        return built
+    lacking = [part for part in ("save", "load") if not hasattr(plugin, part)]
+    _require(not lacking, "an aligner that learns has train, save and load", f"no {' and '.join(lacking)}")
+    labelled = []
+    for lag_s in (LAG_S, -LAG_S):
+        pair = _scene(f"to learn from {lag_s:+g}", lag_s)
+        truth = Keypoints(pair.keypoints, (pair.keypoints + lag_s).clip(0, pair.durations_s[1]))
+        labelled.append((pair, truth))
+    trained, twin = (plugin.train(config, labelled, ears, SEED, no_progress) for _ in range(2))
+    heard = ears if plugin.HEARS else None
+    asked = _scene("asked", LAG_S)
+    found = _aligned(trained, asked, heard)
+    _check_same_map(found, _aligned(twin, asked, heard), "the same seed trains the same aligner")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights"
+        plugin.save(trained, path)
+        loaded: Aligner = plugin.load(path)
+    _check_same_map(found, _aligned(loaded, asked, heard), "a loaded aligner answers as the saved one")
+    return loaded
+
+
+def _contents(folder: Path) -> set[tuple[str, str]]:
+    files = [path for path in (folder / LAYOUT).rglob("*") if path.is_file()]
+    return {(path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files}
+
+
+def _check_set(source: PairSource, folder: Path, name: str, scratch: Path) -> None:
+    most_s = source.max_lag_s(name)
+    _require(np.isfinite(most_s) and most_s > 0, f"the largest lag of {name} is above 0 s", most_s)
+    sides: dict[str, str] = {}
+    try:
+        listed = {split: tasks(folder, name, split) for split in splits(folder, name)}
+    except DataError as error:
+        raise AssertionError(f"the contract says: folder() has the layout; found {error}") from error
+    for split, files in listed.items():
+        usable = [task for task in files if not task.problem]
+        for task in (usable[0], usable[-1]) if usable else ():
+            pair = open_task(task, scratch, most_s)
+            if isinstance(pair, Problem):
+                continue
+            _check_truth(task, pair)
+            first = sides.setdefault(pair.key, split)
+            _require(first == split, "no recording is in two splits", f"{task.name} of {split} in {first} too")
+    reasons = [task.problem for files in listed.values() for task in files if task.problem]
+    _require(sides, f"the first or the last file of a split of {name} can be used", reasons[:1] or "no file")
+
+
+def _check_truth(task: Task, pair: Pair) -> None:
+    if task.truth is None:
+        return
+    time0_K, time1_K = task.truth.time0_K, task.truth.time1_K
+    for time_K, length_s in zip((time0_K, time1_K), pair.durations_s, strict=True):
+        inside = (time_K >= 0) & (time_K <= length_s + ROUNDING_S)
+        _require(inside.all(), f"annotated times of {task.name} are inside the recording", time_K[~inside][:1])
+    _require((np.diff(time1_K) >= 0).all(), f"annotated times of {task.name} never fall", time1_K)
+    far_s = float(np.abs(time1_K - time0_K).max())
+    _require(far_s <= pair.max_lag_s + ROUNDING_S, f"lags of {task.name} are at most {pair.max_lag_s:g} s", far_s)

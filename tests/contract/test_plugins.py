@@ -12,19 +12,36 @@ import soundfile
 import torch
 import torch.nn.functional as functional
 
+from bench.align.contract import Ears, Pair, TimeMap
+from bench.align.pairs import Keypoints, Recipe, write_split
 from bench.config import resolve
 from bench.degrade.room import Response, align
 from bench.errors import StoreError
 from bench.registry import load, names
-from bench.testing import Arrays, check_encoder, check_index, check_responses, check_source
-from bench.values import RATE_HZ, Track
+from bench.store import Store
+from bench.testing import (
+    Arrays,
+    check_aligner,
+    check_encoder,
+    check_index,
+    check_pairs,
+    check_responses,
+    check_source,
+)
+from bench.values import RATE_HZ, Progress, Track
 
+# What is made, made small.
+SMALL: dict[str, dict[str, Any]] = {
+    "aru-sim": {"duration_s": 10.0, "train_files": 1, "test_files": 1, "num_silences": (0, 0)},
+    "multi-recorder": {"clocks": 1},
+    "deeplearning": {"epochs": 2, "hidden": 8},
+}
 FMA_COLUMNS = [("album", "id"), ("artist", "id"), ("set", "split"), ("set", "subset"), ("track", "license")]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder in which every data set finds something: FMA's layout, noise and responses."""
+    """Return a folder in which every data set finds something: official layouts, noise, responses and recorders."""
     home = tmp_path_factory.mktemp("root")
     draw = np.random.default_rng(0)
     (home / "fma_metadata").mkdir()
@@ -41,7 +58,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(2):
         decay = draw.standard_normal(8_000) * 10 ** (-3 * np.arange(8_000) / RATE_HZ / 0.3)
         soundfile.write(home / "rir" / f"{number}.wav", 0.2 * decay, RATE_HZ, subtype="FLOAT")
+    clips_and_recorders(home, draw)
     return home
+
+
+def clips_and_recorders(home: Path, draw: np.random.Generator) -> None:
+    """Put FSD50K's layout, soundscapes, a set of the challenge and recordings by several recorders into a folder."""
+    (home / "FSD50K.ground_truth").mkdir()
+    (home / "FSD50K.ground_truth" / "dev.csv").write_text(
+        "fname,labels,mids,split\n1,Rain,/m/0,train\n2,Dog,/m/1,val\n"
+    )
+    recorders = home / "field" / "multi_recorder"
+    places = {f"FSD50K.dev_audio/{clip}.wav": 2.0 for clip in (1, 2)}
+    places |= {f"field/{side}/{side}.wav": 8.0 for side in ("train", "test")}
+    places |= {f"{recorders}/locar_2020/Ex-{i}_0_1_20200617_090000.mp3": 7.0 for i in (1, 2)}
+    places |= {f"{recorders}/aru_shifted_copies/aru_{i}.wav": 3.0 for i in range(1, 6)}
+    for place, seconds in places.items():
+        (home / place).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(home / place, draw.uniform(-0.5, 0.5, round(seconds * RATE_HZ)), RATE_HZ)
+    stations = "Station,Easting,Northing\nEx-1,0,0\nEx-2,40,0\n"
+    (recorders / "locar_2020" / "Vignette_Coordinates.csv").write_text(stations)
+    for split in ("train", "val"):
+        waves = draw.uniform(-0.5, 0.5, (2, 3 * RATE_HZ)).astype(np.float32)
+        recipe = Recipe("a.wav", Keypoints(np.arange(3.0), np.arange(3.0) + 0.25), lambda waves=waves: tuple(waves))
+        write_split(home / "biodcase", "aru", split, [recipe], lambda *_: None)
 
 
 @pytest.mark.parametrize("name", names("encoder"))
@@ -62,11 +102,14 @@ def test_index_keeps_its_contract(name: str) -> None:
 @pytest.mark.parametrize("name", names("dataset"))
 def test_data_set_keeps_its_contract(name: str, root: Path) -> None:
     plugin = load("dataset", name)
-    source = plugin.build(plugin.Config(), root)
-    if plugin.KIND == "rir":
-        check_responses(source)
-    else:
-        check_source(source)
+    source = plugin.build(plugin.Config(**SMALL.get(name, {})), root)
+    {"rir": check_responses, "pairs": check_pairs}.get(plugin.KIND, check_source)(source)
+
+
+@pytest.mark.parametrize("name", names("aligner"))
+def test_aligner_keeps_its_contract(name: str) -> None:
+    plugin = load("aligner", name)
+    check_aligner(plugin, plugin.Config(**SMALL.get(name, {})))
 
 
 def test_source_of_arrays_keeps_the_contract_of_sources() -> None:
@@ -262,3 +305,150 @@ def test_response_that_is_not_aligned_is_named() -> None:
     check_responses(OneResponse(align(decay)))
     with pytest.raises(AssertionError, match="direct sound is at sample 40"):
         check_responses(OneResponse(decay))
+
+
+class Lagging:
+    """An aligner that takes the peak of a plain correlation, with a fault to choose."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.asked = fault, 0
+
+    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> Any:
+        self.asked += 1
+        if self.fault == "same length":
+            np.add(pair.wave0_T, pair.wave1_T)
+        if self.fault == "overwrites":
+            pair.wave0_T[:1] = 0
+        size = 2 * max(len(pair.wave0_T), len(pair.wave1_T))
+        product_T = np.fft.irfft(np.fft.rfft(pair.wave1_T, size) * np.fft.rfft(pair.wave0_T, size).conj(), size)
+        best = int(product_T.argmax())
+        lag_s = (best if best < size // 2 else best - size) / RATE_HZ * (-1 if self.fault == "turned" else 1)
+        lag_s += {"name": len(pair.name), "key": len(pair.key), "remembers": self.asked}.get(self.fault, 0) / 1e6
+        time0_K = pair.keypoints
+        time1_K = -time0_K if self.fault == "falls" else time0_K + lag_s
+        sure = 1.0 if product_T.max() > 0 or self.fault == "sure of silence" else 0.0
+        return time1_K if self.fault == "array" else TimeMap(time0_K, time1_K, np.full(len(time0_K), sure))
+
+
+def lagging(fault: str, **parts: Any) -> ModuleType:
+    return module(**{"HEARS": False, "build": lambda config: Lagging(fault), **parts})
+
+
+def test_sound_toy_aligner_passes() -> None:
+    check_aligner(lagging(""))
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        ("same length", r"a shorter channel 1.*ValueError"),
+        ("overwrites", "a pair has a valid map.*read-only"),
+        ("turned", r"has the lag.*-0\.60 s where \+0\.60 s"),
+        ("name", "does not depend on the pair's name"),
+        ("key", "does not depend on the pair's name or key"),
+        ("remembers", "whatever was asked before"),
+        ("falls", "a valid map.*must rise"),
+        ("array", "a valid map.*ndarray"),
+        ("sure of silence", "silence in both channels gives a confidence below"),
+    ],
+)
+def test_fault_of_an_aligner_is_named(fault: str, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_aligner(lagging(fault))
+
+
+def test_aligner_that_does_not_say_whether_it_hears_is_named() -> None:
+    with pytest.raises(AssertionError, match="HEARS is a truth value; found no"):
+        check_aligner(lagging("", HEARS="no"))
+
+
+def learning(fault: str) -> ModuleType:
+    """Return an aligner plug-in that learns nothing, with a fault to choose."""
+    draws = iter(["", "name"])
+
+    def train(config: object, pairs: object, ears: object, seed: int, progress: Progress) -> Lagging:
+        return Lagging(next(draws) if fault == "another" else "")
+
+    def write(aligner: Lagging, path: Path) -> None:
+        path.write_text("turned" if fault == "turned" else aligner.fault)
+
+    parts = {"train": train, "save": write, "load": lambda path: Lagging(path.read_text())}
+    return lagging("", **{name: part for name, part in parts.items() if name != fault})
+
+
+def test_sound_aligner_that_learns_passes() -> None:
+    check_aligner(learning(""))
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        ("save", "has train, save and load; found no save"),
+        ("load", "has train, save and load; found no load"),
+        ("another", "the same seed trains the same aligner"),
+        ("turned", "a loaded aligner answers as the saved one"),
+    ],
+)
+def test_fault_of_an_aligner_that_learns_is_named(fault: str, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_aligner(learning(fault))
+
+
+class Recorders:
+    """A set of pairs of half a second of noise each, in two splits, with a fault to choose."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.made = fault, 0
+
+    def sets(self) -> tuple[str, ...]:
+        return {"no set": (), "named twice": ("owls", "owls"), "absent": ("owls", "bats")}.get(self.fault, ("owls",))
+
+    def max_lag_s(self, set_name: str) -> float:
+        return 0.0 if self.fault == "no lag" else 0.2
+
+    def fingerprint(self) -> str:
+        self.made += self.fault == "fingerprint"
+        return f"owls {self.made}"
+
+    def folder(self, store: Store, progress: Progress) -> Path:
+        def make(place: Path) -> None:
+            self.made += self.fault == "drawn anew"
+            for seed, split in enumerate(("train", "test")):
+                write_split(place, "owls", split, [self.recipe(seed)], progress)
+            if self.fault == "unusable":
+                for path in place.rglob("*.wav"):
+                    path.write_bytes(b"")
+
+        return store.fetch("pairs", str(len(list(store.root.glob("pairs/*")))) if self.fault == "moves" else "1", make)
+
+    def recipe(self, seed: int) -> Recipe:
+        draw = np.random.default_rng([0 if self.fault == "in two splits" else seed, self.made])
+        time1_K = {"beyond": [0.1, 0.6], "falls": [0.15, 0.1], "too far": [0.1, 0.4]}.get(self.fault, [0.1, 0.2])
+        keypoints = Keypoints(np.array([0.0, 0.1]), np.array(time1_K))
+        return Recipe("a.wav", keypoints, lambda: tuple(draw.uniform(-0.1, 0.1, (2, 8_000)).astype(np.float32)))
+
+
+def test_sound_toy_set_of_pairs_passes() -> None:
+    check_pairs(Recorders(""))
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        ("no set", "not empty"),
+        ("named twice", "names of sets are unique"),
+        ("absent", "folder.. has the layout.*bats"),
+        ("no lag", "largest lag of owls is above 0"),
+        ("fingerprint", "stays the same"),
+        ("moves", "the same at the second call"),
+        ("drawn anew", r"made again is the same.*a\.wav"),
+        ("unusable", "file of a split of owls can be used"),
+        ("in two splits", "in two splits.*a.wav of train in test too"),
+        ("beyond", "inside the recording"),
+        ("falls", "never fall"),
+        ("too far", "at most 0.2 s"),
+    ],
+)
+def test_fault_of_a_set_of_pairs_is_named(fault: str, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_pairs(Recorders(fault))  # type: ignore[arg-type]
