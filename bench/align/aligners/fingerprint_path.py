@@ -43,6 +43,7 @@ BLIND_S, BLIND_SHARE = 1.37, 0.9  # a peak stands out that is higher than so man
 MOST_HEIGHT = 30.0  # of a knot: its weight is the square
 COARSE_WEIGHT = 0.02
 AGREES_S = 0.002
+FEWEST = 5  # knots: a curve through fewer agrees with any of them
 CHANCE, ENOUGH = 0.2, 0.5  # shares of the knots within a bend that agree: by chance, and so that one may be sure
 PASSES_S = ((0.0, 0.004), (0.02, 0.001), (0.008, 0.0))  # reach (0: a hop and a fifth) and blur of each pass
 
@@ -87,7 +88,7 @@ class Path:
         assert ears is not None
         knot_K = pair.keypoints
         lag_K, confidence_K = self.coarse(pair, ears)
-        if self.config.refine:
+        if self.config.refine and len(knot_K) >= FEWEST:
             lag_K, confidence_K = self.refined(pair, lag_K, confidence_K, progress)
         return TimeMap(knot_K, rising(knot_K + lag_K), confidence_K)
 
