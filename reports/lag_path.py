@@ -65,7 +65,7 @@ def draw(alignment: Alignment, alike: Likeness, path: Path) -> None:
         f"{alignment.pair.name}: {alignment.offset_s:+.3f} s, {alignment.drift_ppm:+.0f} ppm, "
         f"confidence {alignment.confidence:.2f}", fontsize=10,
     )  # fmt: skip
-    above.legend(loc="upper right", fontsize=8)
+    above.legend(loc="lower right" if lag_K.mean() > 0 else "upper right", fontsize=8)
     figure.colorbar(image, ax=above, label="likeness, deviations")
     line_K = np.polyval(np.polyfit(time0_K, lag_K, 1), time0_K) if len(time0_K) > 1 else lag_K
     below.axhline(0, color="grey", linewidth=0.5)
