@@ -83,6 +83,7 @@ def run(
     from bench.console import progress_shown, warn
     from bench.errors import ConfigError
     from bench.registry import unknown
+    from bench.results import submissions
     from bench.run import TASKS, Plan
     from bench.run import run as run_model
 
@@ -100,6 +101,8 @@ def run(
     if result is None:  # a process of torchrun that helped to train
         return
     _show(result, "table")
+    for path in submissions(_store(store).root / "runs" / result.summary["run"], result):
+        print(f"without annotations: {path}")
     where = "" if store == STORE else f" --store {store}"
     _print_next(
         {
@@ -270,6 +273,9 @@ def index_build(
     dataset: Annotated[str | None, typer.Option(help="Other music than the run's: fma, folder or synth.")] = None,
     data_root: DataRoot = None,
     test_side: Annotated[bool, typer.Option("--test-side", help="Only the test tracks, not those trained on.")] = False,
+    false_accepts: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="Share of strangers that may be taken for a track.")
+    ] = 0.01,
     model: OwnModel = None,
     store: StoreRoot = STORE,
     set_: Set = None,
@@ -284,7 +290,10 @@ def index_build(
     settings, name = settings_for(where, run, index, dataset, model, set_ or [])
     weights = kept_weights(where, run)
     with progress_shown() as progress:
-        made = build(folder, settings, name, weights, data_root, where, test_side=test_side, progress=progress)
+        made = build(
+            folder, settings, name, weights, data_root, where,
+            test_side=test_side, false_accepts=false_accepts, progress=progress,
+        )  # fmt: skip
     from rich.console import Console
 
     Console().print(load("report", "catalogue").render(made))

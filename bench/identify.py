@@ -93,9 +93,14 @@ def build(
     store: Store,
     *,
     test_side: bool = False,
+    false_accepts: float = FALSE_ACCEPTS,
     progress: Progress = no_progress,
 ) -> Catalogue:
     """Build a catalogue of a data set and return it: all tracks that can be used, or its test side alone.
+
+    `false_accepts` is the share of strangers that may be accepted. The strangers are excerpts without their own track:
+    where a catalogue has several recordings of one work, some of them are known by another, and a small share then
+    asks for a score that noise does not leave.
 
     Fingerprints and index come from the store where they are. `config` names data set, settings and, as the first of
     `eval.indexes`, the index; `model` the encoder's plug-in.
@@ -113,7 +118,7 @@ def build(
         raise DataError(f"none of {len(tracks)} tracks is as long as the encoder hears ({encoder.segment_s} s)")
     name = config.eval.indexes[0]
     index = built(store, registry.load("index", name), config.index[name], database.vectors, database.key)
-    limits, heard_QD = calibrated(embedder, music, noise, database, progress)
+    limits, heard_QD = calibrated(embedder, music, noise, database, progress, false_accepts)
     rows = music.tracks.iloc[tracks]
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
@@ -122,7 +127,12 @@ def build(
 
 
 def calibrated(
-    embedder: Embedder, music: Corpus, noise: Corpus, database: Fingerprints, progress: Progress
+    embedder: Embedder,
+    music: Corpus,
+    noise: Corpus,
+    database: Fingerprints,
+    progress: Progress,
+    false_accepts: float = FALSE_ACCEPTS,
 ) -> tuple[tuple[Limit, ...], Floats]:
     """Return the thresholds of a catalogue at some lengths, and fingerprints (Q, D) of what was heard for that.
 
@@ -144,7 +154,7 @@ def calibrated(
     for done, length in enumerate(usable):
         progress("calibration: search", done, len(usable))
         segments = num_segments(round(length * RATE_HZ), embedder.segment_samples, database.hop_samples)
-        limits.append(_limit(vectors_QMD[:, :segments], rows, database, embedder.device))
+        limits.append(_limit(vectors_QMD[:, :segments], rows, database, embedder.device, false_accepts))
     progress("calibration: search", len(usable), len(usable))
     flat_QD = vectors_QMD.reshape(-1, vectors_QMD.shape[2])
     return tuple(limits), flat_QD[np.random.default_rng(0).permutation(len(flat_QD))[:KEPT]]
@@ -268,12 +278,14 @@ def _told(batches: Iterator[Floats], total: int, progress: Progress) -> Iterator
     progress("calibration: embed", total, total)
 
 
-def _limit(vectors_QMD: Floats, rows: Ints, database: Fingerprints, device: torch.device) -> Limit:
+def _limit(
+    vectors_QMD: Floats, rows: Ints, database: Fingerprints, device: torch.device, false_accepts: float
+) -> Limit:
     impostor_Q = diagonal(vectors_QMD, database, 1, rows, device).scores_QR[:, 0]
     own_Q = np.array([_own(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
-    limit = threshold(impostor_Q)
+    limit = threshold(impostor_Q, false_accepts)
     right = (own_Q >= limit) & ~(impostor_Q > own_Q)
-    return Limit(vectors_QMD.shape[1], limit, len(rows), FALSE_ACCEPTS, float(1 - right.mean()))
+    return Limit(vectors_QMD.shape[1], limit, len(rows), false_accepts, float(1 - right.mean()))
 
 
 def _own(vectors_MD: Floats, database: Fingerprints, row: int) -> float:

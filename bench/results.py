@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.align.evaluate import Alignments, summed_up
+from bench.align.evaluate import Alignments, submission, summed_up
 from bench.align.evaluate import headline as alignment_headline
+from bench.align.pairs import Keypoints, write_keypoints
 from bench.config import RunConfig, flatten
 from bench.data import Data
 from bench.degrade.cells import grid
@@ -32,6 +34,7 @@ ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
     "config.json",
 )
 ALIGNMENT, KEYPOINTS = "alignment.parquet", "keypoints.parquet"
+SUBMISSIONS = "submissions"
 TABLES = (ROWS, HITS, CONDITIONS, ALIGNMENT, KEYPOINTS)
 HEADLINE_SEQUENCE = "rescore"
 DEGRADED = ("noise", "reverb", "noise_reverb")
@@ -160,8 +163,22 @@ def keep(folder: Path, result: Result, config: RunConfig) -> None:
     """Write a result into its run's folder; `result.json` last, as the sign that all of it is there."""
     for name, table in _tables(result):
         write_frame(folder / name, table)
+    for path, rows in submissions(folder, result).items():
+        path.parent.mkdir(exist_ok=True)
+        write_keypoints(path, rows)
     write_json(folder / CONFIG, flatten(config))
     write_json(folder / SUMMARY, result.summary)
+
+
+def submissions(folder: Path, result: Result) -> dict[Path, Mapping[str, Keypoints]]:
+    """Return the answers to pairs that nobody annotated, by the file in which the challenge wants an aligner's."""
+    if result.keypoints.empty:
+        return {}
+    unknown_truth = result.keypoints[result.keypoints["time1_s"].isna()]
+    return {
+        folder / SUBMISSIONS / f"{set_name}-{split}-{str(aligner).replace(':', '-')}.csv": submission(own, str(aligner))
+        for (set_name, split, aligner), own in unknown_truth.groupby(["set", "split", "aligner"])
+    }
 
 
 def log(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:

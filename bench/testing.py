@@ -527,7 +527,8 @@ def _check_same_map(one: TimeMap, other: TimeMap, rule: str) -> None:
 
 def _ready(plugin: ModuleType, config: Any, ears: Ears) -> Aligner:
     """Return an aligner that can be asked: one that learns, and is told no weights, is trained and read back."""
-    if not hasattr(plugin, "train") or getattr(config, "weights", ""):
+    learns = hasattr(plugin, "train") and not getattr(config, "weights", "")
+    if not learns:
         built: Aligner = plugin.build(config)
         return built
     lacking = [part for part in ("save", "load") if not hasattr(plugin, part)]

@@ -128,6 +128,16 @@ def test_thresholds_are_calibrated_at_every_length_and_fall_with_it(opened: Cata
     assert opened.limits[-1].false_reject <= opened.limits[0].false_reject
 
 
+def test_more_strangers_that_may_be_accepted_lower_the_thresholds(
+    tmp_path: Path, music: Path, opened: Catalogue
+) -> None:
+    weights, store = weights_of(tmp_path), Store(tmp_path / "store")
+    loose = build(tmp_path / "loose", settings("exact"), ENCODER, weights, music, store, false_accepts=0.2)
+    for strict, limit in zip(opened.limits, loose.limits, strict=True):
+        assert limit.segments == strict.segments and limit.false_accept == 0.2
+        assert limit.threshold < strict.threshold and limit.false_reject <= strict.false_reject
+
+
 def test_threshold_between_lengths_is_interpolated_over_the_logarithm(opened: Catalogue) -> None:
     limits = (Limit(1, 0.9, 100, 0.01, 0.0), Limit(100, 0.5, 100, 0.01, 0.0))
     known = replace(opened, limits=limits)

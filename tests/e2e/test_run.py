@@ -399,3 +399,20 @@ def test_recordings_that_share_no_sound_are_answered_with_a_warning(tmp_path: Pa
         soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(seed).standard_normal(20 * RATE_HZ), RATE_HZ)
     answered = bench("align", str(tmp_path / "a.wav"), str(tmp_path / "b.wav"), "--store", str(tmp_path / "none"))
     assert answered.returncode == 0 and "do not rely on these numbers" in answered.stderr
+
+
+def test_pairs_without_annotations_are_answered_in_the_columns_of_the_challenge(prepared: Path, tmp_path: Path) -> None:
+    place = tmp_path / "data" / "formatted_data" / "aru" / "eval" / "audio"
+    place.mkdir(parents=True)
+    sound = 0.1 * np.random.default_rng(0).standard_normal((6 * RATE_HZ, 2))
+    soundfile.write(place / "a.wav", sound, RATE_HZ)
+    (place / "broken.wav").write_text("no audio")
+    more = ("--data-root", str(tmp_path / "data"), "--set", 'align.sets=["biodcase"]', "--set", "align.split=eval")
+    made = run(prepared, "--task", "alignment", "--set", "train.steps=2", *more)
+    assert made.returncode == 0, made.stderr
+    assert "left out of the alignment" in made.stderr and "broken.wav" in made.stderr
+    told = [line.partition(": ")[2] for line in made.stdout.splitlines() if line.startswith("without annotations: ")]
+    assert [Path(path).name for path in told] == ["aru-eval-fingerprint-path.csv", "aru-eval-nosync.csv"]
+    rows = pd.read_csv(told[1])
+    assert rows.columns.tolist() == ["Filename", "Time Channel 0", "Time Channel 1"]
+    assert rows["Time Channel 1"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
