@@ -282,10 +282,13 @@ def resolve(
 
     Raises: ConfigError naming the dotted path, the rule and the nearest right name.
     """
-    layers = [_preset(preset, plugin), *(_toml(f) for f in files), *(_override(o) for o in overrides)]
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _merge(merged, layer)
+    own: dict[str, Any] = {}
+    for layer in (*(_toml(f) for f in files), *(_override(o) for o in overrides)):
+        own = _merge(own, layer)
+    of_preset = _preset(preset, plugin)
+    if isinstance(own.get("align"), dict) and "sets" in own["align"]:
+        of_preset.pop("pairs", None)  # they are settings of the preset's own sets
+    merged = _merge(of_preset, own)
     if dataset is not None:
         merged = _merge(merged, {"data": {"dataset": dataset}})
     return _resolved(encoder, plugin, preset, merged)
