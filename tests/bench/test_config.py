@@ -270,6 +270,13 @@ def test_defaults_of_an_aligner_and_a_set_are_their_plug_ins(plugin: ModuleType)
     assert run.aligner["fingerprint-median"] == registry.load("aligner", "fingerprint-median").Config()
 
 
+def test_sets_of_a_preset_have_its_settings_and_others_their_own(plugin: ModuleType) -> None:
+    assert config.resolve("mine", plugin, "tiny").pairs["aru-sim"].duration_s == 30
+    other = config.resolve("mine", plugin, "tiny", overrides=["align.sets=['multi-recorder']"])
+    assert other.pairs == {"multi-recorder": registry.load("dataset", "multi-recorder").Config()}
+    assert config.resolve("mine", plugin, "tiny", overrides=["align.sets=[]"]).pairs == {}
+
+
 def test_preset_after_a_colon_gives_an_aligner_its_settings(plugin: ModuleType) -> None:
     gcc_phat = registry.load("aligner", "gcc-phat")
     run = config.resolve("mine", plugin, "tiny", overrides=[aligners("gcc-phat", "gcc-phat:aru")])
