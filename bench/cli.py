@@ -216,7 +216,9 @@ def align(
         list[Path], typer.Argument(help="Two recordings of a scene, or one file whose two channels they are.")
     ],
     run: Run = None,
-    aligner: Annotated[str, typer.Option(help="One of `bench list aligner`, or a path.")] = "fingerprint-path",
+    aligner: Annotated[
+        str, typer.Option(help="One of `bench list aligner`, perhaps NAME:PRESET, or a path.")
+    ] = "fingerprint-path",
     max_lag: Annotated[float, typer.Option(min=0.1, help="Seconds that one may be later than the other.")] = 5.0,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each second to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the lag over the likeness of both (.png).")] = None,
@@ -231,7 +233,7 @@ def align(
 
     from rich.console import Console
 
-    from bench.align.once import align_one, ears_of, likeness, unwritten, write_aligned
+    from bench.align.once import align_one, aligner_of, ears_of, likeness, unwritten, write_aligned
     from bench.align.pairs import open_pair
     from bench.console import progress_shown, warn
     from bench.errors import ConfigError
@@ -242,14 +244,14 @@ def align(
         raise ConfigError(f"give two recordings, or one with two channels; got {len(recordings)}")
     for path in (csv, plot, write):
         unwritten(path)
-    plugin = load("aligner", aligner)
+    plugin, settings = aligner_of(aligner)
     report = load("report", "lag-path")
     with progress_shown() as progress, TemporaryDirectory() as scratch:
         ears, heard_by = ears_of(_store(store), run, model, progress)
         pair = open_pair(
             (recordings[0], recordings[-1]) if len(recordings) > 1 else recordings[0], Path(scratch), max_lag
         )
-        found = align_one(pair, plugin.build(plugin.Config()), ears, progress)
+        found = align_one(pair, plugin.build(settings), ears, progress)
         if csv is not None:
             write_text(csv, found.keypoints().to_csv(index=False))
         if plot is not None:

@@ -238,6 +238,7 @@ class AlignConfig:
     aligners: tuple[str, ...] = ("nosync", "fingerprint-median", "fingerprint-path")
 
     def __post_init__(self) -> None:
+        require(len(self.aligners) > 0, "align.aligners must name at least one aligner", self.aligners)
         for name in ("sets", "aligners"):
             values = getattr(self, name)
             require(len(set(values)) == len(values), f"align.{name} must not name anything twice", values)
@@ -324,11 +325,21 @@ def _named(group: str, where: str, names: tuple[str, ...], values: object) -> di
     """Return the Config of each plug-in that `where` names, with its own preset where a colon adds one."""
     if not isinstance(values, dict):
         raise ConfigError(f"{group} is a group of settings, one for each name in {where}; set one of those")
-    plain = [name.partition(":")[0] for name in names]
+    known = [called(name) for name in names]
     for name in values:
-        if name not in (*names, *plain):
-            raise ConfigError(unknown(f"{group} in {where}", name, list(names)))
-    return {name: _of_plugin(group, name, values.get(name, values.get(name.partition(":")[0], {}))) for name in names}
+        if name not in (*known, *(each.partition(":")[0] for each in known)):
+            raise ConfigError(unknown(f"{group} in {where}", name, known))
+    return {
+        called(name): _of_plugin(group, name, values.get(called(name), values.get(called(name.partition(":")[0]), {})))
+        for name in names
+    }
+
+
+def called(name: str) -> str:
+    """Return how settings, tables and metrics call a plug-in: one given by its path by the name of its file."""
+    plain, colon, preset = name.partition(":")
+    short = Path(plain).stem.replace("_", "-") if plain.endswith(".py") else plain
+    return f"{short}{colon}{preset}"
 
 
 def _of_plugin(group: str, name: str, values: object) -> Any:

@@ -32,7 +32,7 @@ def render(files: pd.DataFrame) -> RenderableType:
 def _table(set_name: str, split: str, own: pd.DataFrame) -> Table:
     title = f"{set_name}, {split}, {own['files'].max()} files"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("aligner", no_wrap=True)
+    table.add_column("aligner", overflow="fold", min_width=20)
     for column in ("MSE, s2", "95 %", "MAE, ms", "95 %"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in own.sort_values("mse_s2").to_dict("records"):

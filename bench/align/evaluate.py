@@ -22,9 +22,9 @@ from bench import registry
 from bench.align.candidates import oracle
 from bench.align.contract import Aligner, Pair, Seconds, TimeMap
 from bench.align.ears import Listening
-from bench.align.pairs import Keypoints, PairSource, Problem, Task, open_task, tasks
+from bench.align.pairs import Keypoints, PairSource, Problem, Task, open_task, splits, tasks
 from bench.align.score import FileScore, Spread, clipped, compare, score_file, score_set
-from bench.config import AlignConfig, RunConfig
+from bench.config import AlignConfig, RunConfig, called
 from bench.errors import DataError
 from bench.fingerprint import Embedder
 from bench.score.statistics import holm
@@ -79,7 +79,10 @@ class Wanted:
 
 def wanted(config: RunConfig) -> list[Wanted]:
     """Return the aligners of a run. Raises: ConfigError or PluginError for one that cannot be built."""
-    found = [Wanted(name, registry.load("aligner", name.partition(":")[0]), c) for name, c in config.aligner.items()]
+    found = [
+        Wanted(called(name), registry.load("aligner", name.partition(":")[0]), config.aligner[called(name)])
+        for name in config.align.aligners
+    ]
     for each in found:
         if not each.learns:
             each.built()
@@ -88,7 +91,7 @@ def wanted(config: RunConfig) -> list[Wanted]:
 
 def sources(config: RunConfig, root: Path | None) -> dict[str, PairSource]:
     """Return the sets' sources by the plug-in's name. Raises: DataError if one's folder is missing."""
-    return {name: registry.load("dataset", name).build(c, root) for name, c in config.pairs.items()}
+    return {name: registry.load("dataset", name).build(config.pairs[called(name)], root) for name in config.align.sets}
 
 
 def evaluate_alignment(
@@ -100,23 +103,31 @@ def evaluate_alignment(
     Raises: DataError if a set is missing, or has no file that can be used.
     """
     aligners = wanted(config)
-    frames, left_out, seconds = [], [], 0.0
+    frames, untaught, seconds = [], [], 0.0
     for source in sources(config, root).values():
         folder = source.folder(store, progress)
         for set_name in source.sets():
             all_tasks = tasks(folder, set_name, config.align.split)
+            taught = TRAIN in splits(folder, set_name)
+            untaught += [
+                Problem(each.name, f"{set_name} by {each.name}, as it has no split {TRAIN!r} to learn from")
+                for each in aligners
+                if each.learns and not taught
+            ]
             stage = _Stage(embedder, source, folder, set_name, config.align.split, config.seed, store, progress)
             for hears in (False, True):
-                own = [each for each in aligners if hears == each.plugin.HEARS]
+                own = [each for each in aligners if hears == each.plugin.HEARS and (taught or not each.learns)]
                 for start in range(0, len(all_tasks) if own else 0, BLOCK):
                     progress(f"aligning {set_name}", start, len(all_tasks))
                     found, took_s = stage.answers(own, all_tasks[start : start + BLOCK], start)
                     frames.append(found)
                     seconds += took_s
             progress(f"aligning {set_name}", len(all_tasks), len(all_tasks))
+    if not frames:
+        raise DataError(f"no pair in the split {config.align.split!r} of {', '.join(config.align.sets)}; name another")
     keypoints = pd.concat(frames, ignore_index=True)
     problems = keypoints[keypoints["problem"] != ""].drop_duplicates(["set", "file"])
-    left_out = [Problem(row["file"], row["problem"]) for row in problems.to_dict("records")]
+    left_out = [*untaught, *(Problem(row["file"], row["problem"]) for row in problems.to_dict("records"))]
     keypoints = keypoints[keypoints["problem"] == ""].drop(columns="problem").reset_index(drop=True)
     if keypoints.empty:
         raise DataError(f"no pair of {', '.join(config.align.sets)} can be used; the first: {left_out[0].reason}")

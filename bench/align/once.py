@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from bench.align.ears import Listening
 from bench.align.lags import band, lags_of, most_lag, window_scores
 from bench.align.pairs import COLUMNS
 from bench.config import restored
-from bench.errors import DataError
+from bench.errors import ConfigError, DataError
 from bench.fingerprint import Embedder
 from bench.results import RANDOM_PROJECTION, kept_run, kept_weights, load_settings
 from bench.store import Store
@@ -94,6 +96,19 @@ def ears_of(store: Store, run: str | None, model: str | None, progress: Progress
         name = f"{kept['encoder']} of the run {kept_run(store, run).name[:6]}"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Listening(Embedder(encoder.to(device).eval(), device, "fp32", key), progress), name
+
+
+def aligner_of(name: str) -> tuple[ModuleType, Any]:
+    """Return the plug-in of a name, with a preset after a colon if there is one, and its settings.
+
+    Raises: PluginError or ConfigError where there is no such aligner or preset.
+    """
+    plain, _, preset = name.partition(":")
+    plugin = registry.load("aligner", plain)
+    presets = plugin.presets() if hasattr(plugin, "presets") else {}
+    if preset and preset not in presets:
+        raise ConfigError(registry.unknown(f"preset of the aligner {plain!r}", preset, list(presets)))
+    return plugin, presets[preset] if preset else plugin.Config()
 
 
 def align_one(pair: Pair, aligner: Aligner, ears: Ears | None, progress: Progress) -> Alignment:

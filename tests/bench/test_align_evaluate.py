@@ -21,7 +21,7 @@ from bench.align.contract import Pair
 from bench.align.evaluate import ORACLE, Alignments, evaluate_alignment, headline, submission, summed_up
 from bench.align.pairs import Keypoints, write_keypoints, write_pair
 from bench.align.score import FileScore, read_times, score_tables
-from bench.config import RunConfig, resolve
+from bench.config import RunConfig, called, resolve
 from bench.errors import DataError
 from bench.fingerprint import Embedder
 from bench.store import Store
@@ -104,7 +104,7 @@ def evaluated(embedder: Embedder, config: RunConfig, root: Path | None, store: P
 
 
 def of(found: Alignments, aligner: str) -> dict[str, dict[str, Any]]:
-    rows = found.files[found.files["aligner"] == aligner].to_dict("records")
+    rows = found.files[found.files["aligner"] == called(aligner)].to_dict("records")
     return {str(row["name"]): {str(k): v for k, v in row.items()} for row in rows}
 
 
@@ -138,8 +138,9 @@ def test_answers_are_clipped_into_channel_1(embedder: Embedder, tmp_path: Path, 
 
 
 def with_lag(config: RunConfig, path: str, lag_s: float) -> RunConfig:
-    """Return the settings with another lag of the aligner at a path, whose name has dots of its own."""
-    return replace(config, aligner=config.aligner | {path: replace(config.aligner[path], lag_s=lag_s)})
+    """Return the settings with another lag of the aligner at a path."""
+    name = called(path)
+    return replace(config, aligner=config.aligner | {name: replace(config.aligner[name], lag_s=lag_s)})
 
 
 def test_the_oracle_is_the_best_line_of_the_grid(embedder: Embedder, tmp_path: Path) -> None:
@@ -318,9 +319,9 @@ def test_a_file_nobody_annotated_has_answers_and_no_score(embedder: Embedder, tm
     (place / "annotations.csv").unlink()
     path, _ = shifted()
     found = evaluated(embedder, settings(path, split="eval"), tmp_path, tmp_path / "store")
-    assert found.files.empty and set(found.keypoints["aligner"]) == {path}
+    assert found.files.empty and set(found.keypoints["aligner"]) == {called(path)}
     assert found.keypoints["time1_s"].isna().all() and summed_up(found.files).empty and headline(found.files) == {}
-    answers = submission(found.keypoints, path)
+    answers = submission(found.keypoints, called(path))
     assert list(answers) == list(LAGS_S)
     assert answers["a.wav"].time0_K.tolist() == list(range(SECONDS))
     assert answers["a.wav"].time1_K.tolist() == pytest.approx([0.35, 1.35, 2.35, 3.35, 4.35, 5.35])
@@ -332,7 +333,7 @@ def test_a_submission_is_read_back_with_the_same_scores(embedder: Embedder, tmp_
     found = evaluated(embedder, settings("nosync", path), tmp_path, tmp_path / "store")
     for aligner in ("nosync", path):
         written = tmp_path / "submission.csv"
-        write_keypoints(written, submission(found.keypoints, aligner))
+        write_keypoints(written, submission(found.keypoints, called(aligner)))
         scores = score_tables(read_times(place / "annotations.csv"), read_times(written))
         own = of(found, aligner)
         assert [score.mse_s2 for score in scores] == [own[score.name]["mse_s2"] for score in scores]

@@ -43,7 +43,8 @@ BLIND_S, BLIND_SHARE = 1.37, 0.9  # a peak stands out that is higher than so man
 MOST_HEIGHT = 30.0  # of a knot: its weight is the square
 COARSE_WEIGHT = 0.02
 AGREES_S = 0.002
-FEWEST = 5  # knots: a curve through fewer agrees with any of them
+FEWEST = 5  # knots: a curve through fewer agrees with any of them, which makes nobody sure
+UNHEARD = 0.7  # of the confidence is left where no peak of the waves agrees
 CHANCE, ENOUGH = 0.2, 0.5  # shares of the knots within a bend that agree: by chance, and so that one may be sure
 PASSES_S = ((0.0, 0.004), (0.02, 0.001), (0.008, 0.0))  # reach (0: a hop and a fifth) and blur of each pass
 
@@ -88,7 +89,7 @@ class Path:
         assert ears is not None
         knot_K = pair.keypoints
         lag_K, confidence_K = self.coarse(pair, ears)
-        if self.config.refine and len(knot_K) >= FEWEST:
+        if self.config.refine:
             lag_K, confidence_K = self.refined(pair, lag_K, confidence_K, progress)
         return TimeMap(knot_K, rising(knot_K + lag_K), confidence_K)
 
@@ -127,7 +128,9 @@ class Path:
         # Peaks by chance lie anywhere within the reach, those of one clock near one curve.
         agrees_K = heard_K & (np.abs(near_K - found_K) <= AGREES_S)
         share_K = uniform_filter1d(agrees_K.astype(np.float64), 2 * round(self.config.bend_s / 2) + 1, mode="nearest")
-        return found_K, 1 - (1 - confidence_K) * (1 - np.clip((share_K - CHANCE) / (ENOUGH - CHANCE), 0, 1))
+        sure_K = np.clip((share_K - CHANCE) / (ENOUGH - CHANCE), 0, 1) * (len(found_K) >= FEWEST)
+        # Where the waves say nothing the lag is that of the fingerprints, or of a line through a silence.
+        return found_K, 1 - (1 - confidence_K * (UNHEARD + (1 - UNHEARD) * sure_K)) * (1 - sure_K)
 
     def _peaks(self, pair: Pair, lag_K: Seconds, reach_s: float, blur_s: float) -> tuple[Seconds, Seconds]:
         """Return the lag and the height (K,) of the best path through the correlations along a curve."""
