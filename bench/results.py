@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +60,15 @@ class Result:
     rows: pd.DataFrame
     hits: pd.DataFrame
     conditions: pd.DataFrame
-    alignment: pd.DataFrame
-    keypoints: pd.DataFrame
     summary: dict[str, Any]
+    alignment: pd.DataFrame = field(default_factory=pd.DataFrame)
+    keypoints: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def started(key: str, benchmark: str, config: RunConfig, facts: dict[str, Any]) -> Result:
     """Return the result of a run whose encoder is trained, and not yet tested."""
     names = {"run": key, "benchmark": benchmark, "encoder": config.encoder, "preset": config.preset}
-    nothing = pd.DataFrame()
-    return Result(frame([]), nothing, nothing, nothing, nothing, names | {"headline": {}} | facts)
+    return Result(frame([]), pd.DataFrame(), pd.DataFrame(), names | {"headline": {}} | facts)
 
 
 def with_alignment(result: Result, aligned: Alignments) -> Result:
@@ -211,7 +210,7 @@ def load_result(store: Store, run: str | None) -> Result:
     rows, hits, conditions, alignment, keypoints = (
         read_frame(folder / name) if (folder / name).exists() else pd.DataFrame() for name in TABLES
     )
-    return Result(rows, hits, conditions, alignment, keypoints, read_json(folder / SUMMARY))
+    return Result(rows, hits, conditions, read_json(folder / SUMMARY), alignment, keypoints)
 
 
 def _tables(result: Result) -> list[tuple[str, pd.DataFrame]]:

@@ -15,7 +15,6 @@ from bench.align.contract import Seconds
 ROUNDS = 10
 HUBER = 1.35  # residuals beyond so many deviations pull no more than one at it
 LEAST_SCALE_S = 5e-5
-RIDGE = 1e-9  # of the penalty: where no knot has a weight, the curve is no less determined
 
 
 def smooth(lag_K: Seconds, weight_K: Seconds, spacing_s: float, period_s: float) -> Seconds:
@@ -26,7 +25,7 @@ def smooth(lag_K: Seconds, weight_K: Seconds, spacing_s: float, period_s: float)
     rounds, by Huber's weights. Where weights are 0 the curve goes straight on. Time and memory are linear in K.
     Source: Whittaker 1923; Eilers, A perfect smoother, 2003; Huber 1964.
     """
-    if len(lag_K) < 3 or not (weight_K > 0).any():
+    if len(lag_K) < 3 or (weight_K > 0).sum() < 2:  # a straight line needs two
         mean = np.average(lag_K, weights=weight_K) if (weight_K > 0).any() else lag_K.mean()
         return np.full(len(lag_K), mean)
     stiffness = (period_s / (2 * math.pi * spacing_s)) ** 4
@@ -50,7 +49,7 @@ def _solved(lag_K: Seconds, weight_K: Seconds, stiffness: float) -> Seconds:
     for shift in range(3):
         for i in range(3 - shift):
             upper[2 - shift, i + shift : size - 2 + i + shift] += stiffness * second[i] * second[i + shift]
-    upper[2] += weight_K + RIDGE * stiffness
+    upper[2] += weight_K
     solved: Seconds = solveh_banded(upper, weight_K * lag_K)
     return solved
 

@@ -319,7 +319,7 @@ def test_a_recording_is_identified_and_one_that_cannot_be_heard_is_named(finishe
     made = bench("index", "build", catalogue, "--store", str(finished), "--test-side")
     assert made.returncode == 0, made.stderr
     corpora = (open_corpus(path.parent) for path in (finished / "pcm").glob("*/manifest.parquet"))
-    music = max(corpora, key=lambda corpus: int((corpus.tracks["split"] == "test").sum()))
+    music = next(corpus for corpus in corpora if not corpus.tracks["label"].any())  # noise has labels
     track = int(music.numbers("test")[1])
     soundfile.write(tmp_path / "heard.wav", music.read(track, 16_000, 64_000), 16_000)
     (tmp_path / "text.wav").write_text("no audio")
@@ -369,8 +369,8 @@ def test_two_recordings_are_aligned_and_written_on_one_clock(tmp_path: Path) -> 
     table = pd.read_csv(outputs["--csv"])
     assert abs(table["Time Channel 1"] - table["Time Channel 0"] - 1.5)[:25].max() < 1e-3
     written, _ = soundfile.read(outputs["--write"])
-    inside = slice(RATE_HZ, 27 * RATE_HZ)
-    assert np.square(written[inside] - early[inside]).mean() < 0.05 * np.square(early[inside]).mean()
+    low, wanted = (np.convolve(wave, np.ones(16), "same")[RATE_HZ : 27 * RATE_HZ] for wave in (written, early))
+    assert np.square(low - wanted).mean() < 0.05 * np.square(wanted).mean()
     assert outputs["--plot"].stat().st_size > 10_000
     stereo = bench("align", str(tmp_path / "both.wav"), *one)
     assert "+1.5000 s at the start" in stereo.stdout
