@@ -15,6 +15,7 @@ from bench.align.evaluate import ORACLE, summed_up
 
 PUBLISHED = Path(__file__).with_name("published_alignment.toml")
 ALPHA = 0.05
+UNITS = {"mse_s2": "MSE, s2", "mae_ms": "MAE, ms"}
 
 
 def render(files: pd.DataFrame) -> RenderableType:
@@ -26,7 +27,7 @@ def render(files: pd.DataFrame) -> RenderableType:
         f"Wilcoxon's test on the files' MSE, Holm-corrected; {ORACLE}: the best line of the grid that crosscor and "
         "deeplearning choose from"
     )
-    return Group(*tables, note)
+    return Group(*tables, note, *(each for name in table["set"].unique() for each in _published(name)))
 
 
 def _table(set_name: str, split: str, own: pd.DataFrame) -> Table:
@@ -47,6 +48,26 @@ def _table(set_name: str, split: str, own: pd.DataFrame) -> Table:
 
 def _ms(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def _published(set_name: str) -> list[Table]:
+    """Return what was published on a set of this name: a table a year, as those of two years are different data."""
+    rows = [row for row in published() if row["set"] == set_name]
+    return [_of_year(set_name, year, rows) for year in sorted({row["year"] for row in rows})]
+
+
+def _of_year(set_name: str, year: int, rows: list[dict[str, Any]]) -> Table:
+    title = f"published on {set_name} in {year}, by split"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    own = [row for row in rows if row["year"] == year]
+    columns = sorted({(row["split"], row["metric"]) for row in own}, reverse=True)
+    table.add_column("system", overflow="fold", min_width=20)
+    for split, metric in columns:
+        table.add_column(f"{split}\n{UNITS[metric]}", justify="right", no_wrap=True)
+    for system in dict.fromkeys(row["system"] for row in own):
+        values = {(row["split"], row["metric"]): f"{row['value']:g}" for row in own if row["system"] == system}
+        table.add_row(system, *(values.get(column, "") for column in columns))
+    return table
 
 
 def published() -> list[dict[str, Any]]:
