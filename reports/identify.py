@@ -17,7 +17,8 @@ def render(name: str, answers: Sequence[Answer]) -> RenderableType:
     accepted = sum(bool(answer.matches) and answer.matches[0].accepted for answer in answers)
     table = Table(
         title=Text(f"{name}: {accepted} of {len(answers)} pieces recognised"),
-        caption="score: mean similarity along the piece; known: it reaches the threshold, as 1 in 100 strangers does",
+        caption="score: mean similarity along the piece; known: it reaches the threshold, which few strangers do "
+        "(`bench index info`)",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,

@@ -12,6 +12,7 @@ from rich.table import Table
 from bench.align.once import Alignment, Likeness
 
 DPI = 150
+DRIFT_FROM_S = 20.0  # in less, the error of a millisecond at either end is 50 ppm and more
 ROWS = 12  # of keypoints shown in a terminal
 
 
@@ -23,7 +24,9 @@ def render(alignment: Alignment) -> RenderableType:
     later = "second" if alignment.offset_s >= 0 else "first"
     told.add_row("length", f"{seconds} s")
     told.add_row("offset", f"{alignment.offset_s:+.4f} s at the start: a sound is later in the {later} channel")
-    told.add_row("drift", f"{alignment.drift_ppm:+.1f} ppm, {3.6 * abs(alignment.drift_ppm):,.0f} ms in an hour")
+    drift = f"{alignment.drift_ppm:+.1f} ppm, {3.6 * abs(alignment.drift_ppm):,.0f} ms in an hour"
+    long_enough = min(pair.durations_s) >= DRIFT_FROM_S
+    told.add_row("drift", drift if long_enough else f"not to be told from less than {DRIFT_FROM_S:g} s")
     told.add_row("bend", f"{1000 * alignment.bend_s:.1f} ms at most from a straight line")
     told.add_row("confidence", f"{alignment.confidence:.2f}, from 0 (a guess) to 1")
     return Group(told, _keypoints(alignment))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pandas as pd
-from bench.reports import alignment
+from bench.reports import alignment, lag_path
 from rich.console import Console
 
+from bench.align.contract import Pair, TimeMap
 from bench.align.evaluate import ORACLE
+from bench.align.once import Alignment
+from bench.values import RATE_HZ
 
 
 def files(set_name: str) -> pd.DataFrame:
@@ -46,3 +50,16 @@ def test_what_was_published_on_a_set_of_the_challenge_stands_below_by_year_and_s
     row = next(line for line in text.splitlines() if line.strip().startswith("crosscor"))
     assert row.split()[1:] == ["6.861", "1.1"]  # val, then test
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_drift_is_not_told_of_a_short_recording() -> None:
+    def told(seconds: int) -> str:
+        wave = np.zeros(seconds * RATE_HZ, dtype=np.float32)
+        pair = Pair("made", wave, wave, "key")
+        knots = TimeMap(pair.keypoints, 1.25 + (1 + 5e-5) * pair.keypoints, np.ones(len(pair.keypoints)))
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(lag_path.render(Alignment(pair, knots, 1.25, 50.0, 0.0, 1.0)))
+        return console.export_text()
+
+    assert "+50.0 ppm, 180 ms in an hour" in told(30) and "+1.2500 s at the start" in told(30)
+    assert "not to be told from less than 20 s" in told(10) and "ppm" not in told(10)
