@@ -72,14 +72,19 @@ def test_a_port_in_use_is_refused_by_name_and_passed_over_by_default(
         assert ui._first_free("127.0.0.1") > taken
 
 
-ANSWER_ONCE = """
-import http.server, sys, time
+# A page that another test has left open in its browser may ask as well.
+ANSWER_UNTIL_HEALTHY = """
+import http.server, sys, threading, time
+heard = []
 class Yes(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Yes)
-server.handle_request()
+        heard.append(self.path)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Yes)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+while "/health" not in heard:
+    time.sleep(0.05)
 time.sleep(2)
 """
 
@@ -89,7 +94,7 @@ def test_a_port_that_another_server_takes_meanwhile_is_not_taken_for_ours(
 ) -> None:
     (tmp_path / "mlflow.db").touch()
     monkeypatch.setattr(ui, "_first_page", lambda store: "")
-    monkeypatch.setattr(ui, "_command", lambda *told: [sys.executable, "-c", ANSWER_ONCE, str(told[3])])
+    monkeypatch.setattr(ui, "_command", lambda *told: [sys.executable, "-c", ANSWER_UNTIL_HEALTHY, str(told[3])])
     free = ui._first_free("127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
@@ -108,7 +113,7 @@ def test_a_port_that_was_taken_and_is_free_again_is_passed_over(
     (tmp_path / "mlflow.db").touch()
     monkeypatch.setattr(ui, "_first_page", lambda store: "")
     refused = f"raise SystemExit('ERROR: [Errno {errno.EADDRINUSE}] error while attempting to bind on address')"
-    programs = iter([refused, ANSWER_ONCE])
+    programs = iter([refused, ANSWER_UNTIL_HEALTHY])
     monkeypatch.setattr(ui, "_command", lambda *told: [sys.executable, "-c", next(programs), str(told[3])])
     serve(tmp_path)
     assert "MLflow UI: http://127.0.0.1:" in capsys.readouterr().out
