@@ -146,7 +146,7 @@ def checked(config: RunConfig, plan: Plan) -> torch.device:
 def run_key(config: RunConfig, plan: Plan, heard: TrainingSet, data: Data | None, task: Task) -> str:
     """Return the content key of a run: its settings, its encoder's source, its data, this version."""
     tested = data.digest if data else ""
-    recorded = [source.fingerprint() for source in pair_sources(config, plan.root).values()]
+    recorded = [source.fingerprint() for source in pair_sources(config, plan.root)]
     return digest(bench.__version__, asdict(config), _weights_key(config, plan, heard), tested, recorded, task)
 
 

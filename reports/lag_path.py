@@ -59,7 +59,7 @@ def draw(alignment: Alignment, alike: Likeness, path: Path) -> None:
     step_s, first_s, last_s = alike.lag_s_L[1] - alike.lag_s_L[0], alike.lag_s_L[0], alike.lag_s_L[-1]
     extent = (0.0, float(len(alike.score_KL)), first_s - step_s / 2, last_s + step_s / 2)
     image = above.imshow(
-        alike.score_KL.T, origin="lower", aspect="auto", extent=extent, cmap="Greys", vmin=0, vmax=5,
+        alike.score_KL.T, origin="lower", aspect="auto", extent=extent, cmap="Greys", vmin=0, vmax=10,
         interpolation="nearest",
     )  # fmt: skip
     above.plot(time0_K, lag_K, color="tab:red", linewidth=1, label="lag found")

@@ -89,9 +89,9 @@ def wanted(config: RunConfig) -> list[Wanted]:
     return found
 
 
-def sources(config: RunConfig, root: Path | None) -> dict[str, PairSource]:
-    """Return the sets' sources by the plug-in's name. Raises: DataError if one's folder is missing."""
-    return {name: registry.load("dataset", name).build(config.pairs[called(name)], root) for name in config.align.sets}
+def sources(config: RunConfig, root: Path | None) -> list[PairSource]:
+    """Return the sources of the sets. Raises: DataError if one's folder is missing."""
+    return [registry.load("dataset", name).build(config.pairs[called(name)], root) for name in config.align.sets]
 
 
 def evaluate_alignment(
@@ -104,8 +104,8 @@ def evaluate_alignment(
     """
     aligners = wanted(config)
     frames, untaught, seconds = [], [], 0.0
-    for source in sources(config, root).values():
-        folder = source.folder(store, progress)
+    for source in sources(config, root):
+        folder, content = source.folder(store, progress), source.fingerprint()
         for set_name in source.sets():
             all_tasks = tasks(folder, set_name, config.align.split)
             taught = TRAIN in splits(folder, set_name)
@@ -114,12 +114,13 @@ def evaluate_alignment(
                 for each in aligners
                 if each.learns and not taught
             ]
-            stage = _Stage(embedder, source, folder, set_name, config.align.split, config.seed, store, progress)
+            stage = _Stage(
+                embedder, source, content, folder, set_name, config.align.split, config.seed, store, progress
+            )
             for hears in (False, True):
                 own = [each for each in aligners if hears == each.plugin.HEARS and (taught or not each.learns)]
                 for start in range(0, len(all_tasks) if own else 0, BLOCK):
-                    progress(f"aligning {set_name}", start, len(all_tasks))
-                    found, took_s = stage.answers(own, all_tasks[start : start + BLOCK], start)
+                    found, took_s = stage.answers(own, all_tasks, start)
                     frames.append(found)
                     seconds += took_s
             progress(f"aligning {set_name}", len(all_tasks), len(all_tasks))
@@ -140,6 +141,7 @@ class _Stage:
 
     embedder: Embedder
     source: PairSource
+    content: str
     folder: Path
     set_name: str
     split: str
@@ -147,18 +149,21 @@ class _Stage:
     store: Store
     progress: Progress
 
-    def answers(self, aligners: Sequence[Wanted], some: Sequence[Task], number: int) -> tuple[pd.DataFrame, float]:
-        """Return the keypoints of some tasks, and how long they took when they were found."""
+    def answers(self, aligners: Sequence[Wanted], all_tasks: Sequence[Task], first: int) -> tuple[pd.DataFrame, float]:
+        """Return the keypoints of a block of tasks, and how long they took when they were found."""
         hears = aligners[0].plugin.HEARS
         heard_by = (self.embedder.key, self.embedder.precision) if hears else NO_KEY
         own = [each.key for each in aligners]
-        key = digest(FORMAT, heard_by, self.source.fingerprint(), self.set_name, self.split, self.seed, number, own)
+        key = digest(FORMAT, heard_by, self.content, self.set_name, self.split, self.seed, first, own)
 
         def build(folder: Path) -> None:
             ears = Listening(self.embedder)
             built = {each.name: self._trained(each) if each.learns else each.built() for each in aligners}
-            with TemporaryDirectory(dir=folder) as scratch:
-                rows = [row for task in some for row in self._of_task(task, built, hears, ears, Path(scratch))]
+            rows: list[pd.DataFrame] = []
+            for i, task in enumerate(all_tasks[first : first + BLOCK], first):
+                self.progress(f"aligning {self.set_name}", i, len(all_tasks))
+                with TemporaryDirectory(dir=folder) as scratch:
+                    rows += self._of_task(task, built, hears, ears, Path(scratch))
             write_frame(folder / KEYPOINTS, pd.concat(rows, ignore_index=True))
 
         folder = self.store.fetch("alignments", key, build)
@@ -166,7 +171,7 @@ class _Stage:
 
     def _trained(self, learner: Wanted) -> Aligner:
         """Return an aligner trained on the split for that, kept in the store. Raises: DataError if there is none."""
-        own = (self.embedder.key, self.embedder.precision, self.source.fingerprint(), self.set_name, self.seed)
+        own = (self.embedder.key, self.embedder.precision, self.content, self.set_name, self.seed)
 
         def build(folder: Path) -> None:
             with TemporaryDirectory(dir=folder) as scratch:
@@ -187,7 +192,7 @@ class _Stage:
     def _of_task(
         self, task: Task, aligners: Mapping[str, Aligner], hears: bool, ears: Listening, scratch: Path
     ) -> Iterator[pd.DataFrame]:
-        pair = open_task(task, scratch / task.name, self.source.max_lag_s(self.set_name))
+        pair = open_task(task, scratch, self.source.max_lag_s(self.set_name))
         names = {"set": self.set_name, "split": self.split, "file": task.name}
         if isinstance(pair, Problem):
             yield pd.DataFrame([names | {"aligner": "", "problem": pair.reason}])

@@ -94,6 +94,37 @@ def best_lag(score_L: npt.NDArray[np.float64]) -> Ints:
     return found
 
 
+def informative(vectors_ND: Floats) -> Floats:
+    """Return vectors less their mean: the more a moment differs from all others, the longer."""
+    if not len(vectors_ND):
+        return vectors_ND
+    off_ND: Floats = vectors_ND - vectors_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return off_ND
+
+
+def moments(pair: Pair, num_vectors: int, hop_s: float, segment_s: float) -> Seconds:
+    """Return for each keypoint the time of the vector that tells of it, (K,): a vector is of its segment's middle."""
+    return np.clip(pair.keypoints - segment_s / 2, 0, (num_vectors - 1) * hop_s)
+
+
+def heights(
+    vectors0_ND: Floats, vectors1_ND: Floats, most: int, hop_s: float, at_K: Seconds, window_s: float
+) -> Floats:
+    """Return how far each lag stands out around each moment (K, L), in deviations over the whole recording.
+
+    The middle of a row, and the deviation of all, are medians; 0 where a lag has no score.
+    """
+    score_KL = window_scores(band(vectors0_ND, vectors1_ND, most), hop_s, at_K, window_s)
+    there_KL = np.isfinite(score_KL)
+    heard_K = there_KL.any(axis=1)  # not where the other channel is over
+    if not heard_K.any():
+        return np.zeros(score_KL.shape, dtype=np.float32)
+    off_KL = np.where(there_KL, score_KL, np.nan)
+    off_KL[heard_K] -= np.nanmedian(off_KL[heard_K], axis=1, keepdims=True)
+    scale = 1.4826 * float(np.nanmedian(np.abs(off_KL)))
+    return np.where(there_KL, off_KL / max(scale, 1e-6), 0.0).astype(np.float32)
+
+
 def standing_out(score_L: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return how far the best score of the last axis stands out of all, 0 to 1: (best - median) / (1 - median).
 

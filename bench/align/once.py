@@ -19,11 +19,10 @@ import pandas as pd
 import torch
 
 from bench import registry
-from bench.align.aligners.fingerprint_path import informative
 from bench.align.clock import warped_blocks
 from bench.align.contract import Aligner, Ears, Pair, TimeMap
 from bench.align.ears import Listening
-from bench.align.lags import band, lags_of, most_lag, window_scores
+from bench.align.lags import heights, informative, lags_of, moments, most_lag
 from bench.align.pairs import COLUMNS
 from bench.config import restored
 from bench.errors import ConfigError, DataError
@@ -136,15 +135,9 @@ def likeness(pair: Pair, ears: Ears) -> Likeness:
     if not min(len(vectors0_ND), len(vectors1_ND)):
         raise DataError(f"{pair.name} is shorter than a segment of {ears.segment_s:g} s; there is nothing to draw")
     most = most_lag(pair.max_lag_s, PICTURE_HOP_S)
-    at_K = np.clip(pair.keypoints - ears.segment_s / 2, 0, (len(vectors0_ND) - 1) * PICTURE_HOP_S)
-    band_NL = band(vectors0_ND, vectors1_ND, most)
-    score_KL = window_scores(band_NL, PICTURE_HOP_S, at_K, PICTURE_WINDOW_S)
-    score_KL = np.where(np.isfinite(score_KL), score_KL, np.nan)
-    heard_K = np.isfinite(score_KL).any(axis=1)  # not where the other channel is over
-    score_KL[heard_K] -= np.nanmedian(score_KL[heard_K], axis=1, keepdims=True)
-    return Likeness(
-        lags_of(most) * PICTURE_HOP_S, (score_KL / max(float(np.nanstd(score_KL)), 1e-9)).astype(np.float32)
-    )
+    at_K = moments(pair, len(vectors0_ND), PICTURE_HOP_S, ears.segment_s)
+    score_KL = heights(vectors0_ND, vectors1_ND, most, PICTURE_HOP_S, at_K, PICTURE_WINDOW_S)
+    return Likeness(lags_of(most) * PICTURE_HOP_S, score_KL)
 
 
 def unwritten(path: Path | None) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.fft import fftshift, irfft, rfft, rfftfreq
 from scipy.ndimage import uniform_filter1d
 
+from bench.align.candidates import windows
 from bench.align.contract import Pair, Seconds
 from bench.values import RATE_HZ, Floats, Ints
 
@@ -99,11 +100,7 @@ def _correlation(pair: Pair, own_K: Seconds, knot_K: Seconds, lag_K: Seconds, wi
 
 def _spectra(wave_T: Floats, centre_S: Ints) -> npt.NDArray[np.complex64]:
     """Return the spectra (S, F) of frames around these samples, of twice their length; silence beyond the ends."""
-    frame_ST = np.zeros((len(centre_S), FRAME), dtype=np.float32)
-    for row_T, start in zip(frame_ST, (centre_S - FRAME // 2).tolist(), strict=True):
-        inside = slice(max(0, start), max(0, min(len(wave_T), start + FRAME)))
-        part = wave_T[inside]
-        row_T[inside.start - start : inside.start - start + len(part)] = part
+    frame_ST = windows(wave_T, centre_S - FRAME // 2, FRAME)
     frame_ST -= frame_ST.mean(axis=1, keepdims=True)
     frame_ST *= np.hanning(FRAME + 1)[:-1].astype(np.float32)
     spectra: npt.NDArray[np.complex64] = rfft(frame_ST, 2 * FRAME, axis=1)

@@ -12,10 +12,10 @@ import torch
 
 from bench import registry
 from bench.align.aligners import fingerprint_median_regress as regress
-from bench.align.aligners import fingerprint_path as path
 from bench.align.clock import Clock, Wobble, warped
 from bench.align.contract import Pair, TimeMap, rising
 from bench.align.ears import Listening
+from bench.align.lags import informative
 from bench.errors import ConfigError, PluginError
 from bench.fingerprint import Embedder
 from bench.values import RATE_HZ, Floats, no_progress
@@ -130,8 +130,8 @@ def test_line_is_left_out_beyond_the_steepest_that_is_believed(monkeypatch: pyte
 
 def test_informative_vectors_leave_out_what_is_always_there() -> None:
     vectors = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    lengths = np.linalg.norm(path.informative(vectors), axis=1)
-    assert lengths[3] > 2.9 * lengths[0] and path.informative(vectors[:0]).shape == (0, 2)
+    lengths = np.linalg.norm(informative(vectors), axis=1)
+    assert lengths[3] > 2.9 * lengths[0] and informative(vectors[:0]).shape == (0, 2)
 
 
 def test_presets_are_the_models_of_the_report() -> None:

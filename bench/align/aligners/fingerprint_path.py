@@ -25,7 +25,7 @@ import numpy.typing as npt
 from scipy.ndimage import uniform_filter1d
 
 from bench.align.contract import SPACING_S, Ears, Pair, Seconds, TimeMap, rising
-from bench.align.lags import band, most_lag, window_scores
+from bench.align.lags import heights, informative, moments, most_lag
 from bench.align.refine import Peaks, peaks, top
 from bench.align.smooth import smooth
 from bench.align.viterbi import best_path
@@ -100,9 +100,8 @@ class Path:
         if min(len(vectors0_ND), len(vectors1_ND)) < 2:
             return np.zeros(len(knot_K)), np.zeros(len(knot_K))
         most = most_lag(pair.max_lag_s, hop_s)
-        # A vector tells of the middle of its segment.
-        at_K = np.clip(knot_K - ears.segment_s / 2, 0, (len(vectors0_ND) - 1) * hop_s)
-        score_KL = self._scores(vectors0_ND, vectors1_ND, most, at_K)
+        at_K = moments(pair, len(vectors0_ND), hop_s, ears.segment_s)
+        score_KL = self._heights(vectors0_ND, vectors1_ND, most, at_K)
         column_K = best_path(score_KL, self.config.penalty, 1)
         lag_K = (column_K - most + _tops(score_KL, column_K)) * hop_s
         height_K = score_KL[np.arange(len(column_K)), column_K]
@@ -138,41 +137,23 @@ class Path:
         beside_K, height_K = top(found, _along(found))
         return lag_K + beside_K, height_K
 
-    def _scores(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> Floats:
-        """Return how far each lag stands out at each keypoint (K, L), in deviations over the whole recording."""
-        band_NL = band(vectors0_ND, vectors1_ND, most)
-        score_KL = window_scores(band_NL, self.config.hop_ms / 1000, at_K, self.config.window_s)
-        there_KL = np.isfinite(score_KL)
-        heard_K = there_KL.any(axis=1)  # not where the other channel is over
-        if not heard_K.any():
-            return np.zeros(score_KL.shape, dtype=np.float32)
-        off_KL = np.where(there_KL, score_KL, np.nan)
-        off_KL[heard_K] -= np.nanmedian(off_KL[heard_K], axis=1, keepdims=True)
-        scale = 1.4826 * float(np.nanmedian(np.abs(off_KL)))
-        return np.where(there_KL, off_KL / max(scale, 1e-6), 0.0).astype(np.float32)
-
     def _blind(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> npt.NDArray[np.float64]:
         """Return the mean heights (B,) of the best paths where the other channel is moved out of reach."""
-        found = []
         # Moved by more than two lags nothing matches; in a recording too short for that, backwards it does not either.
         least, size = 2 * most + 1, len(vectors1_ND)
-        others = [np.roll(vectors1_ND, turn, axis=0) for turn in np.linspace(least, size - least, BLINDS).astype(int)]
         if size < 3 * least:
-            turns = np.linspace(0, size, BLINDS + 1)[:-1].astype(int)
-            others = [np.roll(vectors1_ND[::-1], turn, axis=0) for turn in turns]
-        for other_ND in others:
-            score_KL = self._scores(vectors0_ND, other_ND, most, at_K)
+            vectors1_ND, turns = vectors1_ND[::-1], np.linspace(0, size, BLINDS, endpoint=False)
+        else:
+            turns = np.linspace(least, size - least, BLINDS)
+        found = []
+        for turn in turns.astype(int):
+            score_KL = self._heights(vectors0_ND, np.roll(vectors1_ND, turn, axis=0), most, at_K)
             column_K = best_path(score_KL, self.config.penalty, 1)
             found.append(score_KL[np.arange(len(column_K)), column_K].mean())
         return np.array(found)
 
-
-def informative(vectors_ND: Floats) -> Floats:
-    """Return vectors less their mean: the more a moment differs from all others, the longer."""
-    if not len(vectors_ND):
-        return vectors_ND
-    off_ND: Floats = vectors_ND - vectors_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return off_ND
+    def _heights(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> Floats:
+        return heights(vectors0_ND, vectors1_ND, most, self.config.hop_ms / 1000, at_K, self.config.window_s)
 
 
 def _tops(score_KL: Floats, column_K: Ints) -> Seconds:
