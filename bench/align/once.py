@@ -6,7 +6,7 @@ Shape legend: T samples, C channels, K keypoints, N vectors, L lags.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,17 +189,9 @@ def _unpacked(source: object, channels: Sequence[int], scratch: Path) -> list[Fl
         np.lib.format.open_memmap(scratch / f"{i}.npy", mode="w+", dtype=np.float32, shape=(source.frames,))
         for i in range(len(channels))
     ]
-    for start, block_TC in _blocks(source):
+    start = 0
+    for block_TC in source.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True):
         for wave_T, channel in zip(waves, channels, strict=True):
             wave_T[start : start + len(block_TC)] = block_TC[:, channel]
-    return waves
-
-
-def _blocks(source: object) -> Iterator[tuple[int, Floats]]:
-    import soundfile
-
-    assert isinstance(source, soundfile.SoundFile)
-    start = 0
-    while len(block_TC := source.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-        yield start, block_TC
         start += len(block_TC)
+    return waves

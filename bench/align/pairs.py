@@ -16,7 +16,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,13 @@ from typing import IO, TYPE_CHECKING, Protocol
 import numpy as np
 
 from bench.align.contract import Pair, Seconds
-from bench.audio.decode import BLOCK_FRAMES
+from bench.audio.decode import resampled_blocks
 from bench.errors import DataError
 from bench.store import Store, digest, read_array, write_text
 from bench.values import RATE_HZ, Floats, Progress
 
 if TYPE_CHECKING:
-    from soundfile import SoundFile
+    pass
 
 LAYOUT = "formatted_data"
 COLUMNS = ("Filename", "Time Channel 0", "Time Channel 1")
@@ -318,25 +318,9 @@ def _decoded(path: Path, scratch: Path, names: Sequence[str]) -> list[_Written]:
                 raise DataError(f"its channels are {file.channels}; give a file with two channels, or two files")
             places = [scratch / f"{name}.npy" for name in names]
             channels = [_Channel(place, opened.enter_context(place.open("wb"))) for place in places]
-            for block_TC in _resampled(file, len(names)):
+            for block_TC in resampled_blocks(file, len(names)):
                 for number, channel in enumerate(channels):
                     channel.write(block_TC[:, number])
             return [channel.finished() for channel in channels]
     except (DataError, RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
         raise DataError(f"{path} cannot be used: {error}") from error
-
-
-def _resampled(file: SoundFile, num_channels: int) -> Iterator[Floats]:
-    """Yield blocks (T, C) at RATE_HZ, C being the file's channels or, for one, their mean."""
-    import soxr
-
-    stream = None
-    if file.samplerate != RATE_HZ:
-        stream = soxr.ResampleStream(file.samplerate, RATE_HZ, num_channels, quality="HQ")
-    last = False
-    while not last:
-        block_TC = file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
-        last = len(block_TC) < BLOCK_FRAMES  # a truncated file gives less than its header says
-        if num_channels == 1:
-            block_TC = block_TC.mean(axis=1, dtype=np.float32, keepdims=True)
-        yield block_TC if stream is None else stream.resample_chunk(block_TC, last=last).reshape(-1, num_channels)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.errors import DataError
 from bench.values import RATE_HZ, Floats
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
 
 BLOCK_FRAMES = 1 << 18  # read in blocks, so that an hour of 48 kHz stereo never lies in memory at once
 
@@ -35,7 +40,7 @@ def decode(path: Path) -> Floats:
         raise DataError(f"no audio file at {path}; restore it or leave it out")
     try:
         with soundfile.SoundFile(path) as file:
-            wave_T = _resampled(file)
+            wave_T = np.concatenate([block_TC[:, 0] for block_TC in resampled_blocks(file, 1)])
     except (RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
         raise DataError(f"{path} cannot be decoded ({error}); restore the file or remove it") from error
     if len(wave_T) == 0:
@@ -45,17 +50,17 @@ def decode(path: Path) -> Floats:
     return wave_T
 
 
-def _resampled(file: object) -> Floats:
-    import soundfile
+def resampled_blocks(file: SoundFile, num_channels: int) -> Iterator[Floats]:
+    """Yield an open file's samples as blocks (T, C) at RATE_HZ: all its channels, or for one their mean."""
     import soxr
 
-    assert isinstance(file, soundfile.SoundFile)
-    stream = None if file.samplerate == RATE_HZ else soxr.ResampleStream(file.samplerate, RATE_HZ, 1, quality="HQ")
-    parts: list[Floats] = []
-    while True:
-        block = file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
-        mono = block.mean(axis=1, dtype=np.float32)
-        last = len(block) < BLOCK_FRAMES  # a truncated file gives less than its header says
-        parts.append(mono if stream is None else stream.resample_chunk(mono, last=last))
-        if last:
-            return np.concatenate(parts)
+    stream = None
+    if file.samplerate != RATE_HZ:
+        stream = soxr.ResampleStream(file.samplerate, RATE_HZ, num_channels, quality="HQ")
+    last = False
+    while not last:
+        block_TC = file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
+        last = len(block_TC) < BLOCK_FRAMES  # a truncated file gives less than its header says
+        if num_channels == 1:
+            block_TC = block_TC.mean(axis=1, dtype=np.float32, keepdims=True)
+        yield block_TC if stream is None else stream.resample_chunk(block_TC, last=last).reshape(-1, num_channels)

@@ -201,7 +201,7 @@ def test_the_key_is_of_the_samples_and_their_order(tmp_path: Path) -> None:
 def test_memory_is_flat_in_the_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tracemalloc
 
-    monkeypatch.setattr("bench.align.pairs.BLOCK_FRAMES", 1 << 14)
+    monkeypatch.setattr("bench.audio.decode.BLOCK_FRAMES", 1 << 14)
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", 48_000, 2, "PCM_16") as file:
         for _ in range(120):
