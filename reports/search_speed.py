@@ -12,6 +12,7 @@ from bench.search.own_process import CALLS, Costs
 from bench.search.speed import Quality, Row, SearchSpeed
 
 DPI = 150
+MARKERS = "ov^<>DPX*"
 
 
 def render(result: SearchSpeed) -> RenderableType:
@@ -40,17 +41,20 @@ def draw(result: SearchSpeed, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for row in result.rows:
-        if row.costs is None or row.quality is None:
-            continue
-        at = (row.costs.batched_ms, row.quality.recall_at_1)
-        axes.plot(*at, "s" if row.costs.exact else "o")
-        axes.annotate(row.name, at, xytext=(5, 5), textcoords="offset points", fontsize=8)
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    for number, row in enumerate(row for row in result.rows if row.costs and row.quality):
+        assert row.costs is not None and row.quality is not None
+        marker = "s" if row.costs.exact else MARKERS[number % len(MARKERS)]
+        axes.plot(row.costs.batched_ms, row.quality.recall_at_1, marker, label=row.name, markersize=8, alpha=0.8)
+    figure.legend(loc="outside right upper", fontsize=8)  # beside points that lie close names would cover each other
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.margins(0.12)
-    axes.grid(which="both", alpha=0.3)
+    axes.grid(alpha=0.3)
     axes.set_xlabel("ms a query vector, all at once")
     axes.set_ylabel("recall@1 against brute force")
     axes.set_title(f"{result.vectors:,} fingerprints of {result.encoder}; squares are exact", fontsize=10)

@@ -73,4 +73,4 @@ def test_picture_shows_recall_against_time(
     (axes,) = drawn[0].axes
     assert axes.get_xscale() == "log"
     assert [tuple(float(v[0]) for v in line.get_data()) for line in axes.lines] == [(2.0, 1.0), (0.04, 0.7312)]
-    assert [text.get_text() for text in axes.texts] == ["exact", "faiss/ivf-pq"]
+    assert [line.get_label() for line in axes.lines] == ["exact", "faiss/ivf-pq"]
