@@ -11,7 +11,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-LATER = {"optuna": "5.0.0"}
 
 
 def pins() -> list[Requirement]:
@@ -41,9 +40,3 @@ def test_pins_are_exact_public_versions_each_name_once() -> None:
         (specifier,) = pin.specifier
         assert specifier.operator == "==" and not pin.url and not pin.marker, f"{pin} is no plain pin"
         assert Version(specifier.version).local is None, f"{pin} is a build that the package index does not have"
-
-
-def test_libraries_of_later_encoders_and_sweeps_are_pinned_but_not_required() -> None:
-    pinned = {pin.name: next(iter(pin.specifier)).version for pin in pins()}
-    assert {name: pinned[name] for name in LATER} == LATER
-    assert not {canonicalize_name(r.name) for r in requirements()} & set(LATER)
