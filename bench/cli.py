@@ -72,7 +72,7 @@ def run(
         Path | None, typer.Option(help="Test these weights (a model.safetensors) instead of training.")
     ] = None,
     task: Annotated[
-        str, typer.Option(help="segments (queries in noise and rooms), alignment (of recorders), or all.")
+        str, typer.Option(help="segments (queries in noise and rooms), alignment (of recorders), all, or validation.")
     ] = "all",
 ) -> None:
     """Train an encoder, test it on the SNR and t60 grids and on recorders, and log the run to MLflow.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+
+import numpy as np
 
 from bench import registry
 from bench.audio.pcm import Corpus, prepare
@@ -15,8 +17,11 @@ from bench.degrade.room import ResponseSource, RoomBank, prepare_rooms
 from bench.errors import ConfigError
 from bench.machine import cores
 from bench.store import Store, digest
-from bench.train.loop import TrainingSet
-from bench.values import Progress, Source
+from bench.train.loop import TrainingSet, sides
+from bench.values import Ints, Progress, Source
+
+VALIDATION_QUERIES = 500  # a cell, at least: an interval of 4 points for one encoder, less between two on the same
+VALIDATION_ROOMS = {"seed": 1, "train_rooms": 0}  # the test rooms are those of seed 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,28 @@ def with_queries(config: RunConfig, heard: TrainingSet, store: Store, progress: 
     """Return what training hears, and the queries of the test side. The test rooms are in the first of the banks."""
     queries = prepare_queries(store, config.eval, heard.music, heard.noise, heard.banks[0], progress)
     return Data(heard.music, heard.noise, tuple(heard.banks), queries)
+
+
+def with_validation(config: RunConfig, heard: TrainingSet, store: Store, progress: Progress) -> Data:
+    """Return what training hears, and queries of the tracks held out of it: what sweeps choose by.
+
+    No test track, test noise or test room has a part in it: the noise is that of training, the rooms are of a
+    seed of their own. `config.eval` is that of `bench.degrade.cells.validation`.
+    """
+    _train, held_out = sides(heard.music)
+    music = _as_test_side(heard.music, held_out)
+    noise = _as_test_side(heard.noise, heard.noise.numbers("train"))
+    rooms = prepare_rooms(store, "rooms", _test_rooms(config, VALIDATION_ROOMS), progress)
+    per_track = -(-VALIDATION_QUERIES // len(held_out))
+    queries = prepare_queries(store, config.eval, music, noise, rooms, progress, per_track)
+    return Data(music, noise, (rooms,), queries)
+
+
+def _as_test_side(corpus: Corpus, numbers: Ints) -> Corpus:
+    """Return the corpus with these tracks as its test side, and no others on it."""
+    chosen = np.isin(np.arange(len(corpus.tracks)), numbers)
+    tracks = corpus.tracks.assign(split=np.where(chosen, "test", "train"))
+    return replace(corpus, tracks=tracks, digest=digest("test side", numbers.tolist(), corpus.digest))
 
 
 def prepare_training(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> TrainingSet:
@@ -130,10 +157,10 @@ def _measured_rooms(config: RunConfig, root: Path | None) -> ResponseSource | No
     return None if name == "rooms" else source
 
 
-def _test_rooms(config: RunConfig) -> ResponseSource:
+def _test_rooms(config: RunConfig, others: Mapping[str, int] | None = None) -> ResponseSource:
     plugin = _plugin("rir", "rooms")
     t60_s = tuple(sorted({*config.eval.t60_s, config.eval.noise_reverb_t60_s}))
-    source: ResponseSource = plugin.build(plugin.Config(t60_s, config.eval.rooms_per_t60), None)
+    source: ResponseSource = plugin.build(plugin.Config(t60_s, config.eval.rooms_per_t60, **(others or {})), None)
     return source
 
 

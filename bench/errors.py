@@ -25,5 +25,9 @@ class PluginError(BenchError):
     exit_code = 2
 
 
+class Pruned(Exception):  # noqa: N818 - it is none
+    """Says that a trial of a sweep was ended early because others do better: no error, and no result."""
+
+
 class StoreError(BenchError):
     """Says that something in the store is corrupt, does not fit, or cannot be written."""

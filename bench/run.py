@@ -6,8 +6,9 @@ Every stage is kept in the store under a content key, so running again is resumi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -21,9 +22,9 @@ from bench.align.evaluate import align_name, evaluate_alignment
 from bench.align.evaluate import sources as pair_sources
 from bench.align.evaluate import wanted as aligners_of
 from bench.config import RunConfig, flatten, require
-from bench.data import Data, left_out, prepare_training, with_queries
-from bench.degrade.cells import benchmark_name
-from bench.errors import ConfigError, PluginError, StoreError
+from bench.data import Data, left_out, prepare_training, with_queries, with_validation
+from bench.degrade.cells import benchmark_name, validation
+from bench.errors import ConfigError, PluginError, Pruned, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import SHORTEST_QUERY, Embedder
 from bench.logbook import open_book, provenance
@@ -31,20 +32,23 @@ from bench.machine import keep_freed_memory
 from bench.results import RANDOM_PROJECTION, Result, keep, log, started, with_alignment, with_segments
 from bench.store import Store, digest
 from bench.train import checkpoint
-from bench.train.loop import WEIGHTS, TrainingSet, Watch, fit, history
+from bench.train.loop import WEIGHTS, TrainingSet, Watch, fit, history, unwatched
 from bench.train.ranks import Ranks, joined, local_rank
 from bench.train.recipes import doubts
 from bench.values import Progress, no_progress
 
 ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
-Task = Literal["all", "segments", "alignment"]
+Task = Literal["all", "segments", "validation", "alignment"]
 TASKS: tuple[Task, ...] = get_args(Task)
 IDENTITY_WANTED = 0.995  # clean queries on the grid: what is lost here is lost by the machinery
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs beside its settings."""
+    """What a run needs beside its settings.
+
+    `watch` sees the training curves as they come, beside the logbook, and may raise Pruned; `tags` go to MLflow.
+    """
 
     plugin: ModuleType
     root: Path | None
@@ -52,15 +56,19 @@ class Plan:
     progress: Progress
     warn: Callable[[str], None]
     weights: Path | None = None
+    watch: Watch = unwatched
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(config: RunConfig, plan: Plan, task: Task = "all") -> Result | None:
     """Train an encoder, test it on the whole grid with its controls and on recorders, log it, and return the result.
 
-    `task` leaves one of both tests out. Of the processes that torchrun starts, the others than the first help to
-    train and return None.
+    `task` leaves one of both tests out, or puts that by which sweeps choose, on held-out training tracks, in their
+    place. Of the processes that torchrun starts, the others than the first help to train and return None.
     Raises: BenchError (a subclass) with a sentence for the user; what was computed stays in the store.
     """
+    if task == "validation":
+        config = replace(config, eval=validation(config.eval))
     device = checked(config, plan)
     ranks = joined(device)
     if ranks.rank > 0:
@@ -75,23 +83,30 @@ def run(config: RunConfig, plan: Plan, task: Task = "all") -> Result | None:
         return None
     for told in left_out(heard):
         plan.warn(told)
-    data = None if task == "alignment" else with_queries(config, heard, plan.store, plan.progress)
-    benchmark = align_name(config) if data is None else benchmark_name(config.data.dataset, config.eval)
+    data = tested(config, heard, plan, task)
+    benchmark = benchmark_of(config, task)
     key = run_key(config, plan, heard, data, task)
     folder = plan.store.root / "runs" / key
     name = f"{config.encoder}/{config.seed}/{key[:6]}"
     with open_book(folder, experiment=benchmark, name=name, store=plan.store.root, warn=plan.warn) as book:
         book.params(flatten(config))
-        book.tags(provenance() | {"bench.task": benchmark, "bench.encoder": config.encoder, "bench.run": key})
+        book.tags(
+            provenance() | {"bench.task": benchmark, "bench.encoder": config.encoder, "bench.run": key} | plan.tags
+        )
         book.dataset(config.data.dataset, heard.music.digest, "train", config.data.dataset)
-        embedder, facts = trained(config, plan, heard, device, ranks, book.metrics)
+
+        def watch(values: dict[str, float], step: int) -> None:
+            book.metrics(values, step)
+            plan.watch(values, step)
+
+        embedder, facts = trained(config, plan, heard, device, ranks, watch)
         result = started(key, benchmark, config, facts)
         if data is not None:
             book.dataset(config.data.dataset, data.queries.key, "eval", config.data.dataset)
             found = evaluate(embedder, data, config.eval, plan.store, plan.progress, config.index)
             floor = evaluated_floor(config, plan, data, device)
             result = with_segments(result, plan.store, config, data, found, floor)
-        if task != "segments" and config.align.sets:
+        if task in ("all", "alignment") and config.align.sets:
             aligned = evaluate_alignment(embedder, config, plan.root, plan.store, plan.progress)
             for problem in aligned.left_out:
                 plan.warn(f"left out of the alignment: {problem.reason}")
@@ -101,6 +116,21 @@ def run(config: RunConfig, plan: Plan, task: Task = "all") -> Result | None:
     if (identity := result.summary["headline"].get("control/identity", 1.0)) < IDENTITY_WANTED:
         plan.warn(f"only {identity:.1%} of clean queries on the grid were found, {IDENTITY_WANTED:.1%} are expected")
     return result
+
+
+def tested(config: RunConfig, heard: TrainingSet, plan: Plan, task: Task) -> Data | None:
+    """Return the queries of a task, with the music that holds them; None where recorders alone are aligned."""
+    if task == "alignment":
+        return None
+    prepare = with_validation if task == "validation" else with_queries
+    return prepare(config, heard, plan.store, plan.progress)
+
+
+def benchmark_of(config: RunConfig, task: Task) -> str:
+    """Return the versioned name of what a task tests."""
+    if task == "alignment":
+        return align_name(config)
+    return benchmark_name(config.data.dataset, config.eval, "validation" if task == "validation" else "segment")
 
 
 def checked(config: RunConfig, plan: Plan) -> torch.device:
@@ -159,6 +189,7 @@ def trained(
     facts: dict[str, Any] = {
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "segment_s": encoder.segment_s,
+        "dim": encoder.dim,
         "seconds": {},
     }
     if plan.weights is not None:
@@ -171,7 +202,11 @@ def trained(
             train = bool(ranks.first_says(1.0, device))
             fit(partial, encoder, config, data, device, watch, plan.progress, plan.warn, ranks)
 
-        folder = plan.store.fetch("weights", key, build)
+        try:
+            folder = plan.store.fetch("weights", key, build)
+        except Pruned:  # nobody will go on from here
+            shutil.rmtree(plan.store.partial("weights", key), ignore_errors=True)
+            raise
         if not train:
             ranks.first_says(0.0, device)  # the others wait to hear whether there is something to do
         path = folder / WEIGHTS
@@ -188,7 +223,7 @@ def help_train(config: RunConfig, plan: Plan, data: TrainingSet, device: torch.d
     if plan.weights is None and ranks.first_says(0.0, device):
         encoder = _built(plan.plugin, config)
         partial = plan.store.partial("weights", _weights_key(config, plan, data))
-        fit(partial, encoder, config, data, device, lambda values, step: None, no_progress, plan.warn, ranks)
+        fit(partial, encoder, config, data, device, unwatched, no_progress, plan.warn, ranks)
 
 
 def evaluated_floor(config: RunConfig, plan: Plan, data: Data, device: torch.device) -> Evaluation:

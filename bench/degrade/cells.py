@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench.config import EvalConfig
 from bench.store import digest
 from bench.values import Cell
@@ -30,11 +32,24 @@ def grid(config: EvalConfig) -> list[Cell]:
     ]
 
 
-def benchmark_name(dataset: str, config: EvalConfig) -> str:
+def benchmark_name(dataset: str, config: EvalConfig, side: str = "segment") -> str:
     """Return the benchmark's name: `fma-segment/v1`, or with the digest of what was changed in it.
 
     A definition is never edited. Results under different names are never compared.
     """
-    own, standard = ({name: getattr(c, name) for name in DEFINING} for c in (config, EvalConfig()))
+    own, standard = ({name: getattr(c, name) for name in DEFINING} for c in (config, defined(side)))
     changed = "" if own == standard else f"+custom-{digest(own)[:6]}"
-    return f"{dataset}-segment/{VERSION}{changed}"
+    return f"{dataset}-{side}/{VERSION}{changed}"
+
+
+def defined(side: str) -> EvalConfig:
+    """Return what a benchmark tests as it is defined: `segment`, or `validation`."""
+    return EvalConfig() if side == "segment" else validation(EvalConfig())
+
+
+def validation(config: EvalConfig) -> EvalConfig:
+    """Return what a sweep chooses by: every cell of the grid, at the shortest length alone, by exact search.
+
+    Why not more: the longer queries cost forty times as much to embed, and rank encoders as the short ones do.
+    """
+    return replace(config, lengths_s=(min(config.lengths_s),), indexes=("exact",), sequences=("rescore",))

@@ -92,22 +92,29 @@ class QuerySet:
 
 
 def prepare_queries(
-    store: Store, config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, progress: Progress
+    store: Store,
+    config: EvalConfig,
+    music: Corpus,
+    noise: Corpus,
+    rooms: RoomBank,
+    progress: Progress,
+    per_track: int = 1,
 ) -> QuerySet:
     """Return the query set of a benchmark over these corpora, made and stored if it is not there yet.
 
-    One query per test track that is long enough, up to `eval.max_queries` tracks drawn by the
-    benchmark's own seed.
+    `per_track` queries of each test track that is long enough, of up to `eval.max_queries` tracks drawn by
+    the benchmark's own seed.
     Raises: DataError if no test track is long enough or there is no noise or room for a wanted cell.
     """
     hop = hop_samples(config)
     t60_s = (sorted(_t60s(config)), config.noise_reverb_t60_s if config.snr_db else None)
     recipe = (FORMAT, SEED, CONTEXT_S, SILENT_POWER, hop, config.max_queries, max(config.lengths_s), t60_s)
-    key = digest(recipe, music.digest, noise.digest, rooms.digest)
+    several = () if per_track == 1 else (per_track,)
+    key = digest(recipe, music.digest, noise.digest, rooms.digest, *several)
     stem_samples = round(max(config.lengths_s) * RATE_HZ)
 
     def build(folder: Path) -> None:
-        table = _drawn(config, music, noise, rooms, stem_samples, hop)
+        table = _drawn(config, music, noise, rooms, stem_samples, hop, per_track)
         _write_stems(folder, table, config, music, noise, rooms, stem_samples, progress)
         write_frame(folder / "queries.parquet", table)
 
@@ -140,7 +147,7 @@ def _snr_db(mixture: Floats, music: Floats) -> float:
 
 
 def _drawn(
-    config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, stem_samples: int, hop: int
+    config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, stem_samples: int, hop: int, per_track: int
 ) -> pd.DataFrame:
     """Return the table of queries: where each starts, its noise, its room for every t60."""
     draw = np.random.default_rng(SEED)
@@ -158,7 +165,7 @@ def _drawn(
     if len(long_enough) > config.max_queries:
         long_enough = np.sort(draw.choice(long_enough, config.max_queries, replace=False))
     rows = []
-    for track in long_enough:
+    for track in np.repeat(long_enough, per_track):
         start = audible_start(music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw)
         if start is None:
             continue

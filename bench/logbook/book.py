@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from filelock import Timeout
 
+from bench.errors import Pruned
 from bench.logbook.courier import Courier, connect, first_line, switch_target, system_sampler, wanted_uri
 from bench.logbook.journal import Card, Journal, journals
 from bench.logbook.sync import Backlog
@@ -83,7 +84,7 @@ def _status_of(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         code = error.code or 0
         return "FINISHED" if code == 0 else "KILLED" if isinstance(code, int) and code >= INTERRUPTED else "FAILED"
-    return "FAILED" if isinstance(error, Exception) else "KILLED"
+    return "FAILED" if isinstance(error, Exception) and not isinstance(error, Pruned) else "KILLED"
 
 
 def _never_raises(method: Callable[Concatenate[Logbook, P], None]) -> Callable[Concatenate[Logbook, P], None]:

@@ -38,6 +38,10 @@ Watch = Callable[[dict[str, float], int], None]
 """Called as watch(metrics, step) with the points of the training curves as they come."""
 
 
+def unwatched(values: dict[str, float], step: int) -> None:
+    """Watches nothing."""
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """All the audio that training may see."""
@@ -76,7 +80,7 @@ def fit(
     """
     ranks.share(config.train.batch_pairs)
     size = round(encoder.segment_s * RATE_HZ)  # type: ignore[operator, arg-type]
-    train, val = _sides(data.music)
+    train, val = sides(data.music)
     task = validation_of(data.music, val, data.noise, data.banks, size, config.train.val_queries)
     source = material(data.music, train, data.noise, data.banks, config.train, size, device)
     _warn_of_overlaps(source, config.train, warn)
@@ -121,7 +125,8 @@ def history(folder: Path) -> Curve:
     return [(int(step), values) for step, values in read_json(folder / HISTORY)]
 
 
-def _sides(music: Corpus) -> tuple[Ints, Ints]:
+def sides(music: Corpus) -> tuple[Ints, Ints]:
+    """Return the tracks to train on, and those held out to validate on. Raises: DataError if there are too few."""
     train, val = music.numbers("train"), music.numbers("val")
     if len(train) < 2:
         raise DataError(f"training needs at least 2 usable tracks, got {len(train)}; `bench data verify` says why")
@@ -250,6 +255,8 @@ class _Run:
         self.stepper.piece = state["piece"]
         self.saved = self.done
         self.history = [(step, values) for step, values in state["history"]]
+        for step, values in self.history:  # who watches may be another process than the one that was killed
+            self.watch(values, step)
 
     def meet(self) -> None:
         """Wait for the other processes. Raises: TrainingError if they would go on from another step."""
