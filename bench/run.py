@@ -90,9 +90,8 @@ def run(config: RunConfig, plan: Plan, task: Task = "all") -> Result | None:
     name = f"{config.encoder}/{config.seed}/{key[:6]}"
     with open_book(folder, experiment=benchmark, name=name, store=plan.store.root, warn=plan.warn) as book:
         book.params(flatten(config))
-        book.tags(
-            provenance() | {"bench.task": benchmark, "bench.encoder": config.encoder, "bench.run": key} | plan.tags
-        )
+        names = {"bench.task": benchmark, "bench.encoder": config.encoder, "bench.run": key}
+        book.tags(provenance() | names | dict(plan.tags))
         book.dataset(config.data.dataset, heard.music.digest, "train", config.data.dataset)
 
         def watch(values: dict[str, float], step: int) -> None:
