@@ -12,6 +12,7 @@ import pandas as pd
 
 from bench.align.evaluate import Alignments, submission, summed_up
 from bench.align.evaluate import headline as alignment_headline
+from bench.align.evaluate import wanted as aligners_of
 from bench.align.pairs import Keypoints, write_keypoints
 from bench.config import RunConfig, flatten
 from bench.data import Data
@@ -36,9 +37,13 @@ ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
 ALIGNMENT, KEYPOINTS = "alignment.parquet", "keypoints.parquet"
 SUBMISSIONS = "submissions"
 TABLES = (ROWS, HITS, CONDITIONS, ALIGNMENT, KEYPOINTS)
-HEADLINE_SEQUENCE = "rescore"
+HEADLINE_SEQUENCE, HEADLINE_ALIGNER = "rescore", "fingerprint-path"
 DEGRADED = ("noise", "reverb", "noise_reverb")
 RANDOM_PROJECTION, SHUFFLED_LABELS = "random-projection", "shuffled-labels"
+METRIC_KEYS = 60  # a run of MLflow has fewer
+OTHER_KEYS = 4 + 8 + 5  # of them: training and validation, the machine, one GPU
+STAGES_LOGGED = ("training", "database", "queries", "alignment")
+ALIGNMENT_NUMBERS = ("align_mse/", "align_mae_ms/")
 
 
 @dataclass(frozen=True)
@@ -181,17 +186,17 @@ def submissions(folder: Path, result: Result) -> dict[Path, Mapping[str, Keypoin
 
 
 def log(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
-    """Log a result: curves over SNR (step in dB) and t60 (step in ms), headline scalars, table and files."""
-    own = chosen(result.rows, config.encoder, config.eval.indexes[0])
-    for row in own[own["metric"].isin(["segment_top1", "audio_top1"])].to_dict("records"):
-        if row["kind"] == "identity":
-            continue
-        step = row["snr_db"] if row["kind"] in ("noise", "noise_reverb") else 1000 * row["t60_s"]
-        name = f"{row['metric']}_{row['length_s']:g}s/{row['kind']}"
-        book.metrics({name: row["value"]}, step=0 if row["kind"] == "clean" else round(step))
-    book.metrics(result.summary["headline"])
-    book.metrics({f"cost/{stage}_s": seconds for stage, seconds in result.summary["seconds"].items()})
-    book.metrics({"cost/parameters": result.summary["parameters"]})
+    """Log a result: curves over SNR (step in dB) and t60 (step in ms), scalars, the whole grid as a table, files.
+
+    Metrics are what runs are compared by, fewer than METRIC_KEYS with those of training and of the machine, so that
+    MLflow's list of runs and charts stay usable; the tables and `result.json` hold the rest.
+    """
+    curves = _curves(result, config)
+    for name, step, value in curves:
+        book.metrics({name: value}, step)
+    numbers = _scalars(result)
+    room = METRIC_KEYS - 1 - OTHER_KEYS - len({name for name, _, _ in curves}) - len(numbers)
+    book.metrics(numbers | _heard_by_encoder(result, config, room))
     if len(result.rows):
         book.table("grid", result.rows)
     if len(result.alignment):
@@ -199,6 +204,49 @@ def log(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
     for name in (*(name for name, _ in _tables(result)), SUMMARY, CONFIG):
         book.artifact(folder / name)
     book.note(_note(result))
+
+
+def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
+    """Return (metric, step, value) of the headline search: tracks by the longest query alone, which knows them best."""
+    own = chosen(result.rows, config.encoder, config.eval.indexes[0])
+    longest = own["metric"].eq("audio_top1") & own["length_s"].eq(max(config.eval.lengths_s))
+    shown = own[own["kind"].isin(DEGRADED) & (own["metric"].eq("segment_top1") | longest)]
+    return [
+        (
+            f"{row['metric']}_{row['length_s']:g}s/{row['kind']}",
+            round(1000 * row["t60_s"] if row["kind"] == "reverb" else row["snr_db"]),
+            row["value"],
+        )
+        for row in shown.to_dict("records")
+    ]
+
+
+def _scalars(result: Result) -> dict[str, float]:
+    """Return the headline without alignment, and costs that depend on the encoder."""
+    summary = result.summary
+    numbers = {name: value for name, value in summary["headline"].items() if not name.startswith(ALIGNMENT_NUMBERS)}
+    clean = chosen(result.rows, summary["encoder"], summary.get("index", ""))
+    if len(clean := clean[clean["kind"] == "clean"]):
+        numbers["segment_top1/clean"] = _mean(clean, "segment_top1")
+    spent = {f"cost/{stage}_s": summary["seconds"][stage] for stage in STAGES_LOGGED if stage in summary["seconds"]}
+    return numbers | spent | {"cost/parameters": summary["parameters"]}
+
+
+def _heard_by_encoder(result: Result, config: RunConfig, room: int) -> dict[str, float]:
+    """Return the errors of as many aligners that use the encoder as there is room for, the best known one first.
+
+    The others answer alike in every run; all are in the table `alignment`.
+    """
+    if result.alignment.empty:
+        return {}
+    hearing = [each.name for each in aligners_of(config) if each.plugin.HEARS]
+    logged: dict[str, float] = {}
+    for name in sorted(hearing, key=lambda name: name != HEADLINE_ALIGNER):
+        headline, suffix = result.summary["headline"].items(), "/" + name.replace(":", "-")
+        own = {k: v for k, v in headline if k.startswith(ALIGNMENT_NUMBERS) and k.endswith(suffix)}
+        if len(logged) + len(own) <= room:
+            logged |= own
+    return logged
 
 
 def load_result(store: Store, run: str | None) -> Result:
@@ -282,17 +330,62 @@ def _named(own: dict[Cell, pd.DataFrame], data: Data) -> pd.DataFrame:
 
 
 def _note(result: Result) -> str:
-    numbers = "\n".join(f"| {name} | {value:.4f} |" for name, value in result.summary["headline"].items())
+    """Return the description of a run in Markdown: what was tested, the headline, the grid, the aligners."""
     summary = result.summary
-    tested = []
+    tested, tables = [], []
+    headline = summary["headline"].items()
+    numbers = [[name, f"{value:.4f}"] for name, value in headline if not name.startswith(ALIGNMENT_NUMBERS)]
     if len(result.rows):
         tested.append(
             f"{summary['queries_per_cell']} queries a cell, {summary['database_vectors']} fingerprints of "
             f"{summary['database_tracks']} tracks"
         )
+        tables += [_markdown(["number", "value"], numbers), _grid_note(result)]
     if len(result.alignment):
         tested.append(f"{result.alignment['name'].nunique()} pairs of recordings aligned")
-    return (
-        f"**{summary['encoder']}** ({summary['preset']}) on **{summary['benchmark']}**, {'; '.join(tested)}."
-        f"\n\n| number | value |\n| --- | --- |\n{numbers}\n"
-    )
+        tables.append(_alignment_note(result))
+    title = f"**{summary['encoder']}** ({summary['preset']}) on **{summary['benchmark']}**: {'; '.join(tested)}."
+    return "\n\n".join([title, *tables]) + "\n"
+
+
+def _grid_note(result: Result) -> str:
+    own = chosen(result.rows, result.summary["encoder"], result.summary["index"], result.summary["sequence"])
+    own = own[own["metric"] == "segment_top1"]
+    lengths = sorted(own["length_s"].unique())
+    lines = []
+    for _, rows in own.groupby("cell", sort=False):
+        by_length = {row["length_s"]: row for row in rows.to_dict("records")}
+        lines.append([_condition(rows.iloc[0]), *(_percent(by_length.get(length_s)) for length_s in lengths)])
+    heading = f"Segment-level top-1 in per cent, with 95 % intervals ({result.summary['index']}):"
+    return heading + "\n\n" + _markdown(["condition", *(f"{length_s:g} s" for length_s in lengths)], lines)
+
+
+def _condition(row: pd.Series) -> str:
+    parts = [row["kind"].replace("_", " + ")]
+    parts += [f"{row['snr_db']:g} dB"] if pd.notna(row["snr_db"]) else []
+    parts += [f"{row['t60_s']:g} s"] if pd.notna(row["t60_s"]) else []
+    return ", ".join(parts)
+
+
+def _percent(row: dict[Any, Any] | None) -> str:
+    return "-" if row is None else f"{100 * row['value']:.1f} ({100 * row['low']:.0f}-{100 * row['high']:.0f})"
+
+
+def _alignment_note(result: Result) -> str:
+    table = summed_up(result.alignment)
+    sets = list(dict.fromkeys(table["set"]))
+    lines = []
+    for aligner, rows in table.groupby("aligner", sort=False):
+        by_set = {row["set"]: f"{_short(row['mae_ms'])} ms, {row['mse_s2']:.2g} s2" for row in rows.to_dict("records")}
+        lines.append([str(aligner), *(by_set.get(set_name, "-") for set_name in sets)])
+    return "Alignment, mean absolute and mean squared error:\n\n" + _markdown(["aligner", *map(str, sets)], lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _markdown(heads: list[str], lines: list[list[str]]) -> str:
+    """Return a table in Markdown: the first column to the left, the others to the right."""
+    rule = ["---"] + ["---:"] * (len(heads) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, rule, *lines])
