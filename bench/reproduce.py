@@ -1,0 +1,422 @@
+"""A finished run once more: its settings and record rebuilt, its data and code checked, its numbers compared.
+
+Weights, fingerprints and hits are computed anew in a store of their own, `<store>/reproductions/<run>/<key>/`; decoded
+music, rooms, queries and pairs are those of the store, which are named by their content. The key is of the code, the
+libraries and the machine: the same command goes on where it ended, and other code begins again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+import bench
+from bench import registry
+from bench.align.evaluate import sources as pair_sources
+from bench.align.score import compare as compare_files
+from bench.config import RunConfig, flatten, restored
+from bench.data import prepare_training
+from bench.errors import ConfigError
+from bench.logbook import provenance
+from bench.logbook.journal import Journal
+from bench.results import Result, kept_run, kept_weights, load_result, load_settings
+from bench.run import Plan, Task, checked, run_key, tested
+from bench.run import run as run_again
+from bench.score.statistics import holm, mcnemar
+from bench.store import Store, digest, write_json
+from bench.train import checkpoint
+from bench.train.loop import WEIGHTS
+from bench.values import Progress
+
+REPRODUCTIONS, VERDICT = "reproductions", "reproduction.json"
+SHARED = ("pcm", "rooms", "queries", "pairs")  # named by what is in them, and made by no encoder
+STRUCTURE = ("data.dataset", "eval.indexes", "align.sets", "align.aligners")  # they decide which other settings exist
+UNUSED = {  # groups of settings that a task does not ask
+    "segments": ("align", "pairs", "aligner"),
+    "validation": ("align", "pairs", "aligner"),
+    "alignment": ("eval", "index"),
+    "all": (),
+}
+VALIDATION = "-validation/"  # in the name of the benchmark of such a run
+SIGNIFICANT = 0.05
+CODE_PLUGINS = ("encoder", "dataset", "index", "aligner")
+NOT_ENGINE = ("models", "datasets", "reports", "sweeps")  # below `bench/` in an installed copy, beside it in a checkout
+CODE, MUSIC, QUERIES, ENCODER = "bench.code", "music", "queries", "encoder"
+ANSWER = ["index", "sequence", "cell", "length_s", "query"]
+FILE = ["set", "split", "aligner", "name"]
+
+Group = Literal["code", "libraries", "machine", "settings", "data"]
+Says = Literal["alike", "differs", "not known"]
+REFUSED: tuple[Group, ...] = ("settings", "data")
+EXCUSED: tuple[Group, ...] = ("libraries", "machine")  # another one may round otherwise
+LASTING = ("bench.python", "bench.cpu", "bench.cores", "bench.gpu", CODE)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that may have changed between a run and now."""
+
+    group: Group
+    name: str
+    then: str
+    now: str
+    says: Says
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run left behind: its full key, result, settings, tags and the digests of its data by name."""
+
+    run: str
+    result: Result
+    settings: dict[str, Any]
+    tags: dict[str, str]
+    digests: dict[str, str]
+
+    @property
+    def trained(self) -> bool:
+        """Return whether the run trained its weights, and was not given them."""
+        return "training" in self.result.summary["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        """Return how long its stages took."""
+        return float(sum(self.result.summary["seconds"].values()))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A run that can be computed again, and what is alike or different. `plan` has a store of its own."""
+
+    record: Record
+    config: RunConfig
+    plan: Plan
+    task: Task
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out the second time.
+
+    `cells` has a row for each cell and query length: n, old and new (shares found), difference, changed (answers), p
+    (McNemar) and p_holm. `alignment` has one for each set and aligner: n (files), old and new (MSE in s^2), difference,
+    changed (files), p (Wilcoxon) and p_holm. Holm's correction is over both tables. `headline` has name, old, new.
+    `changed` of `answers` are other than before, over all indexes and sequence searches and all files of recorders.
+    """
+
+    run: str
+    weights: str
+    cells: pd.DataFrame
+    alignment: pd.DataFrame
+    headline: pd.DataFrame
+    changed: int
+    answers: int
+    verdict: str
+    as_expected: bool
+
+
+def attempt(
+    store: Store,
+    run: str | None,
+    root: Path | None,
+    progress: Progress,
+    warn: Callable[[str], None],
+    *,
+    model: str | None = None,
+    weights: Path | None = None,
+    keep_weights: bool = False,
+) -> Attempt:
+    """Return what it takes to compute a kept run again: its data prepared, everything checked, nothing trained.
+
+    `model` is the path of an encoder of one's own, `weights` those of a run that was given them; `keep_weights` tests
+    the weights that the run trained once more.
+    Raises: ConfigError if there is no such run, or its weights are needed and not there; as `bench.data.prepare_data`.
+    """
+    record = recorded(store, run)
+    plugin = registry.load("encoder", model or record.settings["encoder"])
+    if not record.trained and weights is None:
+        raise ConfigError(f"the run {record.run} was given its weights; name them again with --checkpoint FILE")
+    if record.trained and weights is not None:
+        raise ConfigError(f"the run {record.run} trained its weights; leave --checkpoint out, or give --keep-weights")
+    here = provenance() | {CODE: code_digest()}
+    own = _own_store(store, record.run, digest(registry.source_digest(plugin), _lasting(here)))
+    config, task, settings = _settings(record, plugin)
+    plan = Plan(plugin, root, own, progress, warn, weights, tags={"bench.reproduces": record.run})
+    checked(config, plan)
+    digests, key = _data_of(config, plan, task)
+    data = _data_checks(record, digests, proved=key == record.run)
+    if keep_weights and record.trained:
+        plan = replace(plan, weights=kept_weights(store, record.run).path)
+    return Attempt(record, config, plan, task, (*_environment(record, here), *settings, *data))
+
+
+def refuse(found: Attempt) -> None:
+    """Raise ConfigError if data or settings are not those of the run: its numbers could not be expected."""
+    other = [check.name for check in found.checks if check.group in REFUSED and check.says == "differs"]
+    if other:
+        raise ConfigError(
+            f"{', '.join(other)}: not as in the run {found.record.run}, so its numbers cannot be expected; give the "
+            f"same files with --data-root, or go on with --anyway"
+        )
+
+
+def reproduced(found: Attempt, store: Store, progress: Progress) -> Outcome | None:
+    """Compute the run again and return how it differs; None in a process that torchrun started only to help.
+
+    The verdict is kept in the reproduction's own store. Raises: as `bench.run.run`.
+    """
+    new = run_again(found.config, replace(found.plan, progress=progress), found.task)
+    if new is None:
+        return None
+    weights, equal = _weights(found, new, store)
+    outcome = compared(found, new, weights, weights_equal=equal)
+    told = {"run": found.record.run, "weights": weights, "verdict": outcome.verdict, "as_expected": outcome.as_expected}
+    write_json(found.plan.store.root / VERDICT, told | {"checks": [asdict(check) for check in found.checks]})
+    return outcome
+
+
+def recorded(store: Store, run: str | None) -> Record:
+    """Return what a kept run left behind. Raises: ConfigError as `bench.results.load_result`."""
+    folder = kept_run(store, run)
+    result = load_result(store, folder.name)
+    tags: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    for events, _ in Journal(folder).read():
+        for event in events:
+            if event["kind"] == "tags":
+                tags |= event["values"]
+            elif event["kind"] == "dataset":
+                digests[MUSIC if event["context"] == "train" else QUERIES] = event["digest"]
+    digests |= result.summary.get("digests", {})
+    return Record(folder.name, result, load_settings(store, folder.name), tags, digests)
+
+
+def code_digest() -> str:
+    """Return a digest of all source files that a number can depend on: the engine's and the built-in plug-ins'."""
+    engine = Path(bench.__file__).parent
+    files = {path for path in engine.rglob("*.py") if path.relative_to(engine).parts[0] not in NOT_ENGINE}
+    for kind in CODE_PLUGINS:
+        spec = importlib.util.find_spec(registry.KINDS[kind].package)
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            files |= set(Path(folder).rglob("*.py"))
+    # By the names of file and folder alone, so that an installed copy and a checkout agree.
+    contents = [(path.parent.name, path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    return digest(sorted(contents))
+
+
+def compared(found: Attempt, new: Result, weights: str, *, weights_equal: bool) -> Outcome:
+    """Return how a result differs from that of the run, and whether that was to be expected.
+
+    Equal weights must give equal answers, unless libraries or machine are others and may round otherwise; after other
+    weights or another rounding no difference may be significant at 5 % (McNemar, Wilcoxon; Holm over all of them).
+    """
+    old = found.record.result
+    answers = _answers(old, new)
+    cells, alignment = _cells(old, new, answers), _alignment(old, new)
+    p_holm = holm([*cells["p"], *alignment["p"]])
+    cells, alignment = cells.assign(p_holm=p_holm[: len(cells)]), alignment.assign(p_holm=p_holm[len(cells) :])
+    changed = int(answers["changed"].sum() + alignment["changed"].sum())
+    total = int(len(answers) + alignment["n"].sum())
+    rounding = any(check.group in EXCUSED and check.says == "differs" for check in found.checks)
+    data_alike = all(check.says != "differs" for check in found.checks if check.group in REFUSED)
+    if not data_alike:
+        verdict, as_expected = "data or settings are others, so nothing was to be expected", False
+    else:
+        verdict, as_expected = _verdict(changed, total, p_holm, weights_equal=weights_equal, rounding=rounding)
+    numbers = pd.DataFrame({"old": old.summary["headline"], "new": new.summary["headline"]})
+    headline = numbers.rename_axis("name").reset_index()
+    return Outcome(found.record.run, weights, cells, alignment, headline, changed, total, verdict, as_expected)
+
+
+def _verdict(changed: int, total: int, p_holm: list[float], *, weights_equal: bool, rounding: bool) -> tuple[str, bool]:
+    weights = "weights are equal" if weights_equal else "weights are not"
+    if not changed:
+        return f"reproduced: all {total} answers are the same ({weights} to the bit)", True
+    share = f"{changed} of {total} answers changed"
+    if weights_equal and not rounding:
+        return f"not reproduced: {share} though the weights are equal to the bit and the machine is the same", False
+    significant = sum(p < SIGNIFICANT for p in p_holm)
+    if significant:
+        return f"not reproduced: {share}, and {significant} of {len(p_holm)} differences are significant", False
+    return f"reproduced: {share}, and none of {len(p_holm)} differences is significant ({weights} to the bit)", True
+
+
+def _settings(record: Record, plugin: ModuleType) -> tuple[RunConfig, Task, list[Check]]:
+    """Return the settings of a run as this version has them, what it tested, and which settings came or went."""
+    kept, encoder = record.settings, record.settings["encoder"]
+    bare = {name: kept[name] for name in ("encoder", "preset", *STRUCTURE) if name in kept}
+    defaults = flatten(restored(encoder, plugin, bare))
+    config = restored(encoder, plugin, {name: value for name, value in kept.items() if name in defaults})
+    task = _task(record, config)
+    gone = [name for name in kept if name not in defaults]
+    new = [name for name in defaults if name not in kept and name.split(".")[0] not in UNUSED[task]]
+    checks = [Check("settings", f"{len(kept) - len(gone)} settings", "as kept", "as kept", "alike")]
+    checks += [Check("settings", name, str(kept[name]), "no such setting", "differs") for name in gone]
+    checks += [Check("settings", name, "no such setting", str(defaults[name]), "not known") for name in new]
+    return config, task, checks
+
+
+def _task(record: Record, config: RunConfig) -> Task:
+    if VALIDATION in record.result.summary["benchmark"]:
+        return "validation"
+    if "queries_per_cell" not in record.result.summary:
+        return "alignment"
+    # Without sets of pairs, and before there were any, `all` was segments alone.
+    aligned = "left_out_pairs" in record.result.summary
+    return "all" if aligned or not config.align.sets else "segments"
+
+
+def _environment(record: Record, here: dict[str, str]) -> list[Check]:
+    """Return the checks of code, libraries and machine by the tags of the run and those of now."""
+    then = record.tags
+    names: list[tuple[Group, str, str]] = [
+        ("code", "version", "bench.version"),
+        ("code", "commit", "bench.git"),
+        ("code", "source files", CODE),
+        ("libraries", "Python", "bench.python"),
+        *(("libraries", n.rpartition(".")[2], n) for n in sorted({*then, *here}) if n.startswith("bench.lib.")),
+        ("machine", "system", "bench.platform"),
+        ("machine", "CPU", "bench.cpu"),
+        ("machine", "cores", "bench.cores"),
+        ("machine", "GPU", "bench.gpu"),
+    ]
+    checks = [_check(group, title, then.get(tag, ""), here.get(tag, "")) for group, title, tag in names]
+    dirty = [side for side, tags in (("then", then), ("now", here)) if tags.get("bench.dirty") == "true"]
+    if dirty:
+        told = ["uncommitted changes" if side in dirty else "none" for side in ("then", "now")]
+        checks.insert(2, Check("code", "on top of it", told[0], told[1], "not known"))
+    return checks
+
+
+def _check(group: Group, name: str, then: str, now: str) -> Check:
+    says: Says = "not known" if not then or not now else "alike" if then == now else "differs"
+    return Check(group, name, then or "not recorded", now or "none", says)
+
+
+def _data_of(config: RunConfig, plan: Plan, task: Task) -> tuple[dict[str, str], str]:
+    """Return the digests of data and encoder as they are now, and the key that the run would have today."""
+    heard = prepare_training(config, plan.root, plan.store, plan.progress)
+    data = tested(config, heard, plan, task)
+    digests = {
+        ENCODER: registry.source_digest(plan.plugin),
+        MUSIC: heard.music.digest,
+        "noise": heard.noise.digest,
+        "rooms": digest([bank.digest for bank in heard.banks]),
+    }
+    if data is not None:
+        digests[QUERIES] = data.queries.key
+    if task in ("all", "alignment") and config.align.sets:
+        digests["pairs"] = digest([source.fingerprint() for source in pair_sources(config, plan.root)])
+    return digests, run_key(config, plan, heard, data, task)
+
+
+def _data_checks(record: Record, now: dict[str, str], *, proved: bool) -> list[Check]:
+    """Return the checks of data and of the encoder's source.
+
+    A run that has the very key of `proved` had the same data and source, whether it recorded each or not.
+    """
+    checks = []
+    for name, value in now.items():
+        group: Group = "code" if name == ENCODER else "data"
+        check = _check(group, "encoder's source" if name == ENCODER else name, record.digests.get(name, ""), value)
+        if proved and check.says == "not known":
+            check = replace(check, then="in the run's key", says="alike")
+        checks.append(check)
+    return checks
+
+
+def _lasting(tags: dict[str, str]) -> dict[str, str]:
+    """Return what must stay the same for a reproduction to go on where it ended."""
+    return {name: value for name, value in tags.items() if name in LASTING or name.startswith("bench.lib.")}
+
+
+def _own_store(store: Store, run: str, key: str) -> Store:
+    """Return the store of a reproduction, in which data of the first store are found by links."""
+    own = store.root / REPRODUCTIONS / run / key
+    own.mkdir(parents=True, exist_ok=True)
+    for kind in SHARED:
+        (store.root / kind).mkdir(exist_ok=True)
+        link = own / kind
+        if not link.is_symlink():
+            link.symlink_to(os.path.relpath(store.root / kind, own), target_is_directory=True)
+    return Store(own)
+
+
+def _weights(found: Attempt, new: Result, store: Store) -> tuple[str, bool]:
+    """Return what is to be said of the weights of both, and whether they are equal to the bit."""
+    keys = [result.summary["checkpoint"]["key"] for result in (found.record.result, new)]
+    if found.plan.weights is not None:
+        if found.record.trained:
+            return "those of the run, tested again", True
+        return ("given again", True) if keys[0] == keys[1] else ("given, and not those of the run", False)
+    paths = [each.folder("weights", key) / WEIGHTS for each, key in zip((store, found.plan.store), keys, strict=True)]
+    if not paths[0].is_file():
+        return "trained anew; those of the run are gone", False
+    (one, _), (other, _) = map(checkpoint.load, paths)
+    if one.keys() != other.keys() or any(one[name].shape != other[name].shape for name in one):
+        return "trained anew, of another architecture", False
+    unlike = [name for name in one if not torch.equal(one[name], other[name])]
+    if not unlike:
+        return f"trained anew, all {len(one)} tensors equal to the bit", True
+    apart = max(float((one[name].double() - other[name].double()).abs().max()) for name in unlike)
+    return f"trained anew, {len(unlike)} of {len(one)} tensors differ, by {apart:.2g} at most", False
+
+
+def _answers(old: Result, new: Result) -> pd.DataFrame:
+    """Return a row for each query, cell, length, index and sequence search of the run: hit of both, and changed.
+
+    An answer that was not given again has changed, and is no hit.
+    """
+    if old.hits.empty or new.hits.empty:
+        return pd.DataFrame({**{name: [] for name in ANSWER}, "hit_old": [], "hit_new": [], "changed": []})
+    told = [*ANSWER, "track_id", "start_s", "found_track_id", "found_s", "hit"]
+    both = old.hits[told].merge(new.hits[told], how="left", on=ANSWER, suffixes=("_old", "_new"), indicator=True)
+    alike = both["_merge"] == "both"
+    for name in ("track_id", "start_s", "found_track_id", "found_s"):
+        one, other = both[f"{name}_old"], both[f"{name}_new"]
+        alike &= (one == other) | (one.isna() & other.isna())
+    hit_new = both["hit_new"].eq(True)
+    return both[ANSWER].assign(hit_old=both["hit_old"].astype(bool), hit_new=hit_new, changed=~alike)
+
+
+def _cells(old: Result, new: Result, answers: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `Outcome.cells`, found with the first index, but for p_holm."""
+    index, sequence = old.summary.get("index"), old.summary.get("sequence")
+    own = answers[(answers["index"] == index) & (answers["sequence"] == sequence)]
+    rows = []
+    for (cell, length_s), both in own.groupby(["cell", "length_s"], sort=False):
+        one_Q, other_Q = both["hit_old"].to_numpy(bool), both["hit_new"].to_numpy(bool)
+        shares = {"old": float(one_Q.mean()), "new": float(other_Q.mean())}
+        counts = {"n": len(both), "changed": int(both["changed"].sum())}
+        difference = shares["new"] - shares["old"]
+        names = {"cell": str(cell), "length_s": float(length_s)}
+        rows.append(names | counts | shares | {"difference": difference, "p": mcnemar(one_Q, other_Q)})
+    return pd.DataFrame(rows, columns=["cell", "length_s", "n", "changed", "old", "new", "difference", "p"])
+
+
+def _alignment(old: Result, new: Result) -> pd.DataFrame:
+    """Return the rows of `Outcome.alignment`, but for p_holm. A file that was not aligned again has changed."""
+    columns = ["set", "aligner", "n", "changed", "old", "new", "difference", "p"]
+    if old.alignment.empty or new.alignment.empty:
+        return pd.DataFrame(columns=columns)
+    both = old.alignment.merge(new.alignment, how="left", on=FILE, suffixes=("_old", "_new"))
+    rows = []
+    for (set_name, aligner), files in both.groupby(["set", "aligner"], sort=False):
+        one, other = (dict(zip(files["name"], files[f"mse_s2_{side}"], strict=True)) for side in ("old", "new"))
+        equal = (files["mse_s2_old"] == files["mse_s2_new"]) & (files["mae_ms_old"] == files["mae_ms_new"])
+        means = {"old": float(np.mean(list(one.values()))), "new": float(np.mean(list(other.values())))}
+        names = {"set": str(set_name), "aligner": str(aligner), "n": len(files), "changed": int((~equal).sum())}
+        tested = {"difference": means["new"] - means["old"], "p": compare_files(one, other).p}
+        rows.append(names | means | tested)
+    return pd.DataFrame(rows, columns=columns)
