@@ -1,30 +1,31 @@
 """The paper's tables: runs on the same queries, and published numbers as rows of their own.
 
-A report of one or more runs. `paper_tables` and `cost_table` give the tables as values, for the terminal (`render`) and
-for the page (the report `html`).
+A report of one or more runs. `paper_tables` and `cost_table` give tables as values, `drawn` puts them in a terminal.
 
 Shape legend: Q queries.
 """
 
 from __future__ import annotations
 
+import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.rule import Rule
 from rich.text import Text
 
 from bench.config import require
 from bench.errors import ConfigError
-from bench.results import RANDOM_PROJECTION, Result, chosen
-from bench.score.statistics import holm, mcnemar, wilson
+from bench.results import DEGRADED, RANDOM_PROJECTION, Result, chosen
+from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
 from bench.values import Cell, CellKind
 
 PUBLISHED = Path(__file__).with_name("published_segments.toml")
@@ -32,11 +33,17 @@ TESTED = ("benchmark", "query set", "first index", "sequence search")
 MADE_UP = "synth-"  # benchmarks of made-up music begin so: published numbers say nothing beside them
 ALPHA = 0.05
 AUDIO_LENGTH_S = 5.0
+TOLERANCE_MS = 50.0  # ours, and the paper's
 SAME_LENGTH = 0.05  # published queries of 1 s stand beside ours of 0.96 s
-HITS = {"segment_top1": "hit", "audio_top1": "track_hit"}
+SEGMENT, AUDIO = "segment_top1", "audio_top1"
+HITS = {SEGMENT: "hit", AUDIO: "track_hit"}
+LEVELS = {SEGMENT: "segment-level top-1", AUDIO: "audio-level top-1"}
 KINDS: dict[CellKind, str] = {"noise": "noise", "reverb": "reverb", "noise_reverb": "noise and reverb"}
+MIX = "mix"
 ABLATED, SETTING = "attention-cnn", "model.attention"
 SETTINGS = "settings"
+WIDTHS = {"share": 11, "points": 16, "": 11}  # of a number with its mark and interval, by unit
+NUMBER, NARROW, LEAST_NAME = 4, 6, 12
 
 Bools = npt.NDArray[np.bool_]
 Found = dict[tuple[str, float], Bools]
@@ -44,11 +51,10 @@ Found = dict[tuple[str, float], Bools]
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of a table: a share between 0 and 1, or a cost in its column's unit.
+    """One number of a table: a share between 0 and 1, a difference of such, or a cost in its column's unit.
 
-    `low` and `high` are its 95 % interval (Wilson), `n` how many queries it is of. `best`: the best of the runs in its
-    column and group, where there is another to be better than. `alike`: not significantly worse than that (McNemar,
-    Holm over the comparisons of the column and group); never both.
+    `low` and `high` are its 95 % interval, `n` how many queries it is of. `best`: the best of the runs in its column
+    and group, where there is another to be better than. `alike`: not significantly worse than that; never both.
     """
 
     value: float
@@ -72,7 +78,10 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table. `unit` is that of its numbers, "share" or "" where each column has its own; None is not there."""
+    """One table. `unit`: "share", "points" (a difference of shares), or "" where each column has its own.
+
+    An entry that is None is of something that was not tested.
+    """
 
     key: str
     title: str
@@ -84,21 +93,41 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Published:
-    """One published share, with what it is of. `tolerance_ms` is NaN where the time does not matter.
+    """One published share, with what it is of.
 
-    The `t60_s` of a cell with noise and reverb is None where it was not told.
+    `cell` is None where conditions were mixed, its `t60_s` None where that was not told; `tolerance_ms` is None where
+    the time does not matter. `ablation` is what was left out or not, in an experiment on that alone.
     """
 
     system: str
     metric: str
-    cell: Cell
+    cell: Cell | None
     length_s: float
     value: float
     data: str
-    tolerance_ms: float
+    tolerance_ms: float | None
     source: str
     confidence: str
     ablation: str
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Runs of the same queries, and whether each found each query, by metric."""
+
+    results: Sequence[Result]
+    found: Mapping[str, Sequence[Found]]
+
+    @property
+    def lengths_s(self) -> list[float]:
+        return sorted({float(length_s) for result in self.results for length_s in result.rows["length_s"].unique()})
+
+    def cells(self, kind: CellKind) -> list[Cell]:
+        """Return the conditions of a kind that any of the runs met, by SNR and t60."""
+        rows = pd.concat([result.rows for result in self.results])
+        own = rows.loc[rows["kind"] == kind, ["snr_db", "t60_s"]].astype("float64").drop_duplicates()
+        own = own.sort_values(["snr_db", "t60_s"]).astype(object)
+        return [Cell(kind, snr_db, t60_s) for snr_db, t60_s in own.where(own.notna(), None).itertuples(index=False)]
 
 
 def label(result: Result) -> str:
@@ -121,18 +150,22 @@ def published() -> list[Published]:
 
 
 def _numbers(table: dict[str, Any], row: dict[str, Any]) -> list[Published]:
-    cells = [
-        Cell(table["kind"], snr_db=snr_db, t60_s=t60_s)
-        for snr_db in table.get("snr_db", [None])
-        for t60_s in table.get("t60_s", [None])
-    ]
+    places: list[tuple[Cell | None, float]] = [(None, length_s) for length_s in table.get("lengths_s", [])]
+    if not places:
+        snrs_db, t60s_s = table.get("snr_db", [None]), table.get("t60_s", [None])
+        places = [(Cell(table["kind"], snr_db, t60_s), row["length_s"]) for snr_db in snrs_db for t60_s in t60s_s]
     return [
         Published(
-            row["system"], table["metric"], cell, row["length_s"], percent / 100, table["data"],
-            table.get("tolerance_ms", np.nan), table["source"], table["confidence"], table.get("ablation", ""),
+            row["system"], table["metric"], cell, length_s, percent / 100, table["data"],
+            table.get("tolerance_ms"), table["source"], table["confidence"], table.get("ablation", ""),
         )
-        for cell, percent in zip(cells, row["value"], strict=True)
+        for (cell, length_s), percent in zip(places, row["value"], strict=True)
     ]  # fmt: skip
+
+
+def published_beside(results: Sequence[Result]) -> list[Published]:
+    """Return the published numbers to be shown with these runs: none where their music is made up."""
+    return [] if results[0].summary["benchmark"].startswith(MADE_UP) else published()
 
 
 def tested(result: Result) -> tuple[str, ...]:
@@ -155,7 +188,7 @@ def check_same_queries(results: Sequence[Result]) -> None:
                 )
 
 
-def found(result: Result, metric: str = "segment_top1") -> Found:
+def found(result: Result, metric: str = SEGMENT) -> Found:
     """Return whether each query was found, in the order of queries, for each cell and length in the order tested."""
     hits, summary = result.hits, result.summary
     own = hits[(hits["index"] == summary["index"]) & (hits["sequence"] == summary["sequence"])]
@@ -165,8 +198,17 @@ def found(result: Result, metric: str = "segment_top1") -> Found:
     }
 
 
+def degraded(hits: Found, length_s: float | None = None) -> npt.NDArray[np.float64]:
+    """Return for each query the share of degraded cells in which it was found, at one length or all; or nothing."""
+    own = [
+        hit_Q for (cell, each_s), hit_Q in hits.items() if cell.split("/")[0] in DEGRADED and length_s in (None, each_s)
+    ]
+    share_Q: npt.NDArray[np.float64] = np.mean(own, axis=0) if own else np.zeros(0)
+    return share_Q
+
+
 def paper_tables(results: Sequence[Result]) -> list[PaperTable]:
-    """Return the tables of segment-level top-1, of audio-level top-1 and of the attention ablation.
+    """Return the tables of segment- and audio-level top-1, of the attention ablation, and of means.
 
     Only those there is something to show in; runs that aligned recorders alone are left out.
     Raises: ConfigError as `check_same_queries`: numbers of other queries do not stand in one table.
@@ -175,11 +217,11 @@ def paper_tables(results: Sequence[Result]) -> list[PaperTable]:
     if not own:
         return []
     check_same_queries(own)
-    lengths_s = sorted({length_s for result in own for length_s in result.rows["length_s"].unique()})
-    audio_s = min(lengths_s, key=lambda length_s: abs(length_s - AUDIO_LENGTH_S))
-    tables = [_top1(own, "segment_top1", kind, lengths_s) for kind in KINDS]
-    tables += [_top1(own, "audio_top1", kind, [audio_s]) for kind in KINDS]
-    tables += [_ablation(own, lengths_s[0])]
+    runs = _Runs(own, {metric: [found(result, metric) for result in own] for metric in HITS})
+    audio_s = min(runs.lengths_s, key=lambda length_s: abs(length_s - AUDIO_LENGTH_S))
+    tables = [_top1(runs, SEGMENT, kind, runs.lengths_s) for kind in KINDS]
+    tables += [_top1(runs, AUDIO, kind, [audio_s]) for kind in KINDS]
+    tables += [_ablation(runs), _means(runs)]
     return [table for table in tables if table.columns and table.lines]
 
 
@@ -200,81 +242,99 @@ def _costs(result: Result) -> tuple[Entry | None, ...]:
     costs = (
         summary["parameters"],
         summary["database_vectors"] / seconds["database"] if seconds.get("database") else None,
-        dim * 4 * 3600 / (hop_ms / 1000) if dim and hop_ms else None,
+        dim * 4 * 3600 / (hop_ms / 1000) if dim and hop_ms and len(result.rows) else None,
         seconds.get("training"),
     )
     return tuple(None if cost is None else Entry(float(cost)) for cost in costs)
 
 
-def _top1(results: Sequence[Result], metric: str, kind: CellKind, lengths_s: Sequence[float]) -> PaperTable:
-    level = {"segment_top1": "segment-level", "audio_top1": "audio-level"}[metric]
-    cells = _cells(results, kind)
-    t60_s = sorted({cell.t60_s for cell in cells if cell.t60_s is not None}) if kind == "noise_reverb" else []
-    reverb = f" (t60 {t60_s[0]:g} s)" if t60_s else ""
-    others = [number for number in published() if number.metric == metric and not number.ablation]
-    lines = [line for length_s in lengths_s for line in _group(results, metric, cells, length_s, others)]
+def _top1(runs: _Runs, metric: str, kind: CellKind, lengths_s: Sequence[float]) -> PaperTable:
+    cells = runs.cells(kind)
+    others = [number for number in published_beside(runs.results) if number.metric == metric and not number.ablation]
+    lines = [line for length_s in lengths_s for line in _group(runs, metric, cells, length_s, others)]
+    title = f"{LEVELS[metric]}, {KINDS[kind]}" + _room(cells)
     return PaperTable(
-        f"{metric.split('_')[0]}_{kind}", f"{level} top-1, {KINDS[kind]}{reverb}", tuple(map(_column_name, cells)),
-        "share", tuple(lines), _caption(results),
-    )  # fmt: skip
+        f"{metric.split('_')[0]}_{kind}", title, tuple(map(_column_name, cells)), "share", tuple(lines), _caption(runs)
+    )
 
 
-def _ablation(results: Sequence[Result], length_s: float) -> PaperTable:
-    """Return the runs that differ in attention; without lines where there is nothing to compare."""
-    own = [result for result in results if SETTING in result.summary.get(SETTINGS, {})]
-    own = [result for result in own if result.summary["encoder"] == ABLATED]
-    cells = _cells(own, "noise_reverb") if own else []
-    differ = len({result.summary[SETTINGS][SETTING] for result in own}) > 1
-    others = [number for number in published() if number.ablation == "attention"]
-    lines = _group(own, "segment_top1", cells, length_s, others) if differ else []
-    return PaperTable(
-        "attention", "attention ablation: segment-level top-1, noise and reverb", tuple(map(_column_name, cells)),
-        "share", tuple(lines), _caption(results),
-    )  # fmt: skip
+def _ablation(runs: _Runs) -> PaperTable:
+    """Return the runs that differ in attention, asked the shortest queries; no lines where none do."""
+    own = [i for i, result in enumerate(runs.results) if _attention(result) is not None]
+    of_them = _Runs([runs.results[i] for i in own], {SEGMENT: [runs.found[SEGMENT][i] for i in own]})
+    differ = len({_attention(result) for result in of_them.results}) > 1
+    cells = of_them.cells("noise_reverb") if differ else []
+    others = [number for number in published_beside(runs.results) if number.ablation == "attention"]
+    lines = _group(of_them, SEGMENT, cells, runs.lengths_s[0], others) if differ else []
+    title = f"attention ablation: {LEVELS[SEGMENT]}, {KINDS['noise_reverb']}" + _room(cells)
+    return PaperTable("attention", title, tuple(map(_column_name, cells)), "share", tuple(lines), _caption(runs))
 
 
-def _cells(results: Sequence[Result], kind: CellKind) -> list[Cell]:
-    """Return the conditions of a kind that any of the runs met, by SNR and t60."""
-    rows = pd.concat([result.rows for result in results])
-    own = rows.loc[rows["kind"] == kind, ["snr_db", "t60_s"]].drop_duplicates().sort_values(["snr_db", "t60_s"])
-    none = own.astype(object).where(own.notna(), None)
-    return [Cell(kind, snr_db, t60_s) for snr_db, t60_s in none.itertuples(index=False)]
+def _attention(result: Result) -> object:
+    return result.summary.get(SETTINGS, {}).get(SETTING) if result.summary["encoder"] == ABLATED else None
+
+
+def _means(runs: _Runs) -> PaperTable:
+    """Return the means over all degraded cells, by length and over all of them."""
+    lengths_s: list[float | None] = [*runs.lengths_s, None]
+    columns = [_judged_means([degraded(hits, length_s) for hits in runs.found[SEGMENT]]) for length_s in lengths_s]
+    notes = _differing(runs.results)
+    lines = [
+        Line(label(result), "run", notes[i], tuple(column[i] for column in columns))
+        for i, result in enumerate(runs.results)
+    ]
+    mixed = [number for number in published_beside(runs.results) if number.cell is None]
+    lines += _published_lines([*(_about(mixed, length_s) for length_s in runs.lengths_s), []], "")
+    test = "bold: best of the runs; =: the interval of the paired difference from the best holds 0 (not corrected); "
+    beside = "published: another mix of conditions, data set and database; its 1 s stand under the nearest length"
+    caption = (
+        "per cent, means over all cells with noise, reverb or both, with 95 % intervals (bootstrap over queries); "
+        + (test if len(runs.results) > 1 else "")
+        + (beside if mixed else "")
+    )
+    names = (*(f"{length_s:g} s" for length_s in runs.lengths_s), "all")
+    return PaperTable("mean", f"{LEVELS[SEGMENT]}, means", names, "share", tuple(lines), caption)
+
+
+def _room(cells: Sequence[Cell]) -> str:
+    """Return the t60 that goes with noise, for a title; nothing where there is none, or it is the column."""
+    t60s_s = sorted({cell.t60_s for cell in cells if cell.snr_db is not None and cell.t60_s is not None})
+    return f" (t60 {', '.join(f'{t60_s:g}' for t60_s in t60s_s)} s)" if t60s_s else ""
 
 
 def _column_name(cell: Cell) -> str:
     return f"{cell.t60_s:g} s" if cell.snr_db is None else f"{cell.snr_db:g} dB"
 
 
-def _group(
-    results: Sequence[Result], metric: str, cells: Sequence[Cell], length_s: float, others: Sequence[Published]
-) -> list[Line]:
+def _group(runs: _Runs, metric: str, cells: Sequence[Cell], length_s: float, others: Sequence[Published]) -> list[Line]:
     """Return the lines of one query length: the runs, the control, then what was published of such queries."""
-    hits = [found(result, metric) for result in results]
-    columns = [judged([own.get((cell.name, length_s)) for own in hits]) for cell in cells]
-    group, notes = f"{length_s:g} s", _differing(results)
+    columns = [_judged([own.get((cell.name, length_s)) for own in runs.found[metric]]) for cell in cells]
+    group, notes = f"{length_s:g} s", _differing(runs.results)
     lines = [
         Line(label(result), "run", notes[i], tuple(column[i] for column in columns), group)
-        for i, result in enumerate(results)
+        for i, result in enumerate(runs.results)
     ]
-    floor = _floor(results, metric, cells, length_s)
+    floor = _floor(runs.results, metric, cells, length_s)
     lines += [Line("random projection", "control", "control", floor, group)] if any(floor) else []
-    made_up = results[0].summary["benchmark"].startswith(MADE_UP)
-    return lines + ([] if made_up else _published_lines(others, cells, length_s, group))
+    near = _about(others, length_s)
+    return lines + _published_lines([[number for number in near if _same(number.cell, cell)] for cell in cells], group)
 
 
-def judged(hits: Sequence[Bools | None]) -> list[Entry | None]:
-    """Return the entries of one column: a share for each run, the best of them, and those not worse by McNemar."""
-    shares = [None if hit_Q is None else float(hit_Q.mean()) for hit_Q in hits]
-    there = [share for share in shares if share is not None]
-    best = max(there, default=None)
-    rival_Q = next((hit_Q for hit_Q, share in zip(hits, shares, strict=True) if share == best), None)
-    worse = [i for i, share in enumerate(shares) if share is not None and share != best]
-    tests = [mcnemar(hit_Q, rival_Q) for i in worse if (hit_Q := hits[i]) is not None and rival_Q is not None]
-    p = dict(zip(worse, holm(tests), strict=True))
+def _judged(hits: Sequence[Bools | None]) -> list[Entry | None]:
+    """Return the entries of one column: each run's share, which is best, and which are not worse.
+
+    By McNemar's test against the best, corrected by Holm for all in the column that have a lower share.
+    """
+    there = [hit_Q for hit_Q in hits if hit_Q is not None]
+    rival_Q = max(there, key=np.mean, default=None)  # the first of those that share the best
+    if rival_Q is None:
+        return [None] * len(hits)
+    worse = [i for i, hit_Q in enumerate(hits) if hit_Q is not None and hit_Q.mean() < rival_Q.mean()]
+    p = dict(zip(worse, holm([mcnemar(rival_Q, own) for i in worse if (own := hits[i]) is not None]), strict=True))
     several = len(there) > 1
     return [
-        None if hit_Q is None else _share(hit_Q, several and share == best, p.get(i, 0) >= ALPHA)
-        for i, (hit_Q, share) in enumerate(zip(hits, shares, strict=True))
+        None if hit_Q is None else _share(hit_Q, several and i not in p, p.get(i, 0) >= ALPHA)
+        for i, hit_Q in enumerate(hits)
     ]
 
 
@@ -283,33 +343,54 @@ def _share(hit_Q: Bools, best: bool, alike: bool) -> Entry:
     return Entry(float(hit_Q.mean()), low, high, len(hit_Q), best, alike)
 
 
+def _judged_means(shares: Sequence[npt.NDArray[np.float64]]) -> list[Entry | None]:
+    """Return the entries of one column of means over queries, judged by the interval of paired differences."""
+    there = [share_Q for share_Q in shares if len(share_Q)]
+    rival_Q = max(there, key=np.mean, default=np.zeros(0))
+    entries: list[Entry | None] = []
+    for share_Q in shares:
+        low, high = bootstrap_mean(share_Q)
+        best = len(there) > 1 and bool(share_Q.mean() == rival_Q.mean()) if len(share_Q) else False
+        alike = len(share_Q) > 0 and len(there) > 1 and not best and bootstrap_mean(rival_Q - share_Q)[0] <= 0
+        entries.append(Entry(float(share_Q.mean()), low, high, len(share_Q), best, alike) if len(share_Q) else None)
+    return entries
+
+
 def _floor(results: Sequence[Result], metric: str, cells: Sequence[Cell], length_s: float) -> tuple[Entry | None, ...]:
     """Return the entries of the random projection: of the first run that has them, as the queries are the same."""
     for result in results:
         rows = chosen(result.rows, RANDOM_PROJECTION, "exact")
         rows = rows[(rows["metric"] == metric) & (rows["length_s"] == length_s)]
         if len(rows) and result.summary["encoder"] != RANDOM_PROJECTION:
-            own = {str(row["cell"]): row for row in rows.to_dict("records")}
-            got = [own.get(cell.name) for cell in cells]
-            return tuple(row and Entry(row["value"], row["low"], row["high"], int(row["n"])) for row in got)
+            own = {
+                row["cell"]: Entry(row["value"], row["low"], row["high"], row["n"]) for row in rows.to_dict("records")
+            }
+            return tuple(own.get(cell.name) for cell in cells)
     return ()
 
 
-def _published_lines(others: Sequence[Published], cells: Sequence[Cell], length_s: float, group: str) -> list[Line]:
-    """Return a line a system and source, of what was published of queries of about this length."""
-    near = [number for number in others if abs(number.length_s / length_s - 1) < SAME_LENGTH]
+def _about(numbers: Iterable[Published], length_s: float) -> list[Published]:
+    """Return the numbers of queries that are about so long."""
+    return [number for number in numbers if abs(number.length_s / length_s - 1) < SAME_LENGTH]
+
+
+def _same(one: Cell | None, own: Cell) -> bool:
+    """Return whether a published cell is one of ours; a t60 that was not told is any."""
+    return one is not None and (one.kind, one.snr_db) == (own.kind, own.snr_db) and one.t60_s in (None, own.t60_s)
+
+
+def _published_lines(columns: Sequence[Sequence[Published]], group: str) -> list[Line]:
+    """Return a line for each system and source, of the numbers that belong into each column."""
     lines = []
-    for system, source in dict.fromkeys((number.system, number.source) for number in near):
-        own = [number for number in near if (number.system, number.source) == (system, source)]
-        entries = tuple(next((Entry(n.value) for n in own if _same(n.cell, cell)), None) for cell in cells)
-        exact = "" if own[0].length_s == length_s else f", {own[0].length_s:g} s"
-        note = f"published, {own[0].data}{exact}"
-        lines += [Line(system, "published", note, entries, group)] if any(entries) else []
-    return lines
-
-
-def _same(one: Cell, own: Cell) -> bool:
-    return (one.kind, one.snr_db) == (own.kind, own.snr_db) and one.t60_s in (None, own.t60_s)
+    for named in dict.fromkeys((number.system, number.source) for column in columns for number in column):
+        own = [next((n for n in column if (n.system, n.source) == named), None) for column in columns]
+        first = next(number for number in own if number is not None)
+        length = f"{first.length_s:g} s"
+        note = f"published, {first.data}" + ("" if group in ("", length) else f", {length}")
+        note += f", within {first.tolerance_ms:g} ms" if first.tolerance_ms not in (None, TOLERANCE_MS) else ""
+        entries = tuple(None if number is None else Entry(number.value) for number in own)
+        lines.append(Line(first.system, "published", note, entries, group))
+    return sorted(lines, key=lambda line: line.note)  # those of one kind together, in the order of the file
 
 
 def _differing(results: Sequence[Result]) -> list[str]:
@@ -325,46 +406,93 @@ def _differing(results: Sequence[Result]) -> list[str]:
     return notes
 
 
-def _caption(results: Sequence[Result]) -> str:
-    n = results[0].summary.get("queries_per_cell", "?")
+def _caption(runs: _Runs) -> str:
+    n = runs.results[0].summary["queries_per_cell"]
+    test = (
+        "bold: best of the runs; =: not significantly worse than the best (McNemar on the same queries, Holm over the "
+        "runs of a column); "
+    )
+    beside = "published: another data set, database and noise, not comparable one to one; "
     return (
-        f"per cent with 95 % intervals (Wilson), n = {n} queries a cell; bold: best of the runs; =: not significantly "
-        "worse (McNemar on the same queries, Holm over the column); published: another data set and database, not "
-        "comparable one to one"
+        f"per cent with 95 % intervals (Wilson), n = {n} queries a cell; "
+        + (test if len(runs.results) > 1 else "")
+        + (beside if published_beside(runs.results) else "")
+        + "random projection: a control, not trained"
     )
 
 
 def formatted(entry: Entry | None, unit: str) -> str:
-    """Return a number as it is shown: a share in per cent, a cost with its thousands."""
+    """Return a number without its interval as it is shown: per cent, points, or a cost with its thousands."""
     if entry is None:
         return "-"
-    return f"{100 * entry.value:.1f}" if unit == "share" else f"{entry.value:,.0f}"
+    if unit == "points":
+        return f"{100 * entry.value:+.1f}"
+    if unit == "share":
+        return f"{100 * entry.value:.1f}" if entry.value < 1 else "100"
+    return f"{entry.value:,.0f}"
 
 
 def render(*results: Result) -> RenderableType:
     """Return all tables for the terminal."""
-    return Group(*(drawn(table) for table in [*paper_tables(results), cost_table(results)]))
+    return drawn([*paper_tables(results), cost_table(results)])
 
 
-def drawn(table: PaperTable) -> RenderableType:
-    """Return one table for the terminal."""
-    shown = Table(title=table.title, caption=table.caption, title_justify="left", caption_justify="left")
-    shown.add_column("")
-    for column in table.columns:
-        shown.add_column(column, justify="right")
-    group = None
-    for line in table.lines:
-        if line.group and line.group != group:
-            group = line.group
-            shown.add_row(group)
-        style = None if line.origin == "run" else "dim"
-        shown.add_row(f"{line.label} {line.note}", *(_cell(entry, table.unit) for entry in line.entries), style=style)
-    return shown
+def drawn(tables: Sequence[PaperTable]) -> RenderableType:
+    """Return tables for the terminal, a caption that several share below the last of them alone."""
+    below = [*(table.caption for table in tables[1:]), ""]
+    once = [replace(t, caption="") if t.caption == next_ else t for t, next_ in zip(tables, below, strict=True)]
+    return Group(*map(Drawing, once))
 
 
-def _cell(entry: Entry | None, unit: str) -> Text:
+@dataclass(frozen=True)
+class Drawing:
+    """A table for a terminal: without intervals where it is too narrow for them, long names on lines of their own."""
+
+    table: PaperTable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield title, head, the lines of each group below a rule, and caption. Source of the name: rich's protocol."""
+        table, wide = self.table, WIDTHS[self.table.unit] + 1
+        narrow = options.max_width < LEAST_NAME + len(table.columns) * wide
+        cell = max(NARROW, *map(len, table.columns)) + 1 if narrow else wide
+        longest = max((len(line.label) for line in table.lines), default=0)
+        name = min(longest, max(LEAST_NAME, options.max_width - len(table.columns) * cell))
+        yield Text(f"\n{table.title}", style="bold")
+        yield Text(" " * name + "".join(f"{column:>{cell}}" for column in table.columns))
+        for i, (group, lines) in enumerate(groupby(table.lines, key=lambda line: line.group)):
+            rule = Rule(group, align="left", style="dim")
+            yield from console.render(rule, options.update_width(name + cell * len(table.columns)))
+            for note, own in groupby(lines, key=_heading):
+                yield from [Text(note, style="dim")] if note else []
+                for line in own:
+                    yield _row(line, table.unit, name, cell, narrow)
+                    yield from (
+                        [Text(f"  {line.note}", style="dim")] if i == 0 and line.origin == "run" and line.note else []
+                    )
+        yield from [Text(table.caption, style="italic dim")] if table.caption else []
+
+
+def _heading(line: Line) -> str:
+    return line.note if line.origin == "published" else ""
+
+
+def _row(line: Line, unit: str, name: int, cell: int, narrow: bool) -> Text:
+    """Return a line's row, and below it what of its name was too long."""
+    first, *rest = textwrap.wrap(line.label, name, subsequent_indent="  ")
+    row = Text(f"{first:{name}}", style="" if line.origin == "run" else "dim")
+    for entry in line.entries:
+        text = formatted(entry, unit) if narrow else _cell(entry, unit)
+        row.append(f"{text:>{cell}}", style="bold" if entry and entry.best else "")
+    return row.append("".join(f"\n{each}" for each in rest))
+
+
+def _cell(entry: Entry | None, unit: str) -> str:
+    """Return a number with its mark and interval; what has none is shifted to stand below those that do."""
     text = formatted(entry, unit)
+    if unit == "":
+        return text
     if entry is None or entry.low is None or entry.high is None:
-        return Text(text)
-    mark = "=" if entry.alike else " "
-    return Text(f"{text}{mark} {100 * entry.low:.0f}-{100 * entry.high:.0f}", style="bold" if entry.best else "")
+        return text + " " * (WIDTHS[unit] - NUMBER)
+    low, high = 100 * entry.low, 100 * entry.high
+    interval = f"{low:+.0f} to {high:+.0f}" if unit == "points" else f"{low:.0f}-{high:.0f}"
+    return f"{text}{'=' if entry.alike else ' '}{interval:>{WIDTHS[unit] - NUMBER - 1}}"
