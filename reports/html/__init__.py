@@ -1,0 +1,101 @@
+"""The report: one HTML file of the runs and sweeps of a store, which works offline and holds all that it shows."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+import bench
+from bench.reports.html.aligned import alignment
+from bench.reports.html.blocks import Block, Section, Text
+from bench.reports.html.conditions import curves, heat_maps
+from bench.reports.html.costs import quality_against_cost, recall_against_time
+from bench.reports.html.failures import failures
+from bench.reports.html.material import Asked, Material, Run, gathered
+from bench.reports.html.origins import provenance
+from bench.reports.html.standing import standings
+from bench.reports.html.summary import summary, tables
+from bench.reports.html.sweeps import sweeps
+from bench.reports.paper import label
+from bench.store import Store
+
+TEMPLATES = Path(__file__).with_name("templates")
+GAPS = (
+    "Each map has SNR down and t60 across, segment-level top-1 in per cent. Hatched fields were not measured: the grid "
+    "of this benchmark is noise alone, reverberation alone, and both at few t60."
+)
+SEPARATE = (
+    "These runs answered different queries, so they stand in {} separate parts. Numbers of different parts must not be "
+    "compared: their benchmark, query set, first index or sequence search differ."
+)
+
+
+def render(store: Store, runs: Sequence[str] = (), audio: bool = True) -> str:
+    """Return the report of the named runs, of all finished ones and all sweeps if none is named, as one HTML page.
+
+    Without `audio` neither sound nor pictures of it are in it.
+    Raises: ConfigError if there is no finished run or a name is not one run's.
+    """
+    material = gathered(store, runs)
+    names = {run.key: label(run.result) for run in material.runs}
+    sections = _sections(material, names, audio)
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.get_template("page.html").render(
+        title=_title(material),
+        sections=sections,
+        style=Markup(style),  # noqa: S704  # our own files, not input
+        script=Markup(script),  # noqa: S704
+        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=bench.__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d"),
+        num_runs=len(material.runs),
+    )
+
+
+def _sections(material: Material, names: Mapping[str, str], audio: bool) -> list[Section]:
+    several = len(material.asked) > 1
+    warnings = [Text(SEPARATE.format(len(material.asked)), "warning")] if several else []
+    warnings += [Text(f"Left out: {reason}", "warning") for reason in material.left_out]
+    sections = [Section("warnings", "Before you read", warnings)] if warnings else []
+    for i, (asked, runs) in enumerate(material.asked.items()):
+        sections += _of_questions(f"q{i}", asked, runs, material.store, names, audio, several)
+    parts: list[tuple[str, str, list[Block]]] = [
+        ("alignment", "Alignment of recorders", alignment(material.aligned, names) if material.aligned else []),
+        ("indexes", "Recall against time of the indexes", recall_against_time(material.searches)),
+    ]
+    sections += [Section(key, title, blocks) for key, title, blocks in parts if blocks]
+    sections += sweeps(material.studies)
+    return [*sections, Section("provenance", "Provenance", provenance(material.runs, names))]
+
+
+def _of_questions(
+    key: str, asked: Asked, runs: Sequence[Run], store: Store, names: Mapping[str, str], audio: bool, several: bool
+) -> list[Section]:
+    """Return the sections of runs that answered the same queries."""
+    ranking = standings(runs)
+    ranked = [own.run for own in ranking]
+    parts: list[tuple[str, list[Block]]] = [
+        ("Tables", tables(ranking)),
+        ("Curves", curves(ranked, names)),
+        ("Grid", [Text(GAPS), *heat_maps(ranked, names)]),
+        ("Quality against cost", quality_against_cost(ranking, names)),
+        ("Worst failed queries", failures(ranked, asked, store, names, audio)),
+    ]
+    title = f"Summary: {asked.benchmark}" if several else "Summary"
+    first = Section(key, title, summary(asked, ranking, names))
+    return [first, *(Section(f"{key}-{i}", name, blocks, key) for i, (name, blocks) in enumerate(parts) if blocks)]
+
+
+def _title(material: Material) -> str:
+    benchmarks = list(dict.fromkeys(asked.benchmark for asked in material.asked))
+    return f"Audio fingerprints: {', '.join(benchmarks) or 'alignment'}"

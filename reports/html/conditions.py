@@ -1,0 +1,143 @@
+"""Quality by condition: curves over SNR and t60 with bands, and heat maps of the grid of each run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from markupsafe import Markup
+
+from bench.reports.html.blocks import Block, Cell, Figure, Heat, Heats, Hidden, points
+from bench.reports.html.material import Run
+from bench.reports.html.svg import INK, MARKERS, MUTED, REST, SERIES, Ends, canvas, drawn, write_ends
+from bench.results import RANDOM_PROJECTION, chosen
+
+METRIC = "segment_top1"
+AXES = {
+    "noise": ("snr_db", "Noise", "SNR, dB"),
+    "reverb": ("t60_s", "Reverberation", "t60, s"),
+    "noise_reverb": ("snr_db", "Noise and reverberation", "SNR, dB"),
+}
+WIDTH, HEIGHT, LABELS = 430, 250, 128
+OPEN_MAPS = 6  # further runs' maps are opened by a click
+HEAT_STEPS = 10
+
+
+def own_rows(run: Run, metric: str = METRIC) -> pd.DataFrame:
+    """Return the rows of a run's encoder, of its first index and sequence search."""
+    summary = run.result.summary
+    rows = chosen(run.result.rows, run.encoder, summary["index"], summary["sequence"])
+    return rows[rows["metric"] == metric]
+
+
+def curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
+    """Return a figure for each kind of degradation: a panel a query length, all runs in each."""
+    rows = {run.key: own_rows(run) for run in runs}
+    floor = chosen(runs[0].result.rows, RANDOM_PROJECTION, "exact")
+    floor = floor[floor["metric"] == METRIC]
+    blocks: list[Block] = []
+    for kind, (column, title, unit) in AXES.items():
+        of_kind = {key: own[own["kind"] == kind] for key, own in rows.items()}
+        lengths = sorted({float(length) for own in of_kind.values() for length in own["length_s"]})
+        panels = [
+            _panel(
+                {key: own[own["length_s"] == length].sort_values(column) for key, own in of_kind.items()},
+                floor[(floor["kind"] == kind) & (floor["length_s"] == length)].sort_values(column),
+                names, column, unit, f"{title}, queries of {length:g} s",
+            )
+            for length in lengths
+        ]  # fmt: skip
+        if panels:
+            blocks.append(Figure(title, panels, _caption(kind, list(of_kind.values()), len(runs))))
+    return blocks
+
+
+def _caption(kind: str, rows: Sequence[pd.DataFrame], num_runs: int) -> str:
+    t60_s = sorted({f"{t60:g}" for own in rows for t60 in own["t60_s"].dropna()}) if kind == "noise_reverb" else []
+    told = f"All at t60 = {', '.join(t60_s)} s. " if t60_s else ""
+    grey = f" The best {len(SERIES)} runs are in colour, the others in grey." if num_runs > len(SERIES) else ""
+    return (
+        f"{told}Segment-level top-1 (right track, right time) in per cent; bands are 95 % intervals (Wilson). "
+        f"Dashed: random projection, the floor, where it was tested.{grey}"
+    )
+
+
+def _panel(
+    rows: Mapping[str, pd.DataFrame],
+    floor: pd.DataFrame,
+    names: Mapping[str, str],
+    column: str,
+    unit: str,
+    title: str,
+) -> Markup:
+    ends = []
+    with canvas(WIDTH, HEIGHT, right=LABELS) as axes:
+        for i, (key, own) in reversed(list(enumerate(rows.items()))):
+            if own.empty:
+                continue
+            x, y = own[column], 100 * own["value"]
+            if i >= len(SERIES):
+                axes.plot(x, y, color=REST, linewidth=0.9, alpha=0.7)
+                continue
+            axes.fill_between(x, 100 * own["low"], 100 * own["high"], color=SERIES[i], alpha=0.13, linewidth=0)
+            axes.plot(x, y, color=SERIES[i], marker=MARKERS[i])
+            ends.append(Ends(float(x.iloc[-1]), float(y.iloc[-1]), names[key], SERIES[i]))
+        if len(floor):
+            axes.plot(floor[column], 100 * floor["value"], color=MUTED, linestyle="--", linewidth=1.2)
+            ends.append(
+                Ends(float(floor[column].iloc[-1]), 100 * float(floor["value"].iloc[-1]), "random projection", MUTED)
+            )
+        axes.set_ylim(0, 103)
+        axes.set_xticks(sorted({value for own in rows.values() for value in own[column]}))
+        axes.set_xlabel(unit)
+        axes.set_title(title, color=INK)
+        write_ends(axes, ends)
+        told = "; ".join(_in_words(names[key], own, column) for key, own in list(rows.items())[: len(SERIES)])
+        return drawn(axes, f"Top-1 by {unit}: {title}", f"Top-1 in per cent. {told}")
+
+
+def _in_words(name: str, own: pd.DataFrame, column: str) -> str:
+    values = ", ".join(f"{points(v)} at {x:g}" for x, v in zip(own[column], own["value"], strict=True))
+    return f"{name}: {values or 'not measured'}"
+
+
+def heat_maps(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
+    """Return the grid of each run, SNR down and t60 across, a map a query length; gaps where nothing was measured."""
+    maps = [Heats(names[run.key], _maps(own_rows(run), _all_of(runs))) for run in runs]
+    hidden = [Hidden(f"The other {len(maps) - OPEN_MAPS} runs", maps[OPEN_MAPS:])] if len(maps) > OPEN_MAPS else []
+    return [*maps[:OPEN_MAPS], *hidden]
+
+
+def _all_of(runs: Sequence[Run]) -> tuple[list[float], list[float], list[float]]:
+    """Return all SNR, t60 and lengths that any of the runs was tested at."""
+    rows = pd.concat([own_rows(run)[["snr_db", "t60_s", "length_s"]] for run in runs])
+    snr, t60, length = (sorted(float(v) for v in rows[name].dropna().unique()) for name in rows)
+    return snr, t60, length
+
+
+def _maps(rows: pd.DataFrame, grid: tuple[list[float], list[float], list[float]]) -> list[Heat]:
+    snrs, t60s, lengths = grid
+    rows = rows[rows["kind"] != "identity"]
+    found = {
+        (row.snr_db, row.t60_s, row.length_s): row
+        for row in rows.astype({"snr_db": object, "t60_s": object}).fillna({"snr_db": "", "t60_s": ""}).itertuples()
+    }
+    columns = ["dry", *(f"{t60:g} s" for t60 in t60s)]
+    return [
+        Heat(
+            f"{length:g} s", "SNR \\ t60", columns,
+            [
+                ("no noise" if snr == "" else f"{snr:g} dB", [_heat(found.get((snr, t60, length))) for t60 in ["", *t60s]])
+                for snr in ["", *reversed(snrs)]
+            ],
+        )
+        for length in lengths
+    ]  # fmt: skip
+
+
+def _heat(row: object) -> Cell:
+    if row is None:
+        return Cell("", "gap", title="not measured")
+    value, low, high, n = (getattr(row, name) for name in ("value", "low", "high", "n"))
+    step = min(HEAT_STEPS - 1, int(value * HEAT_STEPS))
+    return Cell(f"{100 * value:.0f}", f"h{step}", title=f"{points(value)} ({points(low)}-{points(high)}), n = {n}")

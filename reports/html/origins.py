@@ -1,0 +1,89 @@
+"""Where the numbers come from: version, commit, command, machine, data and seconds by stage of each run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from bench.reports.html.blocks import Block, Cell, Facts, Hidden, Table
+from bench.reports.html.material import Run
+
+TAG, LIBRARY = "bench.", "bench.lib."
+SHOWN = ("version", "git", "dirty", "python", "platform", "cpu", "cores", "gpu", "memory_gib")
+PATH = re.compile(r"(?<![\w.])(?:/|~/)(?:[^\s/'\"]+/)+")  # the folders of an absolute path, not its last part
+MOST_RUNS = 10  # further ones have their settings in the table alone
+
+
+def provenance(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
+    """Return a table of all runs, and behind a click the machine, data, seconds and settings of each."""
+    rows = [
+        [
+            Cell(names[run.key]),
+            Cell(run.key, "mono"),
+            Cell(_tag(run, "version")),
+            Cell(_commit(run), "mono"),
+            Cell(_day(run.origin.began_ms)),
+            Cell(_duration(run), "num"),
+            Cell(without_folders(_tag(run, "cmd")), "mono"),
+        ]
+        for run in runs
+    ]
+    columns = ("run", "key", "version", "commit", "began (UTC)", "took", "command")
+    caption = "A commit with a star had changes that were not committed. Paths in commands are cut to their last part."
+    details = [Hidden(names[run.key], _details(run)) for run in runs[:MOST_RUNS]]
+    more = [Hidden(f"The other {len(runs) - MOST_RUNS} runs", [_seconds_of_all(runs, names)])]
+    return [Table("Runs", columns, rows, caption), *details, *(more if len(runs) > MOST_RUNS else [])]
+
+
+def without_folders(command: str) -> str:
+    """Return a command whose absolute paths are cut to their last part: a report is passed on, a machine's folders not."""
+    return PATH.sub(".../", command)
+
+
+def _details(run: Run) -> list[Block]:
+    tags = run.origin.tags
+    machine = [(name, tags[TAG + name]) for name in SHOWN if TAG + name in tags]
+    libraries = [(name.removeprefix(LIBRARY), value) for name, value in tags.items() if name.startswith(LIBRARY)]
+    checkpoint = run.result.summary.get("checkpoint", {})
+    data = [*run.origin.digests.items(), *((f"checkpoint {name}", str(value)) for name, value in checkpoint.items())]
+    seconds = run.result.summary["seconds"]
+    return [
+        Facts("Machine and code", machine),
+        Facts("Libraries", libraries),
+        Facts("Data and weights, by digest", data),
+        Facts("Seconds by stage", [(name, f"{value:,.1f}") for name, value in seconds.items()]),
+        Facts("Settings", [(name, without_folders(str(value))) for name, value in run.settings.items()]),
+    ]
+
+
+def _seconds_of_all(runs: Sequence[Run], names: Mapping[str, str]) -> Table:
+    stages = list(dict.fromkeys(stage for run in runs for stage in run.result.summary["seconds"]))
+    rows = [
+        [
+            Cell(names[run.key]),
+            *(
+                Cell("-" if (value := run.result.summary["seconds"].get(stage)) is None else f"{value:.1f}", "num")
+                for stage in stages
+            ),
+        ]
+        for run in runs
+    ]
+    return Table("Seconds by stage", ("run", *stages), rows)
+
+
+def _tag(run: Run, name: str) -> str:
+    return run.origin.tags.get(TAG + name, "-")
+
+
+def _commit(run: Run) -> str:
+    return _tag(run, "git")[:10] + ("*" if _tag(run, "dirty") == "true" else "")
+
+
+def _day(ms: int | None) -> str:
+    return "-" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _duration(run: Run) -> str:
+    began, ended = run.origin.began_ms, run.origin.ended_ms
+    return "-" if began is None or ended is None else f"{(ended - began) / 60_000:.1f} min"

@@ -1,0 +1,212 @@
+"""Sweeps: what each trial reached, which settings mattered, and the best ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from bench.reports.html.blocks import Block, Cell, Facts, Figure, Section, Table, Text
+from bench.reports.html.material import Study
+from bench.reports.html.svg import INK, MUTED, REST, SERIES, Ends, canvas, drawn, write_ends
+
+WIDTH, HEIGHT = 430, 260
+WIDE, BAR_PX, NAMES_PX = 430, 22, 190
+AXES_PX = 96  # of parallel coordinates
+COMPLETE, PRUNED = "complete", "pruned"
+MAXIMIZE = "maximize"
+MOST_IMPORTANT = 12
+PARAM, VALUE = "param.", "value."
+
+
+def sweeps(studies: Sequence[Study]) -> list[Section]:
+    """Return a section for each study."""
+    return [Section(f"sweep-{i}", f"Sweep: {study.name}", _study(study), "sweeps") for i, study in enumerate(studies)]
+
+
+def _study(study: Study) -> list[Block]:
+    about, trials = study.about, study.trials
+    counts = trials["state"].value_counts()
+    told = ", ".join(f"{counts[state]} {state}" for state in counts.index)
+    promoted = (about.get("promoted") or {}).get("run")
+    lead = (
+        f"{about['encoder']} on {about['benchmark']}: {len(trials)} trials ({told}). "
+        f"{f'Promoted: run {promoted[:6]}.' if promoted else 'None is promoted yet.'}"
+    )
+    done = trials[trials["state"] == COMPLETE]
+    blocks: list[Block] = [Text(lead, "lead")]
+    if done.empty:
+        return [*blocks, Text("No trial is complete yet.", "warning"), _trials_table(study)]
+    panels = [_history(study, i, done) for i in range(len(about["objectives"]))]
+    panels += [_intermediate(study)] if len(study.curves) else []
+    panels += [_pareto(study, done)] if len(about["objectives"]) == 2 else []
+    panels += [_importances(about["importances"])] if about.get("importances") else []
+    caption = (
+        "Dots are complete trials, the line is the best so far; crosses were pruned, at the last value they reported. "
+        "Thin curves were pruned. Importances: shares of the objective's variance that a setting explains."
+    )
+    blocks.append(Figure("Trials", panels, caption))
+    parallel = _parallel(study, done)
+    if parallel:
+        words = (
+            "Each line is a complete trial through its settings to its value; the best are drawn last and strongest."
+        )
+        blocks.append(Figure("Parallel coordinates", [parallel], words, least_px=WIDTH))
+    best = [_settings(study, int(number)) for number in about["best"]]
+    return [*blocks, *[facts for facts in best if facts], _trials_table(study)]
+
+
+def _value(study: Study, i: int = 0) -> str:
+    return f"{VALUE}{study.about['objectives'][i]}"
+
+
+def _upwards(study: Study, i: int = 0) -> bool:
+    return bool(study.about["directions"][i] == MAXIMIZE)
+
+
+def _history(study: Study, i: int, done: pd.DataFrame) -> Markup:
+    objective, column = study.about["objectives"][i], _value(study, i)
+    done = done.sort_values("number")
+    best = done[column].cummax() if _upwards(study, i) else done[column].cummin()
+    last = _last_values(study)
+    pruned = study.trials.loc[study.trials["state"] == PRUNED, "number"] if i == 0 else []
+    with canvas(WIDTH, HEIGHT) as axes:
+        axes.step(done["number"], best, where="post", color=SERIES[0])
+        axes.plot(done["number"], done[column], "o", color=SERIES[0], alpha=0.8)
+        crossed = [(number, last[number]) for number in pruned if number in last]
+        axes.plot([x for x, _ in crossed], [y for _, y in crossed], "x", color=MUTED)
+        axes.set_xlabel("trial")
+        axes.set_title(f"{objective} by trial", color=INK)
+        told = f"The best is {best.iloc[-1]:.4g}, after {len(done)} complete trials; the first gave {done[column].iloc[0]:.4g}."
+        return drawn(axes, f"{study.name}: {objective} by trial", told)
+
+
+def _last_values(study: Study) -> dict[int, float]:
+    curves = study.curves.sort_values("step")
+    return {int(number): float(own["value"].iloc[-1]) for number, own in curves.groupby("number")}
+
+
+def _intermediate(study: Study) -> Markup:
+    states = dict(zip(study.trials["number"], study.trials["state"], strict=True))
+    best = {int(number) for number in study.about["best"]}
+    ends = []
+    with canvas(WIDTH, HEIGHT, right=70) as axes:
+        for number, own in study.curves.sort_values("step").groupby("number"):
+            pruned = states.get(number) == PRUNED
+            first = int(number) in best
+            colour = SERIES[1] if first else REST if pruned else SERIES[0]
+            width = 2.2 if first else 0.7 if pruned else 1.2
+            axes.plot(own["step"], own["value"], color=colour, linewidth=width, alpha=1 if first else 0.7)
+            if first:
+                ends.append(Ends(float(own["step"].iloc[-1]), float(own["value"].iloc[-1]), f"trial {number}", colour))
+        axes.set_xlabel("training step")
+        axes.set_title("validation top-1 while training", color=INK)
+        write_ends(axes, ends)
+        told = f"{study.curves['number'].nunique()} trials; {sum(s == PRUNED for s in states.values())} were pruned."
+        return drawn(axes, f"{study.name}: validation top-1 by step", told)
+
+
+def _importances(importances: dict[str, float]) -> Markup:
+    ordered = sorted(importances.items(), key=lambda item: -item[1])[:MOST_IMPORTANT]
+    with canvas(WIDE, 66 + BAR_PX * len(ordered), left=NAMES_PX, right=50) as axes:
+        for row, (name, share) in enumerate(ordered):
+            axes.barh(row, 100 * share, height=0.62, color=SERIES[0])
+            axes.text(100 * share + 1, row, f"{100 * share:.0f}", va="center", color=INK)
+        axes.set_yticks(range(len(ordered)), [name for name, _ in ordered])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_ylim(len(ordered) - 0.4, -0.6)
+        axes.grid(False, axis="y")
+        axes.set_xlabel("importance, %")
+        axes.set_title("importance of the settings", color=INK)
+        return drawn(axes, "Importance of settings", "; ".join(f"{n} {100 * s:.0f} %" for n, s in ordered))
+
+
+def _pareto(study: Study, done: pd.DataFrame) -> Markup:
+    x, y = _value(study, 1), _value(study, 0)
+    best = done[done["number"].isin(study.about["best"])].sort_values(x)
+    with canvas(WIDTH, HEIGHT, right=70) as axes:
+        axes.plot(done[x], done[y], "o", color=REST)
+        axes.plot(best[x], best[y], "-o", color=SERIES[0])
+        axes.margins(0.1)
+        axes.set_xlabel(study.about["objectives"][1])
+        axes.set_title(f"{study.about['objectives'][0]}: Pareto front", color=INK)
+        ends = [Ends(row[x], row[y], f"trial {row['number']}", SERIES[0]) for row in best.to_dict("records")]
+        write_ends(axes, ends, leaders=True)
+        told = "; ".join(f"trial {row['number']}: {row[y]:.4g} at {row[x]:.4g}" for row in best.to_dict("records"))
+        return drawn(axes, f"{study.name}: Pareto front", f"On the front: {told}")
+
+
+def _parallel(study: Study, done: pd.DataFrame) -> Markup | None:
+    """Return the lines of all complete trials through their settings, None if there are too few to see anything."""
+    names = [name for name in done if name.startswith(PARAM) and done[name].nunique() > 1]
+    if len(names) < 2 or len(done) < 3:
+        return None
+    value = _value(study)
+    places = [_scaled(done[name], study.about["space"].get(name.removeprefix(PARAM), {})) for name in names]
+    places.append(_scaled(done[value], {}))
+    rank = done[value].rank(ascending=_upwards(study), pct=True)
+    width = max(WIDTH, AXES_PX * len(places) + 60)
+    with canvas(width, 300, left=30, right=60, top=44, bottom=44) as axes:
+        for i in rank.sort_values().index:
+            strong = rank[i] > 1 - 1 / min(5, len(done))
+            axes.plot(
+                range(len(places)), [place[0][i] for place in places], color=SERIES[1] if strong else SERIES[0],
+                alpha=0.95 if strong else 0.35, linewidth=2 if strong else 1,
+            )  # fmt: skip
+        for x, (name, (_, low, high)) in enumerate(zip([*names, value], places, strict=True)):
+            axes.axvline(x, color=MUTED, linewidth=0.8)
+            axes.text(x, 1.05, high, ha="center", color=MUTED, fontsize=9)
+            axes.text(x, -0.09, low, ha="center", color=MUTED, fontsize=9)
+            axes.text(x, 1.14, name.removeprefix(PARAM).removeprefix(VALUE), ha="center", color=INK, fontsize=9)
+        axes.set_ylim(-0.03, 1.03)
+        axes.axis("off")
+        told = f"{len(done)} complete trials over {', '.join(name.removeprefix(PARAM) for name in names)}."
+        return drawn(axes, f"{study.name}: parallel coordinates", told)
+
+
+def _scaled(column: pd.Series, space: dict[str, Any]) -> tuple[pd.Series, str, str]:
+    """Return values as places between 0 and 1 by trial, NaN where unset, and what the lower and upper end stand for."""
+    if "choices" in space or not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
+        choices = [str(choice) for choice in space.get("choices", sorted(column.dropna().astype(str).unique()))]
+        at = {choice: i / max(1, len(choices) - 1) for i, choice in enumerate(choices)}
+        return column.map(lambda value: at.get(str(value), np.nan)), choices[0], choices[-1]
+    low, high = float(space.get("low", column.min())), float(space.get("high", column.max()))
+    numbers = np.log(column) if space.get("log") else column.astype(float)
+    ends = (np.log(low), np.log(high)) if space.get("log") else (low, high)
+    return (numbers - ends[0]) / max(ends[1] - ends[0], 1e-12), f"{low:.3g}", f"{high:.3g}"
+
+
+def _settings(study: Study, number: int) -> Facts | None:
+    rows = study.trials[study.trials["number"] == number]
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    facts = [
+        (name.removeprefix(PARAM), shown(row[name])) for name in rows if name.startswith(PARAM) and pd.notna(row[name])
+    ]
+    values = [(name.removeprefix(VALUE), shown(row[name])) for name in rows if name.startswith(VALUE)]
+    return Facts(f"Best: trial {number}", [*values, *facts, ("run", str(row["run"])[:6] or "-")])
+
+
+def shown(value: Any) -> str:
+    """Return a setting for readers: at most four digits of a float."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _trials_table(study: Study) -> Table:
+    trials = study.trials
+    names = [name for name in trials if name.startswith((VALUE, PARAM))]
+    rows = [
+        [
+            Cell(str(row["number"]), "best" if row["number"] in study.about["best"] else ""),
+            Cell(str(row["state"])),
+            Cell("-" if pd.isna(row["seconds"]) else f"{row['seconds']:.0f}", "num"),
+            *(Cell("-" if pd.isna(row[name]) else shown(row[name]), "num") for name in names),
+        ]
+        for row in trials.to_dict("records")
+    ]
+    titles = [name.removeprefix(VALUE).removeprefix(PARAM) for name in names]
+    return Table(f"Trials of {study.name}", ("trial", "state", "seconds", *titles), rows, "Bold: the best.")
