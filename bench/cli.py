@@ -27,6 +27,9 @@ app.add_typer(speed_app, name="speed")
 index_app = typer.Typer(help="Build and ask a catalogue of tracks.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 
+sweep_app = typer.Typer(help="Search for better settings with Optuna, trial by trial.", invoke_without_command=True)
+app.add_typer(sweep_app, name="sweep")
+
 INTERRUPTED = 130
 FORMATS = ("table", "csv", "json")
 
@@ -52,6 +55,15 @@ OwnModel = Annotated[
     str | None, typer.Option("--model", "-m", help="The encoder, where it is a file of your own (./mine.py).")
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="The catalogue is your own: load its index whatever its kind.")]
+
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="BENCH_STORAGE",
+        help="A database that workers on many machines share, such as postgresql+psycopg://user@host/sweeps; a file "
+        "in the store if left out.",
+    ),
+]
 
 STORE = Path("bench-store")
 
@@ -533,6 +545,82 @@ def speed_search(
     print(f"kept in {folder}, with a picture")
 
 
+@sweep_app.callback()
+def sweep(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Encoder: a name, or a path such as ./mine.py.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="How many trials the study is to have in all.")] = 50,
+    workers: Annotated[
+        int, typer.Option(help="Processes here; each has a GPU of its own, or a share of the cores.")
+    ] = 1,
+    space: Annotated[
+        Path | None, typer.Option(help="A TOML file of what to vary; the encoder's own if left out.")
+    ] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="segment_top1 (the default), bytes_per_s or segments_per_s. Repeatable.")
+    ] = None,
+    pruner: Annotated[str, typer.Option(help="What ends hopeless trials early: median, hyperband or none.")] = "median",
+    study: Annotated[
+        str | None, typer.Option(help="Go on with this study, refusing if what it is has changed.")
+    ] = None,
+    storage: Storage = None,
+    preset: Annotated[str | None, typer.Option(help="Start from this preset instead of the space's own.")] = None,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = STORE,
+    set_: Set = None,
+) -> None:
+    """Search for better settings with Optuna, trial by trial, and log every trial to MLflow.
+
+    Each trial trains an encoder and tests it on held-out training tracks. The same command goes on after any
+    interruption, and joins in from other machines with a shared --storage.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from bench.config import called, require
+    from bench.console import progress_shown, warn
+    from bench.errors import ConfigError
+    from bench.registry import load, part
+
+    if model is None:
+        raise ConfigError("name an encoder: bench sweep --model NAME; `bench list encoder` shows them")
+    pruners = ("median", "hyperband", "none")
+    require(pruner in pruners, f"--pruner must be one of {', '.join(pruners)}", repr(pruner))
+    spaces, launch = part("sweeps.space"), part("sweeps.launch")
+    where = space or spaces.space_file(called(model))
+    varied = spaces.load_space(where)
+    basis = spaces.Basis(
+        model, called(model), load("encoder", model), preset or varied.preset, dataset, tuple(set_ or ())
+    )
+    wanted = launch.Sweep(
+        basis, varied, where, trials, workers, tuple(objective or ("segment_top1",)), pruner, storage, study,
+        data_root, _store(store),
+    )  # fmt: skip
+    with progress_shown() as progress:
+        folder = launch.sweep(wanted, progress, warn, print)
+    _show_sweep(folder)
+    there = ("" if store == STORE else f" --store {store}") + (" --storage ..." if storage else "")
+    _print_next(
+        {
+            f"bench sweep promote {folder.name}{there}": "train the best trial in full, and test it",
+            f"bench ui{there}": "compare trials in the MLflow UI",
+        }
+    )
+
+
+@sweep_app.command("show")
+def sweep_show(
+    study: Annotated[str | None, typer.Argument(help="The beginning of its name; the latest if left out.")] = None,
+    store: StoreRoot = STORE,
+) -> None:
+    """Show what a sweep has found: its trials, the best, and which settings matter."""
+    from bench.results import kept_study
+
+    _show_sweep(kept_study(_store(store), study))
+
+
 def main() -> None:
     """Run the command line; errors meant for the user are one sentence and an exit code, never a traceback."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -575,13 +663,12 @@ def _speed(
 def _settings(
     model: str, preset: str, dataset: str | None, config: Path | None, overrides: list[str] | None
 ) -> tuple[Any, Any]:
-    from bench.config import resolve
+    from bench.config import called, resolve
     from bench.registry import load
 
     plugin = load("encoder", model)
     files = [config] if config else []
-    name = Path(model).stem.replace("_", "-") if model.endswith(".py") else model
-    return plugin, resolve(name, plugin, preset, dataset=dataset, files=files, overrides=overrides or [])
+    return plugin, resolve(called(model), plugin, preset, dataset=dataset, files=files, overrides=overrides or [])
 
 
 def _data_settings(dataset: str | None, overrides: list[str] | None) -> Any:
@@ -593,6 +680,14 @@ def _store(root: Path) -> Any:
     from bench.store import Store
 
     return Store(root)
+
+
+def _show_sweep(folder: Path) -> None:
+    from rich.console import Console
+
+    from bench.registry import load
+
+    Console().print(load("report", "sweep").render(folder))
 
 
 def _show(result: Any, format_: str) -> None:
