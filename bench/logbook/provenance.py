@@ -1,4 +1,4 @@
-"""Where a run comes from: version, commit, command, machine and libraries, as tags of the run."""
+"""Where a run comes from, as tags of the run: version, commit, command, machine, libraries; and what it is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bench
 from bench.machine import cores
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.config import RunConfig
 
 LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "pandas", "soundfile", "falconn", "mlflow", "optuna")
 GIB = 1 << 30
@@ -22,6 +28,8 @@ def provenance() -> dict[str, str]:
     tags = {
         "bench.version": bench.__version__,
         "bench.cmd": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "mlflow.source.name": " ".join(["bench", *sys.argv[1:2]]),  # MLflow's column Source
+        "mlflow.source.type": "LOCAL",
         "bench.python": platform.python_version(),
         "bench.platform": platform.platform(),
         "bench.cpu": _cpu(),
@@ -31,6 +39,16 @@ def provenance() -> dict[str, str]:
     }
     libraries = {f"bench.lib.{name}": version for name in LIBRARIES if (version := _version(name))}
     return tags | _git(Path(bench.__file__).parent) | libraries
+
+
+def labels(config: RunConfig, device: torch.device, data_digest: str) -> dict[str, str]:
+    """Return the tags to filter runs by: encoder, preset, digest of the music, and `cpu` or the GPU's name."""
+    return {
+        "bench.encoder": config.encoder,
+        "bench.preset": config.preset,
+        "bench.data_digest": data_digest,
+        "bench.device": device.type if device.type == "cpu" else _gpu() or device.type,
+    }
 
 
 def _version(library: str) -> str:
@@ -74,7 +92,9 @@ def _git(source: Path) -> dict[str, str]:
         return {}
     commit = _output(source, "rev-parse", "HEAD")
     changes = _output(source, "status", "--porcelain", "--", ":(top)*.py", ":(top)*.toml")
-    return {"bench.git": commit, "bench.dirty": str(bool(changes)).lower()} if commit else {}
+    if not commit:
+        return {}
+    return {"bench.git": commit, "bench.dirty": str(bool(changes)).lower(), "mlflow.source.git.commit": commit}
 
 
 def _output(folder: Path, *arguments: str) -> str:

@@ -1,9 +1,11 @@
-"""`bench ui`: the MLflow UI on loopback, on the store that the runs were logged to."""
+"""`bench ui`: the MLflow UI on loopback, on the store that the runs were logged to, and Optuna's pages beside it."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,23 +13,52 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from bench.errors import ConfigError, StoreError
 from bench.logbook.courier import connect, first_line, own_uri, wanted_uri
 
-FIRST_PORT = 5000  # MLflow's own default
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+LOOPBACK = "127.0.0.1"
 PORTS_TRIED = 50
 START_S = 90.0  # three seconds as a rule; the server migrates an old database first
 STOP_S = 10.0
+SWEEPS = Path("sweeps", "journal.log")  # in a store: what its sweeps on one machine keep their trials in
+TRAINING_PAGES = "workflowType=machine_learning"  # MLflow 3 opens on its pages for chat models otherwise
+CURVE = re.compile(r"segment_top1_([\d.]+)s/noise")
+NEWEST_FIRST, FINISHED = ["attributes.start_time DESC"], "attributes.status = 'FINISHED'"
+RUNS_COMPARED = 1000  # so many are looked through, for one of each encoder
+# wsgiref, which optuna-dashboard's run_server uses, has no signal handler of its own: SIGTERM ends it.
+DASHBOARD = "import sys, optuna_dashboard as o; o.run_server(sys.argv[1], host=sys.argv[2], port=int(sys.argv[3]))"
 
 
-def serve(store: Path, host: str = "127.0.0.1", port: int | None = None) -> None:
-    """Run the MLflow UI until Ctrl-C; print its address once it answers.
+@dataclass(frozen=True)
+class Server:
+    """A server that is run in a process of its own: its name, command (of host and port), page of health and log."""
+
+    name: str
+    command: Callable[[str, int], list[str]]
+    health: str
+    log: Path
+    first_port: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def serve(store: Path, host: str = LOOPBACK, port: int | None = None) -> None:
+    """Run the MLflow UI until Ctrl-C; print the addresses of its pages once it answers.
 
     With no `port` the first free one from 5000 is taken. MLflow refuses requests that name a host other
     than loopback or a private address (DNS rebinding); who serves under another name sets MLflow's own
-    MLFLOW_SERVER_ALLOWED_HOSTS.
+    MLFLOW_SERVER_ALLOWED_HOSTS. Where the store holds sweeps, optuna-dashboard shows them, on loopback.
     Raises: ConfigError if the port is taken; StoreError if there is no run to show or it does not start.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or own_uri(store)
@@ -36,50 +67,96 @@ def serve(store: Path, host: str = "127.0.0.1", port: int | None = None) -> None
         return
     if uri == own_uri(store) and not (store / "mlflow.db").is_file():
         raise _nothing(store)
-    page = _first_page(store)
-    log = store / "mlflow-ui.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    asked = None if port is None else _checked(host, port)
-    while not _served(uri, store, host, asked or _first_free(host), page, log):
-        if asked is not None:
-            raise _taken(host, asked)
-
-
-def _served(uri: str, store: Path, host: str, port: int, page: str, log: Path) -> bool:
-    """Run the server until Ctrl-C; return at once, False, if another one took the port a moment before."""
-    with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches only us, and we end the server with its workers.
-        server = subprocess.Popen(
-            _command(uri, store, host, port), stdout=output, stderr=output, env=_environment(), start_new_session=True
-        )
+    pages = _pages(store)
+    mlflow = _mlflow(uri, store)
     try:
-        if not _answers(server, host, port, log):
-            return False
-        print(f"MLflow UI: http://{host}:{port}/{page}  (Ctrl-C ends it)", flush=True)
-        if server.wait() != 0:
-            raise StoreError(f"the MLflow UI ended by itself; its last words are in {log}")
+        with ExitStack() as running:
+            process, found = running.enter_context(_running(mlflow, host, port))
+            for name, page in pages.items():
+                print(f"{name}: http://{host}:{found}/{page}", flush=True)
+            if (store / SWEEPS).is_file():
+                print(f"sweeps: {_sweeps_shown(store, running)}", flush=True)
+            print("Ctrl-C ends it", flush=True)
+            if process.wait() != 0:
+                raise StoreError(f"the {mlflow.name} ended by itself; its last words are in {mlflow.log}")
     except KeyboardInterrupt:
-        print("MLflow UI ended", flush=True)
-    finally:
-        _end(server)
-    return True
+        print(f"{mlflow.name} ended", flush=True)
 
 
-def _first_page(store: Path) -> str:
-    """Return the address of the newest run's experiment, below the server's own.
+def _mlflow(uri: str, store: Path) -> Server:
+    def command(host: str, port: int) -> list[str]:
+        return [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)),
+            *("--backend-store-uri", uri, "--default-artifact-root", (store.resolve() / "mlartifacts").as_uri()),
+        ]
 
-    MLflow 3 opens on its pages for chat models, also from its list of experiments; asked for one
-    experiment's training runs it stays with those. Raises: StoreError if the database is unusable or empty.
+    # Without the job runner, a feature for language models, the server is one process instead of a dozen.
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return Server("MLflow UI", command, "health", store / "mlflow-ui.log", 5000, quiet)
+
+
+def _optuna(store: Path) -> Server:
+    def command(host: str, port: int) -> list[str]:
+        return [sys.executable, "-c", DASHBOARD, str((store / SWEEPS).resolve()), host, str(port)]
+
+    return Server("optuna-dashboard", command, "api/studies", store / "optuna-dashboard.log", 8080)
+
+
+def _sweeps_shown(store: Path, running: ExitStack) -> str:
+    """Start optuna-dashboard on the store's sweeps; return its address, or why there is none."""
+    if find_spec("optuna_dashboard") is None:
+        return 'optuna-dashboard shows them; get it with `pip install "afp-bench[dashboard]"`'
+    try:
+        _, port = running.enter_context(_running(_optuna(store), LOOPBACK, None))
+    except (ConfigError, StoreError) as error:
+        return str(error)
+    return f"http://{LOOPBACK}:{port}/dashboard/"
+
+
+def _pages(store: Path) -> dict[str, str]:
+    """Return pages by what they show, as addresses below the server's own.
+
+    They are the runs of the newest run's experiment, and the newest comparison of encoders if there is one.
+    Raises: StoreError if the database is unusable or empty.
     """
     try:
         client = connect(wanted_uri(), store)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        runs = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
+        runs = client.search_runs(experiments, order_by=NEWEST_FIRST, max_results=1)
+        if not runs:
+            raise _nothing(store)
+        compared = _comparison(client, experiments)
+    except StoreError:
+        raise
     except Exception as error:
         raise StoreError(f"the MLflow database of {store.resolve()} cannot be read: {first_line(error)}") from error
-    if not runs:
-        raise _nothing(store)
-    return f"#/experiments/{runs[0].info.experiment_id}/runs?workflowType=machine_learning"
+    pages = {"MLflow UI": f"#/experiments/{runs[0].info.experiment_id}/runs?{TRAINING_PAGES}"}
+    return pages | ({"top-1 over SNR of all encoders": compared} if compared else {})
+
+
+def _comparison(client: MlflowClient, experiments: list[str]) -> str:
+    """Return the page that draws top-1 over SNR of the newest run of each encoder, empty if fewer than two have it.
+
+    It is of the experiment that was last added to and has such runs. The trials of sweeps are left out.
+    """
+    newest: dict[str, dict[str, Run]] = {}
+    for run in client.search_runs(experiments, FINISHED, order_by=NEWEST_FIRST, max_results=RUNS_COMPARED):
+        if "mlflow.parentRunId" not in run.data.tags and any(CURVE.fullmatch(key) for key in run.data.metrics):
+            newest.setdefault(run.info.experiment_id, {}).setdefault(run.data.tags.get("bench.encoder", ""), run)
+    for experiment, by_encoder in newest.items():
+        common = set.intersection(*(set(run.data.metrics) for run in by_encoder.values()))
+        lengths = {float(found[1]): key for key in common if (found := CURVE.fullmatch(key))}
+        if lengths and len(by_encoder) > 1:
+            # The shortest query is where encoders differ most.
+            return _chart([run.info.run_id for run in by_encoder.values()], lengths[min(lengths)], experiment)
+    return ""
+
+
+def _chart(runs: list[str], metric: str, experiment: str) -> str:
+    """Return MLflow's page of one metric over step of several runs, in one chart."""
+    told = {"runs": runs, "metric": metric, "experiments": [experiment], "plot_metric_keys": [metric]}
+    query = "&".join(f"{name}={quote(json.dumps(value, separators=(',', ':')))}" for name, value in told.items())
+    return f"#/metric?{query}&x_axis=step&show_point=true&{TRAINING_PAGES}"
 
 
 def _nothing(store: Path) -> StoreError:
@@ -89,17 +166,33 @@ def _nothing(store: Path) -> StoreError:
     )
 
 
-def _command(uri: str, store: Path, host: str, port: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)),
-        *("--backend-store-uri", uri, "--default-artifact-root", (store.resolve() / "mlartifacts").as_uri()),
-    ]
+@contextmanager
+def _running(server: Server, host: str, port: int | None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Give the process and the port of a server that answers; it is gone afterwards.
 
-
-def _environment() -> dict[str, str]:
-    # Without the job runner, a feature for language models, the server is one process instead of a dozen.
-    defaults = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return defaults | os.environ
+    Raises: ConfigError if the port is taken; StoreError if the server does not start.
+    """
+    asked = None if port is None else _checked(host, port)
+    while True:
+        found = asked or _first_free(host, server.first_port)
+        server.log.parent.mkdir(parents=True, exist_ok=True)
+        with server.log.open("wb") as output:
+            # A session of its own: Ctrl-C reaches only us, and we end the server with its workers.
+            process = subprocess.Popen(
+                server.command(host, found),
+                stdout=output,
+                stderr=output,
+                env={**server.environment, **os.environ},
+                start_new_session=True,
+            )
+        try:
+            if _answers(process, server, host, found):
+                yield process, found
+                return
+        finally:
+            _end(process)
+        if asked is not None:  # another one took it a moment before
+            raise _taken(host, asked)
 
 
 def _checked(host: str, port: int) -> int:
@@ -112,11 +205,11 @@ def _taken(host: str, port: int) -> ConfigError:
     return ConfigError(f"port {port} of {host} is taken; choose another with --port, or leave --port out")
 
 
-def _first_free(host: str) -> int:
-    for port in range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
+def _first_free(host: str, first: int) -> int:
+    for port in range(first, first + PORTS_TRIED):
         if _is_free(host, port):
             return port
-    raise ConfigError(f"ports {FIRST_PORT} to {port} of {host} are all taken; choose another with --port")
+    raise ConfigError(f"ports {first} to {port} of {host} are all taken; choose another with --port")
 
 
 def _is_free(host: str, port: int) -> bool:
@@ -129,41 +222,41 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _answers(server: subprocess.Popen[bytes], host: str, port: int, log: Path) -> bool:
+def _answers(process: subprocess.Popen[bytes], server: Server, host: str, port: int) -> bool:
     """Wait until the server answers; return False if it ended because another one had its port."""
     until = time.monotonic() + START_S
-    while time.monotonic() < until and server.poll() is None:
+    while time.monotonic() < until and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=1):
-                if _listens(server, port):  # and not one that took the port a moment before
+            with urllib.request.urlopen(f"http://{host}:{port}/{server.health}", timeout=1):
+                if _listens(process, port):  # and not one that took the port a moment before
                     return True
         except (urllib.error.URLError, OSError):
             pass
         time.sleep(0.2)
-    words = log.read_text(encoding="utf-8", errors="replace").strip()
+    words = server.log.read_text(encoding="utf-8", errors="replace").strip()
     # Its own words and not a look at the port now: the other one may have gone again.
-    if server.poll() is not None and f"[Errno {errno.EADDRINUSE}]" in words:
+    if process.poll() is not None and f"[Errno {errno.EADDRINUSE}]" in words:
         return False
     tail = words.splitlines()[-3:]
-    raise StoreError(f"the MLflow UI did not start; {log} ends with: {' | '.join(tail)}")
+    raise StoreError(f"the {server.name} did not start; {server.log} ends with: {' | '.join(tail)}")
 
 
-def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
+def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
     """Return whether the server or a worker of it has the port."""
     import psutil
 
     try:
-        family = [ours := psutil.Process(server.pid), *ours.children(recursive=True)]
+        family = [ours := psutil.Process(process.pid), *ours.children(recursive=True)]
         return any(socket.laddr.port == port for one in family for socket in one.net_connections() if socket.laddr)
     except psutil.NoSuchProcess:
         return False
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     for how in (signal.SIGTERM, signal.SIGKILL):
         try:
-            os.killpg(server.pid, how)
-            server.wait(STOP_S)
+            os.killpg(process.pid, how)
+            process.wait(STOP_S)
         except ProcessLookupError:
             return  # the whole group is gone
         except subprocess.TimeoutExpired:
