@@ -179,6 +179,47 @@ def compare(
 
 
 @app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="The beginning of a run's key.")],
+    data_root: DataRoot = None,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Test the weights of the run again instead of training.")
+    ] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="The weights of a run that was given them.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Go on with other data or settings than the run's.")] = False,
+    model: OwnModel = None,
+    store: StoreRoot = STORE,
+) -> None:
+    """Compute a finished run again and show the differences: in code, libraries, machine, data, and numbers.
+
+    It ends with 0 if the numbers are as can be expected, else with 1. The same command goes on after a kill.
+    """
+    from rich.console import Console
+
+    from bench import reproduce as again
+    from bench.console import progress_shown, warn
+    from bench.registry import load
+
+    report, where = load("report", "reproduce"), _store(store)
+    with progress_shown() as progress:
+        found = again.attempt(
+            where, run, data_root, progress, warn, model=model, weights=checkpoint, keep_weights=keep_weights
+        )
+    Console().print(report.checks(found.record.run, found.checks))
+    if not anyway:
+        again.refuse(found)
+    minutes = found.record.seconds / 60
+    print(f"the run took {minutes:.1f} min; computing anew in {found.plan.store.root}", flush=True)
+    with progress_shown() as progress:
+        outcome = again.reproduced(found, where, progress)
+    if outcome is None:  # a process of torchrun that helped to train
+        return
+    Console().print(report.render(outcome))
+    if not outcome.as_expected:
+        raise typer.Exit(1)
+
+
+@app.command()
 def identify(
     recordings: Annotated[list[Path], typer.Argument(help="Audio files: mp3, ogg, flac or wav, of any rate.")],
     index: Annotated[Path, typer.Option("--index", "-i", help="A catalogue made by `bench index build`.")],
