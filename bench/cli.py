@@ -179,6 +179,25 @@ def compare(
 
 
 @app.command()
+def report(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Beginnings of runs' keys; all finished runs and sweeps if left out.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    without_audio: Annotated[
+        bool, typer.Option("--without-audio", help="Embed no sound and no picture of it, as in a file to be published.")
+    ] = False,
+    store: StoreRoot = STORE,
+) -> None:
+    """Write runs and sweeps into one HTML file that works offline: tables, curves, costs, failures, provenance."""
+    from bench.registry import load
+
+    page = load("report", "html").render(_store(store), runs or (), audio=not without_audio)
+    out.write_text(page, encoding="utf-8")
+    print(f"written to {out}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
 def reproduce(
     run: Annotated[str, typer.Argument(help="The beginning of a run's key.")],
     data_root: DataRoot = None,
