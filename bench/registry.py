@@ -63,6 +63,11 @@ def load(kind: str, name: str) -> ModuleType:
     return module
 
 
+def part(name: str) -> ModuleType:
+    """Return a module of a sibling folder, such as `sweeps.launch`: the engine imports none of them by a statement."""
+    return importlib.import_module(f"bench.{name}")
+
+
 def source_digest(module: ModuleType) -> str:
     """Return a digest of the plug-in's source file, so that an edited plug-in never meets old results."""
     return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16]

@@ -36,6 +36,7 @@ ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
 )
 ALIGNMENT, KEYPOINTS = "alignment.parquet", "keypoints.parquet"
 SUBMISSIONS = "submissions"
+STUDY = "study.json"
 TABLES = (ROWS, HITS, CONDITIONS, ALIGNMENT, KEYPOINTS)
 HEADLINE_SEQUENCE, HEADLINE_ALIGNER = "rescore", "fingerprint-path"
 DEGRADED = ("noise", "reverb", "noise_reverb")
@@ -294,6 +295,21 @@ def kept_run(store: Store, run: str | None) -> Path:
         problem = f"{len(matches)} runs begin with {run!r}" if matches else unknown("run", str(run), list(folders))
         raise ConfigError(problem)
     return folders[matches[0]]
+
+
+def kept_study(store: Store, study: str | None) -> Path:
+    """Return the folder of a sweep by the beginning of its study's name, or of the latest one. Raises: ConfigError."""
+    found = sorted((store.root / "sweeps").glob(f"*/{STUDY}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ConfigError(f"no sweep in the store {store.root}; begin one with `bench sweep --model NAME`")
+    folders = {path.parent.name: path.parent for path in found}
+    # By the digest at its end too, as nobody wants to type the rest.
+    matches = [n for n in folders if study is None or n.startswith(study) or n.rpartition(".")[2].startswith(study)]
+    if not matches or (study is not None and len(matches) > 1):
+        raise ConfigError(
+            f"{len(matches)} studies begin with {study!r}" if matches else unknown("study", str(study), list(folders))
+        )
+    return folders[matches[-1]]
 
 
 def _conditions(store: Store, config: RunConfig, data: Data) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """The logbook: what a run did, on disk first, and from there in MLflow. The only importer of mlflow."""
 
-from bench.logbook.book import Logbook, open_book
+from bench.logbook.book import Logbook, is_open, open_book
 from bench.logbook.provenance import provenance
 from bench.logbook.sync import sync
 from bench.logbook.ui import serve
 
-__all__ = ["Logbook", "open_book", "provenance", "serve", "sync"]
+__all__ = ["Logbook", "is_open", "open_book", "provenance", "serve", "sync"]

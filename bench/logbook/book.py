@@ -66,6 +66,15 @@ def open_book(
             book.close(status)
 
 
+def is_open(folder: Path) -> bool:
+    """Say whether a process, this one or another, has the logbook of the run in `folder` open."""
+    try:
+        with Journal(folder).lock().acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def _held(journal: Journal, warn: Callable[[str], None]) -> Iterator[None]:
     lock = journal.lock()

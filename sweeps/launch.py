@@ -1,0 +1,328 @@
+"""Launching a sweep: everything is checked and prepared once, then workers are started and watched to their end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from filelock import FileLock
+from optuna.trial import FrozenTrial, TrialState
+
+import bench
+from bench import registry
+from bench.config import RunConfig, require
+from bench.data import prepare_training
+from bench.degrade.cells import validation
+from bench.errors import BenchError, ConfigError
+from bench.logbook import Logbook, is_open, open_book, provenance
+from bench.machine import cores
+from bench.run import Plan, benchmark_of, checked, tested
+from bench.store import Store, digest, read_json
+from bench.sweeps import export
+from bench.sweeps.space import Basis, Space, check, params
+from bench.sweeps.study import OBJECTIVES, Definition, Pruner, begun_before, definition_of, entered, opened
+from bench.sweeps.trials import begun, first_trial
+from bench.sweeps.worker import Orders
+from bench.values import Progress
+
+MLFLOW_RUN = "mlflow_run"
+POLL_S = 0.5
+END_S = 60.0  # for a worker to end by itself after an interruption
+RESTARTS = 3
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the user asked for."""
+
+    basis: Basis
+    space: Space
+    where: Path
+    trials: int
+    workers: int
+    objectives: tuple[str, ...]
+    pruner: Pruner
+    storage: str | None
+    study: str | None
+    data_root: Path | None
+    store: Store
+
+
+def sweep(wanted: Sweep, progress: Progress, warn: Callable[[str], None], say: Callable[[str], None]) -> Path:
+    """Run the trials that are left of a study, and return the folder of its files.
+
+    The same command goes on with a study that was interrupted, or joins one that others work on.
+    Raises: ConfigError before any work starts; BenchError if a worker fails; KeyboardInterrupt after a clean end.
+    """
+    _check_request(wanted)
+    check(wanted.space, wanted.basis, wanted.where)
+    storage = opened(wanted.storage, wanted.store)
+    definition, config = _defined(wanted, progress, warn)
+    if wanted.study is None:
+        for told in begun_before(storage, definition):
+            warn(told)
+    study = entered(storage, definition, wanted.study)
+    folder = wanted.store.root / "sweeps" / study.study_name
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder / "ask.lock")):
+        first_trial(study, params(wanted.space, config))
+    say(f"study {study.study_name}: {begun(study.get_trials(deepcopy=False))} of {wanted.trials} trials begun")
+    with _parent(study, definition, wanted.store, warn) as (book, run_id):
+        orders = _orders(wanted, study.study_name, run_id)
+        try:
+            _watched(orders, wanted.workers, study, folder, progress, warn, say)
+        finally:
+            export.export(study, folder)
+            if book is not None:
+                _log(book, folder, definition)
+    return folder
+
+
+def _check_request(wanted: Sweep) -> None:
+    require(wanted.trials >= 1, "--trials must be >= 1", wanted.trials)
+    require(1 <= wanted.workers <= 256, "--workers must be between 1 and 256", wanted.workers)
+    for name in wanted.objectives:
+        if name not in OBJECTIVES:
+            raise ConfigError(registry.unknown("objective", name, list(OBJECTIVES)))
+    require(
+        len(set(wanted.objectives)) == len(wanted.objectives) >= 1,
+        "--objective must not name anything twice",
+        wanted.objectives,
+    )
+
+
+def _defined(wanted: Sweep, progress: Progress, warn: Callable[[str], None]) -> tuple[Definition, RunConfig]:
+    """Return the definition of the study, with the audio prepared that all trials share, and a trial's settings."""
+    config = wanted.basis.config(wanted.space.budget)
+    config = replace(config, eval=validation(config.eval))
+    plan = Plan(wanted.basis.plugin, wanted.data_root, wanted.store, progress, warn)
+    checked(config, plan)
+    heard = prepare_training(config, wanted.data_root, wanted.store, progress)
+    data = tested(config, heard, plan, "validation")
+    assert data is not None
+    definition = Definition(
+        encoder=config.encoder,
+        benchmark=benchmark_of(config, "validation"),
+        data=digest(heard.digest, data.digest),
+        source=registry.source_digest(wanted.basis.plugin),
+        version=bench.__version__,
+        overrides=wanted.basis.overrides,
+        objectives=wanted.objectives,
+        space=replace(wanted.space, preset=wanted.basis.preset),
+    )
+    return definition, config
+
+
+def _orders(wanted: Sweep, study: str, parent: str) -> Orders:
+    basis = wanted.basis
+    return Orders(
+        model=basis.model, encoder=basis.encoder, preset=basis.preset, dataset=basis.dataset,
+        overrides=basis.overrides, data_root=str(wanted.data_root) if wanted.data_root else None,
+        store=str(wanted.store.root), storage=wanted.storage, study=study, pruner=wanted.pruner,
+        trials=wanted.trials, worker=0, parent=parent, space=wanted.space,
+    )  # fmt: skip
+
+
+@contextmanager
+def _parent(
+    study: optuna.Study, definition: Definition, store: Store, warn: Callable[[str], None]
+) -> Iterator[tuple[Logbook | None, str]]:
+    """Give the study's own run in MLflow, under which its trials stand, and its id; None if another launcher has it."""
+    folder = store.root / "runs" / digest("study", study.study_name)
+    known = study.user_attrs.get(MLFLOW_RUN, "")
+    elsewhere = bool(known) and not folder.is_dir()
+    if elsewhere or (folder.is_dir() and is_open(folder)):
+        yield None, known
+        return
+    with open_book(folder, experiment=definition.benchmark, name=study.study_name, store=store.root, warn=warn) as book:
+        book.tags(provenance() | {"optuna.study": study.study_name, "bench.encoder": definition.encoder})
+        book.tags({"bench.task": definition.benchmark, "bench.kind": "sweep"})
+        if book.run_id:
+            study.set_user_attr(MLFLOW_RUN, book.run_id)
+        yield book, book.run_id
+
+
+class _Workers:
+    """The worker processes: each is told its orders, and ends when its standard input does."""
+
+    def __init__(self, orders: Orders, number: int, folder: Path) -> None:
+        self._orders, self._number, self._folder = orders, number, folder
+        self.running = {i: self._start(i) for i in range(number)}
+        self.restarts = 0
+
+    def _start(self, worker: int) -> subprocess.Popen[bytes]:
+        log = (self._folder / f"worker-{worker}.log").open("ab")
+        with log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bench.sweeps.worker"],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | _share(worker, self._number),
+            )  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(replace(self._orders, worker=worker).line().encode())
+        process.stdin.flush()
+        return process
+
+    def look(self, warn: Callable[[str], None]) -> None:
+        """Take the ended workers off; start one again that was killed. Raises: BenchError if one failed."""
+        for worker, process in list(self.running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self.running[worker]
+            if code < 0 and self.restarts < RESTARTS:
+                self.restarts += 1
+                warn(f"worker {worker} was killed by signal {-code}; starting it again, its trial is tried once more")
+                self.running[worker] = self._start(worker)
+            elif code != 0:
+                raise BenchError(f"worker {worker} ended: {self.last_words(worker)}")
+
+    def last_words(self, worker: int) -> str:
+        """Return the last line of a worker's log."""
+        path = self._folder / f"worker-{worker}.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"{lines[-1].removeprefix('error: ') if lines else 'without a word'} (all of it is in {path})"
+
+    def end(self) -> None:
+        """End them all as Ctrl-C does; one that does not answer is killed."""
+        for process in self.running.values():
+            assert process.stdin is not None
+            process.stdin.close()
+        until = time.monotonic() + END_S
+        for process in self.running.values():
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _share(worker: int, workers: int) -> Mapping[str, str]:
+    """Return the environment that gives a worker its share of the machine: a GPU of its own, or some of the cores."""
+    import torch
+
+    threads = str(max(1, cores() // workers))
+    shares = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if gpus := torch.cuda.device_count():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        shares["CUDA_VISIBLE_DEVICES"] = visible.split(",")[worker % gpus]
+    return shares
+
+
+def _watched(
+    orders: Orders,
+    number: int,
+    study: optuna.Study,
+    folder: Path,
+    progress: Progress,
+    warn: Callable[[str], None],
+    say: Callable[[str], None],
+) -> None:
+    """Start the workers, and show what they do until no trial is left."""
+    told = {trial.number for trial in study.get_trials(deepcopy=False, states=ENDED)}
+    if begun(study.get_trials(deepcopy=False)) >= orders.trials and not _left(study):
+        return
+    workers = _Workers(orders, number, folder)
+    show = _shown_once(progress)
+    try:
+        while workers.running:
+            time.sleep(POLL_S)
+            workers.look(warn)
+            trials = study.get_trials(deepcopy=False)
+            for trial in (t for t in trials if t.state in ENDED and t.number not in told):
+                told.add(trial.number)
+                say(_told(trial, study))
+                export.export(study, folder)
+            _show(trials, orders, workers, folder, show)
+    finally:
+        workers.end()
+
+
+def _left(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that were begun and not ended; a dead worker's are found by the next who asks."""
+    return study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
+
+
+def _shown_once(progress: Progress) -> Progress:
+    """Return a Progress that passes on what has changed: a finished stage is a line in a log each time it is told."""
+    last: dict[str, tuple[int, int]] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        if last.get(stage) != (done, total):
+            last[stage] = (done, total)
+            progress(stage, done, total)
+
+    return show
+
+
+def _show(trials: list[FrozenTrial], orders: Orders, workers: _Workers, folder: Path, progress: Progress) -> None:
+    done = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+    progress("trials", min(done, orders.trials), orders.trials)
+    for worker in workers.running:
+        path = folder / f"worker-{worker}.json"
+        if path.is_file():
+            shown = read_json(path)
+            progress(f"worker {worker}", shown["done"], shown["total"])
+
+
+def _told(trial: FrozenTrial, study: optuna.Study) -> str:
+    """Return the line that tells the end of a trial."""
+    names = definition_of(study)["objectives"]
+    if trial.state == TrialState.COMPLETE:
+        ended = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, trial.values, strict=True))
+        first = len(names) == 1 and study.best_trial.number == trial.number
+        ended += ", the best so far" if first else ""
+    elif trial.state == TrialState.PRUNED:
+        last = max(trial.intermediate_values, default=0)
+        ended = f"pruned at step {last}, validation top-1 {trial.intermediate_values.get(last, float('nan')):.3f}"
+    else:
+        ended = trial.user_attrs.get("reason", "ended by a kill or an interruption; tried again")
+    set_ = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
+    return f"trial {trial.number}: {ended} ({set_})"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _log(book: Logbook, folder: Path, definition: Definition) -> None:
+    """Log what a study found: a point for each trial, tables, and a description."""
+    trials = pd.read_parquet(folder / export.TRIALS)
+    first = f"value.{definition.objectives[0]}"
+    for row in trials[trials["state"] == "complete"].to_dict("records"):
+        book.metrics({f"sweep/{definition.objectives[0]}": row[first]}, step=row["number"])
+    book.table("trials", trials)
+    for name in (export.STUDY, export.TRIALS, export.CURVES):
+        book.artifact(folder / name, "sweep")
+    book.note(_note(trials, read_json(folder / export.STUDY), first))
+
+
+def _note(trials: pd.DataFrame, study: dict[str, object], first: str) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
+    best = trials[trials["number"].isin(study["best"])]  # type: ignore[arg-type]
+    rows = "\n".join(
+        f"| {row['number']} | {row[first]:.4f} | {_settings(row)} |"
+        for row in best.rename(columns=str).to_dict("records")
+    )
+    shares = study["importances"]
+    assert isinstance(shares, dict)
+    told = "\n".join(f"| {name} | {share:.2f} |" for name, share in shares.items())
+    return (
+        f"**Sweep of {study['encoder']}** on {study['benchmark']}: {counts}.\n\n"
+        f"| best trial | {first[6:]} | settings |\n| --- | --- | --- |\n{rows}\n\n"
+        f"| parameter | importance |\n| --- | --- |\n{told}\n"
+    )
+
+
+def _settings(row: Mapping[Any, object]) -> str:
+    return ", ".join(f"{name[6:]} = {_short(value)}" for name, value in row.items() if name.startswith("param."))
