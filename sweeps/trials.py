@@ -119,10 +119,8 @@ class Desk:
         if isinstance(self.study._storage, RDBStorage):
             fail_stale_trials(self.study)
         repeat = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
-        # Killed between asking and saying where: a journal file has this place alone.
-        unplaced = "" if isinstance(self.study._storage, RDBStorage) else self._place
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            here = trial.user_attrs.get(PLACE, unplaced) == self._place
+            here = trial.user_attrs.get(PLACE) == self._place or not isinstance(self.study._storage, RDBStorage)
             if not here or trial.number in self._held or self._is_held(trial.number):
                 continue
             self.study.tell(trial.number, state=TrialState.FAIL)
@@ -137,7 +135,7 @@ class Desk:
 
     @property
     def _place(self) -> str:
-        """Return what names this host and this store, within which locks are seen."""
+        """Return what names this host and this store, within which locks are seen; a journal has one such place."""
         return digest(socket.gethostname(), str(self.folder.resolve()))
 
     def _lock(self, number: int) -> Path:

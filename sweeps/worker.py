@@ -188,7 +188,8 @@ def main() -> int:
     from bench.console import warn
 
     orders = read_orders(sys.stdin.readline())
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _end_with_launcher()
     folder = Path(orders.store) / "sweeps" / orders.study
     folder.mkdir(parents=True, exist_ok=True)
