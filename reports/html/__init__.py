@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 import bench
 from bench.reports.html.aligned import alignment
-from bench.reports.html.blocks import Block, Section, Text
+from bench.reports.html.blocks import Block, Facts, Section, Text
 from bench.reports.html.conditions import curves, heat_maps
 from bench.reports.html.costs import quality_against_cost, recall_against_time
 from bench.reports.html.failures import failures
@@ -22,13 +22,13 @@ from bench.reports.html.origins import provenance
 from bench.reports.html.standing import standings
 from bench.reports.html.summary import summary, tables
 from bench.reports.html.sweeps import sweeps
-from bench.reports.paper import label
+from bench.reports.paper import label, paper_tables
 from bench.store import Store
 
 TEMPLATES = Path(__file__).with_name("templates")
 GAPS = (
-    "Each map has SNR down and t60 across, segment-level top-1 in per cent. Hatched fields were not measured: the grid "
-    "of this benchmark is noise alone, reverberation alone, and both at few t60."
+    "Segment-level top-1 in per cent: SNR in dB down, t60 in seconds across, the first row without noise, the first "
+    "column without a room. Hatched fields were not measured: a grid may hold noise and rooms together at few t60 only."
 )
 SEPARATE = (
     "These runs answered different queries, so they stand in {} separate parts. Numbers of different parts must not be "
@@ -51,10 +51,10 @@ def render(store: Store, runs: Sequence[str] = (), audio: bool = True) -> str:
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     return environment.get_template("page.html").render(
-        title=_title(material),
+        tested=_tested(material),
         sections=sections,
-        style=Markup(style),  # noqa: S704  # our own files, not input
-        script=Markup(script),  # noqa: S704
+        style=Markup(style),  # our own files, not input
+        script=Markup(script),
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=bench.__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -64,9 +64,7 @@ def render(store: Store, runs: Sequence[str] = (), audio: bool = True) -> str:
 
 def _sections(material: Material, names: Mapping[str, str], audio: bool) -> list[Section]:
     several = len(material.asked) > 1
-    warnings = [Text(SEPARATE.format(len(material.asked)), "warning")] if several else []
-    warnings += [Text(f"Left out: {reason}", "warning") for reason in material.left_out]
-    sections = [Section("warnings", "Before you read", warnings)] if warnings else []
+    sections: list[Section] = []
     for i, (asked, runs) in enumerate(material.asked.items()):
         sections += _of_questions(f"q{i}", asked, runs, material.store, names, audio, several)
     parts: list[tuple[str, str, list[Block]]] = [
@@ -75,7 +73,22 @@ def _sections(material: Material, names: Mapping[str, str], audio: bool) -> list
     ]
     sections += [Section(key, title, blocks) for key, title, blocks in parts if blocks]
     sections += sweeps(material.studies)
-    return [*sections, Section("provenance", "Provenance", provenance(material.runs, names))]
+    glance = _at_a_glance(material, sections, several)
+    return [*glance, *sections, Section("provenance", "Provenance", provenance(material.runs, names))]
+
+
+def _at_a_glance(material: Material, sections: Sequence[Section], several: bool) -> list[Section]:
+    """Return what is to be known first: warnings, and the leading sentence of each part where there are several."""
+    warnings = [Text(SEPARATE.format(len(material.asked)), "warning")] if several else []
+    warnings += [Text(f"Left out: {reason}", "warning") for reason in material.left_out]
+    led = [
+        (section.title, block.text)
+        for section in sections
+        for block in section.blocks[:1]
+        if isinstance(block, Text) and block.kind == "lead"
+    ]
+    blocks: list[Block] = [*warnings, *([Facts("", led, prose=True)] if len(led) > 1 else [])]
+    return [Section("glance", "At a glance", blocks)] if blocks else []
 
 
 def _of_questions(
@@ -84,18 +97,20 @@ def _of_questions(
     """Return the sections of runs that answered the same queries."""
     ranking = standings(runs)
     ranked = [own.run for own in ranking]
+    papers = paper_tables([run.result for run in ranked])
     parts: list[tuple[str, list[Block]]] = [
-        ("Tables", tables(ranking)),
+        ("Tables", tables(papers)),
         ("Curves", curves(ranked, names)),
         ("Grid", [Text(GAPS), *heat_maps(ranked, names)]),
         ("Quality against cost", quality_against_cost(ranking, names)),
         ("Worst failed queries", failures(ranked, asked, store, names, audio)),
     ]
     title = f"Summary: {asked.benchmark}" if several else "Summary"
-    first = Section(key, title, summary(asked, ranking, names))
+    first = Section(key, title, summary(asked, ranking, names, papers))
     return [first, *(Section(f"{key}-{i}", name, blocks, key) for i, (name, blocks) in enumerate(parts) if blocks)]
 
 
-def _title(material: Material) -> str:
-    benchmarks = list(dict.fromkeys(asked.benchmark for asked in material.asked))
-    return f"Audio fingerprints: {', '.join(benchmarks) or 'alignment'}"
+def _tested(material: Material) -> str:
+    benchmarks = dict.fromkeys(asked.benchmark for asked in material.asked)
+    aligned = dict.fromkeys(str(run.result.summary["benchmark"]) for run in material.aligned)
+    return ", ".join(benchmarks | aligned)

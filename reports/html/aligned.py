@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from bench.align.evaluate import ORACLE, summed_up
 from bench.reports.alignment import published
-from bench.reports.html.blocks import Block, Cell, Figure, Table
+from bench.reports.html.blocks import Block, Cell, Figure, Table, Text
 from bench.reports.html.material import Run
 from bench.reports.html.standing import ALPHA
 from bench.reports.html.svg import INK, MUTED, SERIES, canvas, drawn
@@ -23,9 +25,9 @@ JITTER = 0.22
 
 def alignment(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return a figure and a table for each set of the same recordings, of all runs that aligned them."""
-    blocks: list[Block] = []
-    for title, files in same_recordings(runs, names).items():
-        table = summed_up(files)
+    found = {title: (files, summed_up(files)) for title, files in same_recordings(runs, names).items()}
+    blocks: list[Block] = [Text(" ".join(verdict(title, table) for title, (_, table) in found.items()), "lead")]
+    for title, (files, table) in found.items():
         order = list(table.sort_values("mae_ms")["aligner"])
         caption = (
             "Mean absolute error of each file, ms, on a log axis; the bar is the median over files. Best mean on top. "
@@ -97,6 +99,9 @@ def _strips(files: pd.DataFrame, order: Sequence[str], title: str) -> Markup:
             axes.plot([np.median(errors)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2)
             told.append(f"{aligner} {np.median(errors):.3g}")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator())
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_yticks(range(len(order)), order)
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(order) - 0.4, -0.6)
@@ -106,28 +111,39 @@ def _strips(files: pd.DataFrame, order: Sequence[str], title: str) -> Markup:
         return drawn(axes, f"Alignment error per file: {title}", f"Median over files, ms: {'; '.join(told)}")
 
 
+def verdict(title: str, table: pd.DataFrame) -> str:
+    """Return which aligner is best on a set, and whether others are as good, in a sentence."""
+    best = table[table["best"]].iloc[0]
+    alike = int(((table["p"] >= ALPHA) & (table["aligner"] != ORACLE)).sum())
+    others = f"; {alike} other{'s are' if alike > 1 else ' is'} not significantly worse" if alike else ", significantly"
+    return f"On {title}, {best['aligner']} errs least, by {_ms(best['mae_ms'])} ms on the mean{others}."
+
+
 def _table(table: pd.DataFrame, title: str) -> Table:
     rows = []
     for row in table.sort_values("mse_s2").to_dict("records"):
         kind = "dim" if row["aligner"] == ORACLE else "best" if row["best"] else ""
-        alike = row["p"] >= ALPHA
+        alike = " =" if row["p"] >= ALPHA else ""
+        mse = f"{row['mse_s2']:.2g}{alike}"
         rows.append(
             [
                 Cell(str(row["aligner"]), kind),
-                Cell(f"{row['mse_s2']:.2g}{' =' if alike else ''}", f"num {kind}", row["mse_s2"]),
-                Cell(f"{row['mse_s2_low']:.2g} to {row['mse_s2_high']:.2g}", "num dim", row["mse_s2_low"]),
-                Cell(_ms(row["mae_ms"]), f"num {kind}", row["mae_ms"]),
-                Cell(f"{_ms(row['mae_ms_low'])} to {_ms(row['mae_ms_high'])}", "num dim", row["mae_ms_low"]),
-                Cell(_ms(row["median_ms"]), "num", row["median_ms"]),
+                Cell(mse, f"num {kind}", row["mse_s2"], _between(row, "mse_s2", "{:.2g}".format)),
+                Cell(_ms(row["mae_ms"]), f"num {kind}", row["mae_ms"], _between(row, "mae_ms", _ms)),
+                Cell(_ms(row["median_ms"]), "num", row["median_ms"], _between(row, "median_ms", _ms)),
                 Cell("" if np.isnan(row["p"]) else f"{row['p']:.2g}", "num", row["p"]),
             ]
         )
-    columns = ("aligner", "MSE, s2", "95 %", "MAE, ms", "95 % ", "median, ms", "p (Holm)")
+    columns = ("aligner", "MSE, s2", "MAE, ms", "median, ms", "p (Holm)")
     caption = (
         f"{table['files'].max()} files; means over files with 95 % intervals (bootstrap over files). Bold: least MSE; "
         "=: not significantly worse by Wilcoxon's test on the files' MSE, Holm-corrected."
     )
     return Table(title, columns, rows, caption)
+
+
+def _between(row: Mapping[Hashable, Any], name: str, shown: Callable[[float], str]) -> str:
+    return f"{shown(row[f'{name}_low'])} to {shown(row[f'{name}_high'])}"
 
 
 def _ms(value: float) -> str:

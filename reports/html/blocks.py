@@ -11,11 +11,15 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table. `kind` are its classes; `sort` orders it where its text does not start with its number."""
+    """One cell of a table. `kind` are its classes; `sort` orders it where its text does not start with its number.
+
+    `small` stands below the text, as an interval; `title` is shown on pointing at it.
+    """
 
     text: str
     kind: str = ""
     sort: float | None = None
+    small: str = ""
     title: str = ""
 
 
@@ -89,11 +93,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values, one below another."""
+    """Names and values, one below another; `prose`: the values are sentences."""
 
     shape: ClassVar[str] = "facts"
     title: str
     facts: Sequence[tuple[str, str]]
+    prose: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,6 @@ def points(share: float) -> str:
     return "100" if share >= 1 else f"{100 * share:.1f}"
 
 
-def with_interval(value: float, low: float | None, high: float | None) -> str:
-    """Return a share and its interval in per cent: `66.9 (61.8-71.5)`."""
-    if low is None or high is None or low != low:
-        return points(value)
-    return f"{points(value)} ({points(low)}-{points(high)})"
+def interval(low: float | None, high: float | None) -> str:
+    """Return an interval of shares in per cent: `61.8-71.5`; nothing where there is none."""
+    return "" if low is None or high is None or low != low else f"{points(low)}-{points(high)}"

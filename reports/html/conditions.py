@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from bench.reports.html.blocks import Block, Cell, Figure, Heat, Heats, Hidden, points
+from bench.reports.html.blocks import Block, Cell, Figure, Heat, Heats, Hidden, interval, points
 from bench.reports.html.material import Run
 from bench.reports.html.svg import INK, MARKERS, MUTED, REST, SERIES, Ends, canvas, drawn, write_ends
 from bench.results import RANDOM_PROJECTION, chosen
@@ -118,26 +119,29 @@ def _all_of(runs: Sequence[Run]) -> tuple[list[float], list[float], list[float]]
 def _maps(rows: pd.DataFrame, grid: tuple[list[float], list[float], list[float]]) -> list[Heat]:
     snrs, t60s, lengths = grid
     rows = rows[rows["kind"] != "identity"]
-    found = {
-        (row.snr_db, row.t60_s, row.length_s): row
-        for row in rows.astype({"snr_db": object, "t60_s": object}).fillna({"snr_db": "", "t60_s": ""}).itertuples()
-    }
-    columns = ["dry", *(f"{t60:g} s" for t60 in t60s)]
+    found = {_condition(row): row for row in rows.to_dict("records")}
+    columns = ["dry", *(f"{t60:g}" for t60 in t60s)]
     return [
         Heat(
-            f"{length:g} s", "SNR \\ t60", columns,
+            f"queries of {length:g} s",
+            "dB \\ s", columns,
             [
-                ("no noise" if snr == "" else f"{snr:g} dB", [_heat(found.get((snr, t60, length))) for t60 in ["", *t60s]])
-                for snr in ["", *reversed(snrs)]
+                ("none" if snr is None else f"{snr:g}", [_heat(found.get((snr, t60, length))) for t60 in [None, *t60s]])
+                for snr in [None, *reversed(snrs)]
             ],
         )
         for length in lengths
     ]  # fmt: skip
 
 
-def _heat(row: object) -> Cell:
+def _condition(row: Mapping[Hashable, Any]) -> tuple[float | None, float | None, float]:
+    snr_db, t60_s = (None if pd.isna(row[name]) else float(row[name]) for name in ("snr_db", "t60_s"))
+    return snr_db, t60_s, float(row["length_s"])
+
+
+def _heat(row: Mapping[Hashable, Any] | None) -> Cell:
     if row is None:
         return Cell("", "gap", title="not measured")
-    value, low, high, n = (getattr(row, name) for name in ("value", "low", "high", "n"))
+    value, low, high = row["value"], row["low"], row["high"]
     step = min(HEAT_STEPS - 1, int(value * HEAT_STEPS))
-    return Cell(f"{100 * value:.0f}", f"h{step}", title=f"{points(value)} ({points(low)}-{points(high)}), n = {n}")
+    return Cell(f"{100 * value:.0f}", f"h{step}", title=f"{points(value)} ({interval(low, high)}), n = {row['n']}")

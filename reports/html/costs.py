@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
 
-from bench.reports.html.blocks import Block, Cell, Figure, Table, Text, points, with_interval
+from bench.reports.html.blocks import Block, Cell, Figure, Table, Text, interval, points
 from bench.reports.html.standing import Standing
 from bench.reports.html.svg import INK, MARKERS, MUTED, REST, SERIES, Ends, canvas, drawn, write_ends
 from bench.reports.paper import PaperTable, cost_table
@@ -56,7 +56,7 @@ def front(points_: Sequence[Point], less: bool) -> list[Point]:
 def quality_against_cost(ranking: Sequence[Standing], names: Mapping[str, str]) -> list[Block]:
     """Return a panel for each cost that any of the runs has: mean top-1 over it, and the front."""
     costs = cost_table([own.run.result for own in ranking])
-    panels = []
+    panels, same = [], []
     for i, column in enumerate(costs.columns):
         found = [
             Point(
@@ -66,13 +66,16 @@ def quality_against_cost(ranking: Sequence[Standing], names: Mapping[str, str]) 
             for rank, (own, line) in enumerate(zip(ranking, costs.lines, strict=True))
             if (entry := line.entries[i]) is not None and own.ranked and entry.value > 0
         ]  # fmt: skip
-        if found:
+        if len({point.cost for point in found}) > 1:
             panels.append(_plane(found, column, CHEAPER_IS_LESS.get(column, True)))
+        elif found:
+            same.append(f"All have {found[0].cost:,.0f} {column}.")
     caption = (
         "Mean segment-level top-1 over degraded conditions and lengths, with its 95 % interval. The line is the Pareto "
         "front: nothing else is both better and cheaper. Times are those of each run's own machine."
     )
-    return [Figure("Quality against cost", panels, caption), _cost_table(costs, names, ranking)]
+    drawings = [Figure("The Pareto front", panels, " ".join([caption, *same]))] if panels else []
+    return [*drawings, _cost_table(costs, names, ranking)]
 
 
 def _cost_table(costs: PaperTable, names: Mapping[str, str], ranking: Sequence[Standing]) -> Table:
@@ -105,7 +108,7 @@ def _plane(found: Sequence[Point], unit: str, less: bool) -> Markup:
             axes.plot(point.cost, point.quality, point.marker, color=point.colour, markersize=7)
         _log_axis(axes, [point.cost for point in found])
         axes.margins(y=0.12)
-        axes.set_xlabel(f"{unit} ({'fewer' if less else 'more'} is better)")
+        axes.set_xlabel(f"{unit} ({'less' if less else 'more'} is better)")
         axes.set_title(f"Top-1 mean, %, by {unit}", color=INK)
         written = found if named else best[:FEW]
         write_ends(axes, [Ends(p.cost, p.quality, p.name, p.colour) for p in written], leaders=True)
@@ -120,7 +123,7 @@ def _log_axis(axes: Any, values: Sequence[float]) -> None:
     decades = np.log10(high / low) + 0.4
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(EngFormatter(sep="") if low >= 1 else StrMethodFormatter("{x:g}"))
 
 
 def recall_against_time(searches: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -175,22 +178,33 @@ def _recall(rows: Sequence[Mapping[str, Any]], title: str, cost: str, unit: str)
 
 def _search_table(search: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     columns = (
-        "index", "recall@1", f"recall@{search['top_k']}", "top-1, %", "ms batched", "times faster", "ms single",
-        "times faster (single)", "build, s", "bytes a vector", "peak, MiB",
+        "index", "recall@1", f"recall@{search['top_k']}", "top-1, %", "ms, all at once", "ms, one at a time",
+        "build, s", "bytes a vector", "peak, MiB",
     )  # fmt: skip
     brute = rows[BRUTE_FORCE]["costs"]
     body = []
     for row in rows:
         costs, quality = row["costs"], row["quality"]
+        times = [
+            Cell(f"{costs[name]:.3g}", "num", costs[name], f"{brute[name] / costs[name]:.3g} times")
+            for name in ("batched_ms", "single_ms")
+        ]
         numbers = (
-            f"{quality['recall_at_1']:.4f}", f"{quality['recall_at_k']:.4f}",
-            with_interval(quality["top1"], quality["top1_low"], quality["top1_high"]),
-            f"{costs['batched_ms']:.3g}", f"{brute['batched_ms'] / costs['batched_ms']:.2f}",
-            f"{costs['single_ms']:.3g}", f"{brute['single_ms'] / costs['single_ms']:.2f}", f"{costs['build_s']:.1f}",
-            f"{costs['num_bytes'] / search['vectors']:.0f}", f"{costs['peak_mib']:.0f}",
-        )  # fmt: skip
-        body.append([Cell(_name(row)), *(Cell(number, "num") for number in numbers)])
-    return Table(f"Indexes over {title}", columns, body, "Top-1 with its 95 % interval, after the sequence search.")
+            f"{costs['build_s']:.1f}",
+            f"{costs['num_bytes'] / search['vectors']:.0f}",
+            f"{costs['peak_mib']:.0f}",
+        )
+        body.append(
+            [
+                Cell(_name(row)),
+                *(Cell(f"{quality[name]:.4f}", "num") for name in ("recall_at_1", "recall_at_k")),
+                Cell(points(quality["top1"]), "num", small=interval(quality["top1_low"], quality["top1_high"])),
+                *times,
+                *(Cell(number, "num") for number in numbers),
+            ]
+        )
+    caption = "Top-1 after the sequence search, with its 95 % interval; times: how many times less than brute force."
+    return Table(f"Indexes over {title}", columns, body, caption)
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,13 +20,14 @@ from bench.values import RATE_HZ, Floats
 from bench.values import Cell as Condition
 
 MOST = 6
+COLUMNS = ("run", "answer", "track found", "at, s", "off by, s", "rank")
 ANSWERS = 12  # of so many runs is told what they found instead
 FRAME, HOP = 512, 160  # samples: 32 ms windows every 10 ms
 RANGE_DB = 70.0
 
 
 def failures(runs: Sequence[Run], asked: Asked, store: Store, names: Mapping[str, str], audio: bool) -> list[Block]:
-    """Return the queries that most runs miss, with picture and sound where the query set is there and they are wanted."""
+    """Return the queries that most runs miss, with picture and sound if wanted and the query set is there."""
     condition = easiest(runs)
     if condition is None:
         return []
@@ -36,7 +38,10 @@ def failures(runs: Sequence[Run], asked: Asked, store: Store, names: Mapping[str
     if not worst:
         return [Text(f"{lead}no run missed any query.")]
     queries = query_set(store, asked.queries) if audio else None
-    told = f"{lead}these were missed by most runs."
+    told = (
+        f"{lead}these were missed by most runs. Off by: how far the place found is from the true one, where the track "
+        "is right. Rank: that of the right place among those ranked; -: not among them."
+    )
     if not audio:
         told += (
             " Sound and spectrograms are left out of this copy; `bench report` without --without-audio puts them in."
@@ -63,9 +68,10 @@ def easiest(runs: Sequence[Run]) -> tuple[Condition, float] | None:
 
 
 def worst_queries(answers: pd.DataFrame) -> list[int]:
-    """Return the queries that most runs missed, at most MOST; among equals those whose track too was missed by more."""
-    missed = answers.assign(miss=~answers["hit"], lost=~answers["track_hit"]).groupby("query")[["miss", "lost"]].sum()
-    missed = missed[missed["miss"] > 0].sort_values(["miss", "lost"], ascending=False, kind="stable")
+    """Return the queries that most runs missed, at most MOST; among equals those that are further off."""
+    counts = answers.assign(miss=~answers["hit"], lost=~answers["track_hit"], far=~answers["near"])
+    missed = counts.groupby("query")[["miss", "lost", "far"]].sum()
+    missed = missed[missed["miss"] > 0].sort_values(["miss", "lost", "far"], ascending=False, kind="stable")
     return [int(query) for query in missed.index[:MOST]]
 
 
@@ -94,23 +100,34 @@ def _miss(
     rows = [
         [
             Cell(names[str(row["run"])]),
-            Cell("right" if row["hit"] else "wrong time" if row["track_hit"] else "wrong track", "" if row["hit"] else "bad"),
+            Cell(*_answer(row)),
             Cell(str(row["found_track_id"]) or "nothing"),
-            Cell("-" if np.isnan(row["found_s"]) else f"{row['found_s']:.2f} s", "num"),
+            Cell("-" if np.isnan(row["found_s"]) else f"{row['found_s']:.2f}", "num"),
+            Cell(f"{row['found_s'] - start_s:+.3f}" if row["track_hit"] else "-", "num"),
             Cell(str(row["rank"]) if row["rank"] else "-", "num"),
         ]
         for row in own.head(ANSWERS).to_dict("records")
-    ]  # fmt: skip
-    more = f" The first {ANSWERS} runs." if len(own) > ANSWERS else ""
-    caption = f"Rank: that of the right place among those ranked; -: not among them.{more}"
+    ]
+    caption = f"The first {ANSWERS} of {len(own)} runs." if len(own) > ANSWERS else ""
     wave_T = queries.wave(cell, query, length_s) if queries is not None else None
     return Miss(
         f"Query {query}: missed by {int((~own['hit']).sum())} of {num_runs}",
         f"Truth: track {track}, from {start_s:.2f} s.",
         "" if wave_T is None else _uri("image/png", spectrogram_png(wave_T)),
         "" if wave_T is None else _uri("audio/mpeg", mp3(wave_T)),
-        Table(f"Answers to query {query}", ("run", "answer", "track found", "at", "rank"), rows, caption),
+        Table(
+            f"Answers to query {query}", ("run", "answer", "track found", "at, s", "off by, s", "rank"), rows, caption
+        ),
     )
+
+
+def _answer(row: Mapping[Hashable, Any]) -> tuple[str, str]:
+    """Return what an answer is, and how it is shown."""
+    if row["hit"]:
+        return "right", ""
+    if row["track_hit"]:
+        return "just too far off" if row["near"] else "wrong time", "bad"
+    return "wrong track", "bad"
 
 
 def spectrogram_png(wave_T: Floats) -> bytes:
@@ -122,7 +139,7 @@ def spectrogram_png(wave_T: Floats) -> bytes:
     out = BytesIO()
     matplotlib.image.imsave(
         out, level_db, cmap="magma", vmin=level_db.max() - RANGE_DB, vmax=level_db.max(), format="png",
-        metadata={"Software": None},
+        metadata={"Software": ""},
     )  # fmt: skip
     return out.getvalue()
 

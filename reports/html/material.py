@@ -16,19 +16,19 @@ from bench.reports.paper import with_settings
 from bench.results import CONFIG, SUMMARY, Result, kept_run, load_result
 from bench.store import Store, read_frame, read_json
 
-HIT_COLUMNS = ("query", "hit", "track_hit", "rank", "found_s", "start_s", "cell", "length_s", "index", "sequence")
-HIT_COLUMNS += ("track_id", "found_track_id")
+ANSWER = ("query", "hit", "near", "track_hit", "rank", "found_s", "start_s", "track_id", "found_track_id")
+HIT_COLUMNS = (*ANSWER, "cell", "length_s", "index", "sequence")
 SEARCH, STUDY = "search.json", "study.json"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run comes from: tags, data sets by what they were used for, when it began and ended (ms since 1970)."""
+    """Where a run comes from: tags, digests of data by what they were used for, when it began, what it took in all."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     began_ms: int | None = None
-    ended_ms: int | None = None
+    took_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Asked:
-    """What runs must share to be compared: the benchmark's name, the query set, the first index, the sequence search."""
+    """What runs must share to be compared: benchmark, query set, first index and sequence search."""
 
     benchmark: str
     queries: str
@@ -146,7 +146,8 @@ def _origin(folder: Path) -> Origin:
     """Return what the run's journal says of its origin; nothing if it has none."""
     tags: dict[str, str] = {}
     digests: dict[str, str] = {}
-    times_ms: dict[str, int] = {}
+    began_ms: list[int] = []  # of its sessions: a run that was resumed has several
+    took_ms = 0
     for events, _ in Journal(folder).read() if (folder / EVENTS).is_file() else ():
         for event in events:
             if event["kind"] == "tags":
@@ -154,8 +155,11 @@ def _origin(folder: Path) -> Origin:
             elif event["kind"] == "dataset":
                 digests[f"{event['name']}, {event['context']}"] = event["digest"]
             elif event["kind"] == "status":
-                times_ms[event["value"]] = event["ms"]
-    return Origin(tags, digests, times_ms.get("RUNNING"), times_ms.get("FINISHED"))
+                if event["value"] == "RUNNING":
+                    began_ms.append(event["ms"])
+                elif began_ms:
+                    took_ms += event["ms"] - began_ms[-1]
+    return Origin(tags, digests, min(began_ms, default=None), took_ms)
 
 
 def _by_questions(runs: Sequence[Run]) -> dict[Asked, list[Run]]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from bench.reports.html.blocks import Block, Cell, Facts, Hidden, Table
+from bench.reports.html.blocks import Block, Cell, Facts, Hidden, Table, Text
 from bench.reports.html.material import Run
 
 TAG, LIBRARY = "bench.", "bench.lib."
@@ -25,19 +25,18 @@ def provenance(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
             Cell(_commit(run), "mono"),
             Cell(_day(run.origin.began_ms)),
             Cell(_duration(run), "num"),
-            Cell(without_folders(_tag(run, "cmd")), "mono"),
         ]
         for run in runs
     ]
-    columns = ("run", "key", "version", "commit", "began (UTC)", "took", "command")
-    caption = "A commit with a star had changes that were not committed. Paths in commands are cut to their last part."
+    columns = ("run", "key", "version", "commit", "began (UTC)", "took")
+    caption = "A commit with a star had changes that were not committed. Took: all its sessions together."
     details = [Hidden(names[run.key], _details(run)) for run in runs[:MOST_RUNS]]
     more = [Hidden(f"The other {len(runs) - MOST_RUNS} runs", [_seconds_of_all(runs, names)])]
     return [Table("Runs", columns, rows, caption), *details, *(more if len(runs) > MOST_RUNS else [])]
 
 
 def without_folders(command: str) -> str:
-    """Return a command whose absolute paths are cut to their last part: a report is passed on, a machine's folders not."""
+    """Return a text with absolute paths cut to their last part, as a report is passed on."""
     return PATH.sub(".../", command)
 
 
@@ -49,6 +48,7 @@ def _details(run: Run) -> list[Block]:
     data = [*run.origin.digests.items(), *((f"checkpoint {name}", str(value)) for name, value in checkpoint.items())]
     seconds = run.result.summary["seconds"]
     return [
+        Text(without_folders(_tag(run, "cmd")), "mono"),
         Facts("Machine and code", machine),
         Facts("Libraries", libraries),
         Facts("Data and weights, by digest", data),
@@ -85,5 +85,4 @@ def _day(ms: int | None) -> str:
 
 
 def _duration(run: Run) -> str:
-    began, ended = run.origin.began_ms, run.origin.ended_ms
-    return "-" if began is None or ended is None else f"{(ended - began) / 60_000:.1f} min"
+    return f"{run.origin.took_ms / 60_000:.1f} min" if run.origin.took_ms else "-"

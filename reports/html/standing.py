@@ -16,7 +16,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Standing:
-    """A run's place: its mean top-1 over degraded cells and lengths, with its interval, and how it differs from the best.
+    """A run's place: its mean top-1 over degraded cells and lengths with its interval, and how the best differs.
 
     `behind` is the best's mean less its own, over the same queries, with its interval; NaN for the best itself.
     `worse` and `better` count the conditions in which it differs from the best (McNemar, Holm), of `tested`.

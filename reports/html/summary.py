@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from markupsafe import Markup
 
-from bench.reports.html.blocks import Block, Card, Cards, Cell, Figure, Table, Text, points, with_interval
+from bench.reports.html.blocks import Block, Card, Cards, Cell, Figure, Table, Text, interval, points
 from bench.reports.html.material import Asked
 from bench.reports.html.standing import ALPHA, Standing
 from bench.reports.html.svg import INK, MARKERS, REST, SERIES, canvas, drawn
-from bench.reports.paper import Entry, PaperTable, paper_tables
+from bench.reports.paper import Entry, PaperTable
 
-WIDTH, ROW_PX, NAMES_PX, FRAME_PX = 720, 24, 190, 70
+WIDTH, ROW_PX, NAMES_PX, FRAME_PX = 480, 22, 130, 60
 MOST_ROWS = 40  # of the picture of all runs
 
 
-def summary(asked: Asked, ranking: Sequence[Standing], names: Mapping[str, str]) -> list[Block]:
+def summary(
+    asked: Asked, ranking: Sequence[Standing], names: Mapping[str, str], papers: Sequence[PaperTable]
+) -> list[Block]:
     """Return the verdict in a sentence, the numbers to see first, and the ranking as a picture and a table."""
     best = ranking[0]
     shared = best.run.result.summary
@@ -29,8 +32,9 @@ def summary(asked: Asked, ranking: Sequence[Standing], names: Mapping[str, str])
              f"{shared['database_vectors']:,} fingerprints"),
     ]  # fmt: skip
     words = (
-        f"Benchmark {asked.benchmark}; query set {asked.queries}; index {asked.index}, sequence search {asked.sequence}. "
-        "Top-1 is segment-level: the right track at the right time. The mean is over all degraded conditions and lengths."
+        f"Benchmark {asked.benchmark}; query set {asked.queries}; index {asked.index}, sequence search "
+        f"{asked.sequence}. Top-1 is segment-level: the right track at the right time. The mean is over all degraded "
+        "conditions and lengths."
     )
     blocks: list[Block] = [Text(verdict(ranking, names), "lead"), Cards(cards), Text(words)]
     missing = [own for own in ranking if not own.ranked]
@@ -39,7 +43,8 @@ def summary(asked: Asked, ranking: Sequence[Standing], names: Mapping[str, str])
         blocks.append(
             Text(f"Not ranked, as conditions of the others are missing: {told}. Gaps are shown as gaps.", "warning")
         )
-    return [*blocks, *_ranking(ranking, names)]
+    notes = {line.label: line.note for table in papers for line in table.lines if line.origin == "run"}
+    return [*blocks, *_ranking(ranking, names, notes)]
 
 
 def verdict(ranking: Sequence[Standing], names: Mapping[str, str]) -> str:
@@ -62,8 +67,8 @@ def verdict(ranking: Sequence[Standing], names: Mapping[str, str]) -> str:
         return f"{told} No run is worse by more than chance."
     others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
     return (
-        f"{told} Beyond {names[second.run.key]}{others}, it is ahead by more than chance, of {names[beaten.run.key]} by "
-        f"{100 * beaten.behind:.1f} points ({_interval(beaten)})."
+        f"{told} Beyond {names[second.run.key]}{others}, it is ahead by more than chance, of "
+        f"{names[beaten.run.key]} by {100 * beaten.behind:.1f} points ({_interval(beaten)})."
     )
 
 
@@ -76,31 +81,31 @@ def _margin(second: Standing, names: Mapping[str, str]) -> Card:
     return Card("ahead of the next", f"{100 * second.behind:.1f} points", f"{_interval(second)}: {told}")
 
 
-def _ranking(ranking: Sequence[Standing], names: Mapping[str, str]) -> list[Block]:
+def _ranking(ranking: Sequence[Standing], names: Mapping[str, str], notes: Mapping[str, str]) -> list[Block]:
     columns = (
-        "run", "top-1 mean, %", "behind the best, points", "95 %", "more than chance", "conditions worse", "better",
+        "run", "top-1 mean, %", "behind the best, points", "more than chance", "conditions worse", "better",
         "audio-level, %", "false reject, %",
     )  # fmt: skip
     rows = []
     for i, own in enumerate(ranking):
-        headline, kind = own.run.result.summary["headline"], "best" if i == 0 else ""
+        headline, kind, name = own.run.result.summary["headline"], "best" if i == 0 else "", names[own.run.key]
         compared = i > 0 and not np.isnan(own.behind)
         rows.append(
             [
-                Cell(names[own.run.key], kind),
-                Cell(with_interval(own.value, own.low, own.high), f"num {kind}", own.value),
-                Cell(f"{100 * own.behind:.1f}" if compared else "-", "num"),
-                Cell(_interval(own) if compared else "-", "num dim"),
+                Cell(name, kind, small=notes.get(name, "")),
+                Cell(points(own.value), f"num {kind}", own.value, interval(own.low, own.high)),
+                Cell(f"{100 * own.behind:.1f}", "num", own.behind, _interval(own)) if compared else Cell("-", "num"),
                 Cell(("yes" if own.differs else "no") if compared else "-"),
                 Cell(f"{own.worse} of {own.tested}" if compared else "-", "num"),
                 Cell(f"{own.better}" if compared else "-", "num"),
-                *(_headline(headline.get(name)) for name in ("audio_top1/mean", "false_reject/mean")),
+                *(_headline(headline.get(number)) for number in ("audio_top1/mean", "false_reject/mean")),
             ]
         )
     caption = (
         "Intervals: bootstrap over queries, paired for differences. More than chance: the interval of the difference "
-        f"leaves out nought. Conditions: cells and lengths in which McNemar's exact test finds a difference (p < {ALPHA:g}, "
-        "Holm over the run's conditions); a run that lacks conditions is compared on those that both have."
+        "leaves out nought, not corrected for how many runs there are. Conditions: cells and lengths in which the exact "
+        f"test of McNemar finds a difference (p < {ALPHA:g}, Holm over a run's conditions); a run that lacks conditions "
+        "is compared on those that both have. Below a run's name: the settings in which runs of its encoder differ."
     )
     shown = ranking[:MOST_ROWS]
     words = f"The best {MOST_ROWS} of {len(ranking)} runs; all are in the table." if len(ranking) > MOST_ROWS else ""
@@ -115,7 +120,7 @@ def _headline(value: float | None) -> Cell:
 
 
 def _forest(ranking: Sequence[Standing], names: Mapping[str, str]) -> Markup:
-    with canvas(WIDTH, FRAME_PX + ROW_PX * len(ranking), left=NAMES_PX, right=60, top=10, bottom=42) as axes:
+    with canvas(WIDTH, FRAME_PX + ROW_PX * len(ranking), left=NAMES_PX, right=50, top=10, bottom=42) as axes:
         for row, own in enumerate(ranking):
             colour = SERIES[row] if row < len(SERIES) else REST
             axes.plot([100 * own.low, 100 * own.high], [row, row], color=colour, linewidth=2.2)
@@ -128,14 +133,18 @@ def _forest(ranking: Sequence[Standing], names: Mapping[str, str]) -> Markup:
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(ranking) - 0.4, -0.6)
         axes.grid(False, axis="y")
-        axes.set_xlabel("segment-level top-1, mean over degraded conditions and lengths, %")
-        told = "; ".join(f"{names[o.run.key]} {with_interval(o.value, o.low, o.high)}" for o in ranking)
+        axes.set_xlabel("segment-level top-1, mean, %")
+        told = "; ".join(f"{names[o.run.key]} {points(o.value)} ({interval(o.low, o.high)})" for o in ranking)
         return drawn(axes, "Mean top-1 of all runs", f"Per cent with 95 % intervals. {told}")
 
 
-def tables(ranking: Sequence[Standing]) -> list[Block]:
-    """Return the paper's tables of these runs."""
-    return [paper_table(table) for table in paper_tables([own.run.result for own in ranking])]
+def tables(papers: Sequence[PaperTable]) -> list[Block]:
+    """Return the paper's tables; a caption that is that of the table before is left out."""
+    captions = [paper.caption for paper in papers]
+    return [
+        replace(paper_table(paper), caption="" if i and captions[i - 1] == paper.caption else paper.caption)
+        for i, paper in enumerate(papers)
+    ]
 
 
 def paper_table(table: PaperTable) -> Table:
@@ -150,7 +159,7 @@ def paper_table(table: PaperTable) -> Table:
         note = Cell(line.note, f"note {first}".strip())
         group = [Cell(line.group, f"num {first}".strip())] if grouped else []
         rows.append([name, *group, *(_entry(entry, f"num {dim} {first}") for entry in line.entries), note])
-    columns = ("system", *(["query"] if grouped else []), *table.columns, "what")
+    columns = ("system", *(["query"] if grouped else []), *table.columns, "note")
     return Table(table.title[:1].upper() + table.title[1:], columns, rows, table.caption)
 
 
@@ -158,7 +167,5 @@ def _entry(entry: Entry | None, kind: str) -> Cell:
     if entry is None:
         return Cell("-", f"{kind} gap")
     mark = " =" if entry.alike else ""
-    if entry.low is None or entry.high is None:
-        return Cell(points(entry.value), kind, entry.value)
-    interval = f"{points(entry.low)}-{points(entry.high)}"
-    return Cell(f"{points(entry.value)}{mark}", f"{kind}{' best' if entry.best else ''}", entry.value, interval)
+    best = " best" if entry.best else ""
+    return Cell(f"{points(entry.value)}{mark}", f"{kind}{best}", entry.value, interval(entry.low, entry.high))

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
+from typing import Any
 
 import matplotlib
-import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,9 +27,10 @@ VARIABLES = {colour: f"var(--s{i})" for i, colour in enumerate(SERIES)} | {
     INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--card)", REST: "var(--rest)",
 }  # fmt: skip
 FONT_PX, SMALL_PX = 11.0, 10.0
+LEAST = 0.7  # of its width that a drawing keeps on a narrow page; then its box scrolls
 DPI = 72  # matplotlib's points, so that a pixel of the drawing is a pixel of the page
 LABEL_GAP_PX = 12.0
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names may hold a dollar
     "font.size": FONT_PX,
@@ -102,11 +103,12 @@ def drawn(axes: Axes, title: str, text: str) -> Markup:
         drawing = drawing.replace(colour, variable)
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())
     head = (
-        f'<svg class="fig" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'<svg class="fig" viewBox="0 0 {width} {height}" width="{width}" style="min-width:{round(LEAST * width)}px" '
+        'role="img" '
         f'aria-labelledby="{name}t {name}d"><title id="{name}t">{escape(title)}</title>'
         f'<desc id="{name}d">{escape(text)}</desc>'
     )
-    return Markup(head + drawing[drawing.index(">") + 1 :])  # noqa: S704  # names are escaped by matplotlib and here
+    return Markup(head + drawing[drawing.index(">") + 1 :])  # names are escaped by matplotlib and here
 
 
 def write_ends(axes: Axes, ends: Sequence[Ends], leaders: bool = False) -> None:
@@ -118,8 +120,10 @@ def write_ends(axes: Axes, ends: Sequence[Ends], leaders: bool = False) -> None:
         return
     height = axes.bbox.height
     places = [axes.transAxes.inverted().transform(axes.transData.transform((end.x, end.y))) for end in ends]
-    levels = spread([float(place[1]) * height for place in places], LABEL_GAP_PX, height + LABEL_GAP_PX)
-    for end, place, level in zip(ends, places, levels, strict=True):
+    # Of points at one height the leftmost gets the topmost label, so that no line to a label crosses another.
+    ordered = sorted(zip(places, ends, strict=True), key=lambda each: (each[0][1], -each[0][0]))
+    levels = spread([float(place[1]) * height for place, _ in ordered], LABEL_GAP_PX, height + LABEL_GAP_PX)
+    for (place, end), level in zip(ordered, levels, strict=True):
         y = level / height
         if leaders or abs(y - place[1]) * height > LABEL_GAP_PX / 3:
             axes.plot(
@@ -130,15 +134,12 @@ def write_ends(axes: Axes, ends: Sequence[Ends], leaders: bool = False) -> None:
 
 
 def spread(wanted: Sequence[float], gap: float, highest: float) -> list[float]:
-    """Return places in the order of the wanted ones and near them, at least a gap apart, none above the highest."""
-    order = np.argsort(np.asarray(wanted), kind="stable")
-    placed = np.asarray(wanted, dtype=float)[order]
+    """Return places near the wanted ones, which ascend: at least a gap apart, none above the highest."""
+    placed = list(wanted)
     for i in range(1, len(placed)):
         placed[i] = max(placed[i], placed[i - 1] + gap)
-    over = max(0.0, float(placed[-1]) - highest) if len(placed) else 0.0
-    placed[-1:] -= over
-    for i in range(len(placed) - 2, -1, -1):
-        placed[i] = min(placed[i], placed[i + 1] - gap)
-    levels = np.empty(len(placed))
-    levels[order] = placed
-    return [float(level) for level in levels]
+    ceiling = highest
+    for i in reversed(range(len(placed))):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - gap
+    return placed

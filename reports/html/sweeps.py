@@ -32,11 +32,11 @@ def _study(study: Study) -> list[Block]:
     counts = trials["state"].value_counts()
     told = ", ".join(f"{counts[state]} {state}" for state in counts.index)
     promoted = (about.get("promoted") or {}).get("run")
+    done = trials[trials["state"] == COMPLETE]
     lead = (
-        f"{about['encoder']} on {about['benchmark']}: {len(trials)} trials ({told}). "
+        f"{about['encoder']} on {about['benchmark']}: {len(trials)} trials ({told}). {_best_in_words(study)}"
         f"{f'Promoted: run {promoted[:6]}.' if promoted else 'None is promoted yet.'}"
     )
-    done = trials[trials["state"] == COMPLETE]
     blocks: list[Block] = [Text(lead, "lead")]
     if done.empty:
         return [*blocks, Text("No trial is complete yet.", "warning"), _trials_table(study)]
@@ -45,8 +45,8 @@ def _study(study: Study) -> list[Block]:
     panels += [_pareto(study, done)] if len(about["objectives"]) == 2 else []
     panels += [_importances(about["importances"])] if about.get("importances") else []
     caption = (
-        "Dots are complete trials, the line is the best so far; crosses were pruned, at the last value they reported. "
-        "Thin curves were pruned. Importances: shares of the objective's variance that a setting explains."
+        "Dots are complete trials, the line is the best so far, crosses at the foot were pruned; so were the thin grey "
+        "curves. Importances: shares of the objective's variance that a setting explains."
     )
     blocks.append(Figure("Trials", panels, caption))
     parallel = _parallel(study, done)
@@ -57,6 +57,14 @@ def _study(study: Study) -> list[Block]:
         blocks.append(Figure("Parallel coordinates", [parallel], words, least_px=WIDTH))
     best = [_settings(study, int(number)) for number in about["best"]]
     return [*blocks, *[facts for facts in best if facts], _trials_table(study)]
+
+
+def _best_in_words(study: Study) -> str:
+    best = study.trials[study.trials["number"].isin(study.about["best"])]
+    if len(best) != 1:
+        return f"{len(best)} are on the Pareto front. " if len(best) else ""
+    column = _value(study)
+    return f"The best, number {best['number'].iloc[0]}, reaches a {column.removeprefix(VALUE)} of {best[column].iloc[0]:.4g}. "
 
 
 def _value(study: Study, i: int = 0) -> str:
@@ -71,22 +79,16 @@ def _history(study: Study, i: int, done: pd.DataFrame) -> Markup:
     objective, column = study.about["objectives"][i], _value(study, i)
     done = done.sort_values("number")
     best = done[column].cummax() if _upwards(study, i) else done[column].cummin()
-    last = _last_values(study)
-    pruned = study.trials.loc[study.trials["state"] == PRUNED, "number"] if i == 0 else []
+    pruned = study.trials.loc[study.trials["state"] == PRUNED, "number"].tolist()
     with canvas(WIDTH, HEIGHT) as axes:
         axes.step(done["number"], best, where="post", color=SERIES[0])
         axes.plot(done["number"], done[column], "o", color=SERIES[0], alpha=0.8)
-        crossed = [(number, last[number]) for number in pruned if number in last]
-        axes.plot([x for x, _ in crossed], [y for _, y in crossed], "x", color=MUTED)
+        axes.plot(pruned, [0.02] * len(pruned), "x", color=MUTED, transform=axes.get_xaxis_transform())
         axes.set_xlabel("trial")
         axes.set_title(f"{objective} by trial", color=INK)
-        told = f"The best is {best.iloc[-1]:.4g}, after {len(done)} complete trials; the first gave {done[column].iloc[0]:.4g}."
+        first = done[column].iloc[0]
+        told = f"The best of {len(done)} complete trials is {best.iloc[-1]:.4g}, the first gave {first:.4g}."
         return drawn(axes, f"{study.name}: {objective} by trial", told)
-
-
-def _last_values(study: Study) -> dict[int, float]:
-    curves = study.curves.sort_values("step")
-    return {int(number): float(own["value"].iloc[-1]) for number, own in curves.groupby("number")}
 
 
 def _intermediate(study: Study) -> Markup:
@@ -95,8 +97,8 @@ def _intermediate(study: Study) -> Markup:
     ends = []
     with canvas(WIDTH, HEIGHT, right=70) as axes:
         for number, own in study.curves.sort_values("step").groupby("number"):
-            pruned = states.get(number) == PRUNED
-            first = int(number) in best
+            pruned = states.get(int(str(number))) == PRUNED
+            first = int(str(number)) in best
             colour = SERIES[1] if first else REST if pruned else SERIES[0]
             width = 2.2 if first else 0.7 if pruned else 1.2
             axes.plot(own["step"], own["value"], color=colour, linewidth=width, alpha=1 if first else 0.7)
@@ -112,7 +114,7 @@ def _intermediate(study: Study) -> Markup:
 def _importances(importances: dict[str, float]) -> Markup:
     ordered = sorted(importances.items(), key=lambda item: -item[1])[:MOST_IMPORTANT]
     with canvas(WIDE, 66 + BAR_PX * len(ordered), left=NAMES_PX, right=50) as axes:
-        for row, (name, share) in enumerate(ordered):
+        for row, (_, share) in enumerate(ordered):
             axes.barh(row, 100 * share, height=0.62, color=SERIES[0])
             axes.text(100 * share + 1, row, f"{100 * share:.0f}", va="center", color=INK)
         axes.set_yticks(range(len(ordered)), [name for name, _ in ordered])
@@ -141,7 +143,7 @@ def _pareto(study: Study, done: pd.DataFrame) -> Markup:
 
 def _parallel(study: Study, done: pd.DataFrame) -> Markup | None:
     """Return the lines of all complete trials through their settings, None if there are too few to see anything."""
-    names = [name for name in done if name.startswith(PARAM) and done[name].nunique() > 1]
+    names = [name for name in _named(done, PARAM) if done[name].nunique() > 1]
     if len(names) < 2 or len(done) < 3:
         return None
     value = _value(study)
@@ -170,13 +172,18 @@ def _parallel(study: Study, done: pd.DataFrame) -> Markup | None:
 def _scaled(column: pd.Series, space: dict[str, Any]) -> tuple[pd.Series, str, str]:
     """Return values as places between 0 and 1 by trial, NaN where unset, and what the lower and upper end stand for."""
     if "choices" in space or not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
-        choices = [str(choice) for choice in space.get("choices", sorted(column.dropna().astype(str).unique()))]
+        choices = [_plain(choice) for choice in space.get("choices", sorted(column.dropna().astype(str).unique()))]
         at = {choice: i / max(1, len(choices) - 1) for i, choice in enumerate(choices)}
-        return column.map(lambda value: at.get(str(value), np.nan)), choices[0], choices[-1]
+        return column.map(lambda value: at.get(_plain(value), np.nan)), choices[0], choices[-1]
     low, high = float(space.get("low", column.min())), float(space.get("high", column.max()))
     numbers = np.log(column) if space.get("log") else column.astype(float)
     ends = (np.log(low), np.log(high)) if space.get("log") else (low, high)
     return (numbers - ends[0]) / max(ends[1] - ends[0], 1e-12), f"{low:.3g}", f"{high:.3g}"
+
+
+def _plain(choice: Any) -> str:
+    """Return a choice as text in which a list is like a tuple: one has become the other on its way through files."""
+    return str(choice).strip("()[]")
 
 
 def _settings(study: Study, number: int) -> Facts | None:
@@ -184,10 +191,8 @@ def _settings(study: Study, number: int) -> Facts | None:
     if rows.empty:
         return None
     row = rows.iloc[0]
-    facts = [
-        (name.removeprefix(PARAM), shown(row[name])) for name in rows if name.startswith(PARAM) and pd.notna(row[name])
-    ]
-    values = [(name.removeprefix(VALUE), shown(row[name])) for name in rows if name.startswith(VALUE)]
+    values = [(name.removeprefix(VALUE), shown(row[name])) for name in _named(rows, VALUE)]
+    facts = [(name.removeprefix(PARAM), shown(row[name])) for name in _named(rows, PARAM) if pd.notna(row[name])]
     return Facts(f"Best: trial {number}", [*values, *facts, ("run", str(row["run"])[:6] or "-")])
 
 
@@ -196,17 +201,24 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _named(trials: pd.DataFrame, prefix: str) -> list[str]:
+    return [str(name) for name in trials.columns if str(name).startswith(prefix)]
+
+
 def _trials_table(study: Study) -> Table:
     trials = study.trials
-    names = [name for name in trials if name.startswith((VALUE, PARAM))]
+    names = [*_named(trials, VALUE), *_named(trials, PARAM)]
     rows = [
         [
             Cell(str(row["number"]), "best" if row["number"] in study.about["best"] else ""),
             Cell(str(row["state"])),
             Cell("-" if pd.isna(row["seconds"]) else f"{row['seconds']:.0f}", "num"),
             *(Cell("-" if pd.isna(row[name]) else shown(row[name]), "num") for name in names),
+            Cell(str(row.get("reason") or ""), "note"),
         ]
         for row in trials.to_dict("records")
     ]
     titles = [name.removeprefix(VALUE).removeprefix(PARAM) for name in names]
-    return Table(f"Trials of {study.name}", ("trial", "state", "seconds", *titles), rows, "Bold: the best.")
+    return Table(
+        f"Trials of {study.name}", ("trial", "state", "seconds", *titles, "failed for"), rows, "Bold: the best."
+    )
