@@ -70,7 +70,10 @@ STORE = Path("bench-store")
 
 @app.command()
 def run(
-    model: Model,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Encoder: a name from `bench list`, or a path such as ./mine.py."),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="tiny (a demo), small (a CPU hour; the default), paper (a GPU), align-small ..."),
@@ -81,7 +84,8 @@ def run(
     config: ConfigFile = None,
     set_: Set = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Test these weights (a model.safetensors) instead of training.")
+        str | None,
+        typer.Option(help="Test these weights instead of training: a model.safetensors, or models:/NAME@champion."),
     ] = None,
     task: Annotated[
         str, typer.Option(help="segments (queries in noise and rooms), alignment (of recorders), all, or validation.")
@@ -105,11 +109,12 @@ def run(
         preset = "align-small" if task == "alignment" else "small"
     if dataset is None and task == "alignment" and data_root is not None and (data_root / "field").is_dir():
         dataset = "field"
-    plugin, settings = _settings(model, preset, dataset, config, set_)
+    weights, model, of_model = _weights(checkpoint, model, _store(store))
+    plugin, settings = _settings(model, preset, dataset, config, [*of_model, *(set_ or [])])
     if data_root is not None and settings.data.dataset == "synth":
         warn(f"the music is made up, as no --dataset is named; {data_root} is looked through for noise and rooms alone")
     with progress_shown() as progress:
-        result = run_model(settings, Plan(plugin, data_root, _store(store), progress, warn, checkpoint), task)
+        result = run_model(settings, Plan(plugin, data_root, _store(store), progress, warn, weights), task)
     if result is None:  # a process of torchrun that helped to train
         return
     _show(result, "table")
@@ -547,10 +552,13 @@ def speed_train(
     store: StoreRoot = STORE,
     set_: Set = None,
     steps: Annotated[int, typer.Option(min=1, help="How many steps to time.")] = 20,
+    tracking: Annotated[
+        int, typer.Option(min=0, help="Time it with and without MLflow too: so many times 20 s of each.")
+    ] = 0,
     against: Against = None,
 ) -> None:
-    """Time the training step: drawing, reading, degrading, features, forward, backward, optimiser."""
-    _speed("train", _settings(model, preset, dataset, None, set_), data_root, store, steps, against)
+    """Time the training step: drawing, reading, degrading, features, forward, backward, optimiser; tracking."""
+    _speed("train", _settings(model, preset, dataset, None, set_), data_root, store, steps, against, tracking)
 
 
 @speed_app.command("embed")
@@ -670,6 +678,34 @@ def sweep(
     )
 
 
+@sweep_app.command("promote")
+def sweep_promote(
+    study: Annotated[str, typer.Argument(help="The beginning of the study's name, or of the digest at its end.")],
+    trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name in the registry; the encoder's if left out.")
+    ] = None,
+    storage: Storage = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = STORE,
+) -> None:
+    """Train the best trial at full budget, test it on the test grid, and register it in MLflow as champion."""
+    from bench.console import progress_shown, warn
+    from bench.registry import part
+
+    with progress_shown() as progress:
+        made = part("sweeps.promote").promote(study, trial, name, storage, data_root, _store(store), progress, warn)
+    _show(made.result, "table")
+    print(f"trial {made.trial} of {made.study} is version {made.version} of {made.model}, alias champion")
+    where = "" if store == STORE else f" --store {store}"
+    _print_next(
+        {
+            f"bench compare DEFAULT_RUN {made.result.summary['run'][:6]}{where}": "is it better than the preset?",
+            f"bench run --checkpoint models:/{made.model}@champion{where}": "test it on other music",
+        }
+    )
+
+
 @sweep_app.command("show")
 def sweep_show(
     study: Annotated[str | None, typer.Argument(help="The beginning of its name; the latest if left out.")] = None,
@@ -701,7 +737,13 @@ def main() -> None:
 
 
 def _speed(
-    kind: Any, settings: tuple[Any, Any], root: Path | None, store: Path, times: int, against: Path | None
+    kind: Any,
+    settings: tuple[Any, Any],
+    root: Path | None,
+    store: Path,
+    times: int,
+    against: Path | None,
+    pairs: int = 0,
 ) -> None:
     from rich.console import Console
 
@@ -713,7 +755,7 @@ def _speed(
     plugin, config = settings
     other = read_speed(against) if against else None
     with progress_shown() as progress:
-        speed, path = measured(kind, config, Plan(plugin, root, _store(store), progress, warn), times)
+        speed, path = measured(kind, config, Plan(plugin, root, _store(store), progress, warn), times, pairs)
     if other is not None:
         check_alike(speed, other)
     Console().print(load("report", "speed").render(speed, other))
@@ -729,6 +771,24 @@ def _settings(
     plugin = load("encoder", model)
     files = [config] if config else []
     return plugin, resolve(called(model), plugin, preset, dataset=dataset, files=files, overrides=overrides or [])
+
+
+def _weights(checkpoint: str | None, model: str | None, store: Any) -> tuple[Path | None, str, list[str]]:
+    """Return the file of the weights to test, the encoder, and the settings of it that a registered model brings."""
+    from bench.errors import ConfigError
+    from bench.logbook import SCHEME, fetched
+
+    if checkpoint is not None and checkpoint.startswith(SCHEME):
+        from bench.config import assignment
+
+        found = fetched(checkpoint, store)
+        if model is not None and model != found.encoder:
+            raise ConfigError(f"{checkpoint} is of the encoder {found.encoder!r}, not of {model!r}; leave --model out")
+        of_model = {name: value for name, value in found.settings.items() if name.startswith("model.")}
+        return found.weights, found.encoder, [assignment(name, value) for name, value in of_model.items()]
+    if model is None:
+        raise ConfigError("name an encoder: bench run --model NAME; `bench list encoder` shows them")
+    return (Path(checkpoint) if checkpoint else None), model, []
 
 
 def _data_settings(dataset: str | None, overrides: list[str] | None) -> Any:

@@ -392,6 +392,11 @@ def _toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
+def assignment(path: str, value: object) -> str:
+    """Return a setting as `--set` wants it: JSON's numbers, texts, truth values and lists are TOML's too."""
+    return f"{path}={json.dumps(value)}"
+
+
 def _override(text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:

@@ -29,7 +29,7 @@ from bench.run import Plan, benchmark_of, checked, tested
 from bench.store import Store, digest, read_json
 from bench.sweeps import export
 from bench.sweeps.space import Basis, Space, check, params
-from bench.sweeps.study import OBJECTIVES, Definition, Pruner, begun_before, definition_of, entered, opened
+from bench.sweeps.study import OBJECTIVES, Definition, Origin, Pruner, begun_before, definition_of, entered, opened
 from bench.sweeps.trials import begun, first_trial
 from bench.sweeps.worker import Orders
 from bench.values import Progress
@@ -71,7 +71,8 @@ def sweep(wanted: Sweep, progress: Progress, warn: Callable[[str], None], say: C
     if wanted.study is None:
         for told in begun_before(storage, definition):
             warn(told)
-    study = entered(storage, definition, wanted.study)
+    origin = Origin(wanted.basis.model, wanted.basis.dataset, str(wanted.data_root) if wanted.data_root else None)
+    study = entered(storage, definition, origin, wanted.study)
     folder = wanted.store.root / "sweeps" / study.study_name
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder / "ask.lock")):

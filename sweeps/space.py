@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.config import RunConfig, flatten, require, resolve
+from bench.config import RunConfig, assignment, flatten, require, resolve
 from bench.errors import ConfigError
 from bench.registry import unknown
 
@@ -106,6 +106,15 @@ def load_space(path: Path) -> Space:
     return Space(str(values.get("preset", "small")), parameters, dict(values.get("budget", {})))
 
 
+def read_space(values: Any) -> Space:
+    """Return a space from plain values, as it was kept or sent."""
+    parameters = {
+        name: Parameter(**given | {"choices": given["choices"] and tuple(given["choices"])})
+        for name, given in values["parameters"].items()
+    }
+    return Space(values["preset"], parameters, values["budget"])
+
+
 def check(space: Space, basis: Basis, where: Path) -> None:
     """Resolve the settings at both ends of every range and at every choice, as nothing is trained yet.
 
@@ -159,11 +168,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif was != now:
             lines.append(f"{prefix}{name} was {_told(was)}, is {_told(now)}")
     return lines
-
-
-def assignment(path: str, value: Value) -> str:
-    """Return a setting as `--set` wants it. JSON's numbers, texts and lists are TOML's too."""
-    return f"{path}={json.dumps(value)}"
 
 
 def _told(value: object) -> str:

@@ -26,7 +26,7 @@ from bench.store import Store, digest
 from bench.sweeps.space import Space, differences
 
 JOURNAL = "journal.log"
-DEFINITION = "definition"
+DEFINITION, ORIGIN = "definition", "origin"
 HEARTBEAT_S = 30
 GRACE_S = 120  # without a heartbeat a worker on another host is dead
 CREATE_TRIES = 5  # several hosts that make a fresh database's tables at once: one wins, the others find them
@@ -88,6 +88,15 @@ class Definition:
     def directions(self) -> list[Literal["maximize", "minimize"]]:
         """Return which way each objective is better."""
         return [OBJECTIVES[name].direction for name in self.objectives]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a study was begun, of no weight for its numbers: paths may be other ones on another machine."""
+
+    model: str
+    dataset: str | None
+    data_root: str | None
 
 
 class KernelLock:
@@ -181,7 +190,7 @@ def entered_as(storage: BaseStorage, name: str, pruner: Pruner) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage, pruner=_pruner(pruner))
 
 
-def entered(storage: BaseStorage, definition: Definition, name: str | None) -> optuna.Study:
+def entered(storage: BaseStorage, definition: Definition, origin: Origin, name: str | None) -> optuna.Study:
     """Return the study of a definition, made if there is none; under another name if the user gave one.
 
     Raises: ConfigError with the differences if the study of that name has another definition.
@@ -192,6 +201,7 @@ def entered(storage: BaseStorage, definition: Definition, name: str | None) -> o
     )
     kept = study.user_attrs.get(DEFINITION)
     if kept is None:
+        study.set_user_attr(ORIGIN, asdict(origin))
         study.set_user_attr(DEFINITION, definition.plain)
     elif changed := differences(kept, definition.plain):
         raise ConfigError(
@@ -229,6 +239,12 @@ def definition_of(study: optuna.Study) -> dict[str, Any]:
     if kept is None:
         raise StoreError(f"the study {study.study_name} was not begun by `bench sweep`; name another")
     return dict(kept)
+
+
+def origin_of(study: optuna.Study) -> Origin:
+    """Return how a study was begun. Raises: StoreError if it is none of ours."""
+    definition_of(study)
+    return Origin(**study.user_attrs[ORIGIN])
 
 
 def _pruner(name: Pruner) -> optuna.pruners.BasePruner:

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.trial import Trial, TrialState
 
 from bench.config import RunConfig
@@ -26,8 +25,8 @@ from bench.registry import load
 from bench.results import Result
 from bench.run import Plan, run
 from bench.store import Store, write_json
-from bench.sweeps.space import Basis, Parameter, Space, settings
-from bench.sweeps.study import OBJECTIVES, Pruner, entered_as, opened
+from bench.sweeps.space import Basis, Space, read_space, settings
+from bench.sweeps.study import OBJECTIVES, Pruner, definition_of, entered_as, opened
 from bench.sweeps.trials import REASON, RUN, SECONDS, Desk, heartbeat
 from bench.values import Progress
 
@@ -64,13 +63,7 @@ class Orders:
 def read_orders(line: str) -> Orders:
     """Return the orders in a line of JSON."""
     values = json.loads(line)
-    space = values.pop("space")
-    parameters = {
-        name: Parameter(**given | {"choices": given["choices"] and tuple(given["choices"])})
-        for name, given in space["parameters"].items()
-    }
-    space = Space(space["preset"], parameters, space["budget"])
-    return Orders(**values | {"space": space, "overrides": tuple(values["overrides"])})
+    return Orders(**values | {"space": read_space(values["space"]), "overrides": tuple(values["overrides"])})
 
 
 def work(orders: Orders, progress: Progress, warn: Callable[[str], None]) -> None:
@@ -110,7 +103,7 @@ def _tried(
         desk.again(trial)
         raise
     else:
-        values = [OBJECTIVES[name].of(result.summary, config) for name in _objectives(desk.study)]
+        values = [OBJECTIVES[name].of(result.summary, config) for name in definition_of(desk.study)["objectives"]]
         desk.tell(trial.number, TrialState.COMPLETE, values, attrs(**{RUN: result.summary["run"]}))
     return ""
 
@@ -152,12 +145,6 @@ def _run(
 def _tags(orders: Orders, trial: Trial) -> Mapping[str, str]:
     tags = {"optuna.study": orders.study, "optuna.trial": str(trial.number), "bench.worker": str(orders.worker)}
     return tags | ({"mlflow.parentRunId": orders.parent} if orders.parent else {})
-
-
-def _objectives(study: optuna.Study) -> list[str]:
-    from bench.sweeps.study import definition_of
-
-    return list(definition_of(study)["objectives"])
 
 
 def shown_in(path: Path) -> Progress:

@@ -2,7 +2,21 @@
 
 from bench.logbook.book import Logbook, is_open, open_book
 from bench.logbook.provenance import provenance
+from bench.logbook.registered import SCHEME, Package, Registered, alias_tags, fetched, register
 from bench.logbook.sync import sync
 from bench.logbook.ui import serve
 
-__all__ = ["Logbook", "is_open", "open_book", "provenance", "serve", "sync"]
+__all__ = [
+    "SCHEME",
+    "Logbook",
+    "Package",
+    "Registered",
+    "alias_tags",
+    "fetched",
+    "is_open",
+    "open_book",
+    "provenance",
+    "register",
+    "serve",
+    "sync",
+]

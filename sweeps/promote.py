@@ -1,0 +1,123 @@
+"""Promoting a trial: its settings trained at full budget, tested on the test grid, and registered in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from bench import registry
+from bench.config import RunConfig, flatten
+from bench.errors import ConfigError
+from bench.logbook import Package, alias_tags, register
+from bench.results import Result, kept_weights
+from bench.run import Plan, run
+from bench.store import Store
+from bench.sweeps import export
+from bench.sweeps.space import Basis, read_space, settings
+from bench.sweeps.study import Origin, definition_of, loaded, opened, origin_of
+from bench.values import Progress
+
+CHAMPION = "champion"
+SCORE = "segment_top1/mean"
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """The run that a trial became, and the version under which MLflow's registry has it."""
+
+    study: str
+    trial: int
+    result: Result
+    model: str
+    version: str
+
+
+def promote(
+    name: str,
+    number: int | None,
+    model_name: str | None,
+    storage: str | None,
+    data_root: Path | None,
+    store: Store,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> Promoted:
+    """Train a study's best trial, or another one, without the budget of trials; test, register and return it.
+
+    Raises: ConfigError if the study has no such trial, or several best ones and none is named.
+    """
+    study = loaded(opened(storage, store), name)
+    definition, origin = definition_of(study), origin_of(study)
+    trial = _chosen(study, number)
+    config = _config(definition, origin, trial)
+    root = data_root or (Path(origin.data_root) if origin.data_root else None)
+    plugin = registry.load("encoder", origin.model)
+    tags = {"optuna.study": study.study_name, "optuna.trial": str(trial.number), "bench.kind": "promoted"}
+    result = run(config, Plan(plugin, root, store, progress, warn, tags=tags), "segments")
+    assert result is not None
+    model = model_name or config.encoder
+    version = _registered(result, config, study, trial, model, store, warn)
+    folder = store.root / "sweeps" / study.study_name
+    export.export(study, folder)
+    export.promoted(folder, result.summary["run"], trial.number)
+    return Promoted(study.study_name, trial.number, result, model, version)
+
+
+def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
+    complete = {trial.number: trial for trial in export.completed(study)}
+    if not complete:
+        raise ConfigError(f"no trial of {study.study_name} has ended with a value yet; run `bench sweep` first")
+    best = [trial.number for trial in study.best_trials]
+    if number is None and len(best) > 1:
+        raise ConfigError(f"several trials are best by one objective or the other; choose one with --trial: {best}")
+    wanted = best[0] if number is None else number
+    if wanted not in complete:
+        raise ConfigError(f"trial {wanted} of {study.study_name} has no value; those that have: {sorted(complete)}")
+    return complete[wanted]
+
+
+def _config(definition: dict[str, object], origin: Origin, trial: FrozenTrial) -> RunConfig:
+    space = read_space(definition["space"])
+    overrides = definition["overrides"]
+    assert isinstance(overrides, list)
+    plugin = registry.load("encoder", origin.model)
+    basis = Basis(origin.model, str(definition["encoder"]), plugin, space.preset, origin.dataset, tuple(overrides))
+    return basis.config(settings(space, trial.params))
+
+
+def _registered(
+    result: Result,
+    config: RunConfig,
+    study: optuna.Study,
+    trial: FrozenTrial,
+    model: str,
+    store: Store,
+    warn: Callable[[str], None],
+) -> str:
+    summary = result.summary
+    score, before = summary["headline"][SCORE], alias_tags(store, model, CHAMPION)
+    if before.get("bench.task") == summary["benchmark"] and float(before.get(SCORE, 0)) > score:
+        warn(
+            f"the {CHAMPION} so far had a {SCORE} of {before[SCORE]}, this one {score:.4f}; the alias moves, put it "
+            "back in the MLflow UI if you want the other"
+        )
+    plugin = registry.load("encoder", config.encoder)
+    origin = (
+        f"Its settings are those of trial {trial.number} of the sweep {study.study_name} "
+        f"({len(study.get_trials(deepcopy=False))} trials, chosen on held-out training tracks)."
+    )
+    package = Package(
+        encoder=config.encoder,
+        weights=kept_weights(store, summary["run"]).path,
+        settings=flatten(config),
+        card=registry.load("report", "card").render(result, flatten(config), origin),
+        rate_hz=plugin.build(config.model).rate_hz,
+        segment_s=summary["segment_s"],
+        dim=summary["dim"],
+    )
+    tags = {"bench.task": summary["benchmark"], SCORE: f"{score:.4f}", "bench.run": summary["run"]}
+    return register(store, summary["run"], package, model, CHAMPION, tags)
