@@ -18,7 +18,7 @@ from bench.reports.html.conditions import curves, heat_maps
 from bench.reports.html.costs import quality_against_cost, recall_against_time
 from bench.reports.html.failures import failures
 from bench.reports.html.material import Asked, Material, Run, gathered
-from bench.reports.html.origins import provenance
+from bench.reports.html.origins import provenance, without_folders
 from bench.reports.html.standing import standings
 from bench.reports.html.summary import summary, tables
 from bench.reports.html.sweeps import sweeps
@@ -80,7 +80,7 @@ def _sections(material: Material, names: Mapping[str, str], audio: bool) -> list
 def _at_a_glance(material: Material, sections: Sequence[Section], several: bool) -> list[Section]:
     """Return what is to be known first: warnings, and the leading sentence of each part where there are several."""
     warnings = [Text(SEPARATE.format(len(material.asked)), "warning")] if several else []
-    warnings += [Text(f"Left out: {reason}", "warning") for reason in material.left_out]
+    warnings += [Text(f"Left out: {without_folders(reason)}", "warning") for reason in material.left_out]
     led = [
         (section.title, block.text)
         for section in sections

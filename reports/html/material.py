@@ -109,7 +109,7 @@ def gathered(store: Store, wanted: Sequence[str]) -> Material:
         except StoreError as error:
             if wanted:
                 raise
-            left_out.append(str(error))
+            left_out.append(f"run {key[:6]}: {error}")
     searches = [read_json(path) for path in sorted((store.root / "speed").glob(f"*/{SEARCH}"))]
     if wanted:
         searches = [search for search in searches if search["run"] in keys]

@@ -103,8 +103,8 @@ def _ranking(ranking: Sequence[Standing], names: Mapping[str, str], notes: Mappi
         )
     caption = (
         "Intervals: bootstrap over queries, paired for differences. More than chance: the interval of the difference "
-        "leaves out nought, not corrected for how many runs there are. Conditions: cells and lengths in which the exact "
-        f"test of McNemar finds a difference (p < {ALPHA:g}, Holm over a run's conditions); a run that lacks conditions "
+        "leaves out nought, not corrected for how many runs there are. Conditions: cells and lengths that differ by "
+        f"McNemar's exact test (p < {ALPHA:g}, Holm over a run's conditions); a run that lacks conditions "
         "is compared on those that both have. Below a run's name: the settings in which runs of its encoder differ."
     )
     shown = ranking[:MOST_ROWS]

@@ -63,8 +63,8 @@ def _best_in_words(study: Study) -> str:
     best = study.trials[study.trials["number"].isin(study.about["best"])]
     if len(best) != 1:
         return f"{len(best)} are on the Pareto front. " if len(best) else ""
-    column = _value(study)
-    return f"The best, number {best['number'].iloc[0]}, reaches a {column.removeprefix(VALUE)} of {best[column].iloc[0]:.4g}. "
+    number, value = best["number"].iloc[0], best[_value(study)].iloc[0]
+    return f"The best, number {number}, reaches a {study.about['objectives'][0]} of {value:.4g}. "
 
 
 def _value(study: Study, i: int = 0) -> str:
