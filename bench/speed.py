@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,13 +30,15 @@ from bench.logbook import open_book, provenance
 from bench.machine import keep_freed_memory
 from bench.run import Plan, checked
 from bench.store import digest, write_json
+from bench.tracking import block_steps, cost_of_tracking
 from bench.train.draws import draw_pairs
-from bench.train.feed import AHEAD, changing, feed
-from bench.train.loop import TrainingSet
-from bench.train.material import material
+from bench.train.feed import AHEAD, Served, changing, feed
+from bench.train.loop import LOG_EVERY_STEPS, TrainingSet, Watch
+from bench.train.material import Material, material
 from bench.train.optimisers import optimiser_of
 from bench.train.pairs import cut_pairs, degrade_pairs
 from bench.train.ranks import ALONE
+from bench.train.schedules import learning_rate
 from bench.train.step import Stepper, memory_named
 from bench.values import RATE_HZ, Progress
 
@@ -55,7 +57,8 @@ class Speed:
     """What was measured.
 
     Times in ms a step (training) or a batch (embedding): medians of the parts, the mean of the whole. Memory in
-    MiB at the peak. `floor_ms` is the larger of `arithmetic_ms` and `traffic_ms`.
+    MiB at the peak. `floor_ms` is the larger of `arithmetic_ms` and `traffic_ms`. `tracking` is what
+    `bench.tracking.alternated` returns, empty if it was not asked for.
     """
 
     kind: str
@@ -73,6 +76,7 @@ class Speed:
     copy_gb_s: float
     arithmetic_ms: float
     traffic_ms: float
+    tracking: dict[str, float] = field(default_factory=dict)
 
     @property
     def segments_per_s(self) -> float:
@@ -89,6 +93,7 @@ class Speed:
         told = {f"part/{name}_ms": value for name, value in self.parts_ms.items()}
         for name in ("whole_ms", "segments_per_s", "memory_mib", "gflop", "matrix_tflops", "copy_gb_s"):
             told[name] = getattr(self, name)
+        told |= {f"tracking/{name}": value for name, value in self.tracking.items()}
         return told | {
             "floor/arithmetic_ms": self.arithmetic_ms,
             "floor/traffic_ms": self.traffic_ms,
@@ -96,8 +101,13 @@ class Speed:
         }
 
 
-def measured(kind: Literal["train", "embed"], config: RunConfig, plan: Plan, times: int) -> tuple[Speed, Path]:
-    """Return what was measured, and the file in the store where it is kept; it is logged to MLflow too."""
+def measured(
+    kind: Literal["train", "embed"], config: RunConfig, plan: Plan, times: int, pairs: int = 0
+) -> tuple[Speed, Path]:
+    """Return what was measured, and the file in the store where it is kept; it is logged to MLflow too.
+
+    With `pairs`, what tracking costs a training step is measured as well, in so many pairs of blocks of steps.
+    """
     device = checked(config, plan)
     if device.type == "cpu":
         keep_freed_memory()
@@ -109,7 +119,11 @@ def measured(kind: Literal["train", "embed"], config: RunConfig, plan: Plan, tim
     if kind == "train":
         data = prepare_data(config, plan.root, plan.store, plan.progress).training
         with memory_named(config.train):
-            speed = speed_of_training(encoder, config, data, device, times, plan.progress)
+            training = training_of(encoder, config, data, device)
+            speed = speed_of_training(training, times, plan.progress)
+            if pairs:
+                steps = block_steps(times, speed.whole_ms)
+                speed = replace(speed, tracking=tracking_of(training, steps, pairs, plan))
     else:
         speed = speed_of_embedding(encoder, config, device, times, plan.progress)
     name = f"{kind}-{config.encoder}-{digest(asdict(speed), time.time())[:6]}"
@@ -137,16 +151,40 @@ def check_alike(speed: Speed, other: Speed) -> None:
         require(one == wanted, f"--against must be a measurement with the same {name}, {one}", wanted)
 
 
-def speed_of_training(
-    encoder: Any, config: RunConfig, data: TrainingSet, device: torch.device, steps: int, progress: Progress
-) -> Speed:
-    """Measure training steps of the configured batch on real material. The encoder's weights change."""
+@dataclass(frozen=True)
+class Training:
+    """A training whose steps are measured; the encoder's weights change."""
+
+    encoder: Any
+    config: RunConfig
+    device: torch.device
+    source: Material
+    stepper: Stepper
+    optimiser: torch.optim.Optimizer
+
+    def take(self, served: Served) -> Tensor:
+        """Take one step as training does; return its loss."""
+        heard = degrade_pairs(served.cuts, self.source)
+        loss = self.stepper.gradients(self.stepper.features(*heard, served.cuts.stripe_BC22), served.step)
+        self.optimiser.step()
+        return loss
+
+
+def training_of(encoder: Any, config: RunConfig, data: TrainingSet, device: torch.device) -> Training:
+    """Return a training of the configured batch on real material."""
     train = config.train
     size = round(encoder.segment_s * RATE_HZ)
     source = material(data.music, data.music.numbers("train"), data.noise, data.banks, train, size, device)
     encoder = encoder.to(device).train()
     stepper = Stepper(encoder, train, config.seed, ALONE, _too_large)
     optimiser = optimiser_of(train, [p for p in encoder.parameters() if p.requires_grad], device)
+    return Training(encoder, config, device, source, stepper, optimiser)
+
+
+def speed_of_training(training: Training, steps: int, progress: Progress) -> Speed:
+    """Measure training steps, in parts and as they run."""
+    config, train, device = training.config, training.config.train, training.device
+    encoder, source, stepper = training.encoder, training.source, training.stepper
     clock = Clock(device)
 
     def in_parts(step: int) -> None:
@@ -164,20 +202,13 @@ def speed_of_training(
         with clock.part("backward"):
             loss.backward()  # type: ignore[no-untyped-call]
         with clock.part("optimiser"):
-            optimiser.step()
+            training.optimiser.step()
 
     with changing(train.transforms, 1) as change:
         _repeat(in_parts, steps, clock, "parts", progress)
     # As many steps more as are made ahead, so that the last ones timed pay for making some too.
     with feed(source, train, config.seed, ALONE, device, 0, WARM_UP + steps + AHEAD) as served:
-
-        def whole(_: int) -> None:
-            step = next(served)
-            heard = degrade_pairs(step.cuts, source)
-            stepper.gradients(stepper.features(*heard, step.cuts.stripe_BC22), step.step)
-            optimiser.step()
-
-        whole_ms = _mean_ms(whole, steps, clock, "whole steps", progress)
+        whole_ms = _mean_ms(lambda _: training.take(next(served)), steps, clock, "whole steps", progress)
     peak = _peak_memory(device)
     feature_M = stepper.features(*degrade_pairs(cut_pairs(draw_pairs(source, train, 0, 0), source, device), source),
                                  torch.zeros(train.batch_pairs, 0, 2, 2, device=device))  # fmt: skip
@@ -189,6 +220,26 @@ def speed_of_training(
     return _speed(
         "train", config, device, train.precision, clock, whole_ms, peak, len(feature_M), weights, flop, traffic
     )
+
+
+def tracking_of(training: Training, steps: int, pairs: int, plan: Plan) -> dict[str, float]:
+    """Measure training steps with and without the logbook, in so many pairs of blocks of `steps` steps."""
+    config, device = training.config, training.device
+    last = WARM_UP + 2 * pairs * steps + AHEAD
+    with feed(training.source, config.train, config.seed, ALONE, device, 0, last) as served:
+
+        def take(step: int, watch: Watch) -> None:
+            feeding = next(served)
+            loss = training.take(feeding)
+            if step % LOG_EVERY_STEPS == 0:  # the points of a training
+                rate = learning_rate(config.train, feeding.step)
+                watch(
+                    {"train/loss": loss.item(), "train/lr": rate, "train/silent_redrawn": float(feeding.redrawn)}, step
+                )
+
+        for _ in range(WARM_UP):
+            training.take(next(served))
+        return cost_of_tracking(take, Clock(device).wait, pairs, steps, plan.store.root, plan.warn, plan.progress)
 
 
 def speed_of_embedding(

@@ -31,6 +31,9 @@ def render(speed: Speed, other: Speed | None = None) -> RenderableType:
     _row(table, "whole, overlapped", speed.whole_ms, "", other.whole_ms if other else None, other)
     _row(table, "floor: arithmetic", speed.arithmetic_ms, "", other.arithmetic_ms if other else None, other)
     _row(table, "floor: traffic", speed.traffic_ms, "", other.traffic_ms if other else None, other)
+    if tracking := speed.tracking:
+        table.add_section()
+        _row(table, "tracking", tracking["with_ms"] - tracking["without_ms"], "", None, other)
     return Group(table, *_facts(speed, other))
 
 
@@ -41,9 +44,16 @@ def _row(table: Table, name: str, ms: float, share: str, other_ms: float | None,
 
 def _facts(speed: Speed, other: Speed | None) -> list[str]:
     faster = "" if other is None else f", {speed.segments_per_s / other.segments_per_s:.2f} times the other's"
-    return [
+    facts = [
         f"{speed.segments_per_s:,.0f} segments/s{faster}; {speed.whole_ms / speed.floor_ms:.1f} times the floor; "
         f"peak memory {speed.memory_mib:,.0f} MiB; {speed.parameters:,} parameters, {speed.gflop:,.1f} GFLOP",
         f"measured in the same call: matrix rate {speed.matrix_tflops:.3g} TFLOP/s, copy rate "
         f"{speed.copy_gb_s:.3g} GB/s",
     ]
+    if tracking := speed.tracking:
+        median, low, high = (100 * (tracking[name] - 1) for name in ("ratio", "low", "high"))
+        facts.append(
+            f"tracking: {median:+.1f} % of a step ({low:+.1f} to {high:+.1f} %; {tracking['pairs']:.0f} pairs of "
+            f"{tracking['steps']:.0f} steps with the logbook and without, which take {tracking['without_ms']:.4g} ms)"
+        )
+    return facts
