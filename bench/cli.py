@@ -438,7 +438,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you know why.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Port; the first free one from 5000 if left out.")] = None,
 ) -> None:
-    """Open the MLflow UI on this store's runs."""
+    """Open the MLflow UI on this store's runs, and optuna-dashboard on its sweeps beside it."""
     from bench.logbook import serve
 
     serve(store, host, port)
