@@ -116,10 +116,11 @@ class Published:
 
 @dataclass(frozen=True)
 class _Runs:
-    """Runs of the same queries, and whether each found each query, by metric."""
+    """Runs of the same queries, whether each found each query, by metric, and what to show beside them."""
 
     results: Sequence[Result]
     found: Mapping[str, Sequence[Found]]
+    published: Sequence[Published]
 
     @property
     def lengths_s(self) -> list[float]:
@@ -201,9 +202,11 @@ def found(result: Result, metric: str = SEGMENT) -> Found:
     """Return whether each query was found, in the order of queries, for each cell and length in the order tested."""
     hits, summary = result.hits, result.summary
     own = hits[(hits["index"] == summary["index"]) & (hits["sequence"] == summary["sequence"])]
+    tested = own[["cell", "length_s"]].drop_duplicates().itertuples(index=False)
+    by_query = own.sort_values("query").groupby(["cell", "length_s"])[HITS[metric]]
     return {
-        (str(cell), float(length_s)): rows.sort_values("query")[HITS[metric]].to_numpy(dtype=bool)
-        for (cell, length_s), rows in own.groupby(["cell", "length_s"], sort=False)
+        (str(cell), float(length_s)): by_query.get_group((cell, length_s)).to_numpy(dtype=bool)
+        for cell, length_s in tested
     }
 
 
@@ -231,12 +234,12 @@ def paper_tables(results: Sequence[Result]) -> list[PaperTable]:
     if not own:
         return []
     check_same_queries(own)
-    runs = _Runs(own, {metric: [found(result, metric) for result in own] for metric in HITS})
+    runs = _Runs(own, {metric: [found(result, metric) for result in own] for metric in HITS}, published_beside(own))
     audio_s = min(runs.lengths_s, key=lambda length_s: abs(length_s - AUDIO_LENGTH_S))
     tables = [_top1(runs, SEGMENT, kind, runs.lengths_s) for kind in KINDS]
     tables += [_top1(runs, AUDIO, kind, [audio_s]) for kind in KINDS]
     tables += [_ablation(runs), _means(runs)]
-    return [table for table in tables if table.columns and table.lines]
+    return [table for table in tables if any(any(line.entries) for line in table.lines if line.origin == "run")]
 
 
 def cost_table(results: Sequence[Result]) -> PaperTable:
@@ -264,7 +267,7 @@ def _costs(result: Result) -> tuple[Entry | None, ...]:
 
 def _top1(runs: _Runs, metric: str, kind: CellKind, lengths_s: Sequence[float]) -> PaperTable:
     cells = runs.cells(kind)
-    others = [number for number in published_beside(runs.results) if number.metric == metric and not number.ablation]
+    others = [number for number in runs.published if number.metric == metric and not number.ablation]
     lines = [line for length_s in lengths_s for line in _group(runs, metric, cells, length_s, others)]
     title = f"{LEVELS[metric]}, {KINDS[kind]}" + _room(cells)
     return PaperTable(
@@ -275,10 +278,10 @@ def _top1(runs: _Runs, metric: str, kind: CellKind, lengths_s: Sequence[float]) 
 def _ablation(runs: _Runs) -> PaperTable:
     """Return the runs that differ in attention, asked the shortest queries; no lines where none do."""
     own = [i for i, result in enumerate(runs.results) if _attention(result) is not None]
-    of_them = _Runs([runs.results[i] for i in own], {SEGMENT: [runs.found[SEGMENT][i] for i in own]})
+    of_them = _Runs([runs.results[i] for i in own], {SEGMENT: [runs.found[SEGMENT][i] for i in own]}, runs.published)
     differ = len({_attention(result) for result in of_them.results}) > 1
     cells = of_them.cells("noise_reverb") if differ else []
-    others = [number for number in published_beside(runs.results) if number.ablation == "attention"]
+    others = [number for number in runs.published if number.ablation == "attention"]
     lines = _group(of_them, SEGMENT, cells, runs.lengths_s[0], others) if differ else []
     title = f"attention ablation: {LEVELS[SEGMENT]}, {KINDS['noise_reverb']}" + _room(cells)
     return PaperTable("attention", title, tuple(map(_column_name, cells)), "share", tuple(lines), _caption(runs))
@@ -298,7 +301,7 @@ def _means(runs: _Runs) -> PaperTable:
         Line(label(result), "run", notes[i], tuple(column[i] for column in columns))
         for i, result in enumerate(runs.results)
     ]
-    mixed = [number for number in published_beside(runs.results) if number.cell is None]
+    mixed = [number for number in runs.published if number.cell is None]
     lines += _published_lines([*(_about(mixed, length_s) for length_s in runs.lengths_s), []], "")
     test = "bold: best of the runs; =: the interval of the paired difference from the best holds 0 (not corrected); "
     beside = "published: another mix of conditions, data set and database; its 1 s stand under the nearest length"
@@ -430,7 +433,7 @@ def _caption(runs: _Runs) -> str:
     return (
         f"per cent with 95 % intervals (Wilson), n = {n} queries a cell; "
         + (test if len(runs.results) > 1 else "")
-        + (beside if published_beside(runs.results) else "")
+        + (beside if runs.published else "")
         + "random projection: a control, not trained"
     )
 
@@ -453,7 +456,7 @@ def render(*results: Result) -> RenderableType:
 
 def drawn(tables: Sequence[PaperTable]) -> RenderableType:
     """Return tables for the terminal, a caption that several share below the last of them alone."""
-    below = [*(table.caption for table in tables[1:]), ""]
+    below = [*(table.caption for table in tables), ""][1:]
     once = [replace(t, caption="") if t.caption == next_ else t for t, next_ in zip(tables, below, strict=True)]
     return Group(*map(Drawing, once))
 
@@ -509,5 +512,5 @@ def _cell(entry: Entry | None, unit: str) -> str:
     if entry is None or entry.low is None or entry.high is None:
         return text + " " * room
     low, high = 100 * entry.low, 100 * entry.high
-    interval = f"{low:+.0f} to {high:+.0f}" if unit == "points" else f"{low:.0f}-{high:.0f}"
+    interval = f"{low:+.0f}..{high:+.0f}" if unit == "points" else f"{low:.0f}-{high:.0f}"
     return f"{text}{'=' if entry.alike else ' '}{interval:>{room - 1}}"

@@ -1,4 +1,4 @@
-"""Runs side by side: by hand on a grid of two cells, and what is refused."""
+"""Runs side by side: by hand on a grid of two cells, recorders of several runs in one table, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,12 +33,21 @@ def result(
     for (cell, length_s), hits in found.items():
         for index, sequence in (("exact", "vote"), ("exact", "rescore"), ("falconn", "rescore")):
             right = hits if (index, sequence) == ("exact", "rescore") else [False] * len(hits)
-            part = pd.DataFrame({"query": range(len(hits)), "hit": right})
+            part = pd.DataFrame({"query": range(len(hits)), "hit": right, "track_hit": True})
             parts.append(part.assign(cell=cell, length_s=length_s, index=index, sequence=sequence))
     table = pd.concat(parts, ignore_index=True)
     table = table.sample(frac=1, random_state=3, ignore_index=True) if shuffled else table
-    summary = {"run": run, "benchmark": benchmark, "encoder": "mine", "index": "exact", "sequence": "rescore"}
-    return Result(pd.DataFrame({"queries": [queries] * 2}), table, pd.DataFrame(), summary)
+    summary = {
+        "run": run, "benchmark": benchmark, "encoder": "mine", "index": "exact", "sequence": "rescore",
+        "queries_per_cell": 20, "database_vectors": 1000, "database_tracks": 9, "parameters": 7, "seconds": {},
+    }  # fmt: skip
+    rows = [
+        {"cell": cell, "kind": cell.split("/")[0], "snr_db": 0.0 if "snr" in cell else None, "t60_s": None,
+         "length_s": length_s, "system": "mine", "index": "exact", "sequence": "rescore", "metric": "segment_top1",
+         "queries": queries}
+        for cell, length_s in found
+    ]  # fmt: skip
+    return Result(pd.DataFrame(rows), table, pd.DataFrame(), summary)
 
 
 @pytest.fixture
@@ -47,10 +56,22 @@ def two() -> list[Result]:
     return [result("a" * 16, CELLS), result("b" * 16, better)]
 
 
-def cells(results: list[Result]) -> pd.DataFrame:
-    """Return the rows of single cells."""
+def segments(results: list[Result]) -> pd.DataFrame:
+    """Return the rows of the runs for segment-level top-1."""
     table = report.compare(results)
+    return table[(table["metric"] == "segment_top1") & table["run"].notna()]
+
+
+def cells(results: list[Result]) -> pd.DataFrame:
+    """Return those of single cells."""
+    table = segments(results)
     return table[table["length_s"].notna()]
+
+
+def shown(results: list[Result], width: int) -> str:
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(report.render(*results))
+    return console.export_text()
 
 
 def test_every_run_has_a_row_for_each_cell_and_length_in_the_order_tested(two: list[Result]) -> None:
@@ -94,7 +115,7 @@ def test_each_run_is_corrected_for_its_own_cells(two: list[Result]) -> None:
 
 
 def test_mean_is_over_degraded_cells_and_its_difference_is_paired(two: list[Result]) -> None:
-    means = report.compare(two).query("cell == 'mean'")
+    means = segments(two).query("cell == 'mean'")
     assert means["length_s"].isna().all() and means["p"].isna().all()
     # Two degraded lengths: 0.3 and 0.9 of the first run, 0.9 and 0.9 of the second; clean is left out.
     assert means["value"].tolist() == pytest.approx([0.6, 0.9])
@@ -107,25 +128,111 @@ def test_mean_is_over_degraded_cells_and_its_difference_is_paired(two: list[Resu
 
 def test_mean_is_left_out_where_nothing_is_degraded() -> None:
     clean = [result(run * 16, {("clean", 0.96): MORE}) for run in "ab"]
-    assert report.compare(clean)["length_s"].notna().all()
+    assert segments(clean)["length_s"].notna().all()
+    text = shown(clean, 80)
+    assert "mine bbbbbb less mine aaaaaa: segment-level top-1\n" in text and "top-1, means" not in text
 
 
-def test_table_shows_shares_differences_and_p(two: list[Result]) -> None:
-    console = Console(width=80, record=True, file=StringIO())
-    console.print(report.render(*two))
-    text = console.export_text()
-    rows = [line.split() for line in text.splitlines() if " s " in line]
-    assert [row[:-9] for row in rows] == [["noise/snr_0", "0.96", "s"], ["3", "s"], ["clean", "0.96", "s"]]
-    assert rows[0][3:8] == ["30.0", "15-52", "90.0", "70-97", "+60.0"] and rows[0][-1] == "0.001"
-    assert rows[1][2:] == ["90.0", "70-97", "90.0", "70-97", "+0.0", "+0", "to", "+0", "1.000"]
-    assert "aaaaaa" in text and "bbbbbb" in text and "n = 20" in text and "3 rows" in text
+def test_audio_level_is_compared_too_and_corrected_by_itself(two: list[Result]) -> None:
+    table = report.compare(two)
+    audio = table[table["metric"] == "audio_top1"]
+    audio = audio[audio["run"].notna()]
+    assert (audio["value"] == 1).all() and (audio["difference"].dropna() == 0).all()
+    assert len(audio) == len(segments(two)) == 2 * (3 + 1)
 
 
-def test_small_p_is_shown_as_small() -> None:
-    many = {("clean", 0.96): [True] * 100}, {("clean", 0.96): [False] * 100}
-    console = Console(width=140, record=True, file=StringIO())
-    console.print(report.render(*(result(run * 16, hits) for run, hits in zip("ab", many, strict=True))))
-    assert "<0.001" in console.export_text()
+def test_published_rows_come_last_with_their_source_and_no_test(two: list[Result]) -> None:
+    table = report.compare(two)
+    last = table[8 * 2 :]
+    assert last["run"].isna().all() and last["source"].notna().all() and table[: 8 * 2]["source"].isna().all()
+    assert last[["n", "low", "high", "difference", "p", "p_holm"]].isna().all(axis=None)
+    row = last[(last["encoder"] == "Attention CNN") & (last["cell"] == "noise/snr_0")].iloc[0]
+    assert (row["length_s"], row["value"], row["confidence"], row["data"]) == (0.96, 0.768, "A", "FMA medium")
+    assert row["tolerance_ms"] == 50 and row["source"] == "Singh et al., ISMIR 2022, table 3"
+
+
+def test_published_rows_do_not_stand_beside_made_up_music(two: list[Result]) -> None:
+    made_up = [result(key * 16, CELLS, benchmark="synth-segment/v1") for key in "ab"]
+    assert report.compare(made_up)["run"].notna().all()
+
+
+def test_a_cell_that_one_run_lacks_is_a_row_without_difference(two: list[Result]) -> None:
+    fewer = result("c" * 16, {("noise/snr_0", 0.96): MORE, ("noise/snr_5", 0.96): MORE})
+    table = segments([two[0], fewer])
+    own = table[table["run"] == "c" * 16]
+    assert own["cell"].tolist() == ["noise/snr_0", "noise/snr_5", "mean"]
+    assert own["difference"].tolist()[:2] == [pytest.approx(0.6), pytest.approx(np.nan, nan_ok=True)]
+    # One comparison, so nothing is corrected; the means differ in the one cell that both have.
+    assert own["p_holm"].iloc[0] == own["p"].iloc[0] == pytest.approx(2 / 2**12)
+    assert own["difference"].iloc[2] == pytest.approx(0.6)
+    assert "-" in next(line for line in shown([two[0], fewer], 80).splitlines() if line.startswith("clean")).split()
+
+
+def test_one_run_alone_shows_tables_and_no_differences(two: list[Result]) -> None:
+    table = segments(two[:1])
+    assert len(table) == 4 and table["difference"].isna().all()
+    text = shown(two[:1], 80)
+    assert "segment-level top-1, noise" in text and "cost" in text and " less " not in text
+
+
+def test_table_shows_what_was_tested_and_differences_with_their_marks(two: list[Result]) -> None:
+    text = shown(two, 80)
+    assert text.startswith("fma-segment/v1: 20 queries a cell, 1,000 fingerprints of 9 tracks")
+    assert "mine bbbbbb less mine aaaaaa" in text and "the 3 entries of a table" in text.replace("\n", " ")
+    table = text[text.index(" less ") :].splitlines()
+    noise = next(line for line in table if line.startswith("noise 0 dB")).split()
+    assert noise[3] == "+60.0" and noise[-2:] == ["+0.0=", "+0..+0"]
+    clean = next(line for line in table if line.startswith("clean")).split()
+    assert clean == ["clean", "+0.0=", "-15..+15", "-"]
+    assert "mean +30.0" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def aligned(run: str, errors: dict[str, float], true_s: float = 1.0) -> Result:
+    """Return a result of six files of one set, aligned by these aligners with these errors (s^2, times the file)."""
+    files = pd.DataFrame(
+        {
+            "set": "scenes", "split": "test", "aligner": aligner, "name": f"{i}.wav", "mse_s2": mse_s2 * i,
+            "mae_ms": 1000 * mse_s2 * i, "median_ms": 1.0, "num_keypoints": 1, "num_missing": 0, "confidence": 1.0,
+        }
+        for aligner, mse_s2 in errors.items()
+        for i in range(1, 7)
+    )  # fmt: skip
+    truth = pd.DataFrame({"set": "scenes", "split": "test", "file": files["name"], "time0_s": 1.0, "time1_s": true_s})
+    summary = {"run": run, "encoder": "mine", "benchmark": "custom-align", "parameters": 7, "seconds": {}}
+    return Result(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), summary, files, truth)
+
+
+def test_aligners_that_hear_are_told_by_run_and_the_others_stand_there_once() -> None:
+    one = aligned("a" * 16, {"nosync": 9.0, "fingerprint-path": 1.0, "gcc-phat": 5.0, "oracle-of-the-grid": 3.0})
+    other = aligned("b" * 16, {"nosync": 9.0, "fingerprint-path": 2.0, "gcc-phat": 6.0, "oracle-of-the-grid": 3.0})
+    files = report.aligned_together([one, other])
+    by_name = files.groupby("aligner")["mse_s2"].mean().to_dict()
+    assert by_name == {
+        "nosync": pytest.approx(9 * 3.5), "oracle-of-the-grid": pytest.approx(3 * 3.5),
+        "fingerprint-path, mine aaaaaa": pytest.approx(3.5), "fingerprint-path, mine bbbbbb": pytest.approx(2 * 3.5),
+        # Deaf, but with other answers: other settings.
+        "gcc-phat, mine aaaaaa": pytest.approx(5 * 3.5), "gcc-phat, mine bbbbbb": pytest.approx(6 * 3.5),
+    }  # fmt: skip
+    assert set(report.aligned_together([one])["aligner"]) == set(one.alignment["aligner"])
+    assert set(report.compare([one, other])["aligner"]) == set(by_name)
+    text = shown([one, other], 80)
+    assert "scenes, test, 6 files" in text and text.count("nosync") == 1
+
+
+def test_runs_with_queries_and_runs_with_recorders_are_shown_together(two: list[Result]) -> None:
+    text = shown([*two, aligned("c" * 16, {"nosync": 9.0, "fingerprint-path": 1.0})], 80)
+    assert "scenes, test, 6 files" in text and "mine bbbbbb less mine aaaaaa" in text and "mine cccccc" in text
+
+
+def test_recorders_with_other_annotations_are_refused() -> None:
+    with pytest.raises(ConfigError, match="their recordings of scenes differ"):
+        report.aligned_together([aligned("a" * 16, {"nosync": 9.0}), aligned("b" * 16, {"nosync": 9.0}, true_s=2.0)])
+
+
+def test_a_file_of_numbers_wants_queries_of_every_run(two: list[Result]) -> None:
+    with pytest.raises(ConfigError, match="cccccccccccccccc has no queries"):
+        report.compare([*two, aligned("c" * 16, {"nosync": 9.0})])
 
 
 @pytest.mark.parametrize(
@@ -140,11 +247,6 @@ def test_runs_that_cannot_be_compared_are_refused(two: list[Result], other: dict
     unlike = result(**({"run": "c" * 16, "found": CELLS} | other))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=named):
         report.compare([two[0], unlike])
-
-
-def test_one_run_alone_is_refused(two: list[Result]) -> None:
-    with pytest.raises(ConfigError, match="at least two runs, got 1"):
-        report.compare(two[:1])
 
 
 def test_runs_searched_by_another_first_index_are_refused(two: list[Result]) -> None:
