@@ -115,7 +115,8 @@ class Outcome:
     `cells` has a row for each cell and query length: n, old and new (shares found), difference, changed (answers), p
     (McNemar) and p_holm. `alignment` has one for each set and aligner: n (files), old and new (MSE in s^2), difference,
     changed (files), p (Wilcoxon) and p_holm. Holm's correction is over both tables. `headline` has name, old, new.
-    `changed` of `answers` are other than before, over all indexes and sequence searches and all files of recorders.
+    `changed` of `answers` are other than before, over all indexes and sequence searches and all files of recorders;
+    one that was not given again has changed, and is `missing` too.
     """
 
     run: str
@@ -230,12 +231,14 @@ def compared(found: Attempt, new: Result, weights: str, *, weights_equal: bool) 
     cells, alignment = _cells(old, new, answers), _alignment(old, new)
     p_holm = holm([*cells["p"], *alignment["p"]])
     cells, alignment = cells.assign(p_holm=p_holm[: len(cells)]), alignment.assign(p_holm=p_holm[len(cells) :])
-    changed = int(answers["changed"].sum() + alignment["changed"].sum())
+    changed, missing = (int(answers[name].sum() + alignment[name].sum()) for name in ("changed", "missing"))
     total = int(len(answers) + alignment["n"].sum())
     rounding = any(check.group in EXCUSED and check.says != "alike" for check in found.checks)
     data_alike = all(check.says != "differs" for check in found.checks if check.group in REFUSED)
     if not data_alike:
         verdict, as_expected = "data or settings are others, so nothing was to be expected", False
+    elif missing:
+        verdict, as_expected = f"not reproduced: {missing} of {total} answers were not given again", False
     else:
         verdict, as_expected = _verdict(changed, total, p_holm, weights_equal=weights_equal, rounding=rounding)
     numbers = pd.DataFrame({"old": old.summary["headline"], "new": new.summary["headline"]})
@@ -384,20 +387,21 @@ def _weights(found: Attempt, new: Result, store: Store) -> tuple[str, bool]:
 
 
 def _answers(old: Result, new: Result) -> pd.DataFrame:
-    """Return a row for each query, cell, length, index and sequence search of the run: hit of both, and changed.
+    """Return a row for each query, cell, length, index and sequence search of the run: hit of both, changed, missing.
 
     An answer that was not given again has changed, and is no hit.
     """
-    if old.hits.empty or new.hits.empty:
-        return pd.DataFrame({**{name: [] for name in ANSWER}, "hit_old": [], "hit_new": [], "changed": []})
-    told = [*ANSWER, "track_id", "start_s", "found_track_id", "found_s", "hit"]
-    both = old.hits[told].merge(new.hits[told], how="left", on=ANSWER, suffixes=("_old", "_new"), indicator=True)
-    alike = both["_merge"] == "both"
-    for name in ("track_id", "start_s", "found_track_id", "found_s"):
-        one, other = both[f"{name}_old"], both[f"{name}_new"]
-        alike &= (one == other) | (one.isna() & other.isna())
-    hit_new = both["hit_new"].eq(True)
-    return both[ANSWER].assign(hit_old=both["hit_old"].astype(bool), hit_new=hit_new, changed=~alike)
+    places = ["track_id", "start_s", "found_track_id", "found_s"]
+    told = [*ANSWER, *places, "hit"]
+    one, other = (result.hits.reindex(columns=told) for result in (old, new))
+    both = one.merge(other.astype(one.dtypes), how="left", on=ANSWER, suffixes=("_old", "_new"), indicator=True)
+    missing = both["_merge"] == "left_only"
+    changed = missing.copy()
+    for name in places:
+        then, now = both[f"{name}_old"], both[f"{name}_new"]
+        changed |= (then != now) & ~(then.isna() & now.isna())
+    hits = {"hit_old": both["hit_old"].eq(True), "hit_new": both["hit_new"].eq(True)}
+    return both[ANSWER].assign(**hits, changed=changed, missing=missing)
 
 
 def _cells(old: Result, new: Result, answers: pd.DataFrame) -> pd.DataFrame:
@@ -416,17 +420,18 @@ def _cells(old: Result, new: Result, answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _alignment(old: Result, new: Result) -> pd.DataFrame:
-    """Return the rows of `Outcome.alignment`, but for p_holm. A file that was not aligned again has changed."""
-    columns = ["set", "aligner", "n", "changed", "old", "new", "difference", "p"]
-    if old.alignment.empty or new.alignment.empty:
-        return pd.DataFrame(columns=columns)
-    both = old.alignment.merge(new.alignment, how="left", on=FILE, suffixes=("_old", "_new"))
+    """Return the rows of `Outcome.alignment`, but for p_holm. The test and the means are of files aligned twice."""
+    columns = [*FILE, "mse_s2", "mae_ms"]
+    one, other = (result.alignment.reindex(columns=columns) for result in (old, new))
+    both = one.merge(other.astype(one.dtypes), how="left", on=FILE, suffixes=("_old", "_new"), indicator=True)
     rows = []
     for (set_name, aligner), files in both.groupby(["set", "aligner"], sort=False):
-        one, other = (dict(zip(files["name"], files[f"mse_s2_{side}"], strict=True)) for side in ("old", "new"))
-        equal = (files["mae_ms_old"] - files["mae_ms_new"]).abs() <= SAME_MS
-        means = {"old": float(np.mean(list(one.values()))), "new": float(np.mean(list(other.values())))}
-        names = {"set": str(set_name), "aligner": str(aligner), "n": len(files), "changed": int((~equal).sum())}
-        tested = {"difference": means["new"] - means["old"], "p": compare_files(one, other).p}
-        rows.append(names | means | tested)
-    return pd.DataFrame(rows, columns=columns)
+        twice = files[files["_merge"] == "both"]
+        moved = (twice["mae_ms_old"] - twice["mae_ms_new"]).abs() > SAME_MS
+        then, now = (dict(zip(twice["name"], twice[f"mse_s2_{side}"], strict=True)) for side in ("old", "new"))
+        missing = len(files) - len(twice)
+        counts = {"n": len(files), "changed": int(moved.sum()) + missing, "missing": missing}
+        means = {"old": float(twice["mse_s2_old"].mean()), "new": float(twice["mse_s2_new"].mean())}
+        tested = {"difference": means["new"] - means["old"], "p": compare_files(then, now).p}
+        rows.append({"set": str(set_name), "aligner": str(aligner)} | counts | means | tested)
+    return pd.DataFrame(rows, columns=["set", "aligner", "n", "changed", "missing", "old", "new", "difference", "p"])

@@ -258,10 +258,10 @@ def made(hits: list[bool], mae_ms: tuple[float, float] = (1.0, 2.0)) -> Result:
     return Result(pd.DataFrame(), found, pd.DataFrame(), summary, files)
 
 
-def judged(new: Result, *checks: Check, weights_equal: bool) -> Outcome:
+def judged(new: Result, *checks: Check, weights_equal: bool, old: Result | None = None) -> Outcome:
     plugin = registry.load("encoder", "random-projection")
     config = resolve("random-projection", plugin, "tiny")
-    record = Record("a" * 16, made([True] * 10 + [False] * 10), {}, {}, {})
+    record = Record("a" * 16, old or made([True] * 10 + [False] * 10), {}, {}, {})
     plan = Plan(plugin, None, Store(Path()), no_progress, silent)
     found = Attempt(record, config, plan, "all", checks or KNOWN)
     return compared(found, new, "trained anew", weights_equal=weights_equal)
@@ -307,6 +307,22 @@ def test_queries_that_were_not_asked_again_have_changed() -> None:
     new = made([True] * 10 + [False] * 10)
     outcome = judged(replace(new, hits=new.hits[new.hits["query"] > 0]), weights_equal=True)
     assert outcome.changed == 1 and outcome.cells["new"].tolist() == [0.45] and not outcome.as_expected
+
+
+@pytest.mark.parametrize("left_out", ["hits", "alignment"])
+def test_a_part_that_was_not_tested_again_is_no_reproduction(left_out: str) -> None:
+    new = replace(made([True] * 10 + [False] * 10), **{left_out: pd.DataFrame()})  # type: ignore[arg-type]
+    outcome = judged(new, weights_equal=False)
+    missing = 20 if left_out == "hits" else 2
+    assert outcome.verdict == f"not reproduced: {missing} of 22 answers were not given again"
+    assert outcome.changed == missing and not outcome.as_expected
+
+
+@pytest.mark.parametrize("without", ["hits", "alignment"])
+def test_a_run_of_one_part_alone_is_judged_by_it(without: str) -> None:
+    old = replace(made([True] * 10 + [False] * 10), **{without: pd.DataFrame()})  # type: ignore[arg-type]
+    outcome = judged(old, weights_equal=True, old=old)
+    assert outcome.as_expected and outcome.answers == (2 if without == "hits" else 20)
 
 
 def test_an_aligned_file_has_changed_by_more_than_rounding() -> None:
