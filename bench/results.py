@@ -361,6 +361,8 @@ def _note(result: Result) -> str:
         tested.append(f"{result.alignment['name'].nunique()} pairs of recordings aligned")
         tables.append(_alignment_note(result))
     title = f"**{summary['encoder']}** ({summary['preset']}) on **{summary['benchmark']}**: {'; '.join(tested)}."
+    if (mean := summary["headline"].get("segment_top1/mean")) is not None:  # MLflow folds all but the first lines
+        title += f" Segment-level top-1, mean of the degraded cells: **{mean:.1%}**."
     return "\n\n".join([title, *tables]) + "\n"
 
 
@@ -372,7 +374,7 @@ def _grid_note(result: Result) -> str:
     for _, rows in own.groupby("cell", sort=False):
         by_length = {row["length_s"]: row for row in rows.to_dict("records")}
         lines.append([_condition(rows.iloc[0]), *(_percent(by_length.get(length_s)) for length_s in lengths)])
-    heading = f"Segment-level top-1 in per cent, with 95 % intervals ({result.summary['index']}):"
+    heading = f"#### Segment-level top-1 in per cent, with 95 % intervals ({result.summary['index']})"
     return heading + "\n\n" + _markdown(["condition", *(f"{length_s:g} s" for length_s in lengths)], lines)
 
 
@@ -394,7 +396,7 @@ def _alignment_note(result: Result) -> str:
     for aligner, rows in table.groupby("aligner", sort=False):
         by_set = {row["set"]: f"{_short(row['mae_ms'])} ms, {row['mse_s2']:.2g} s2" for row in rows.to_dict("records")}
         lines.append([str(aligner), *(by_set.get(set_name, "-") for set_name in sets)])
-    return "Alignment, mean absolute and mean squared error:\n\n" + _markdown(["aligner", *map(str, sets)], lines)
+    return "#### Alignment: mean absolute and mean squared error\n\n" + _markdown(["aligner", *map(str, sets)], lines)
 
 
 def _short(value: float) -> str:
@@ -402,6 +404,6 @@ def _short(value: float) -> str:
 
 
 def _markdown(heads: list[str], lines: list[list[str]]) -> str:
-    """Return a table in Markdown: the first column to the left, the others to the right."""
-    rule = ["---"] + ["---:"] * (len(heads) - 1)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, rule, *lines])
+    """Return a table in Markdown. MLflow draws columns without a gap, so that each cell brings its own."""
+    padded = [[f"{cell}&nbsp;&nbsp;" for cell in line] for line in [heads, *lines]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], ["---"] * len(heads), *padded[1:]])
