@@ -195,10 +195,13 @@ def report(
     store: StoreRoot = STORE,
 ) -> None:
     """Write runs and sweeps into one HTML file that works offline: tables, curves, costs, failures, provenance."""
+    from bench.errors import ConfigError
     from bench.registry import load
+    from bench.store import write_text
 
-    page = load("report", "html").render(_store(store), runs or (), audio=not without_audio)
-    out.write_text(page, encoding="utf-8")
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise ConfigError(f"--out must name a file in a folder that exists, got {out}")
+    write_text(out, load("report", "html").render(_store(store), runs or (), audio=not without_audio))
     print(f"written to {out}, {out.stat().st_size / 1e6:.1f} MB")
 
 

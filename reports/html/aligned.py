@@ -18,7 +18,7 @@ from bench.reports.html.standing import ALPHA
 from bench.reports.html.svg import INK, MUTED, SERIES, canvas, drawn
 from bench.store import digest
 
-WIDTH, ROW_PX, NAMES_PX, FRAME_PX = 720, 22, 230, 76
+PLOT_PX, ROW_PX, LETTER_PX, FRAME_PX = 470, 22, 6, 76
 LEAST_MS = 1e-3  # an error of nought has no place on a log axis
 JITTER = 0.22
 
@@ -33,7 +33,7 @@ def alignment(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
             "Mean absolute error of each file, ms, on a log axis; the bar is the median over files. Best mean on top. "
             f"{ORACLE}: the best line of the grid that crosscor and deeplearning choose from."
         )
-        blocks += [Figure(title, [_strips(files, order, title)], caption, least_px=WIDTH), _table(table, title)]
+        blocks += [Figure(title, [_strips(files, order, title)], caption, least_px=PLOT_PX), _table(table, title)]
     return blocks + _published({str(name) for run in runs for name in run.result.alignment["set"].unique()})
 
 
@@ -88,8 +88,9 @@ def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
 
 def _strips(files: pd.DataFrame, order: Sequence[str], title: str) -> Markup:
     height = FRAME_PX + ROW_PX * len(order)
+    names_px = 20 + LETTER_PX * max(map(len, order))
     draw = np.random.default_rng(0)  # of the jitter
-    with canvas(WIDTH, height, left=NAMES_PX, right=24, top=30) as axes:
+    with canvas(names_px + PLOT_PX, height, left=names_px, right=24, top=30) as axes:
         told = []
         for row, aligner in enumerate(order):
             errors = np.maximum(files.loc[files["aligner"] == aligner, "mae_ms"].to_numpy(dtype=float), LEAST_MS)
@@ -107,7 +108,7 @@ def _strips(files: pd.DataFrame, order: Sequence[str], title: str) -> Markup:
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.set_xlabel("mean absolute error of a file, ms")
-        axes.set_title(f"{title}: {files['name'].nunique()} files", color=INK)
+        axes.set_title(f"{files['name'].nunique()} files", color=INK)
         return drawn(axes, f"Alignment error per file: {title}", f"Median over files, ms: {'; '.join(told)}")
 
 

@@ -158,7 +158,8 @@ def paper_table(table: PaperTable) -> Table:
         name = Cell(line.label, f"{dim} {first}".strip(), title=line.note)
         note = Cell(line.note, f"note {first}".strip())
         group = [Cell(line.group, f"num {first}".strip())] if grouped else []
-        rows.append([name, *group, *(_entry(entry, f"num {dim} {first}") for entry in line.entries), note])
+        number = " ".join(f"num {dim} {first}".split())
+        rows.append([name, *group, *(_entry(entry, number) for entry in line.entries), note])
     columns = ("system", *(["query"] if grouped else []), *table.columns, "note")
     return Table(table.title[:1].upper() + table.title[1:], columns, rows, table.caption)
 
