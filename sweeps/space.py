@@ -7,7 +7,6 @@ in MLflow and in the report. A space varies the encoder and its training alone: 
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from bench.config import RunConfig, assignment, flatten, require, resolve
+from bench.config import RunConfig, assignment, checked_section, flatten, require, resolve
 from bench.errors import ConfigError
 from bench.registry import unknown
 
@@ -176,14 +173,7 @@ def _told(value: object) -> str:
 
 def _parameter(path: Path, name: str, given: object) -> Parameter:
     where = f"{path}: {name}"
-    try:
-        found: Parameter = TypeAdapter(Parameter).validate_python(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        told = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
-        raise ConfigError(
-            f"{where} must be {{ low = ..., high = ... }} or {{ choices = [...] }}, got {given} ({told})"
-        ) from error
+    found: Parameter = checked_section(where, Parameter, given)
     _check_parameter(where, found, given)
     return found
 
@@ -197,7 +187,6 @@ def _check_parameter(where: str, parameter: Parameter, given: object) -> None:
         return
     if low is None or high is None:
         raise ConfigError(f"{where} needs both low and high, or choices, got {given}")
-    require(math.isfinite(low) and math.isfinite(high), f"{where} must be finite", (low, high))
     require(low < high, f"{where} is empty: low must be below high", f"low = {low}, high = {high}")
     require(not parameter.log or low > 0, f"{where}: a range on a log scale must begin above 0", low)
     require(parameter.step is None or parameter.step > 0, f"{where}: step must be above 0", parameter.step)

@@ -142,9 +142,10 @@ def opened(url: str | None, store: Store) -> BaseStorage:
 
 
 def quiet() -> None:
-    """Keep Optuna from telling of every trial, and of parts that it calls experimental."""
+    """Keep Optuna from telling of every trial, of parts that it calls experimental, and of heartbeats without it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Heartbeat of storage")
 
 
 def _database(url: str) -> BaseStorage:

@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bench.store import digest, read_json, write_json
@@ -46,7 +46,7 @@ class Desk:
     def ask(self, wanted: int) -> Trial | None:
         """Return a trial to run, that of a dead worker first; None if `wanted` were begun already."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(self.folder / "ask.lock")):
+        with self._turn():
             self.deliver()
             self._fail_dead()
             trials = self.study.get_trials(deepcopy=False)
@@ -77,7 +77,8 @@ class Desk:
         write_json(self._untold(number), {"state": state.name, "values": values, "attrs": attrs})
         for pause_s in (*self.pauses_s, 0.0):
             try:
-                self._deliver(number)
+                with self._turn():  # else who asks may tell it at the same moment
+                    self._deliver(number)
                 break
             except Exception as error:
                 told = f"trial {number} could not be told to the study ({_first_line(error)}); its result is kept"
@@ -106,6 +107,8 @@ class Desk:
             self._deliver(int(path.stem.partition("-")[2]))
 
     def _deliver(self, number: int) -> None:
+        if not self._untold(number).is_file():
+            return  # somebody else has told it
         told = read_json(self._untold(number))
         trial_id = self.study.get_trials(deepcopy=False)[number]._trial_id
         # If others thought it dead meanwhile it is asked again, and finds its result in the store.
@@ -116,11 +119,10 @@ class Desk:
         self._untold(number).unlink()
 
     def _fail_dead(self) -> None:
-        if isinstance(self.study._storage, RDBStorage):
-            fail_stale_trials(self.study)
+        fail_stale_trials(self.study)  # of other hosts, by the heartbeat
         repeat = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            here = trial.user_attrs.get(PLACE) == self._place or not isinstance(self.study._storage, RDBStorage)
+            here = trial.user_attrs.get(PLACE) == self._place or not _has_heartbeat(self.study._storage)
             if not here or trial.number in self._held or self._is_held(trial.number):
                 continue
             self.study.tell(trial.number, state=TrialState.FAIL)
@@ -132,6 +134,9 @@ class Desk:
                 return False
         except Timeout:
             return True
+
+    def _turn(self) -> FileLock:
+        return FileLock(str(self.folder / "ask.lock"))
 
     @property
     def _place(self) -> str:
@@ -159,7 +164,7 @@ def first_trial(study: optuna.Study, params: dict[str, Any]) -> None:
 @contextmanager
 def heartbeat(storage: BaseStorage, trial: Trial) -> Iterator[None]:
     """Let other hosts see in the database that a trial is alive. A journal file needs none: it serves one host."""
-    if not isinstance(storage, RDBStorage):
+    if not _has_heartbeat(storage):
         yield
         return
     stop = threading.Event()
@@ -167,7 +172,7 @@ def heartbeat(storage: BaseStorage, trial: Trial) -> Iterator[None]:
     def beat() -> None:
         while not stop.is_set():
             with suppress(Exception):  # while the database is away nobody else can take the trial for dead either
-                storage.record_heartbeat(trial._trial_id)
+                storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
             stop.wait(HEARTBEAT_S)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -177,6 +182,11 @@ def heartbeat(storage: BaseStorage, trial: Trial) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def _has_heartbeat(storage: BaseStorage) -> bool:
+    """Say whether it is a database, which any number of hosts share; a journal file serves one."""
+    return hasattr(storage, "record_heartbeat")
 
 
 def _repeated(trial: FrozenTrial) -> FrozenTrial:

@@ -14,7 +14,8 @@ from hypothesis import settings
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"
-for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "BENCH_DATA", "BENCH_STORE"):
+MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+for name in (*MLFLOW, "BENCH_DATA", "BENCH_STORE", "BENCH_STORAGE"):
     os.environ.pop(name, None)  # a setting of the person who runs the tests must not reach them
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,0 +1,304 @@
+"""Asking and telling: no trial twice, none lost, whoever dies and whenever the storage is away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from bench.errors import ConfigError
+from bench.store import Store
+from bench.sweeps.space import Parameter, Space
+from bench.sweeps.study import Definition, Origin, begun_before, entered, journal_of, loaded, opened, without_password
+from bench.sweeps.trials import AGAIN, Desk, begun, first_trial, heartbeat
+
+SPACE = Space("tiny", {"train.lr": Parameter(1e-4, 1e-2, log=True)})
+DEFINITION = Definition("now-playing", "synth-validation/v1", "d", "s", "0", (), ("segment_top1",), SPACE)
+ORIGIN = Origin("now-playing", None, None)
+# One of several workers that begin at the same moment on a store where nothing is.
+WORKER = """
+import sys, time
+from pathlib import Path
+from tests_trials import DEFINITION, ORIGIN, SPACE
+from bench.store import Store
+from bench.sweeps.study import entered, opened
+from bench.sweeps.trials import Desk
+from optuna.trial import TrialState
+store, url, wanted = Store(Path(sys.argv[1])), sys.argv[2] or None, int(sys.argv[3])
+study = entered(opened(url, store), DEFINITION, ORIGIN, None)
+desk = Desk(study, SPACE, store.root / "sweeps" / study.study_name, print)
+while (trial := desk.ask(wanted)) is not None:
+    print("asked", trial.number, flush=True)
+    time.sleep(0.05)
+    if len(sys.argv) > 4:
+        time.sleep(600)
+    desk.tell(trial.number, TrialState.COMPLETE, [trial.params["train.lr"]], {"run": "r"})
+"""
+
+
+@pytest.fixture
+def warned() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def desk(tmp_path: Path, warned: list[str]) -> Desk:
+    return desk_in(Store(tmp_path), warned)
+
+
+def desk_in(store: Store, warned: list[str], url: str | None = None, name: str | None = None) -> Desk:
+    study = entered(opened(url, store), DEFINITION, ORIGIN, name)
+    return Desk(study, SPACE, store.root / "sweeps" / study.study_name, warned.append, pauses_s=(0.0,))
+
+
+def started(tmp_path: Path, url: str | None, wanted: int, *more: str) -> subprocess.Popen[str]:
+    here = tmp_path / "code"
+    here.mkdir(exist_ok=True)
+    (here / "tests_trials.py").write_text(Path(__file__).read_text())
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(tmp_path / "store"), url or "", str(wanted), *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(here)},
+    )  # fmt: skip
+
+
+def asked(outputs: list[str]) -> list[int]:
+    return [int(line.split()[1]) for output in outputs for line in output.splitlines() if line.startswith("asked")]
+
+
+def together(tmp_path: Path, url: str | None) -> None:
+    """Start four workers at once; check that all succeed and that every trial was had once."""
+    workers = [started(tmp_path, url, 12) for _ in range(4)]
+    ends = [worker.communicate(timeout=120) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, ends
+    numbers = asked([out for out, _ in ends])
+    assert sorted(numbers) == list(range(12))
+    trials = loaded(opened(url, Store(tmp_path / "store")), DEFINITION.name).get_trials()
+    assert Counter(trial.state for trial in trials) == {TrialState.COMPLETE: 12}
+    assert all(trial.values == [trial.params["train.lr"]] for trial in trials)
+
+
+def test_four_workers_at_once_on_a_fresh_store_all_succeed_and_share_no_trial(tmp_path: Path) -> None:
+    together(tmp_path, None)
+
+
+def test_four_workers_at_once_on_a_fresh_postgresql_all_succeed_and_share_no_trial(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    together(tmp_path, postgres_url)
+
+
+def test_trial_of_a_killed_worker_is_tried_once_more_with_the_same_settings(tmp_path: Path, warned: list[str]) -> None:
+    lost = []
+    for _ in range(2):
+        worker = started(tmp_path, None, 1, "hang")
+        assert worker.stdout is not None
+        lost.append(int(worker.stdout.readline().split()[1]))
+        worker.send_signal(signal.SIGKILL)
+        worker.communicate(timeout=20)
+    desk = desk_in(Store(tmp_path / "store"), warned)
+    assert desk.ask(1) is None  # it had its second try
+    trials = desk.study.get_trials()
+    assert lost == [0, 1]
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
+    assert trials[0].params == trials[1].params
+    assert trials[1].system_attrs[AGAIN] == 0
+    assert begun(trials) == 1
+
+
+def test_living_trial_of_another_worker_is_left_alone(tmp_path: Path, warned: list[str]) -> None:
+    one, other = desk_in(Store(tmp_path), warned), desk_in(Store(tmp_path), warned)
+    first, second = one.ask(2), other.ask(2)
+    assert first is not None and second is not None
+    assert other.ask(2) is None
+    assert [trial.state for trial in one.study.get_trials()] == [TrialState.RUNNING] * 2
+    assert first.number != second.number
+
+
+def test_interrupted_trial_goes_on_as_often_as_wanted(desk: Desk) -> None:
+    settings = []
+    for _ in range(3):
+        trial = desk.ask(1)
+        assert trial is not None
+        settings.append(trial.params)
+        desk.again(trial)
+    assert settings[0] == settings[1] == settings[2]
+    assert begun(desk.study.get_trials()) == 1
+
+
+def test_result_is_kept_while_the_storage_is_away_and_told_by_the_next_who_asks(
+    desk: Desk, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = desk.ask(2)
+    assert trial is not None
+
+    def away(*_: Any, **__: Any) -> None:
+        raise ConnectionError("server closed the connection")
+
+    with monkeypatch.context() as without:
+        without.setattr(desk.study, "tell", away)
+        desk.tell(trial.number, TrialState.COMPLETE, [0.5], {"run": "abc"})
+    (kept,) = desk.folder.glob("untold-*.json")
+    assert json.loads(kept.read_text())["values"] == [0.5]
+    assert "server closed the connection" in warned[0] and str(kept) in warned[0]
+    desk.ask(2)
+    told = desk.study.get_trials()[trial.number]
+    assert (told.state, told.values, told.user_attrs["run"]) == (TrialState.COMPLETE, [0.5], "abc")
+    assert not kept.exists()
+
+
+def test_storage_that_is_away_ends_no_trial(desk: Desk, warned: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = desk.ask(1)
+    assert trial is not None
+
+    def away(*_: Any, **__: Any) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(trial, "report", away)
+    assert desk.report(trial, 0.1, 10) is False
+    assert warned == ["the sweep's storage does not answer (gone); the trial goes on"]
+
+
+def test_bad_trial_is_pruned_once_others_did_better(desk: Desk) -> None:
+    desk.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
+    for value in (0.5, 0.6):
+        good = desk.ask(9)
+        assert good is not None
+        assert not desk.report(good, value, 10)
+        desk.tell(good.number, TrialState.COMPLETE, [value], {})
+    bad = desk.ask(9)
+    assert bad is not None
+    assert desk.report(bad, 0.1, 10)
+
+
+def test_draws_depend_on_the_trials_so_far_not_on_who_asks(tmp_path: Path, warned: list[str]) -> None:
+    drawn = []
+    for place in ("one", "two"):
+        desk = desk_in(Store(tmp_path / place), warned)
+        found = [desk.ask(4) for _ in range(4)]
+        drawn.append([trial.params["train.lr"] for trial in found if trial is not None])
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 4
+
+
+def test_first_trial_is_the_preset_itself(desk: Desk) -> None:
+    first_trial(desk.study, {"train.lr": 2e-3})
+    first_trial(desk.study, {"train.lr": 3e-3})  # it has a trial now
+    first = desk.ask(5)
+    assert first is not None and first.params == {"train.lr": 2e-3}
+    assert len(desk.study.get_trials()) == 1
+
+
+def test_heartbeat_is_recorded_in_a_database(tmp_path: Path, warned: list[str], postgres_url: str) -> None:
+    desk = desk_in(Store(tmp_path), warned, postgres_url, "heartbeat")
+    trial = desk.ask(1)
+    assert trial is not None
+    beats: list[int] = []
+    storage = desk.study._storage
+    record = storage.record_heartbeat  # type: ignore[attr-defined]
+
+    def beaten(trial_id: int) -> None:
+        record(trial_id)
+        beats.append(trial_id)
+
+    storage.record_heartbeat = beaten  # type: ignore[attr-defined]
+    with heartbeat(storage, trial):
+        until = time.monotonic() + 10
+        while not beats and time.monotonic() < until:
+            time.sleep(0.02)
+    assert beats[0] == trial._trial_id
+
+
+def test_trial_of_another_host_is_left_to_its_heartbeat(tmp_path: Path, warned: list[str], postgres_url: str) -> None:
+    other = desk_in(Store(tmp_path / "other"), warned, postgres_url, "hosts")
+    here = desk_in(Store(tmp_path / "here"), warned, postgres_url, "hosts")
+    assert other.ask(2) is not None
+    assert here.ask(2) is not None
+    assert [trial.state for trial in here.study.get_trials()] == [TrialState.RUNNING] * 2
+
+
+def test_trial_of_a_host_that_fell_silent_is_failed_and_tried_again(
+    tmp_path: Path, warned: list[str], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.sweeps.study.GRACE_S", 1)
+    monkeypatch.setattr("bench.sweeps.study.HEARTBEAT_S", 1)
+    other = desk_in(Store(tmp_path / "other"), warned, postgres_url, "silent")
+    lost = other.ask(1)
+    assert lost is not None
+    with heartbeat(other.study._storage, lost):
+        time.sleep(0.5)
+    time.sleep(2.5)  # the database's clock counts in seconds
+    again = desk_in(Store(tmp_path / "here"), warned, postgres_url, "silent").ask(1)
+    assert again is not None and again.number == lost.number + 1
+    assert again.params == lost.params
+
+
+def test_study_of_another_space_is_a_study_of_its_own_and_told_of(tmp_path: Path) -> None:
+    storage = opened(None, Store(tmp_path))
+    entered(storage, DEFINITION, ORIGIN, None)
+    other = replace(DEFINITION, space=Space("tiny", {"train.lr": Parameter(1e-4, 0.1, log=True)}))
+    assert other.name != DEFINITION.name
+    assert DEFINITION.name.startswith("synth-validation-v1.now-playing.")
+    assert begun_before(storage, DEFINITION) == []
+    (told,) = begun_before(storage, other)
+    assert told.endswith("is another study: space: parameters: train.lr: high was 0.01, is 0.1")
+
+
+def test_study_under_its_name_with_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:
+    storage = opened(None, Store(tmp_path))
+    entered(storage, DEFINITION, ORIGIN, "mine")
+    entered(storage, DEFINITION, ORIGIN, "mine")
+    other = replace(DEFINITION, space=Space("tiny", {"train.lr": Parameter(1e-4, 0.1, log=True)}))
+    with pytest.raises(ConfigError, match=r"study mine was begun .*: train.lr: high was 0.01, is 0.1; put it back"):
+        entered(storage, other, ORIGIN, "mine")
+
+
+def test_study_is_found_by_the_beginning_of_its_digest(tmp_path: Path) -> None:
+    storage = opened(None, Store(tmp_path))
+    with pytest.raises(ConfigError, match="no study in this store"):
+        loaded(storage, "x")
+    entered(storage, DEFINITION, ORIGIN, None)
+    assert loaded(storage, DEFINITION.name.rpartition(".")[2][:5]).study_name == DEFINITION.name
+    with pytest.raises(ConfigError, match="no study called 'other'"):
+        loaded(storage, "other")
+
+
+def test_line_that_a_kill_left_unfinished_in_the_journal_is_cut_off(tmp_path: Path, warned: list[str]) -> None:
+    first = desk_in(Store(tmp_path), warned).ask(2)
+    assert first is not None
+    path = journal_of(Store(tmp_path))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"op_code": 4, "worker')
+    again = desk_in(Store(tmp_path), warned)
+    assert again.ask(3) is not None
+    assert path.read_bytes().startswith(whole + b'{"op_code":')
+    assert len(again.study.get_trials()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("sweeps.db", "--storage wants a URL"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:9/sweeps", "the storage postgresql+psycopg://127.0.0.1:9/sweeps"),
+        ("postgresql+nothing://localhost/x", "cannot be reached"),
+    ],
+)
+def test_storage_that_cannot_be_reached_is_one_sentence_without_the_password(
+    tmp_path: Path, url: str, told: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        opened(url, Store(tmp_path))
+    assert told in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "secret" not in without_password(url)
