@@ -93,23 +93,25 @@ def trials_frame(trials: list[FrozenTrial], definition: dict[str, Any]) -> pd.Da
             "seconds": float(trial.user_attrs.get(SECONDS, float("nan"))),
             "reason": trial.user_attrs.get(REASON, ""),
             **{f"value.{name}": _value(trial, i) for i, name in enumerate(names)},
-            **{f"param.{name}": trial.params.get(name) for name in params},
+            **{f"param.{name}": _param(trial, name, given) for name, given in params.items()},
         }
         for trial in trials
     ]
     columns = ["number", "state", "repeats", "run", "seconds", "reason"]
     columns += [*(f"value.{name}" for name in names), *(f"param.{name}" for name in params)]
-    frame = pd.DataFrame(rows, columns=columns)
-    for name, given in params.items():
-        if given["choices"] is not None:  # of several kinds, which Parquet has no column for
-            frame[f"param.{name}"] = [None if value is None else str(value) for value in frame[f"param.{name}"]]
-    return frame
+    return pd.DataFrame(rows, columns=columns)
 
 
 def curves_frame(trials: list[FrozenTrial]) -> pd.DataFrame:
     """Return the validations of all trials: number, step, value."""
     points = [(t.number, step, value) for t in trials for step, value in sorted(t.intermediate_values.items())]
     return pd.DataFrame(points, columns=["number", "step", "value"])
+
+
+def _param(trial: FrozenTrial, name: str, given: dict[str, Any]) -> Any:
+    """Return a parameter's value; a choice as text, as choices are of several kinds and Parquet's columns of one."""
+    value = trial.params.get(name)
+    return str(value) if given["choices"] is not None and value is not None else value
 
 
 def _value(trial: FrozenTrial, objective: int) -> float:
