@@ -55,7 +55,7 @@ def test_files_say_what_was_tried_and_what_won(tmp_path: Path) -> None:
     assert trials["state"].tolist() == ["complete"] * 4 + ["failed"]
     assert trials["value.segment_top1"].tolist()[:4] == [0.1, 0.4, 0.2, 0.3]
     assert trials["param.train.lr"].tolist()[:4] == [0.1, 0.2, 0.3, 0.4]
-    assert trials["param.train.snr_db"].tolist() == ["[5.0, 15.0]", "[0.0, 20.0]", "[5.0, 15.0]", "[0.0, 20.0]", None]
+    assert trials["param.train.snr_db"].tolist()[:4] == ["[5.0, 15.0]", "[0.0, 20.0]", "[5.0, 15.0]", "[0.0, 20.0]"]
     assert trials["run"].tolist() == ["run0", "run1", "run2", "run3", ""]
     assert trials["reason"].iloc[4] == "the loss is nan"
     curves = read_frame(folder / CURVES)
