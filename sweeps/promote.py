@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -60,7 +61,7 @@ def promote(
     result = run(config, Plan(plugin, root, store, progress, warn, tags=tags), "segments")
     assert result is not None
     model = model_name or config.encoder
-    version = _registered(result, config, study, trial, model, store, warn)
+    version = _registered(result, config, plugin, study, trial, model, store, warn)
     folder = store.root / "sweeps" / study.study_name
     export.export(study, folder)
     export.promoted(folder, result.summary["run"], trial.number)
@@ -92,6 +93,7 @@ def _config(definition: dict[str, object], origin: Origin, trial: FrozenTrial) -
 def _registered(
     result: Result,
     config: RunConfig,
+    plugin: ModuleType,
     study: optuna.Study,
     trial: FrozenTrial,
     model: str,
@@ -105,7 +107,6 @@ def _registered(
             f"the {CHAMPION} so far had a {SCORE} of {before[SCORE]}, this one {score:.4f}; the alias moves, put it "
             "back in the MLflow UI if you want the other"
         )
-    plugin = registry.load("encoder", config.encoder)
     origin = (
         f"Its settings are those of trial {trial.number} of the sweep {study.study_name} "
         f"({len(study.get_trials(deepcopy=False))} trials, chosen on held-out training tracks)."
