@@ -683,7 +683,10 @@ def sweep(
 
 @sweep_app.command("promote")
 def sweep_promote(
-    study: Annotated[str, typer.Argument(help="The beginning of the study's name, or of the digest at its end.")],
+    study: Annotated[
+        str | None,
+        typer.Argument(help="The beginning of its name, or of the digest at its end; the latest if left out."),
+    ] = None,
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
     name: Annotated[
         str | None, typer.Option(help="The model's name in the registry; the encoder's if left out.")
@@ -695,9 +698,11 @@ def sweep_promote(
     """Train the best trial at full budget, test it on the test grid, and register it in MLflow as champion."""
     from bench.console import progress_shown, warn
     from bench.registry import part
+    from bench.results import kept_study
 
+    chosen = study or kept_study(_store(store), None).name
     with progress_shown() as progress:
-        made = part("sweeps.promote").promote(study, trial, name, storage, data_root, _store(store), progress, warn)
+        made = part("sweeps.promote").promote(chosen, trial, name, storage, data_root, _store(store), progress, warn)
     _show(made.result, "table")
     print(f"trial {made.trial} of {made.study} is version {made.version} of {made.model}, alias champion")
     where = "" if store == STORE else f" --store {store}"
