@@ -23,7 +23,8 @@ from bench.logbook.journal import Journal
 from bench.store import Store, digest, read_json, write_json, write_text
 
 SCHEME = "models:/"
-FOLDER, DATA = "model", "data"  # of a run's artefacts, and MLflow's own word for a loader's files in it
+FOLDER, FILES = "model", "encoder"  # of a run's artefacts, and our own files in it
+DATA = f"data/{FILES}"  # where MLflow puts a loader's files
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "card.md"
 EXAMPLE_SEGMENTS = 2
 
@@ -156,7 +157,7 @@ def _model_folder(scratch: Path, package: Package) -> Path:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    files = scratch / DATA
+    files = scratch / FILES
     files.mkdir()
     shutil.copyfile(package.weights, files / WEIGHTS)
     write_json(files / SETTINGS, dict(package.settings))
