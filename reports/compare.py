@@ -77,7 +77,7 @@ def compare(results: Sequence[Result]) -> pd.DataFrame:
     check_same_queries(results)
     rows = [row for metric in HITS for row in _rows(results, metric)]
     rows += [_published_row(number) for number in published_beside(results)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64"})  # whole, though published rows have none
 
 
 def render(*results: Result) -> RenderableType:

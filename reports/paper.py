@@ -33,7 +33,7 @@ TESTED = ("benchmark", "query set", "first index", "sequence search")
 MADE_UP = "synth-"  # benchmarks of made-up music begin so: published numbers say nothing beside them
 ALPHA = 0.05
 AUDIO_LENGTH_S = 5.0
-HALF_UP = 1e-9  # published are 67.95 and 97.35: shares of such are a hair below
+HALF_UP = 1e-9  # 97.35 was published: a float may be a hair below it
 TOLERANCE_MS = 50.0  # ours, and the paper's
 SAME_LENGTH = 0.05  # published queries of 1 s stand beside ours of 0.96 s
 SEGMENT, AUDIO = "segment_top1", "audio_top1"
@@ -160,7 +160,7 @@ def _numbers(table: dict[str, Any], row: dict[str, Any]) -> list[Published]:
         places = [(Cell(table["kind"], snr_db, t60_s), row["length_s"]) for snr_db in snrs_db for t60_s in t60s_s]
     return [
         Published(
-            row["system"], table["metric"], cell, length_s, percent / 100, table["data"],
+            row["system"], table["metric"], cell, length_s, round(percent / 100, 6), table["data"],
             table.get("tolerance_ms"), table["source"], table["confidence"], table.get("ablation", ""),
         )
         for (cell, length_s), percent in zip(places, row["value"], strict=True)
@@ -469,48 +469,64 @@ class Drawing:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield title, head, the lines of each group below a rule, and caption. Source of the name: rich's protocol."""
-        table, wide = self.table, WIDTHS[self.table.unit] + 1
-        narrow = options.max_width < LEAST_NAME + len(table.columns) * wide
-        cell = max(NARROW, *map(len, table.columns)) + 1 if narrow else wide
-        longest = max((len(line.label) for line in table.lines), default=0)
-        name = min(longest, max(LEAST_NAME, options.max_width - len(table.columns) * cell))
+        table, widths = self.table, _widths(self.table, options.max_width)
         yield Text(f"\n{table.title}", style="bold")
-        yield Text(" " * name + "".join(f"{column:>{cell}}" for column in table.columns))
+        yield Text(" " * widths.name + "".join(f"{column:>{widths.cell}}" for column in table.columns))
         for i, (group, lines) in enumerate(groupby(table.lines, key=lambda line: line.group)):
-            rule = Rule(group, align="left", style="dim")
-            yield from console.render(rule, options.update_width(name + cell * len(table.columns)))
-            for note, own in groupby(lines, key=_heading):
+            rule = Rule(Text(group), align="left", style="dim")
+            yield from console.render(rule, options.update_width(widths.name + widths.cell * len(table.columns)))
+            for note, own in groupby(lines, key=_note_above):
                 yield from [Text(note, style="dim")] if note else []
                 for line in own:
-                    yield _row(line, table.unit, name, cell, narrow)
-                    yield from (
-                        [Text(f"  {line.note}", style="dim")] if i == 0 and line.origin == "run" and line.note else []
-                    )
+                    yield _row(line, table.unit, widths)
+                    yield from [Text(f"  {line.note}", style="dim")] if i == 0 and _note_below(line) else []
         yield from [Text(table.caption, style="italic dim")] if table.caption else []
 
 
-def _heading(line: Line) -> str:
+@dataclass(frozen=True)
+class _Widths:
+    """How many characters names and cells take, and whether there is room for intervals."""
+
+    name: int
+    cell: int
+    intervals: bool
+
+
+def _widths(table: PaperTable, width: int) -> _Widths:
+    """Return the roomiest widths with which a table fits: names whole if they can be, else no less than LEAST_NAME."""
+    longest = max((len(line.label) for line in table.lines), default=0)
+    shortest = min(longest, LEAST_NAME)
+    number = max(NARROW, *map(len, table.columns))
+    for least, cell in ((longest, WIDTHS[table.unit] + 3), (shortest, WIDTHS[table.unit] + 1)):
+        if least + len(table.columns) * cell <= width:
+            return _Widths(min(longest, width - len(table.columns) * cell), cell, intervals=True)
+    return _Widths(max(shortest, min(longest, width - len(table.columns) * (number + 1))), number + 1, intervals=False)
+
+
+def _note_above(line: Line) -> str:
     return line.note if line.origin == "published" else ""
 
 
-def _row(line: Line, unit: str, name: int, cell: int, narrow: bool) -> Text:
+def _note_below(line: Line) -> str:
+    return line.note if line.origin == "run" else ""
+
+
+def _row(line: Line, unit: str, widths: _Widths) -> Text:
     """Return a line's row, and below it what of its name was too long."""
-    first, *rest = textwrap.wrap(line.label, name, subsequent_indent="  ")
-    row = Text(f"{first:{name}}", style="" if line.origin == "run" else "dim")
+    first, *rest = textwrap.wrap(line.label, widths.name, subsequent_indent="  ")
+    row = Text(f"{first:{widths.name}}", style="" if line.origin == "run" else "dim")
     for entry in line.entries:
-        text = formatted(entry, unit) if narrow else _cell(entry, unit)
-        row.append(f"{text:>{cell}}", style="bold" if entry and entry.best else "")
+        number, interval = formatted(entry, unit), _interval(entry, unit) if widths.intervals else ""
+        row.append(f"{number:>{widths.cell - len(interval)}}", style="bold" if entry and entry.best else "")
+        row.append(interval, style="dim")
     return row.append("".join(f"\n{each}" for each in rest))
 
 
-def _cell(entry: Entry | None, unit: str) -> str:
-    """Return a number with its mark and interval; what has none is shifted to stand below those that do."""
-    text = formatted(entry, unit)
-    if unit not in NUMBERS:
-        return text
-    room = WIDTHS[unit] - NUMBERS[unit]
-    if entry is None or entry.low is None or entry.high is None:
-        return text + " " * room
+def _interval(entry: Entry | None, unit: str) -> str:
+    """Return an entry's mark and interval; as many blanks where it has none, so that numbers stand below each other."""
+    room = WIDTHS[unit] - NUMBERS.get(unit, WIDTHS[unit])
+    if not room or entry is None or entry.low is None or entry.high is None:
+        return " " * room
     low, high = 100 * entry.low, 100 * entry.high
     interval = f"{low:+.0f}..{high:+.0f}" if unit == "points" else f"{low:.0f}-{high:.0f}"
-    return f"{text}{'=' if entry.alike else ' '}{interval:>{room - 1}}"
+    return f"{'=' if entry.alike else ' '}{interval:>{room - 1}}"
