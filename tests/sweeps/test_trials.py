@@ -243,6 +243,24 @@ def test_trial_of_a_host_that_fell_silent_is_failed_and_tried_again(
     assert again.params == lost.params
 
 
+def test_result_outlasts_a_database_that_goes_and_comes_back(tmp_path: Path, warned: list[str], postgres: Any) -> None:
+    desk = desk_in(Store(tmp_path), warned, postgres.url, "away")
+    trial = desk.ask(2)
+    assert trial is not None
+    postgres.stop()
+    try:
+        assert desk.report(trial, 0.4, 10) is False
+        desk.tell(trial.number, TrialState.COMPLETE, [0.5], {"run": "abc"})
+    finally:
+        assert postgres.start()
+    assert len(warned) == 2
+    assert len(list(desk.folder.glob("untold-*.json"))) == 1
+    assert desk_in(Store(tmp_path), warned, postgres.url, "away").ask(2) is not None  # another process, later
+    told = desk_in(Store(tmp_path), warned, postgres.url, "away").study.get_trials()[trial.number]
+    assert (told.state, told.values, told.user_attrs["run"]) == (TrialState.COMPLETE, [0.5], "abc")
+    assert not list(desk.folder.glob("untold-*.json"))
+
+
 def test_study_of_another_space_is_a_study_of_its_own_and_told_of(tmp_path: Path) -> None:
     storage = opened(None, Store(tmp_path))
     entered(storage, DEFINITION, ORIGIN, None)
