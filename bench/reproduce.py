@@ -331,7 +331,7 @@ def _data_of(config: RunConfig, plan: Plan, task: Task) -> tuple[dict[str, str],
 
 def _content(bank: RoomBank) -> str:
     """Return a digest of measured responses themselves; the bank's own has the times of files, which a copy changes."""
-    return digest(bank.table["name"].tolist(), hashlib.sha256(np.ascontiguousarray(bank.samples)).hexdigest())
+    return digest(bank.table["name"].tolist(), hashlib.sha256(bank.samples.tobytes()).hexdigest())
 
 
 def _data_checks(record: Record, now: dict[str, str], *, proved: bool) -> list[Check]:

@@ -27,7 +27,7 @@ from bench.degrade.cells import benchmark_name, validation
 from bench.errors import ConfigError, PluginError, Pruned, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import SHORTEST_QUERY, Embedder
-from bench.logbook import open_book, provenance
+from bench.logbook import labels, open_book, provenance
 from bench.machine import keep_freed_memory
 from bench.results import RANDOM_PROJECTION, Result, keep, log, started, with_alignment, with_segments
 from bench.store import Store, digest
@@ -90,7 +90,7 @@ def run(config: RunConfig, plan: Plan, task: Task = "all") -> Result | None:
     name = f"{config.encoder}/{config.seed}/{key[:6]}"
     with open_book(folder, experiment=benchmark, name=name, store=plan.store.root, warn=plan.warn) as book:
         book.params(flatten(config))
-        names = {"bench.task": benchmark, "bench.encoder": config.encoder, "bench.run": key}
+        names = labels(config, device, heard.music.digest) | {"bench.task": benchmark, "bench.run": key}
         book.tags(provenance() | names | dict(plan.tags))
         book.dataset(config.data.dataset, heard.music.digest, "train", config.data.dataset)
 

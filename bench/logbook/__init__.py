@@ -1,7 +1,7 @@
 """The logbook: what a run did, on disk first, and from there in MLflow. The only importer of mlflow."""
 
 from bench.logbook.book import Logbook, is_open, open_book
-from bench.logbook.provenance import provenance
+from bench.logbook.provenance import labels, provenance
 from bench.logbook.registered import SCHEME, Package, Registered, alias_tags, fetched, register
 from bench.logbook.sync import sync
 from bench.logbook.ui import serve
@@ -14,6 +14,7 @@ __all__ = [
     "alias_tags",
     "fetched",
     "is_open",
+    "labels",
     "open_book",
     "provenance",
     "register",

@@ -69,7 +69,7 @@ def served(store: Path) -> Iterator[str]:
         yield found.group()
     finally:
         server.send_signal(signal.SIGINT)
-        server.communicate(timeout=20)
+        server.communicate(timeout=60)
 
 
 def newest_run(client: Any) -> Any:
