@@ -432,5 +432,5 @@ def _alignment(old: Result, new: Result) -> pd.DataFrame:
         counts = {"n": len(files), "changed": int(moved.sum()) + missing, "missing": missing}
         means = {"old": float(twice["mse_s2_old"].mean()), "new": float(twice["mse_s2_new"].mean())}
         tested = {"difference": means["new"] - means["old"], "p": compare_files(then, now).p}
-        rows.append({"set": str(set_name), "aligner": str(aligner)} | counts | means | tested)
+        rows.append({"set": str(set_name), "aligner": str(aligner), **counts, **means, **tested})
     return pd.DataFrame(rows, columns=["set", "aligner", "n", "changed", "missing", "old", "new", "difference", "p"])
