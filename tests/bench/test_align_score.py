@@ -2,13 +2,13 @@ import math
 import tomllib
 from pathlib import Path
 
-import bench.reports
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bench.reports
 from bench.align.candidates import candidates, inside, oracle, standing_out, windows
 from bench.align.score import (
     FileScore,

@@ -3,11 +3,11 @@ import io
 import numpy as np
 import pytest
 import soundfile
-from bench.datasets import synth
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.audio.near import WordList, hash_words, num_words, shared_seconds
+from bench.datasets import synth
 from bench.values import RATE_HZ
 
 

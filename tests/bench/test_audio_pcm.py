@@ -15,7 +15,6 @@ import pandas as pd
 import psutil
 import pytest
 import soundfile
-from bench.datasets import folder, noise_folder, synth
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from bench.audio import shards
 from bench.audio.pcm import MANIFEST, Corpus, corpus_key, open_corpus, prepare
 from bench.audio.shards import grouped
 from bench.audio.verify import verify
+from bench.datasets import folder, noise_folder, synth
 from bench.errors import BenchError, DataError, PluginError, StoreError
 from bench.store import Store
 from bench.values import RATE_HZ, Floats, Source, Track, no_progress

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from bench.models import random_projection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +17,12 @@ from bench.config import RunConfig, TrainConfig
 from bench.degrade.room import DIRECT_AT, Response, align, prepare_rooms
 from bench.errors import DataError, StoreError
 from bench.fingerprint import Embedder
+from bench.models import random_projection
 from bench.store import Store
 from bench.testing import Arrays
 from bench.train import checkpoint
 from bench.train.draws import Draws, draw_pairs
-from bench.train.loop import HISTORY, RESUME, WEIGHTS, TrainingSet, _sides, _warn_of_overlaps, fit, history
+from bench.train.loop import HISTORY, RESUME, WEIGHTS, TrainingSet, _warn_of_overlaps, fit, history, sides
 from bench.train.losses import nt_xent
 from bench.train.material import Material, material
 from bench.train.pairs import Cuts, cut_pairs, degrade_pairs, mask_patches
@@ -786,9 +786,9 @@ def test_too_few_tracks_are_refused(tmp_path: Path, data: TrainingSet, tracks: i
 
 def test_tracks_are_held_out_where_there_is_no_validation_side(tmp_path: Path, data: TrainingSet) -> None:
     some = corpus(tmp_path, "some", {f"m{i}": noise(i, 1.5) for i in range(3)}, {})
-    train, val = _sides(some)
+    train, val = sides(some)
     assert (train.tolist(), val.tolist()) == ([0, 1], [2])
-    assert [side.tolist() for side in _sides(data.music)] == [[0, 1, 2, 3, 4, 5], [6]]
+    assert [side.tolist() for side in sides(data.music)] == [[0, 1, 2, 3, 4, 5], [6]]
 
 
 def test_training_never_hears_the_test_side(data: TrainingSet) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from bench.datasets import aru_sim
-from bench.datasets.aru_sim import RATE_HZ, Config
 
 from bench.align.clock import Clock, ClockRange, Wobble
 from bench.align.pairs import tasks
+from bench.datasets import aru_sim
+from bench.datasets.aru_sim import RATE_HZ, Config
 from bench.errors import ConfigError, DataError
 from bench.store import Store
 from bench.values import no_progress

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from bench.datasets import biodcase
 
 from bench.align.pairs import tasks
+from bench.datasets import biodcase
 from bench.errors import DataError
 from bench.store import Store
 from bench.values import no_progress

@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from bench.datasets import field
 from bench.datasets.field import _group, _held_out
-
 from bench.errors import ConfigError, DataError
 from bench.values import Source
 

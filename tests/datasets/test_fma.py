@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from bench.datasets import fma
 
+from bench.datasets import fma
 from bench.errors import ConfigError, DataError
 from bench.values import RATE_HZ, Source
 

@@ -1,12 +1,12 @@
 from pathlib import Path
 
 import pytest
-from bench.datasets import folder, noise_folder
-from bench.datasets.folder import _sides
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.audio.files import inside
+from bench.datasets import folder, noise_folder
+from bench.datasets.folder import _sides
 from bench.errors import ConfigError, DataError
 from bench.values import Source
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from bench.datasets import fsd50k
 
+from bench.datasets import fsd50k
 from bench.errors import DataError
 from bench.testing import check_source
 from bench.values import RATE_HZ, Source

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from bench.datasets import multi_recorder
-from bench.datasets.multi_recorder import COPY_FILE, COPY_LAG_S, LOCAR_FILE, Config
 
 from bench.align.pairs import tasks
+from bench.datasets import multi_recorder
+from bench.datasets.multi_recorder import COPY_FILE, COPY_LAG_S, LOCAR_FILE, Config
 from bench.errors import ConfigError, DataError
 from bench.store import Store
 from bench.values import RATE_HZ, no_progress

@@ -3,11 +3,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from bench.datasets import noise_synth, synth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.audio.near import WordList, _band_power, hash_words, shared_seconds
+from bench.datasets import noise_synth, synth
 from bench.errors import ConfigError
 from bench.registry import load, names
 from bench.values import RATE_HZ

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench.models import attention_cnn
-from bench.models.attention_cnn import AttentionCNN, Config
 
 from bench.config import resolve
 from bench.errors import ConfigError, StoreError
+from bench.models import attention_cnn
+from bench.models.attention_cnn import AttentionCNN, Config
 from bench.registry import load
 from bench.train import checkpoint
 

@@ -7,6 +7,10 @@ import torch
 
 pytest.importorskip("torch_geometric", reason="grafprint needs torch-geometric: pip install torch-geometric")
 
+from torch_geometric.nn import MessagePassing
+
+from bench.config import resolve
+from bench.errors import ConfigError
 from bench.models import grafprint
 from bench.models.grafprint import (
     Config,
@@ -18,10 +22,6 @@ from bench.models.grafprint import (
     multiplied,
     nearest_edges,
 )
-from torch_geometric.nn import MessagePassing
-
-from bench.config import resolve
-from bench.errors import ConfigError
 from bench.registry import load
 
 SEGMENT = 16_000

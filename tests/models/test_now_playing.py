@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from bench.models import now_playing, random_projection
-from bench.models.now_playing import Config, NowPlaying
 
 from bench.config import resolve
 from bench.errors import ConfigError, StoreError
+from bench.models import now_playing, random_projection
+from bench.models.now_playing import Config, NowPlaying
 from bench.registry import load
 from bench.testing import check_encoder
 from bench.train import checkpoint

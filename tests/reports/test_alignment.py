@@ -6,12 +6,12 @@ import io
 
 import numpy as np
 import pandas as pd
-from bench.reports import alignment, lag_path
 from rich.console import Console
 
 from bench.align.contract import Pair, TimeMap
 from bench.align.evaluate import ORACLE
 from bench.align.once import Alignment
+from bench.reports import alignment, lag_path
 from bench.values import RATE_HZ
 
 
