@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from bench.reports.html.blocks import Block, Cell, Figure, Heat, Heats, Hidden, interval, points
 from bench.reports.html.material import Run
-from bench.reports.html.svg import INK, MARKERS, MUTED, REST, SERIES, Ends, canvas, drawn, write_ends
+from bench.reports.html.svg import INK, MARKERS, MUTED, REST, SERIES, Ends, canvas, drawn, room, write_ends
 from bench.results import RANDOM_PROJECTION, chosen
 
 METRIC = "segment_top1"
@@ -19,7 +19,8 @@ AXES = {
     "reverb": ("t60_s", "Reverberation", "t60, s"),
     "noise_reverb": ("snr_db", "Noise and reverberation", "SNR, dB"),
 }
-WIDTH, HEIGHT, LABELS = 430, 250, 128
+WIDTH, HEIGHT = 430, 250
+FLOOR = "random projection"
 OPEN_MAPS = 6  # further runs' maps are opened by a click
 HEAT_STEPS = 10
 
@@ -72,7 +73,7 @@ def _panel(
     title: str,
 ) -> Markup:
     ends = []
-    with canvas(WIDTH, HEIGHT, right=LABELS) as axes:
+    with canvas(WIDTH, HEIGHT, right=room([FLOOR, *(names[key] for key in list(rows)[: len(SERIES)])])) as axes:
         for i, (key, own) in reversed(list(enumerate(rows.items()))):
             if own.empty:
                 continue
@@ -85,9 +86,7 @@ def _panel(
             ends.append(Ends(float(x.iloc[-1]), float(y.iloc[-1]), names[key], SERIES[i]))
         if len(floor):
             axes.plot(floor[column], 100 * floor["value"], color=MUTED, linestyle="--", linewidth=1.2)
-            ends.append(
-                Ends(float(floor[column].iloc[-1]), 100 * float(floor["value"].iloc[-1]), "random projection", MUTED)
-            )
+            ends.append(Ends(float(floor[column].iloc[-1]), 100 * float(floor["value"].iloc[-1]), FLOOR, MUTED))
         axes.set_ylim(0, 103)
         axes.set_xticks(sorted({value for own in rows.values() for value in own[column]}))
         axes.set_xlabel(unit)

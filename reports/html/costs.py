@@ -13,12 +13,13 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFo
 
 from bench.reports.html.blocks import Block, Cell, Figure, Table, Text, interval, points
 from bench.reports.html.standing import Standing
-from bench.reports.html.svg import INK, MARKERS, MUTED, REST, SERIES, Ends, canvas, drawn, write_ends
+from bench.reports.html.svg import INK, MARKERS, MUTED, REST, SERIES, Ends, canvas, drawn, room, write_ends
 from bench.reports.paper import PaperTable, cost_table
 
-WIDTH, HEIGHT, LABELS = 430, 270, 128
+WIDTH, HEIGHT = 430, 270
 CHEAPER_IS_LESS = {"parameters": True, "segments/s": False, "bytes/h": True, "training, s": True}
 FEW = 12  # points that still have room for their names
+RING: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none"}
 BRUTE_FORCE = 0  # the first row of a measurement of indexes
 
 
@@ -71,8 +72,8 @@ def quality_against_cost(ranking: Sequence[Standing], names: Mapping[str, str]) 
         elif found:
             same.append(f"All have {found[0].cost:,.0f} {column}.")
     caption = (
-        "Mean segment-level top-1 over degraded conditions and lengths, with its 95 % interval. The line is the Pareto "
-        "front: nothing else is both better and cheaper. Times are those of each run's own machine."
+        "Mean segment-level top-1 over degraded conditions and lengths, with its 95 % interval. Rings and the line "
+        "are the Pareto front: nothing else is both better and cheaper. Times are those of each run's own machine."
     )
     drawings = [Figure("The Pareto front", panels, " ".join([caption, *same]))] if panels else []
     return [*drawings, _cost_table(costs, names, ranking)]
@@ -95,14 +96,15 @@ def _cost_table(costs: PaperTable, names: Mapping[str, str], ranking: Sequence[S
 
 def _plane(found: Sequence[Point], unit: str, less: bool) -> Markup:
     best = front(found, less)
-    named = len(found) <= FEW
-    with canvas(WIDTH, HEIGHT, right=LABELS) as axes:
+    written = found if len(found) <= FEW else best[:FEW]
+    with canvas(WIDTH, HEIGHT, right=room(point.name for point in written)) as axes:
         axes.set_xscale("log")
         # The front is a staircase: between two of its points the cheaper one is what can be had.
         axes.step(
             [p.cost for p in best], [p.quality for p in best], where="post", color=MUTED, linewidth=1.2,
             linestyle="-", alpha=0.8, zorder=1,
         )  # fmt: skip
+        axes.plot([p.cost for p in best], [p.quality for p in best], "o", color=MUTED, **RING)
         for point in found:
             axes.plot([point.cost] * 2, [point.low, point.high], color=point.colour, linewidth=1.4, alpha=0.6)
             axes.plot(point.cost, point.quality, point.marker, color=point.colour, markersize=7)
@@ -110,7 +112,6 @@ def _plane(found: Sequence[Point], unit: str, less: bool) -> Markup:
         axes.margins(y=0.12)
         axes.set_xlabel(f"{unit} ({'less' if less else 'more'} is better)")
         axes.set_title(f"Top-1 mean, %, by {unit}", color=INK)
-        written = found if named else best[:FEW]
         write_ends(axes, [Ends(p.cost, p.quality, p.name, p.colour) for p in written], leaders=True)
         told = "; ".join(f"{p.name}: {p.quality:.1f} % at {p.cost:,.0f}" for p in written)
         return drawn(axes, f"Top-1 against {unit}", f"{told}. On the front: {', '.join(p.name for p in best)}.")
@@ -162,7 +163,7 @@ def _recall(rows: Sequence[Mapping[str, Any]], title: str, cost: str, unit: str)
         for i, row in enumerate(rows)
     ]  # fmt: skip
     best = front(found, less=True)
-    with canvas(WIDTH, HEIGHT, right=LABELS) as axes:
+    with canvas(WIDTH, HEIGHT, right=room(point.name for point in found)) as axes:
         axes.set_xscale("log")
         axes.step([p.cost for p in best], [p.quality for p in best], where="post", color=MUTED, linewidth=1.0, zorder=1)
         for point in found:

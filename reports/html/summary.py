@@ -11,10 +11,10 @@ from markupsafe import Markup
 from bench.reports.html.blocks import Block, Card, Cards, Cell, Figure, Table, Text, interval, points
 from bench.reports.html.material import Asked
 from bench.reports.html.standing import ALPHA, Standing
-from bench.reports.html.svg import INK, MARKERS, REST, SERIES, canvas, drawn
+from bench.reports.html.svg import INK, MARKERS, REST, SERIES, canvas, cut, drawn, room
 from bench.reports.paper import Entry, PaperTable
 
-WIDTH, ROW_PX, NAMES_PX, FRAME_PX = 480, 22, 130, 60
+WIDTH, ROW_PX, FRAME_PX = 480, 22, 60
 MOST_ROWS = 40  # of the picture of all runs
 
 
@@ -120,7 +120,8 @@ def _headline(value: float | None) -> Cell:
 
 
 def _forest(ranking: Sequence[Standing], names: Mapping[str, str]) -> Markup:
-    with canvas(WIDTH, FRAME_PX + ROW_PX * len(ranking), left=NAMES_PX, right=50, top=10, bottom=42) as axes:
+    labels = [cut(names[own.run.key]) for own in ranking]
+    with canvas(WIDTH, FRAME_PX + ROW_PX * len(ranking), left=room(labels), right=50, top=10, bottom=42) as axes:
         for row, own in enumerate(ranking):
             colour = SERIES[row] if row < len(SERIES) else REST
             axes.plot([100 * own.low, 100 * own.high], [row, row], color=colour, linewidth=2.2)
@@ -129,7 +130,7 @@ def _forest(ranking: Sequence[Standing], names: Mapping[str, str]) -> Markup:
                 1.01, row, f"{points(own.value)}{'' if own.ranked else ' *'}", transform=axes.get_yaxis_transform(),
                 va="center", color=INK,
             )  # fmt: skip
-        axes.set_yticks(range(len(ranking)), [names[own.run.key] for own in ranking])
+        axes.set_yticks(range(len(ranking)), labels)
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(ranking) - 0.4, -0.6)
         axes.grid(False, axis="y")

@@ -6,7 +6,7 @@ So one drawing follows light and dark, its text stays text, and the same data al
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
@@ -29,7 +29,8 @@ VARIABLES = {colour: f"var(--s{i})" for i, colour in enumerate(SERIES)} | {
 FONT_PX, SMALL_PX = 11.0, 10.0
 LEAST = 0.7  # of its width that a drawing keeps on a narrow page; then its box scrolls
 DPI = 72  # matplotlib's points, so that a pixel of the drawing is a pixel of the page
-LABEL_GAP_PX = 12.0
+LABEL_GAP_PX, LABEL_MARGIN_PX, LETTER_PX = 12.0, 20, 6
+MOST_LETTERS = 28  # of a name beside a point; a longer one is cut, and whole in the tables
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names may hold a dollar
@@ -111,6 +112,16 @@ def drawn(axes: Axes, title: str, text: str) -> Markup:
     return Markup(head + drawing[drawing.index(">") + 1 :])  # names are escaped by matplotlib and here
 
 
+def room(names: Iterable[str]) -> int:
+    """Return the pixels to leave at the right edge for the longest of these names."""
+    return LABEL_MARGIN_PX + LETTER_PX * max((len(cut(name)) for name in names), default=0)
+
+
+def cut(name: str) -> str:
+    """Return a name that is short enough to stand beside a point."""
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 3]}..."
+
+
 def write_ends(axes: Axes, ends: Sequence[Ends], leaders: bool = False) -> None:
     """Write labels at the right edge, apart from each other, with a thin line from each point if wanted.
 
@@ -130,7 +141,7 @@ def write_ends(axes: Axes, ends: Sequence[Ends], leaders: bool = False) -> None:
                 [place[0], 1.02], [place[1], y], transform=axes.transAxes, color=end.colour, linewidth=0.7, alpha=0.6,
                 clip_on=False, zorder=1.5,
             )  # fmt: skip
-        axes.text(1.03, y, end.text, transform=axes.transAxes, color=end.colour, fontsize=SMALL_PX, va="center")
+        axes.text(1.03, y, cut(end.text), transform=axes.transAxes, color=end.colour, fontsize=SMALL_PX, va="center")
 
 
 def spread(wanted: Sequence[float], gap: float, highest: float) -> list[float]:

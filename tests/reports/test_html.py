@@ -28,7 +28,7 @@ report = registry.load("report", "html")
 from bench.reports.html.costs import Point, front  # noqa: E402  # through the registry first, as users load it
 from bench.reports.html.failures import worst_queries  # noqa: E402
 from bench.reports.html.origins import without_folders  # noqa: E402
-from bench.reports.html.svg import spread  # noqa: E402
+from bench.reports.html.svg import cut, room, spread  # noqa: E402
 
 NUM_QUERIES = 40
 LENGTHS_S = (0.96, 3.0)
@@ -410,6 +410,16 @@ def test_labels_are_spread_and_stay_below_the_top() -> None:
     assert spread([10, 11, 50], 5, 60) == [10, 15, 50]
     assert spread([58, 59, 60], 5, 60) == [50, 55, 60]
     assert spread([], 5, 60) == []
+
+
+def test_long_names_are_cut_beside_points_and_whole_in_tables(tmp_path: Path) -> None:
+    name = "an-encoder-with-a-very-long-name-indeed"
+    keep(tmp_path, KEY, hits(0.9, 1), name)
+    keep(tmp_path, OTHER, hits(0.5, 2))
+    html = report.render(Store(tmp_path))
+    assert cut(name) == "an-encoder-with-a-very-lo..." and f">{cut(name)}</text>" in html
+    assert room([name]) == room(["x" * 28]) > room(["mine"])
+    assert page(tmp_path).cells("Ranking")[0]["run"] == f"{name} aaaaaa"
 
 
 def test_alignment_has_one_row_for_an_aligner_that_erred_alike_and_two_for_one_that_did_not(tmp_path: Path) -> None:
