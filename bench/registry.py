@@ -38,6 +38,10 @@ KINDS = {
 }
 
 
+CODE_KINDS = ("encoder", "dataset", "index", "aligner")
+NOT_ENGINE = ("models", "datasets", "reports", "sweeps")  # below `bench/` in an installed copy, beside it in a checkout
+
+
 def names(kind: str) -> list[str]:
     """Return the sorted names of every plug-in of a kind, importing none of them."""
     return sorted({*_files(kind), *_entry_points(kind)})
@@ -71,6 +75,19 @@ def part(name: str) -> ModuleType:
 def source_digest(module: ModuleType) -> str:
     """Return a digest of the plug-in's source file, so that an edited plug-in never meets old results."""
     return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16]
+
+
+def code_digest() -> str:
+    """Return a digest of all source files that a number can depend on: the engine's and the built-in plug-ins'."""
+    engine = Path(__file__).parent
+    files = {path for path in engine.rglob("*.py") if path.relative_to(engine).parts[0] not in NOT_ENGINE}
+    for kind in CODE_KINDS:
+        spec = importlib.util.find_spec(KINDS[kind].package)
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            files |= set(Path(folder).rglob("*.py"))
+    # By the names of file and folder alone, so that an installed copy and a checkout agree.
+    contents = sorted((path.parent.name, path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files)
+    return hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
 
 
 def unknown(what: str, name: str, known: list[str]) -> str:

@@ -7,8 +7,6 @@ libraries and the machine: the same command goes on where it ended, and other co
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,13 +17,11 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-import bench
 from bench import registry
 from bench.align.evaluate import sources as pair_sources
 from bench.align.score import compare as compare_files
 from bench.config import RunConfig, flatten, restored
 from bench.data import prepare_training
-from bench.degrade.room import RoomBank
 from bench.errors import ConfigError
 from bench.logbook import provenance
 from bench.logbook.journal import Journal
@@ -49,8 +45,6 @@ UNUSED = {  # groups of settings that a task does not ask
 }
 VALIDATION = "-validation/"  # in the name of the benchmark of such a run
 SIGNIFICANT = 0.05
-CODE_PLUGINS = ("encoder", "dataset", "index", "aligner")
-NOT_ENGINE = ("models", "datasets", "reports", "sweeps")  # below `bench/` in an installed copy, beside it in a checkout
 CODE, THREADS, LIBRARY = "bench.code", "bench.threads", "bench.lib."
 MUSIC, QUERIES, ENCODER = "music", "queries", "encoder"
 ANSWER = ["index", "sequence", "cell", "length_s", "query"]
@@ -152,7 +146,7 @@ def attempt(
         raise ConfigError(f"the run {record.run} was given its weights; name them again with --checkpoint FILE")
     if record.trained and weights is not None:
         raise ConfigError(f"the run {record.run} trained its weights; leave --checkpoint out, or give --keep-weights")
-    here = provenance() | {CODE: code_digest(), THREADS: str(torch.get_num_threads())}
+    here = provenance() | {CODE: registry.code_digest(), THREADS: str(torch.get_num_threads())}
     own = _own_store(store, record.run, digest(registry.source_digest(plugin), _lasting(here)))
     config, task, settings = _settings(record, plugin)
     plan = Plan(plugin, root, own, progress, warn, weights, tags={"bench.reproduces": record.run})
@@ -203,19 +197,6 @@ def recorded(store: Store, run: str | None) -> Record:
                 digests[MUSIC if event["context"] == "train" else QUERIES] = event["digest"]
     digests |= result.summary.get("digests", {})
     return Record(folder.name, result, load_settings(store, folder.name), tags, digests)
-
-
-def code_digest() -> str:
-    """Return a digest of all source files that a number can depend on: the engine's and the built-in plug-ins'."""
-    engine = Path(bench.__file__).parent
-    files = {path for path in engine.rglob("*.py") if path.relative_to(engine).parts[0] not in NOT_ENGINE}
-    for kind in CODE_PLUGINS:
-        spec = importlib.util.find_spec(registry.KINDS[kind].package)
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            files |= set(Path(folder).rglob("*.py"))
-    # By the names of file and folder alone, so that an installed copy and a checkout agree.
-    contents = [(path.parent.name, path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
-    return digest(sorted(contents))
 
 
 def compared(found: Attempt, new: Result, weights: str, *, weights_equal: bool) -> Outcome:
@@ -317,20 +298,13 @@ def _data_of(config: RunConfig, plan: Plan, task: Task) -> tuple[dict[str, str],
     data = tested(config, heard, plan, task)
     digests = {
         ENCODER: registry.source_digest(plan.plugin),
-        MUSIC: heard.music.digest,
-        "noise": heard.noise.digest,
-        "rooms": digest(heard.banks[0].digest, [_content(bank) for bank in heard.banks[1:]]),
+        **heard.digests,
     }
     if data is not None:
         digests[QUERIES] = data.queries.key
     if task in ("all", "alignment") and config.align.sets:
         digests["pairs"] = digest([source.fingerprint() for source in pair_sources(config, plan.root)])
     return digests, run_key(config, plan, heard, data, task)
-
-
-def _content(bank: RoomBank) -> str:
-    """Return a digest of measured responses themselves; the bank's own has the times of files, which a copy changes."""
-    return digest(bank.table["name"].tolist(), hashlib.sha256(bank.samples.tobytes()).hexdigest())
 
 
 def _data_checks(record: Record, now: dict[str, str], *, proved: bool) -> list[Check]:

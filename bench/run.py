@@ -91,7 +91,7 @@ def run(config: RunConfig, plan: Plan, task: Task = "all") -> Result | None:
     with open_book(folder, experiment=benchmark, name=name, store=plan.store.root, warn=plan.warn) as book:
         book.params(flatten(config))
         names = labels(config, device, heard.music.digest) | {"bench.task": benchmark, "bench.run": key}
-        book.tags(provenance() | names | dict(plan.tags))
+        book.tags(provenance() | names | {"bench.code": registry.code_digest()} | dict(plan.tags))
         book.dataset(config.data.dataset, heard.music.digest, "train", config.data.dataset)
 
         def watch(values: dict[str, float], step: int) -> None:
@@ -186,6 +186,7 @@ def trained(
     key = _weights_key(config, plan, data)
     encoder = _built(plan.plugin, config)
     facts: dict[str, Any] = {
+        "digests": data.digests | {"encoder": registry.source_digest(plan.plugin)},
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "segment_s": encoder.segment_s,
         "dim": encoder.dim,

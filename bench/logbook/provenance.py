@@ -35,6 +35,7 @@ def provenance() -> dict[str, str]:
         "bench.cpu": _cpu(),
         "bench.cores": str(cores()),
         "bench.gpu": _gpu() or "none",
+        "bench.threads": _threads(),
         "bench.memory_gib": f"{_memory_bytes() / GIB:.1f}",
     }
     libraries = {f"bench.lib.{name}": version for name in LIBRARIES if (version := _version(name))}
@@ -102,4 +103,14 @@ def _output(folder: Path, *arguments: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _threads() -> str:
+    """Return how many threads torch computes with: the order of its sums, and so their last bit, depends on it."""
+    try:
+        import torch
+
+        return str(torch.get_num_threads())
+    except Exception:  # as for the GPU
         return ""

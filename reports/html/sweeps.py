@@ -24,17 +24,19 @@ PARAM, VALUE = "param.", "value."
 
 def sweeps(studies: Sequence[Study]) -> list[Section]:
     """Return a section for each study."""
-    return [Section(f"sweep-{i}", f"Sweep: {study.name}", _study(study), "sweeps") for i, study in enumerate(studies)]
+    return [Section(f"sweep-{i}", f"Sweep: {study.name}", _study(study)) for i, study in enumerate(studies)]
 
 
 def _study(study: Study) -> list[Block]:
     about, trials = study.about, study.trials
-    counts = trials["state"].value_counts()
+    repeated = trials["number"].isin(trials["repeats"])  # trials whose worker died: another one stands for each
+    counts = trials.loc[~repeated, "state"].value_counts()
     told = ", ".join(f"{counts[state]} {state}" for state in counts.index)
     promoted = (about.get("promoted") or {}).get("run")
     done = trials[trials["state"] == COMPLETE]
     lead = (
-        f"{about['encoder']} on {about['benchmark']}: {len(trials)} trials ({told}). {_best_in_words(study)}"
+        f"{about['encoder']} on {about['benchmark']}: {counts.sum()} trials ({told}). "
+        f"{f'{repeated.sum()} more were killed and repeated. ' if repeated.any() else ''}{_best_in_words(study)}"
         f"{f'Promoted: run {promoted[:6]}.' if promoted else 'None is promoted yet.'}"
     )
     blocks: list[Block] = [Text(lead, "lead")]
@@ -207,6 +209,7 @@ def _named(trials: pd.DataFrame, prefix: str) -> list[str]:
 
 def _trials_table(study: Study) -> Table:
     trials = study.trials
+    repeated = set(trials["repeats"])
     names = [*_named(trials, VALUE), *_named(trials, PARAM)]
     rows = [
         [
@@ -214,11 +217,11 @@ def _trials_table(study: Study) -> Table:
             Cell(str(row["state"])),
             Cell("-" if pd.isna(row["seconds"]) else f"{row['seconds']:.0f}", "num"),
             *(Cell("-" if pd.isna(row[name]) else shown(row[name]), "num") for name in names),
-            Cell(str(row.get("reason") or ""), "note"),
+            Cell("killed, and repeated" if row["number"] in repeated else str(row.get("reason") or ""), "note"),
         ]
         for row in trials.to_dict("records")
     ]
     titles = [name.removeprefix(VALUE).removeprefix(PARAM) for name in names]
     return Table(
-        f"Trials of {study.name}", ("trial", "state", "seconds", *titles, "failed for"), rows, "Bold: the best."
+        f"Trials of {study.name}", ("trial", "state", "seconds", *titles, "failed by"), rows, "Bold: the best."
     )

@@ -30,7 +30,6 @@ from bench.reproduce import (
     Record,
     Says,
     attempt,
-    code_digest,
     compared,
     recorded,
     refuse,
@@ -354,8 +353,8 @@ def test_the_table_of_checks_names_what_is_alike_in_one_line() -> None:
 
 
 def test_the_digest_of_the_code_is_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = code_digest()
-    assert code_digest() == before
+    before = registry.code_digest()
+    assert registry.code_digest() == before
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "grafprint.py"))
-    assert code_digest() != before
+    assert registry.code_digest() != before

@@ -161,7 +161,7 @@ def keep_sweep(root: Path, name: str, states: list[str], objectives: tuple[str, 
     folder.mkdir(parents=True)
     numbers = np.arange(len(states))
     ended = np.array([state == "complete" for state in states])
-    trials = pd.DataFrame({"number": numbers, "state": states, "run": "", "seconds": 12.0})
+    trials = pd.DataFrame({"number": numbers, "state": states, "run": "", "seconds": 12.0, "repeats": -1})
     for i, objective in enumerate(objectives):
         trials[f"value.{objective}"] = np.where(ended, 0.5 + (-1) ** i * numbers / 100, np.nan)
     trials["param.train.lr"] = 10.0 ** -(1 + numbers)
