@@ -108,6 +108,7 @@ def _intermediate(study: Study) -> Markup:
                 ends.append(Ends(float(own["step"].iloc[-1]), float(own["value"].iloc[-1]), f"trial {number}", colour))
         axes.set_xlabel("training step")
         axes.set_title("validation top-1 while training", color=INK)
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # final only now: matplotlib scales when it is asked
         write_ends(axes, ends)
         told = f"{study.curves['number'].nunique()} trials; {sum(s == PRUNED for s in states.values())} were pruned."
         return drawn(axes, f"{study.name}: validation top-1 by step", told)
