@@ -103,14 +103,16 @@ def _in_words(name: str, own: pd.DataFrame, column: str) -> str:
 
 def heat_maps(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return the grid of each run, SNR down and t60 across, a map a query length; gaps where nothing was measured."""
-    maps = [Heats(names[run.key], _maps(own_rows(run), _all_of(runs))) for run in runs]
+    rows = [own_rows(run) for run in runs]
+    grid = _all_of(rows)
+    maps = [Heats(names[run.key], _maps(own, grid)) for run, own in zip(runs, rows, strict=True)]
     hidden = [Hidden(f"The other {len(maps) - OPEN_MAPS} runs", maps[OPEN_MAPS:])] if len(maps) > OPEN_MAPS else []
     return [*maps[:OPEN_MAPS], *hidden]
 
 
-def _all_of(runs: Sequence[Run]) -> tuple[list[float], list[float], list[float]]:
+def _all_of(tables: Sequence[pd.DataFrame]) -> tuple[list[float], list[float], list[float]]:
     """Return all SNR, t60 and lengths that any of the runs was tested at."""
-    rows = pd.concat([own_rows(run)[["snr_db", "t60_s", "length_s"]] for run in runs])
+    rows = pd.concat([own[["snr_db", "t60_s", "length_s"]] for own in tables])
     snr, t60, length = (sorted(float(v) for v in rows[name].dropna().unique()) for name in rows)
     return snr, t60, length
 
