@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,17 @@ def importances(study: optuna.Study, definition: dict[str, Any]) -> dict[str, fl
             study,
             evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
             params=list(definition["space"]["parameters"]),
-            target=(lambda trial: trial.values[0]) if len(study.directions) > 1 else None,
+            target=_first(study) if len(study.directions) > 1 else None,
         )
     except (ValueError, RuntimeError):  # Optuna's answers where all trials are alike
         return {}
     return {name: float(share) for name, share in found.items()}
+
+
+def _first(study: optuna.Study) -> Callable[[FrozenTrial], float]:
+    """Return the first objective as PED-ANOVA wants a target: less is better."""
+    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
+    return lambda trial: sign * float(trial.values[0])
 
 
 def trials_frame(trials: list[FrozenTrial], definition: dict[str, Any]) -> pd.DataFrame:

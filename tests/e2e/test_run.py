@@ -346,7 +346,9 @@ def test_alignment_alone_is_trained_tested_kept_and_shown_again(prepared: Path) 
     again = bench("results", "--store", str(prepared))
     assert "aru-sim-fine, test, 2 files" in again.stdout
     compared = bench("compare", result.summary["run"], result.summary["run"], "--store", str(prepared))
-    assert compared.returncode == 2 and "no queries" in compared.stderr and "Traceback" not in compared.stderr
+    assert compared.returncode == 2 and "a run twice" in compared.stderr and "Traceback" not in compared.stderr
+    alone = bench("compare", result.summary["run"], "--store", str(prepared))
+    assert alone.returncode == 0 and "fingerprint-path" in alone.stdout
 
 
 def test_two_recordings_are_aligned_and_written_on_one_clock(tmp_path: Path) -> None:

@@ -31,6 +31,15 @@ SMALL = (
     "eval.max_queries=12", "eval.indexes=['exact']",
 )  # fmt: skip
 PATIENCE_S = 240
+LOAD = """
+from pathlib import Path
+import mlflow, numpy as np
+model = mlflow.pyfunc.load_model("models:/now-playing@champion")
+found = model.predict({"segments": np.random.default_rng(0).standard_normal((3, 15_360)).astype(np.float32)})
+norms = np.linalg.norm(found, axis=1)
+folder = Path(mlflow.artifacts.download_artifacts("models:/now-playing@champion"))
+print(*found.shape, norms.min(), norms.max(), ",".join(p.suffix[1:] for p in folder.rglob("*") if p.suffix))
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -156,8 +165,7 @@ def test_interrupted_sweep_ends_its_workers_and_puts_the_trial_back(sweep: tuple
 
 
 def test_best_trial_is_promoted_registered_and_tested_again_from_the_registry(sweep: tuple[Path, str]) -> None:
-    import mlflow
-    import numpy as np
+    from mlflow import MlflowClient
 
     store, _ = sweep
     folder = study_folder(store)
@@ -169,15 +177,19 @@ def test_best_trial_is_promoted_registered_and_tested_again_from_the_registry(sw
     assert settings["train.steps"] == 60  # that of the user, not the budget of trials
     assert settings["train.lr"] == best["param.train.lr"]
     assert json.dumps(settings["train.snr_db"]) == best["param.train.snr_db"]
-    mlflow.set_tracking_uri(f"sqlite:///{store / 'mlflow.db'}")
-    model = mlflow.pyfunc.load_model("models:/now-playing@champion")
-    vectors = model.predict({"segments": np.random.default_rng(0).standard_normal((3, 15_360)).astype(np.float32)})
-    assert vectors.shape == (3, 128)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    version = mlflow.MlflowClient().get_model_version_by_alias("now-playing", "champion")
+    uri = f"sqlite:///{store / 'mlflow.db'}"
+    # In a process of its own: mlflow keeps the tracking store in the environment, which other tests inherit.
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOAD], capture_output=True, text=True, timeout=PATIENCE_S,
+        env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+    )  # fmt: skip
+    assert loaded.returncode == 0, loaded.stderr[-3000:]
+    rows, dim, shortest, longest, suffixes = loaded.stdout.split()
+    assert (rows, dim) == ("3", "128")
+    assert float(shortest) == pytest.approx(1, abs=1e-5) == float(longest)
+    assert not {"pkl", "pickle", "pt"} & set(suffixes.split(",")) and "safetensors" in suffixes
+    version = MlflowClient(uri).get_model_version_by_alias("now-playing", "champion")
     assert "## Tested" in version.description
-    model_folder = Path(mlflow.artifacts.download_artifacts(version.source))
-    assert not [p for p in model_folder.rglob("*") if p.suffix in (".pkl", ".pickle", ".pt")]
     tested = done(
         "run", "--checkpoint", "models:/now-playing@champion", "--preset", "tiny", "--task", "segments",
         "--store", str(store),
