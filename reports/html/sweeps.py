@@ -47,8 +47,8 @@ def _study(study: Study) -> list[Block]:
     panels += [_pareto(study, done)] if len(about["objectives"]) == 2 else []
     panels += [_importances(about["importances"])] if about.get("importances") else []
     caption = (
-        "Dots are complete trials, the line is the best so far, crosses at the foot were pruned; so were the thin grey "
-        "curves. Importances: shares of the objective's variance that a setting explains."
+        "Dots are complete trials, the line is the best so far, crosses are trials that were pruned. "
+        "Importances: shares of the objective's variance that a setting explains."
     )
     blocks.append(Figure("Trials", panels, caption))
     parallel = _parallel(study, done)
@@ -104,6 +104,8 @@ def _intermediate(study: Study) -> Markup:
             colour = SERIES[1] if first else REST if pruned else SERIES[0]
             width = 2.2 if first else 0.7 if pruned else 1.2
             axes.plot(own["step"], own["value"], color=colour, linewidth=width, alpha=1 if first else 0.7)
+            if pruned:  # often after one value, of which there is no line to see
+                axes.plot(own["step"].iloc[-1], own["value"].iloc[-1], "x", color=MUTED)
             if first:
                 ends.append(Ends(float(own["step"].iloc[-1]), float(own["value"].iloc[-1]), f"trial {number}", colour))
         axes.set_xlabel("training step")
