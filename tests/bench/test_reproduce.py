@@ -174,9 +174,10 @@ def test_what_a_run_did_not_record_is_known_by_its_key(finished: Store) -> None:
 
 
 def test_other_music_is_refused_and_named(copied: Store) -> None:
-    events = run_folder(copied) / "events.jsonl"
     music = recorded(copied, None).digests["music"]
-    events.write_text(events.read_text().replace(music, "0123456789abcdef"))
+    for path in (run_folder(copied) / "events.jsonl", run_folder(copied) / "result.json"):
+        assert music in path.read_text()
+        path.write_text(path.read_text().replace(music, "0123456789abcdef"))
     found = attempted(copied)
     with pytest.raises(ConfigError, match=r"music: not as in the run .* --data-root, or go on with --anyway"):
         refuse(found)
