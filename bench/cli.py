@@ -650,15 +650,13 @@ def sweep(
     """
     if context.invoked_subcommand is not None:
         return
-    from bench.config import called, require
+    from bench.config import called
     from bench.console import progress_shown, warn
     from bench.errors import ConfigError
     from bench.registry import load, part
 
     if model is None:
         raise ConfigError("name an encoder: bench sweep --model NAME; `bench list encoder` shows them")
-    pruners = ("median", "hyperband", "none")
-    require(pruner in pruners, f"--pruner must be one of {', '.join(pruners)}", repr(pruner))
     spaces, launch = part("sweeps.space"), part("sweeps.launch")
     where = space or spaces.space_file(called(model))
     varied = spaces.load_space(where)
@@ -787,13 +785,13 @@ def _weights(checkpoint: str | None, model: str | None, store: Any) -> tuple[Pat
     from bench.logbook import SCHEME, fetched
 
     if checkpoint is not None and checkpoint.startswith(SCHEME):
-        from bench.config import assignment
+        from bench.config import assignment, called
 
         found = fetched(checkpoint, store)
-        if model is not None and model != found.encoder:
+        if model is not None and called(model) != found.encoder:
             raise ConfigError(f"{checkpoint} is of the encoder {found.encoder!r}, not of {model!r}; leave --model out")
         of_model = {name: value for name, value in found.settings.items() if name.startswith("model.")}
-        return found.weights, found.encoder, [assignment(name, value) for name, value in of_model.items()]
+        return found.weights, model or found.encoder, [assignment(name, value) for name, value in of_model.items()]
     if model is None:
         raise ConfigError("name an encoder: bench run --model NAME; `bench list encoder` shows them")
     return (Path(checkpoint) if checkpoint else None), model, []

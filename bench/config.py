@@ -392,6 +392,11 @@ def _toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
+def short(value: object) -> str:
+    """Return a setting to be read: a sampler draws seventeen digits, of which three matter."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def assignment(path: str, value: object) -> str:
     """Return a setting as `--set` wants it: JSON's numbers, texts, truth values and lists are TOML's too."""
     return f"{path}={json.dumps(value)}"

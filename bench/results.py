@@ -36,7 +36,7 @@ ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
 )
 ALIGNMENT, KEYPOINTS = "alignment.parquet", "keypoints.parquet"
 SUBMISSIONS = "submissions"
-STUDY = "study.json"
+STUDY, TRIALS, CURVES = "study.json", "trials.parquet", "curves.parquet"  # of a sweep, in its own folder
 TABLES = (ROWS, HITS, CONDITIONS, ALIGNMENT, KEYPOINTS)
 HEADLINE_SEQUENCE, HEADLINE_ALIGNER = "rescore", "fingerprint-path"
 DEGRADED = ("noise", "reverb", "noise_reverb")

@@ -22,7 +22,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.rule import Rule
 from rich.text import Text
 
-from bench.config import require
+from bench.config import require, short
 from bench.errors import ConfigError
 from bench.results import DEGRADED, RANDOM_PROJECTION, Result, chosen
 from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
@@ -419,13 +419,8 @@ def _differing(results: Sequence[Result]) -> list[str]:
         own = result.summary.get(SETTINGS, {})
         names = [name for name in own if name == "seed" or name.startswith(("model.", "train."))]
         differ = [name for name in names if any(name in each and each[name] != own[name] for each in settings)]
-        notes.append(", ".join(f"{name}={_short(own[name])}" for name in differ))
+        notes.append(", ".join(f"{name}={short(own[name])}" for name in differ))
     return notes
-
-
-def _short(value: object) -> str:
-    """Return a setting to be read: a sampler draws seventeen digits, of which three matter."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _caption(runs: _Runs) -> str:

@@ -11,10 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.results import STUDY
+from bench.config import short
+from bench.results import STUDY, TRIALS
 from bench.store import read_frame, read_json
 
-TRIALS = "trials.parquet"
 SHOWN = 15
 BAR_CELLS = 24
 PARAM, VALUE = "param.", "value."
@@ -44,7 +44,7 @@ def _trials(study: dict[str, Any], trials: pd.DataFrame) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("settings", overflow="fold")
     for row in done.head(SHOWN).to_dict("records"):
-        settings = ", ".join(f"{name.removeprefix(PARAM)}={_short(row[name])}" for name in params)
+        settings = ", ".join(f"{name.removeprefix(PARAM)}={short(row[name])}" for name in params)
         numbers = [_number(str(value).removeprefix(VALUE), row[value]) for value in values]
         style = "bold" if row["number"] in study["best"] else None
         table.add_row(str(row["number"]), *numbers, f"{row['seconds']:.0f}", settings, style=style)
@@ -69,10 +69,6 @@ def _ends(trials: pd.DataFrame) -> Text:
     failed = trials[(trials["state"] == "failed") & (trials["reason"] != "")]
     lines += [f"  trial {row['number']} failed: {row['reason']}" for row in failed.to_dict("records")]
     return Text("\n".join(lines))
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _number(name: str, value: float) -> str:

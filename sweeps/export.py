@@ -13,11 +13,11 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from bench.results import CURVES, STUDY, TRIALS
 from bench.store import read_json, write_frame, write_json
 from bench.sweeps.study import definition_of
 from bench.sweeps.trials import AGAIN, REASON, RUN, SECONDS
 
-STUDY, TRIALS, CURVES = "study.json", "trials.parquet", "curves.parquet"
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",

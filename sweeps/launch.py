@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pandas as pd
@@ -19,14 +19,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 import bench
 from bench import registry
-from bench.config import RunConfig, require
+from bench.config import RunConfig, require, short
 from bench.data import prepare_training
 from bench.degrade.cells import validation
 from bench.errors import BenchError, ConfigError
-from bench.logbook import Logbook, is_open, open_book, provenance
+from bench.logbook import Logbook, first_line, is_open, open_book, provenance
 from bench.machine import cores
+from bench.results import CURVES, STUDY, TRIALS
 from bench.run import Plan, benchmark_of, checked, tested
-from bench.store import Store, digest, read_json
+from bench.store import Store, digest, read_frame, read_json
 from bench.sweeps import export
 from bench.sweeps.space import Basis, Space, check, params
 from bench.sweeps.study import OBJECTIVES, Definition, Origin, Pruner, begun_before, definition_of, entered, opened
@@ -83,14 +84,16 @@ def sweep(wanted: Sweep, progress: Progress, warn: Callable[[str], None], say: C
         try:
             _watched(orders, wanted.workers, study, folder, progress, warn, say)
         finally:
-            export.export(study, folder)
-            if book is not None:
+            _exported(study, folder, warn)
+            if book is not None and (folder / STUDY).is_file():
                 _log(book, folder, definition)
     return folder
 
 
 def _check_request(wanted: Sweep) -> None:
     require(wanted.trials >= 1, "--trials must be >= 1", wanted.trials)
+    pruners = get_args(Pruner)
+    require(wanted.pruner in pruners, f"--pruner must be one of {', '.join(pruners)}", repr(wanted.pruner))
     require(1 <= wanted.workers <= 256, "--workers must be between 1 and 256", wanted.workers)
     for name in wanted.objectives:
         if name not in OBJECTIVES:
@@ -239,14 +242,27 @@ def _watched(
         while workers.running:
             time.sleep(POLL_S)
             workers.look(warn)
-            trials = study.get_trials(deepcopy=False)
-            for trial in (t for t in trials if t.state in ENDED and t.number not in told):
-                told.add(trial.number)
-                say(_told(trial, study))
-                export.export(study, folder)
+            try:
+                trials = study.get_trials(deepcopy=False)
+                news = {t.number: _told(t, study) for t in trials if t.state in ENDED and t.number not in told}
+            except Exception:  # the workers say that the storage is away, and wait for it
+                continue
+            told |= news.keys()
+            for sentence in news.values():
+                say(sentence)
+            if news:
+                _exported(study, folder, warn)
             _show(trials, orders, workers, folder, show)
     finally:
         workers.end()
+
+
+def _exported(study: optuna.Study, folder: Path, warn: Callable[[str], None]) -> None:
+    """Write the study's files; where its storage is away they stay as they are."""
+    try:
+        export.export(study, folder)
+    except Exception as error:
+        warn(f"the files in {folder} could not be written anew ({first_line(error)})")
 
 
 def _left(study: optuna.Study) -> list[FrozenTrial]:
@@ -288,24 +304,20 @@ def _told(trial: FrozenTrial, study: optuna.Study) -> str:
         ended = f"pruned at step {last}, validation top-1 {trial.intermediate_values.get(last, float('nan')):.3f}"
     else:
         ended = trial.user_attrs.get("reason", "ended by a kill or an interruption; tried again")
-    set_ = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
+    set_ = " ".join(f"{name}={short(value)}" for name, value in trial.params.items())
     return f"trial {trial.number}: {ended} ({set_})"
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _log(book: Logbook, folder: Path, definition: Definition) -> None:
     """Log what a study found: a point for each trial, tables, and a description."""
-    trials = pd.read_parquet(folder / export.TRIALS)
+    trials = read_frame(folder / TRIALS)
     first = f"value.{definition.objectives[0]}"
     for row in trials[trials["state"] == "complete"].to_dict("records"):
         book.metrics({f"sweep/{definition.objectives[0]}": row[first]}, step=row["number"])
     book.table("trials", trials)
-    for name in (export.STUDY, export.TRIALS, export.CURVES):
+    for name in (STUDY, TRIALS, CURVES):
         book.artifact(folder / name, "sweep")
-    book.note(_note(trials, read_json(folder / export.STUDY), first))
+    book.note(_note(trials, read_json(folder / STUDY), first))
 
 
 def _note(trials: pd.DataFrame, study: dict[str, object], first: str) -> str:
@@ -326,4 +338,4 @@ def _note(trials: pd.DataFrame, study: dict[str, object], first: str) -> str:
 
 
 def _settings(row: Mapping[Any, object]) -> str:
-    return ", ".join(f"{name[6:]} = {_short(value)}" for name, value in row.items() if name.startswith("param."))
+    return ", ".join(f"{name[6:]} = {short(value)}" for name, value in row.items() if name.startswith("param."))

@@ -6,6 +6,7 @@ the study, and its digest is in the study's name, so that trials of two definiti
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable
@@ -79,8 +80,6 @@ class Definition:
     @property
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        import json
-
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 

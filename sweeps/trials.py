@@ -21,6 +21,8 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from bench.errors import StoreError
+from bench.logbook import first_line
 from bench.store import digest, read_json, write_json
 from bench.sweeps.space import Space, distributions
 from bench.sweeps.study import HEARTBEAT_S, RETRIES
@@ -29,7 +31,7 @@ AGAIN = "failed_trial"  # Optuna's own mark of a trial that repeats a dead one
 PLACE = "place"
 RUN, SECONDS, REASON = "run", "seconds", "reason"
 STARTUP_TRIALS = 5  # drawn at random before the sampler learns from them
-TELL_TRIES, TELL_PAUSE_S = 5, 10.0
+PAUSES_S = (10.0,) * 30  # five minutes for a storage that is away to come back
 
 
 @dataclass
@@ -40,11 +42,24 @@ class Desk:
     space: Space
     folder: Path
     warn: Callable[[str], None]
-    pauses_s: tuple[float, ...] = (TELL_PAUSE_S,) * TELL_TRIES
+    pauses_s: tuple[float, ...] = PAUSES_S
     _held: dict[int, FileLock] = field(default_factory=dict)
 
     def ask(self, wanted: int) -> Trial | None:
-        """Return a trial to run, that of a dead worker first; None if `wanted` were begun already."""
+        """Return a trial to run, that of a dead worker first; None if `wanted` were begun already.
+
+        Raises: StoreError if the storage is away and does not come back.
+        """
+        for pause_s in self.pauses_s:
+            try:
+                return self._asked(wanted)
+            except Exception as error:
+                told = f"the sweep's storage does not answer ({first_line(error)})"
+                self.warn(f"{told}; asking again in {pause_s:g} s")
+                time.sleep(pause_s)
+        raise StoreError(f"{told}; start it, then the same command goes on")
+
+    def _asked(self, wanted: int) -> Trial | None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._turn():
             self.deliver()
@@ -69,7 +84,7 @@ class Desk:
             trial.report(value, step)
             return trial.should_prune()
         except Exception as error:
-            self.warn(f"the sweep's storage does not answer ({_first_line(error)}); the trial goes on")
+            self.warn(f"the sweep's storage does not answer ({first_line(error)}); the trial goes on")
             return False
 
     def tell(self, number: int, state: TrialState, values: list[float] | None, attrs: dict[str, Any]) -> None:
@@ -81,7 +96,7 @@ class Desk:
                     self._deliver(number)
                 break
             except Exception as error:
-                told = f"trial {number} could not be told to the study ({_first_line(error)}); its result is kept"
+                told = f"trial {number} could not be told to the study ({first_line(error)}); its result is kept"
                 time.sleep(pause_s)
         else:
             self.warn(f"{told} in {self._untold(number)} and told with the next `bench sweep`")
@@ -204,7 +219,3 @@ def _sampler(study: optuna.Study, num_trials: int) -> optuna.samplers.BaseSample
     """Return the sampler of the next trial: its draws depend on the study and the trials so far, not on the worker."""
     seed = int(digest(study.study_name, num_trials)[:8], 16)
     return optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True, seed=seed)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,7 @@
 """The logbook: what a run did, on disk first, and from there in MLflow. The only importer of mlflow."""
 
 from bench.logbook.book import Logbook, is_open, open_book
+from bench.logbook.courier import first_line
 from bench.logbook.provenance import labels, provenance
 from bench.logbook.registered import SCHEME, Package, Registered, alias_tags, fetched, register
 from bench.logbook.sync import sync
@@ -13,6 +14,7 @@ __all__ = [
     "Registered",
     "alias_tags",
     "fetched",
+    "first_line",
     "is_open",
     "labels",
     "open_book",

@@ -13,12 +13,12 @@ from bench.degrade.queries import QuerySet
 from bench.errors import ConfigError, StoreError
 from bench.logbook.journal import EVENTS, Journal
 from bench.reports.paper import with_settings
-from bench.results import CONFIG, SUMMARY, Result, kept_run, load_result
+from bench.results import CONFIG, CURVES, STUDY, SUMMARY, TRIALS, Result, kept_run, load_result
 from bench.store import Store, read_frame, read_json
 
 ANSWER = ("query", "hit", "near", "track_hit", "rank", "found_s", "start_s", "track_id", "found_track_id")
 HIT_COLUMNS = (*ANSWER, "cell", "length_s", "index", "sequence")
-SEARCH, STUDY = "search.json", "study.json"
+SEARCH = "search.json"
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _by_questions(runs: Sequence[Run]) -> dict[Asked, list[Run]]:
 def _studies(store: Store) -> list[Study]:
     found = []
     for path in sorted((store.root / "sweeps").glob(f"*/{STUDY}")):
-        trials, curves = (path.with_name(f"{name}.parquet") for name in ("trials", "curves"))
+        trials, curves = path.with_name(TRIALS), path.with_name(CURVES)
         if not trials.is_file():
             continue  # a sweep that has just begun
         curve = read_frame(curves) if curves.is_file() else pd.DataFrame(columns=["number", "step", "value"])

@@ -10,8 +10,9 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from bench import registry
+from bench.results import CURVES, STUDY, TRIALS
 from bench.store import Store, read_frame, read_json
-from bench.sweeps.export import CURVES, STUDY, TRIALS, export, promoted
+from bench.sweeps.export import export, promoted
 from bench.sweeps.space import Parameter, Space, distributions
 from bench.sweeps.study import OBJECTIVES, Definition, Origin, entered, opened
 from bench.sweeps.worker import Orders, read_orders

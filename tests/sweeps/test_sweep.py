@@ -200,6 +200,32 @@ def test_best_trial_is_promoted_registered_and_tested_again_from_the_registry(sw
     assert [row["value"] for row in again] == [row["value"] for row in first]
 
 
+def test_sweep_outlasts_a_database_that_goes_away_while_it_trains(sweep: tuple[Path, str], postgres: Any) -> None:
+    store, _ = sweep
+    more = ("--storage", postgres.url, "--study", "outlasting", "--trials", "1", "--store", str(store))
+    command = bench("sweep", "-m", "now-playing", "--space", str(store.parent / "space.toml"), *more)
+    before = {*store.glob("weights/*.partial")}  # of the sweep that was interrupted
+
+    def training() -> list[Path]:
+        return [p for p in store.glob("weights/*.partial") if p not in before and (p / "resume.safetensors").is_file()]
+
+    # Another seed, or the result would be found in the store.
+    process = subprocess.Popen(
+        [*command, "--set", "seed=7"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(training, process)
+    postgres.stop()
+    try:
+        wait_for(lambda: not training(), process)
+    finally:
+        assert postgres.start()
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output[-3000:]
+    assert "Traceback" not in output
+    assert "1 complete" in output
+    assert not list((store / "sweeps" / "outlasting").glob("untold-*.json"))
+
+
 @pytest.mark.parametrize(
     ("uri", "told"),
     [

@@ -17,7 +17,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from bench.errors import ConfigError
+from bench.errors import ConfigError, StoreError
 from bench.store import Store
 from bench.sweeps.space import Parameter, Space
 from bench.sweeps.study import Definition, Origin, begun_before, entered, journal_of, loaded, opened, without_password
@@ -166,7 +166,7 @@ def test_storage_that_is_away_ends_no_trial(desk: Desk, warned: list[str], monke
 
     monkeypatch.setattr(trial, "report", away)
     assert desk.report(trial, 0.1, 10) is False
-    assert warned == ["the sweep's storage does not answer (gone); the trial goes on"]
+    assert warned == ["the sweep's storage does not answer (ConnectionError: gone); the trial goes on"]
 
 
 def test_bad_trial_is_pruned_once_others_did_better(desk: Desk) -> None:
@@ -259,6 +259,20 @@ def test_result_outlasts_a_database_that_goes_and_comes_back(tmp_path: Path, war
     told = desk_in(Store(tmp_path), warned, postgres.url, "away").study.get_trials()[trial.number]
     assert (told.state, told.values, told.user_attrs["run"]) == (TrialState.COMPLETE, [0.5], "abc")
     assert not list(desk.folder.glob("untold-*.json"))
+
+
+def test_asking_waits_for_a_database_to_come_back_and_gives_up_in_one_sentence(
+    tmp_path: Path, warned: list[str], postgres: Any
+) -> None:
+    desk = desk_in(Store(tmp_path), warned, postgres.url, "asking")
+    postgres.stop()
+    try:
+        with pytest.raises(StoreError, match=r"storage does not answer .*; start it, then the same command goes on"):
+            desk.ask(1)
+    finally:
+        assert postgres.start()
+    assert len(warned) == 1
+    assert desk.ask(1) is not None
 
 
 def test_study_of_another_space_is_a_study_of_its_own_and_told_of(tmp_path: Path) -> None:
