@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
@@ -94,8 +95,13 @@ class NowPlaying(nn.Module):
         return patch_B1FW
 
     def embed(self, patch_B1FW: Tensor) -> Tensor:
-        """Return unit vectors (B, D) of log-mel patches (B, 1, F, W)."""
-        top_BCFW = self.layers(patch_B1FW)
+        """Return unit vectors (B, D) of log-mel patches (B, 1, F, W).
+
+        Channels are the fastest axis in memory (channels_last), through convolutions and norms alike: oneDNN then
+        convolves without reordering each map, forward and backward (docs/encoders/now-playing.md).
+        """
+        # With one channel both orders are contiguous, and only a copy marks which one is meant.
+        top_BCFW = self.layers(patch_B1FW.clone(memory_format=torch.channels_last))
         return functional.normalize(self.head(top_BCFW.flatten(1)).float(), dim=1)
 
     def forward(self, wave_BT: Tensor) -> Tensor:
@@ -122,7 +128,7 @@ class _HalfLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(before, channels, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
-        self.norm = nn.LayerNorm((channels, *shape))
+        self.norm = _MapNorm((channels, *shape))
         self.norm_order = norm_order
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
@@ -144,3 +150,16 @@ class _HalfLayer(nn.Module):
             convolved_BCFW: Tensor = self.conv(x_BCFW)
             return convolved_BCFW
         return functional.conv2d(x_BCFW, self.conv.weight.narrow(axis, 1, size), self.conv.bias)
+
+
+class _MapNorm(nn.LayerNorm):
+    """Normalises a map over (C, F, W), with a weight for each value; channels are the fastest axis of what it returns.
+
+    The weights are kept as (C, F, W) and turned for each pass: they are small beside a batch of maps.
+    """
+
+    def forward(self, x_BCFW: Tensor) -> Tensor:
+        x_BFWC = x_BCFW.permute(0, 2, 3, 1)
+        weight_FWC, bias_FWC = (values.permute(1, 2, 0).contiguous() for values in (self.weight, self.bias))
+        normed_BFWC = functional.layer_norm(x_BFWC, x_BFWC.shape[1:], weight_FWC, bias_FWC, self.eps)
+        return normed_BFWC.permute(0, 3, 1, 2)
