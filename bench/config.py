@@ -116,6 +116,8 @@ class TrainConfig:
     distinct multiples of `neighbour_ms` from it, as close as places in a database are, the others anywhere.
     Each place gives `pairs_per_moment` pairs, degraded differently (several are for the loss multi-positive).
     `mixture` makes a pair of several such places, of any tracks, heard at once.
+    A positive begins up to `offset_ms` from its anchor, offset_ms x u^`offset_power` with u uniform: 1 is uniform, below
+    1 draws more of them near the edge, where the next place of the database is nearly as close.
     Positives are degraded in one of four ways, drawn by the weights `clean` to `noise_and_reverb`; `gain_db`
     is the range of their level, and `transforms` change their waveform before, in worker processes. `temperature`
     is that of the cross entropies, `margin` that of the triplets.
@@ -134,6 +136,7 @@ class TrainConfig:
     temperature: float = 0.05
     margin: float = 0.4
     offset_ms: float = 50.0
+    offset_power: float = 1.0
     snr_db: tuple[float, float] = (0.0, 20.0)
     clean: float = 0.0
     noise_only: float = 1.0
@@ -166,6 +169,7 @@ class TrainConfig:
         require(self.margin >= 0, "train.margin must be >= 0", self.margin)
         require(self.gain_db[0] <= self.gain_db[1] <= 0, "train.gain_db must be (low, high), at most 0", self.gain_db)
         require(0 <= self.offset_ms <= 500, "train.offset_ms must be between 0 and 500", self.offset_ms)
+        require(0 <= self.offset_power <= 10, "train.offset_power must be between 0 and 10", self.offset_power)
         require(self.snr_db[0] <= self.snr_db[1], "train.snr_db must be (low, high)", self.snr_db)
         weights = (self.clean, self.noise_only, self.reverb_only, self.noise_and_reverb)
         require(min(weights) >= 0 < max(weights), "train degradation weights must be >= 0, not all 0", weights)

@@ -65,12 +65,11 @@ def draw_pairs(source: Material, config: TrainConfig, seed: int, step: int) -> D
     anchor_GS, redrawn = _places(source, track_G, config, draw)
     track_B = np.repeat(track_G, config.segments_per_track * config.pairs_per_moment)[:pairs]
     anchor_B = np.repeat(anchor_GS.reshape(-1), config.pairs_per_moment)[:pairs]
-    offset = _samples(config.offset_ms)
     noise_B = draw.choice(source.noises, pairs)
     length_B = source.noise.lengths[noise_B]
     weights = np.array([config.clean, config.noise_only, config.reverb_only, config.noise_and_reverb])
     kind_B = draw.choice(len(weights), pairs, p=weights / weights.sum())
-    positive_B = anchor_B + draw.integers(-offset, offset + 1, pairs)
+    positive_B = anchor_B + _offsets(config, draw, (pairs,))
     others = _others(source, anchor_GS, config, np.random.default_rng([seed, step, MIXTURE]))
     return Draws(
         track_B=track_B,
@@ -114,7 +113,7 @@ def _others(source: Material, anchor_GS: Ints, config: TrainConfig, draw: np.ran
     """
     few, many = config.mixture.sources
     groups, count = anchor_GS.shape
-    pairs, repeats, offset = config.batch_pairs, config.pairs_per_moment, _samples(config.offset_ms)
+    pairs, repeats = config.batch_pairs, config.pairs_per_moment
     track_GSJ = np.repeat(draw.choice(source.tracks, (groups, 1, many - 1)), count, axis=1)
     place_GSJ, redrawn = _moving(source, track_GSJ, anchor_GS, config, draw)
     sources_M = np.repeat(draw.integers(few, many + 1, groups), count)
@@ -126,7 +125,7 @@ def _others(source: Material, anchor_GS: Ints, config: TrainConfig, draw: np.ran
     return _Others(
         track_BJ=track_BJ,
         anchor_BJ=anchor_BJ,
-        positive_BJ=anchor_BJ + draw.integers(-offset, offset + 1, anchor_BJ.shape),
+        positive_BJ=anchor_BJ + _offsets(config, draw, anchor_BJ.shape),
         anchor_gain_BK=np.repeat(gain_MK, repeats, axis=0)[:pairs],
         positive_gain_BK=_muted(_gains(sources_B, config, draw), sources_B, draw),
         redrawn=redrawn,
@@ -215,6 +214,17 @@ def _audible(
         place_B[silent] = draw.integers(first_B[silent], last_B[silent] + 1)
         redrawn += len(silent)
     return place_B, redrawn
+
+
+def _offsets(config: TrainConfig, draw: np.random.Generator, shape: tuple[int, ...]) -> Ints:
+    """Return how many samples after their anchors positives begin, at most `offset_ms` either way.
+
+    A distance is offset_ms x u^offset_power with u uniform in [0, 1]; both sides are equally likely.
+    """
+    most = _samples(config.offset_ms)
+    drawn = draw.integers(-most, most + 1, shape)
+    distance = most * (np.abs(drawn) / max(1, most)) ** config.offset_power
+    return np.rint(np.sign(drawn) * distance).astype(np.int64)
 
 
 def _samples(ms: float) -> int:

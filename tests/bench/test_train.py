@@ -150,6 +150,26 @@ def find(whole: np.ndarray, piece: np.ndarray) -> int:
     return places[0]
 
 
+@pytest.mark.parametrize(("power", "within_25_ms"), [(1.0, 1 / 2), (0.5, 1 / 4), (0.25, 1 / 16), (2.0, 0.5**0.5)])
+def test_offset_power_says_how_many_positives_are_how_near(source: Material, power: float, within_25_ms: float) -> None:
+    """Of distances 50 ms x u^p those with u < 0.5^(1/p) are below 25 ms."""
+    pairs = 20_000
+    draws = draw_pairs(source, replace(CONFIG, batch_pairs=pairs, offset_power=power), 0, 0)
+    away = draws.positive_B - draws.anchor_B
+    assert np.abs(away).max() == 800
+    assert np.mean(np.abs(away) < 400) == pytest.approx(within_25_ms, abs=0.015)  # four standard errors
+    assert np.mean(away > 0) == pytest.approx(np.mean(away < 0), abs=0.03)
+
+
+def test_offset_power_moves_the_positives_alone(source: Material) -> None:
+    plain, edgy = (draw_pairs(source, replace(CONFIG, offset_power=p), 3, 7) for p in (1.0, 0.0))
+    assert set(np.abs(edgy.positive_B - edgy.anchor_B).tolist()) == {800}
+    assert np.array_equal(np.sign(edgy.positive_B - edgy.anchor_B), np.sign(plain.positive_B - plain.anchor_B))
+    for name in vars(plain):
+        if name != "positive_B":
+            assert np.array_equal(np.asarray(getattr(plain, name)), np.asarray(getattr(edgy, name))), name
+
+
 def test_no_offset_means_the_same_moment(data: TrainingSet, source: Material) -> None:
     _, cuts = drawn(source, replace(CONFIG, offset_ms=0.0))
     here = slice(source.context, source.context + SEGMENT)
