@@ -150,14 +150,17 @@ def list_(
 @app.command()
 def results(
     run: Annotated[str | None, typer.Argument(help="The beginning of a run's key; the latest run if left out.")] = None,
+    sequence: Annotated[
+        str | None, typer.Option(help="The sequence search of the table, as in eval.sequences; rescore if left out.")
+    ] = None,
     format_: Format = "table",
     store: StoreRoot = STORE,
 ) -> None:
-    """Show the results of a finished run, as a table, CSV or JSON (under the published schema)."""
+    """Show the results of a finished run, as a table, CSV or JSON (under the published schema, of all searches)."""
     _check_format(format_)
     from bench.results import load_result
 
-    _show(load_result(_store(store), run), format_)
+    _show(load_result(_store(store), run), format_, sequence)
 
 
 @app.command()
@@ -816,16 +819,18 @@ def _show_sweep(folder: Path) -> None:
     Console().print(load("report", "sweep").render(folder))
 
 
-def _show(result: Any, format_: str) -> None:
+def _show(result: Any, format_: str, sequence: str | None = None) -> None:
     from bench.score.rows import records
 
+    if sequence is not None:
+        _check_sequence(sequence, result.rows)
     if format_ == "table":
         from rich.console import Console
 
         from bench.registry import load
 
         if len(result.rows):
-            Console().print(load("report", "grid").render(result))
+            Console().print(load("report", "grid").render(result, sequence))
         if len(result.alignment):
             Console().print(load("report", "alignment").render(result.alignment))
     elif not len(result.rows):
@@ -838,6 +843,15 @@ def _show(result: Any, format_: str) -> None:
         print(json.dumps(records(result.rows), indent=1))
     else:
         _print_frame(result.rows, format_)
+
+
+def _check_sequence(sequence: str, rows: Any) -> None:
+    from bench.errors import ConfigError
+    from bench.registry import unknown
+
+    known = sorted(rows["sequence"].unique()) if len(rows) else []
+    if sequence not in known:
+        raise ConfigError(unknown("sequence search of this run", sequence, known))
 
 
 def _check_format(format_: str) -> None:

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.errors import ConfigError
 from bench.registry import load, unknown
 
-SEQUENCES = ("vote", "rescore", "diagonal")
+SEQUENCES = ("vote", "rescore", "interpolate", "diagonal")
 PRESETS = Path(__file__).with_name("presets.toml")
 
 

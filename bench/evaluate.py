@@ -26,7 +26,7 @@ from bench.score.judge import judge
 from bench.search.built import built
 from bench.search.contract import Index
 from bench.search.diagonal import diagonal
-from bench.search.sequence import Ranking, rescore, vote
+from bench.search.sequence import Ranking, interpolate, rescore, vote
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
@@ -127,8 +127,10 @@ def _rankings(
         neighbours_QMK = _neighbours(index_of(index), vectors_QMD, config.top_k)
         if "vote" in config.sequences:
             yield index, "vote", vote(neighbours_QMK, database, config.top_k)
-        if "rescore" in config.sequences:
-            yield index, "rescore", rescore(vectors_QMD, neighbours_QMK, database, config.top_k)
+        rescored = rescore(vectors_QMD, neighbours_QMK, database, config.top_k)
+        yield index, "rescore", rescored
+        if "interpolate" in config.sequences:
+            yield index, "interpolate", interpolate(rescored, vectors_QMD, database)
     if "diagonal" in config.sequences:
         yield "exact", "diagonal", diagonal(vectors_QMD, database, config.top_k, device=device)
 

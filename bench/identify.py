@@ -27,7 +27,7 @@ from bench.results import Weights, load_settings
 from bench.score.decision import FALSE_ACCEPTS, threshold
 from bench.search.built import built
 from bench.search.diagonal import diagonal
-from bench.search.sequence import rescore
+from bench.search.sequence import Ranking, interpolate, rescore
 from bench.search.tune import Trial, tuned
 from bench.store import Store
 from bench.train import checkpoint
@@ -210,24 +210,26 @@ def _answer(catalogue: Catalogue, wave_T: Floats, start: int, top: int) -> Answe
     vectors_QMD = fingerprint_queries(catalogue.embedder, iter([peak_normalised(wave_T)[None]]), database.hop_samples)
     count = vectors_QMD.shape[1]
     neighbours_MK = catalogue.index.neighbours(vectors_QMD[0], TOP_K)
-    ranking = rescore(vectors_QMD, neighbours_MK[None], database, TOP_K * count)
+    ranking = interpolate(
+        rescore(vectors_QMD, neighbours_MK[None], database, TOP_K * count), vectors_QMD, database
+    )
     limit = catalogue.threshold(count)
-    found = ranking.places_QR[0] >= 0
-    matches = _matches(catalogue, ranking.places_QR[0, found], ranking.scores_QR[0, found], limit, top)
+    matches = _matches(catalogue, ranking, limit, top)
     return Answer(*span_s, limit, matches, "" if matches else "longer than any track of the catalogue")
 
 
-def _matches(catalogue: Catalogue, place_R: Ints, score_R: Floats, limit: float | None, top: int) -> tuple[Match, ...]:
+def _matches(catalogue: Catalogue, ranking: Ranking, limit: float | None, top: int) -> tuple[Match, ...]:
     database = catalogue.database
-    track_R = database.place_of(place_R)
+    found_R = ranking.places_QR[0] >= 0
+    score_R, start_R = ranking.scores_QR[0, found_R], ranking.starts(database)[0, found_R]
+    track_R = database.place_of(ranking.places_QR[0, found_R])
     _, first = np.unique(track_R, return_index=True)
     matches = []
     for r in np.sort(first)[:top]:
         row = catalogue.tracks.iloc[int(track_R[r])]
-        start_s = (place_R[r] - database.first_vector[track_R[r]]) * database.hop_samples / RATE_HZ
-        score = float(score_R[r])
+        start_s, score = float(start_R[r] / RATE_HZ), float(score_R[r])
         accepted = limit is not None and score >= limit
-        matches.append(Match(row["id"], row["path"], row["label"], float(start_s), score, accepted))
+        matches.append(Match(row["id"], row["path"], row["label"], start_s, score, accepted))
     return tuple(matches)
 
 

@@ -17,21 +17,27 @@ METRICS = {
 }
 
 
-def render(result: Result) -> RenderableType:
-    """Return the tables of both top-1 scores, and the headline with the controls below them."""
+def render(result: Result, sequence: str | None = None) -> RenderableType:
+    """Return the tables of both top-1 scores, and the headline with the controls below them.
+
+    `sequence` is the sequence search of the tables, that of the headline if left out.
+    """
     summary = result.summary
-    own = chosen(result.rows, summary["encoder"], summary["index"], summary["sequence"])
-    floor = chosen(result.rows, "random-projection", "exact")
-    tables = [_table(own, floor, metric, title, summary) for metric, title in METRICS.items()]
+    sequence = sequence or summary["sequence"]
+    own = chosen(result.rows, summary["encoder"], summary["index"], sequence)
+    floor = chosen(result.rows, "random-projection", "exact", sequence)
+    tables = [_table(own, floor, metric, title, summary, sequence) for metric, title in METRICS.items()]
     return Group(*tables, _headline(summary))
 
 
-def _table(own: pd.DataFrame, floor: pd.DataFrame, metric: str, title: str, summary: dict[str, object]) -> Table:
+def _table(
+    own: pd.DataFrame, floor: pd.DataFrame, metric: str, title: str, summary: dict[str, object], sequence: str
+) -> Table:
     lengths = sorted(own["length_s"].unique())
     table = Table(
         title=f"{summary['encoder']} on {summary['benchmark']}: {title}",
         caption=f"per cent, then its 95 % interval; n = {summary['queries_per_cell']} queries a cell; searched by "
-        f"{summary['index']}, {summary['sequence']}; floor: random projection, {lengths[0]:g} s; on the grid: clean "
+        f"{summary['index']}, {sequence}; floor: random projection, {lengths[0]:g} s; on the grid: clean "
         f"pieces of the database; both: noise and reverb{_both(own)}",
         title_justify="left",
         caption_justify="left",
@@ -80,5 +86,6 @@ def _headline(summary: dict[str, object]) -> Text:
     headline = summary["headline"]
     assert isinstance(headline, dict)
     lines = [f"  {name:36s} {value:9.4f}" for name, value in headline.items()]
-    note = f"means are over the {', '.join(DEGRADED)} cells and all lengths, as shares"
+    cells = f"the {', '.join(DEGRADED)} cells and all lengths"
+    note = f"means are over {cells}, as shares; searched by {summary['index']}, {summary['sequence']}"
     return Text("\n".join(["", *lines, f"  ({note})"]))

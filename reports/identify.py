@@ -40,4 +40,4 @@ def _told(answer: Answer, match: Match) -> tuple[RenderableType, ...]:
     limit = "-" if answer.threshold is None else f"{answer.threshold:.3f}"
     verdict = Text("known", style="bold green") if match.accepted else Text("unknown", style="yellow")
     name = Text(match.path or match.id)  # a name is no markup
-    return verdict, name, f"{match.start_s:.1f} s", f"{match.score:.3f}", limit
+    return verdict, name, f"{match.start_s:.2f} s", f"{match.score:.3f}", limit

@@ -20,6 +20,7 @@ from scipy.ndimage import uniform_filter1d
 
 from bench.align.candidates import windows
 from bench.align.contract import Pair, Seconds
+from bench.parabola import vertex
 from bench.values import RATE_HZ, Floats, Ints
 
 FRAME = 4_096
@@ -65,8 +66,7 @@ def top(found: Peaks, column_K: Ints) -> tuple[Seconds, Seconds]:
     inner_K = np.clip(column_K, 1, last - 1)
     rows_K = np.arange(len(column_K))
     before, here, after = (height_KL[rows_K, inner_K + i].astype(np.float64) for i in (-1, 0, 1))
-    bend = before - 2 * here + after
-    shift = np.where(bend < 0, 0.5 * (before - after) / np.where(bend < 0, bend, 1.0), 0.0)
+    shift = vertex(before, here, after)
     shift = np.where((inner_K == column_K) & (np.abs(shift) <= 1), shift, 0.0)
     step_s = found.around_L[1] - found.around_L[0]
     return found.around_L[column_K] + shift * step_s, height_KL[rows_K, column_K].astype(np.float64)

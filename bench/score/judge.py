@@ -1,7 +1,7 @@
 """What counts as found: the right track, and a start within the tolerance of the true one.
 
 Judged in samples, so that exactly the tolerance is a hit on every machine. Judged on time, not on the
-index of a vector, so that any hop of the database can be compared.
+index of a vector, so that any hop of the database can be compared, and an answer between two of its places too.
 
 Shape legend: Q queries, R ranked places.
 """
@@ -29,7 +29,7 @@ def judge(
     place_QR = np.maximum(ranking.places_QR, 0)
     row_QR = np.where(found_QR, database.place_of(place_QR), 0)
     found_track_QR = np.where(found_QR, database.tracks[row_QR], -1)
-    found_start_QR = (place_QR - database.first_vector[row_QR]) * database.hop_samples
+    found_start_QR = ranking.starts(database)
     right_QR = found_QR & (found_track_QR == track_Q[:, None])
     off_QR = np.abs(found_start_QR - start_Q[:, None])
     hit_QR = right_QR & (off_QR <= tolerance_samples)

@@ -9,11 +9,12 @@ query and a place, S = M x D dimensions of a whole sequence, N database vectors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.parabola import vertex
 from bench.values import Fingerprints, Floats, Ints
 
 BLOCK_BYTES = 1 << 20  # of sequences gathered at once: what stays in a processor's cache
@@ -24,11 +25,22 @@ class Ranking:
     """The places found for each query, best first.
 
     Shapes: places (Q, R) vector numbers, -1 where there are fewer; scores (Q, R): the share of segments
-    that voted (`vote`) or the mean similarity along the sequence (`rescore`), NaN where there is none.
+    that voted (`vote`) or the mean similarity along the sequence (`rescore`), NaN where there is none;
+    shift_QR (Q, R): by how much of a hop a query begins after its place, between -0.5 and 0.5, None where places
+    alone are told.
     """
 
     places_QR: Ints
     scores_QR: Floats
+    shift_QR: Floats | None = None
+
+    def starts(self, database: Fingerprints) -> Ints:
+        """Return the samples of their tracks (Q, R) at which the queries are thought to begin; of no place, nonsense."""
+        place_QR = np.maximum(self.places_QR, 0)
+        start_QR = (place_QR - database.first_vector[database.place_of(place_QR)]) * database.hop_samples
+        if self.shift_QR is None:
+            return start_QR
+        return start_QR + np.rint(self.shift_QR * database.hop_samples).astype(np.int64)
 
 
 def vote(neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:
@@ -57,19 +69,46 @@ def rescore(queries_QMD: Floats, neighbours_QMK: Ints, database: Fingerprints, n
     Candidates are all places that any neighbour of any segment points to. A tie goes to the earlier place.
     Source: Chang et al. (NAFP), ICASSP 2021, section 3; confined to one track as NMFP does.
     """
-    num_queries, num_segments, dim = queries_QMD.shape
     query_P, place_P, _ = _places(neighbours_QMK, database)
-    queries_QS = queries_QMD.reshape(num_queries, -1)
+    score_P = _scores(queries_QMD, database, query_P, place_P)
+    order = np.lexsort((place_P, -score_P, query_P))
+    return _ranking(query_P[order], place_P[order], score_P[order], len(queries_QMD), num_places)
+
+
+def interpolate(ranking: Ranking, queries_QMD: Floats, database: Fingerprints) -> Ranking:
+    """Return the ranking of `rescore` with the time of each place moved to between places.
+
+    The parabola goes through the score of the place and those of the places before and after it; its top is where the
+    query begins. A place whose neighbour leaves the track, or scores higher than itself, stays where it is.
+    """
+    num_segments = queries_QMD.shape[1]
+    first = database.first_vector
+    query_P, rank_P = np.nonzero(ranking.places_QR >= 0)
+    place_P = ranking.places_QR[query_P, rank_P]
+    track_P = database.place_of(place_P)
+    inner_P = (place_P > first[track_P]) & (place_P + num_segments < first[track_P + 1])
+    query_P, rank_P, place_P = query_P[inner_P], rank_P[inner_P], place_P[inner_P]
+    before_P, here_P, after_P = (_scores(queries_QMD, database, query_P, place_P + step) for step in (-1, 0, 1))
+    is_top_P = (here_P >= before_P) & (here_P >= after_P)
+    shift_QR = np.zeros(ranking.places_QR.shape, dtype=np.float32)
+    shift_QR[query_P, rank_P] = np.where(is_top_P, vertex(before_P, here_P, after_P), 0)
+    return replace(ranking, shift_QR=shift_QR)
+
+
+def _scores(queries_QMD: Floats, database: Fingerprints, query_P: Ints, place_P: Ints) -> Floats:
+    """Return the mean inner product (P,) of queries along the sequences that begin at these places of the database."""
+    num_queries, num_segments, dim = queries_QMD.shape
     score_P = np.empty(len(place_P), dtype=np.float32)
+    if not len(place_P):
+        return score_P
+    queries_QS = queries_QMD.reshape(num_queries, -1)
     # A sequence is one run of the database, so that a window of M x D numbers every D is all sequences.
-    flat = database.vectors.reshape(-1)
-    windows_NS = np.lib.stride_tricks.sliding_window_view(flat, num_segments * dim)[::dim] if len(place_P) else flat
+    windows_NS = np.lib.stride_tricks.sliding_window_view(database.vectors.reshape(-1), num_segments * dim)[::dim]
     block = max(1, BLOCK_BYTES // queries_QS[:1].nbytes)
     for start in range(0, len(place_P), block):
         some = slice(start, start + block)
         score_P[some] = np.einsum("ps,ps->p", windows_NS[place_P[some]], queries_QS[query_P[some]]) / num_segments
-    order = np.lexsort((place_P, -score_P, query_P))
-    return _ranking(query_P[order], place_P[order], score_P[order], num_queries, num_places)
+    return score_P
 
 
 def _places(neighbours_QMK: Ints, database: Fingerprints) -> tuple[Ints, Ints, Ints]:

@@ -146,6 +146,18 @@ def test_the_search_of_all_places_stands_under_the_exact_index_and_loses_nothing
         assert (everywhere["score"].to_numpy() >= rescored["score"].to_numpy() - 1e-6).all()
 
 
+def test_times_between_places_are_nearer_to_the_truth_and_change_nothing_else(store: Store, data: Data) -> None:
+    found = evaluated(store, data, replace(CONFIG, sequences=("rescore", "interpolate")))
+    rescored, between = (of(found, Cell("clean")).query(f"sequence == '{s}'") for s in ("rescore", "interpolate"))
+    for column in ("query", "track", "found_track", "score", "track_hit", "impostor_score"):
+        np.testing.assert_array_equal(rescored[column], between[column])
+    right = rescored["track_hit"].to_numpy()
+    off_s = [(hits["found_s"] - hits["start_s"]).abs().to_numpy()[right] for hits in (rescored, between)]
+    assert off_s[1].mean() < 0.7 * off_s[0].mean()
+    grid = of(found, Cell("identity")).query("sequence == 'interpolate'")
+    assert grid["hit"].all() and (grid["found_s"] - grid["start_s"]).abs().max() < 0.02
+
+
 def test_thresholds_are_set_where_a_score_is_a_similarity(found: Evaluation) -> None:
     for cell, hits in decided(found).items():
         similar = (hits["sequence"] == "rescore") & (cell.kind != "identity")

@@ -77,7 +77,7 @@ def test_an_excerpt_played_through_noise_is_found_where_it_was_cut(opened: Catal
     (answer,) = identify.identify(opened, noisy(sound(song)[start : start + 5 * RATE_HZ]))
     best = answer.matches[0]
     assert best.path == f"song {song}.wav" and best.accepted
-    assert abs(round(best.start_s * RATE_HZ) - start) <= 800
+    assert abs(round(best.start_s * RATE_HZ) - start) <= 480  # 30 ms: it is told between two places of the database
     assert [m.score for m in answer.matches] == sorted((m.score for m in answer.matches), reverse=True)
     assert len({m.id for m in answer.matches}) == len(answer.matches) == 5
 

@@ -36,6 +36,7 @@ from bench.align.candidates import windows
 from bench.align.contract import Ears, Pair, Seconds, TimeMap, rising
 from bench.align.viterbi import best_path
 from bench.config import require
+from bench.parabola import vertex
 from bench.values import RATE_HZ, Floats, Ints, Progress
 
 HEARS = False
@@ -176,9 +177,8 @@ def peaks(value_BN: Floats, overlap_N: Seconds, interpolate: bool) -> tuple[Seco
         # Neighbours of either sign: the parabola goes through the values, turned so that the peak is up.
         sign_B = np.sign(value_BN[rows, at_B])
         before_B, after_B = (sign_B * value_BN[rows, (at_B + side).clip(0, last)] for side in (-1, 1))
-        bend_B = before_B - 2 * peak_B + after_B
-        inner_B = (at_B > 0) & (at_B < last) & (bend_B < 0)
-        lag_B += np.where(inner_B, (before_B - after_B) / 2 / np.where(inner_B, bend_B, 1), 0)
+        inner_B = (at_B > 0) & (at_B < last)
+        lag_B += np.where(inner_B, vertex(before_B, peak_B, after_B), 0)
     near_N = overlap_N >= LEAST_OVERLAP
     deviation_B = np.median(height_BN[:, near_N] / overlap_N[near_N], axis=1) / MEDIAN_OF_NORMAL
     # Of N values of Gaussian noise the highest is near sqrt(2 ln N) deviations.
