@@ -203,7 +203,7 @@ class EvalConfig:
     hop_ms: float = 100.0
     tolerance_ms: float = 50.0
     indexes: tuple[str, ...] = ("exact", "falconn")
-    sequences: tuple[str, ...] = ("vote", "rescore")
+    sequences: tuple[str, ...] = ("vote", "rescore", "interpolate")
     top_k: int = 20
     precision: Literal["fp32", "bf16"] = "fp32"
 

@@ -152,6 +152,11 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
         other = chosen(rows, config.encoder, index)
         lost = _mean(own, "segment_top1") - _mean(other, "segment_top1")
         numbers[f"index/{index}_loses_points"] = 100 * lost
+    for sequence in config.eval.sequences:
+        other = chosen(rows[rows["kind"].isin(DEGRADED)], config.encoder, config.eval.indexes[0], sequence)
+        if sequence != HEADLINE_SEQUENCE and len(other):  # the search of all places stands under the exact index alone
+            gained = _mean(other, "segment_top1") - numbers["segment_top1/mean"]
+            numbers[f"sequence/{sequence}_gains_points"] = 100 * gained
     if "snr_db_mean" in conditions:
         nominal = rows.drop_duplicates("cell").set_index("cell")["snr_db"].reindex(conditions["cell"]).to_numpy()
         off = pd.concat([conditions["snr_db_min"] - nominal, conditions["snr_db_max"] - nominal]).abs()

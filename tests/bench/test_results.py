@@ -22,8 +22,9 @@ jsonschema = pytest.importorskip("jsonschema")
 def row(system: str, kind: str, value: float, **more: object) -> Row:
     told = {"snr_db": 0.0 if kind == "noise" else None, "length_s": 0.96, "index": "exact", "metric": "segment_top1"}
     told |= more
+    told = {"sequence": "rescore"} | told
     return Row(
-        2, "0" * 16, "fma-segment/v1", "q", system, kind, kind, t60_s=None, sequence="rescore", n=10, low=0.0, high=1.0,
+        2, "0" * 16, "fma-segment/v1", "q", system, kind, kind, t60_s=None, n=10, low=0.0, high=1.0,
         value=value, **told,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -49,6 +50,10 @@ def rows() -> pd.DataFrame:
             row("random-projection", "identity", 1.0),
             row("shuffled-labels", "clean", 0.01),
             row("mine", "identity", 0.8, length_s=2.0),
+            row("mine", "noise", 0.8, sequence="interpolate"),
+            row("mine", "noise", 0.9, sequence="interpolate", length_s=2.0),
+            row("mine", "identity", 1.0, sequence="interpolate"),
+            row("mine", "noise", 0.0, sequence="interpolate", index="falconn"),
         ]
     )
 
@@ -69,6 +74,8 @@ def test_headline_means_are_over_degraded_cells_and_the_floor_is_at_the_shortest
     assert numbers["control/random_projection"] == pytest.approx(0.2)
     assert numbers["control/shuffled_labels"] == pytest.approx(0.01)
     assert numbers["index/falconn_loses_points"] == pytest.approx(100 * (3.2 / 4 - 2.3 / 3))
+    assert numbers["sequence/interpolate_gains_points"] == pytest.approx(15.0)  # 0.85 instead of 0.7
+    assert "sequence/vote_gains_points" not in numbers  # there are no such rows
     assert numbers["conditions/largest_snr_error_db"] == pytest.approx(0.03)
 
 

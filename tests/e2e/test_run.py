@@ -96,8 +96,9 @@ def test_results_validate_against_the_published_schema(finished: Path) -> None:
     rows = json.loads(shown.stdout)
     jsonschema.validate(rows, schema())
     own = [row for row in rows if row["system"] == "now-playing"]
-    cells, lengths, indexes, sequences, metrics = 7, 2, 2, 2, 6
-    decisions = (cells - 1) * lengths * indexes * 2  # two of them: not on the grid, and not by votes
+    cells, lengths, indexes, sequences, metrics = 7, 2, 2, 3, 6
+    # Two of them for each search but votes, not on the grid.
+    decisions = (cells - 1) * lengths * indexes * (sequences - 1) * 2
     assert len(own) == cells * lengths * indexes * sequences * metrics + decisions
     assert sum(row["metric"] in ("false_accept", "false_reject") for row in own) == decisions
     assert {row["n"] for row in own} == {4}
@@ -111,7 +112,7 @@ def test_results_come_as_csv_and_as_a_table(finished: Path) -> None:
     voted = bench("results", "--sequence", "vote", "--store", str(finished), COLUMNS="120").stdout
     assert "exact, vote; floor" in " ".join(voted.split()) and "searched by exact, rescore" in " ".join(voted.split())
     wrong = bench("results", "--sequence", "interpolated", "--store", str(finished))
-    assert wrong.returncode == 2 and "no sequence search of this run called 'interpolated'; known: rescore, vote" in wrong.stderr
+    assert wrong.returncode == 2 and "no sequence search of this run called 'interpolated'; did you mean 'interpolate'?" in wrong.stderr
 
 
 def test_clean_queries_on_the_grid_are_all_found_and_shuffled_labels_hardly(finished: Path) -> None:
