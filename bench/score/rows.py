@@ -17,7 +17,7 @@ import pandas as pd
 from bench.score.statistics import bootstrap_mean, wilson
 from bench.values import Cell
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RECALL_AT = (3, 10)
 
 
