@@ -820,9 +820,13 @@ def _show_sweep(folder: Path) -> None:
 
 
 def _show(result: Any, format_: str, sequence: str | None = None) -> None:
+    from bench.config import require
     from bench.score.rows import records
 
     if sequence is not None:
+        require(
+            format_ == "table", "--sequence is for --format table: rows are of all searches, by name", repr(format_)
+        )
         _check_sequence(sequence, result.rows)
     if format_ == "table":
         from rich.console import Console
@@ -849,7 +853,9 @@ def _check_sequence(sequence: str, rows: Any) -> None:
     from bench.errors import ConfigError
     from bench.registry import unknown
 
-    known = sorted(rows["sequence"].unique()) if len(rows) else []
+    if rows.empty:
+        raise ConfigError("--sequence names a search of queries, and this run aligned recorders alone; leave it out")
+    known = sorted(rows["sequence"].unique())
     if sequence not in known:
         raise ConfigError(unknown("sequence search of this run", sequence, known))
 

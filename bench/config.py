@@ -116,8 +116,8 @@ class TrainConfig:
     distinct multiples of `neighbour_ms` from it, as close as places in a database are, the others anywhere.
     Each place gives `pairs_per_moment` pairs, degraded differently (several are for the loss multi-positive).
     `mixture` makes a pair of several such places, of any tracks, heard at once.
-    A positive begins up to `offset_ms` from its anchor, offset_ms x u^`offset_power` with u uniform: 1 is uniform, below
-    1 draws more of them near the edge, where the next place of the database is nearly as close.
+    A positive begins up to `offset_ms` from its anchor, offset_ms x u^`offset_power` with u uniform: 1 is uniform,
+    below 1 draws more of them near the edge, where the next place of the database is nearly as close.
     Positives are degraded in one of four ways, drawn by the weights `clean` to `noise_and_reverb`; `gain_db`
     is the range of their level, and `transforms` change their waveform before, in worker processes. `temperature`
     is that of the cross entropies, `margin` that of the triplets.

@@ -210,24 +210,28 @@ def _answer(catalogue: Catalogue, wave_T: Floats, start: int, top: int) -> Answe
     vectors_QMD = fingerprint_queries(catalogue.embedder, iter([peak_normalised(wave_T)[None]]), database.hop_samples)
     count = vectors_QMD.shape[1]
     neighbours_MK = catalogue.index.neighbours(vectors_QMD[0], TOP_K)
-    ranking = interpolate(
-        rescore(vectors_QMD, neighbours_MK[None], database, TOP_K * count), vectors_QMD, database
-    )
+    found = rescore(vectors_QMD, neighbours_MK[None], database, TOP_K * count)
+    ranking = interpolate(_one_a_track(found, database, top), vectors_QMD, database)
     limit = catalogue.threshold(count)
-    matches = _matches(catalogue, ranking, limit, top)
+    matches = _matches(catalogue, ranking, limit)
     return Answer(*span_s, limit, matches, "" if matches else "longer than any track of the catalogue")
 
 
-def _matches(catalogue: Catalogue, ranking: Ranking, limit: float | None, top: int) -> tuple[Match, ...]:
+def _one_a_track(ranking: Ranking, database: Fingerprints, top: int) -> Ranking:
+    """Return the ranking of one query with each of the first `top` tracks at its best place alone."""
+    place_R = ranking.places_QR[0, ranking.places_QR[0] >= 0]
+    _, first = np.unique(database.place_of(place_R), return_index=True)
+    kept = np.sort(first)[:top]
+    return Ranking(ranking.places_QR[:, kept], ranking.scores_QR[:, kept])
+
+
+def _matches(catalogue: Catalogue, ranking: Ranking, limit: float | None) -> tuple[Match, ...]:
     database = catalogue.database
-    found_R = ranking.places_QR[0] >= 0
-    score_R, start_R = ranking.scores_QR[0, found_R], ranking.starts(database)[0, found_R]
-    track_R = database.place_of(ranking.places_QR[0, found_R])
-    _, first = np.unique(track_R, return_index=True)
+    track_R = database.place_of(ranking.places_QR[0])
     matches = []
-    for r in np.sort(first)[:top]:
-        row = catalogue.tracks.iloc[int(track_R[r])]
-        start_s, score = float(start_R[r] / RATE_HZ), float(score_R[r])
+    found = (track_R, ranking.starts(database)[0] / RATE_HZ, ranking.scores_QR[0])
+    for track, start_s, score in zip(*(values.tolist() for values in found), strict=True):
+        row = catalogue.tracks.iloc[track]
         accepted = limit is not None and score >= limit
         matches.append(Match(row["id"], row["path"], row["label"], start_s, score, accepted))
     return tuple(matches)

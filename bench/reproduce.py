@@ -32,7 +32,7 @@ from bench.score.statistics import holm, mcnemar
 from bench.store import Store, digest, write_json
 from bench.train import checkpoint
 from bench.train.loop import WEIGHTS
-from bench.values import Progress
+from bench.values import RATE_HZ, Progress
 
 REPRODUCTIONS, VERDICT = "reproductions", "reproduction.json"
 SHARED = ("pcm", "rooms", "queries", "pairs")  # named by what is in them, and made by no encoder
@@ -55,6 +55,7 @@ Says = Literal["alike", "differs", "not known"]
 REFUSED: tuple[Group, ...] = ("settings", "data")
 EXCUSED: tuple[Group, ...] = ("libraries", "machine")  # another one may round otherwise
 LASTING = ("bench.python", "bench.cpu", "bench.gpu", THREADS, CODE)
+SAME_S = 1.5 / RATE_HZ  # of a time that was answered: between places it is rounded to a sample
 SAME_MS = 1e-3  # of mean error of an aligned file, a sixtieth of a sample: what is less is rounding
 
 
@@ -372,7 +373,8 @@ def _answers(old: Result, new: Result) -> pd.DataFrame:
     changed = missing.copy()
     for name in places:
         then, now = both[f"{name}_old"], both[f"{name}_new"]
-        changed |= (then != now) & ~(then.isna() & now.isna())
+        moved = ~((then - now).abs() <= SAME_S) if name == "found_s" else then != now
+        changed |= moved & ~(then.isna() & now.isna())
     hits = {"hit_old": both["hit_old"].eq(True), "hit_new": both["hit_new"].eq(True)}
     return both[ANSWER].assign(**hits, changed=changed, missing=missing)
 

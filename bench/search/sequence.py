@@ -35,7 +35,7 @@ class Ranking:
     shift_QR: Floats | None = None
 
     def starts(self, database: Fingerprints) -> Ints:
-        """Return the samples of their tracks (Q, R) at which the queries are thought to begin; of no place, nonsense."""
+        """Return at which samples of their tracks (Q, R) the queries are thought to begin; nonsense of no place."""
         place_QR = np.maximum(self.places_QR, 0)
         start_QR = (place_QR - database.first_vector[database.place_of(place_QR)]) * database.hop_samples
         if self.shift_QR is None:
@@ -88,7 +88,8 @@ def interpolate(ranking: Ranking, queries_QMD: Floats, database: Fingerprints) -
     track_P = database.place_of(place_P)
     inner_P = (place_P > first[track_P]) & (place_P + num_segments < first[track_P + 1])
     query_P, rank_P, place_P = query_P[inner_P], rank_P[inner_P], place_P[inner_P]
-    before_P, here_P, after_P = (_scores(queries_QMD, database, query_P, place_P + step) for step in (-1, 0, 1))
+    before_P, after_P = (_scores(queries_QMD, database, query_P, place_P + step) for step in (-1, 1))
+    here_P = ranking.scores_QR[query_P, rank_P]
     is_top_P = (here_P >= before_P) & (here_P >= after_P)
     shift_QR = np.zeros(ranking.places_QR.shape, dtype=np.float32)
     shift_QR[query_P, rank_P] = np.where(is_top_P, vertex(before_P, here_P, after_P), 0)

@@ -17,9 +17,7 @@ STEP = 0.1  # radians from one vector to the next
 LENGTHS = (12, 9)
 
 
-@given(
-    st.floats(-0.5, 0.5), st.floats(1e-3, 1e3), st.floats(-10, 10)
-)
+@given(st.floats(-0.5, 0.5), st.floats(1e-3, 1e3), st.floats(-10, 10))
 def test_vertex_finds_the_top_of_any_parabola(top: float, bend: float, height: float) -> None:
     before, here, after = (np.array([height - bend * (x - top) ** 2]) for x in (-1, 0, 1))
     assert vertex(before, here, after)[0] == pytest.approx(top, abs=1e-6)
@@ -69,9 +67,11 @@ def test_places_and_scores_stay_those_of_rescore() -> None:
     queries, music = query(4.3, 3), database()
     nearest = np.array([[[4, 5, 13], [5, 6, 14], [6, 7, 15]]])
     plain = rescore(queries, nearest, music, 5)
+    places, scores = plain.places_QR.copy(), plain.scores_QR.copy()
     moved = interpolate(plain, queries, music)
-    np.testing.assert_array_equal(moved.places_QR, plain.places_QR)
-    np.testing.assert_array_equal(moved.scores_QR, plain.scores_QR)
+    np.testing.assert_array_equal(moved.places_QR, places)
+    np.testing.assert_array_equal(moved.scores_QR, scores)
+    assert places[0].tolist() == [4, 13, -1, -1, -1] and plain.shift_QR is None
 
 
 @pytest.mark.parametrize(("begins", "place"), [(0.3, 0), (8.7, 9)])

@@ -112,7 +112,10 @@ def test_results_come_as_csv_and_as_a_table(finished: Path) -> None:
     voted = bench("results", "--sequence", "vote", "--store", str(finished), COLUMNS="120").stdout
     assert "exact, vote; floor" in " ".join(voted.split()) and "searched by exact, rescore" in " ".join(voted.split())
     wrong = bench("results", "--sequence", "interpolated", "--store", str(finished))
-    assert wrong.returncode == 2 and "no sequence search of this run called 'interpolated'; did you mean 'interpolate'?" in wrong.stderr
+    assert (
+        wrong.returncode == 2
+        and "no sequence search of this run called 'interpolated'; did you mean 'interpolate'?" in wrong.stderr
+    )
 
 
 def test_clean_queries_on_the_grid_are_all_found_and_shuffled_labels_hardly(finished: Path) -> None:

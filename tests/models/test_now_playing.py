@@ -234,6 +234,19 @@ def test_same_seed_same_weights_and_same_vectors() -> None:
     assert torch.equal(one, again) and not torch.allclose(one, other)
 
 
+@pytest.mark.parametrize("norm_order", ["norm-relu", "elu-norm"])
+def test_maps_keep_channels_as_the_fastest_axis(norm_order: Any) -> None:
+    network, orders = built(Config(width=1 / 16, dim=16, norm_order=norm_order)), []
+    for layer in network.layers:
+        for part in (layer, layer.conv):
+            part.register_forward_hook(
+                lambda _part, _given, out: orders.append(out.is_contiguous(memory_format=torch.channels_last))
+            )
+    with torch.inference_mode():
+        network(waves(2))
+    assert len(orders) > 16 and all(orders)
+
+
 def test_gradient_reaches_every_parameter() -> None:
     network = built().train()
     vectors = network(waves())

@@ -28,7 +28,7 @@ def test_each_piece_has_a_line_and_its_other_candidates_below() -> None:
     text = shown(registry.load("report", "identify").render("radio.wav", answers))
     assert "radio.wav: 1 of 2 pieces recognised" in text
     first, second, third = (line for line in text.splitlines() if any(w in line for w in ("a.mp3", "0.400", "silent")))
-    assert "known" in first and "61.2 s" in first and "0.550" in first
+    assert "known" in first and "61.25 s" in first and "0.550" in first
     assert "unknown" in second and " 2 " in second and "0.0 s" not in second
     assert "10.0 s" in third and "20.0 s" in third
 
