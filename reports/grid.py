@@ -91,4 +91,7 @@ def _headline(summary: dict[str, object]) -> Text:
     lines = [f"  {name:36s} {value:9.4f}" for name, value in headline.items()]
     cells = f"the {', '.join(DEGRADED)} cells and all lengths"
     note = f"means are over {cells}, as shares; searched by {summary['index']}, {summary['sequence']}"
-    return Text("\n".join(["", *lines, f"  ({note})"]))
+    notes = [f"  ({note})"]
+    if "sequence/interpolate_gains_points" in headline:
+        notes.append("  (times between the places of the database: bench results --sequence interpolate)")
+    return Text("\n".join(["", *lines, *notes]))
