@@ -13,21 +13,31 @@ import pandas as pd
 PANELS = {"noise": ("snr_db", "SNR in dB"), "noise_reverb": ("snr_db", "SNR in dB"), "reverb": ("t60_s", "t60 in s")}
 TITLES = {"noise": "noise", "noise_reverb": "noise + reverb, t60 0.5 s", "reverb": "reverb"}
 CONTROLS = ("random-projection", "shuffled-labels")
+SEARCHES = {"rescore": "", "interpolate": ", between places"}
 
 
 def main(picture: str, *tables: str) -> None:
-    """Draw one panel a kind of condition, two lines an encoder: shortest and longest queries, with 95 % intervals."""
+    """Draw one panel a kind of condition, two lines a search: shortest and longest queries, with 95 % intervals."""
     runs = [pd.read_csv(table) for table in tables]
-    rows = [run.query("metric == 'segment_top1' and index == 'exact' and sequence == 'rescore'") for run in runs]
+    rows = [run.query("metric == 'segment_top1' and index == 'exact' and sequence in @SEARCHES") for run in runs]
     own = pd.concat(run[~run["system"].isin(CONTROLS)] for run in rows)
-    floor = rows[0][rows[0]["system"] == "random-projection"]
+    floor = rows[0].query("system == 'random-projection' and sequence == 'rescore'")
     figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 4.4), sharey=True, layout="constrained")
     for axis, (kind, (column, label)) in zip(axes, PANELS.items(), strict=True):
-        for number, (system, lines) in enumerate(own[own["kind"] == kind].groupby("system", sort=False)):
+        searched = own[own["kind"] == kind].groupby(["system", "sequence"], sort=False)
+        for number, ((system, sequence), lines) in enumerate(searched):
             for length_s, style in ((lines["length_s"].min(), "-"), (lines["length_s"].max(), "--")):
                 line = lines[lines["length_s"] == length_s].sort_values(column)
                 colour, name = f"C{number}", f"{system}, {length_s:g} s"
-                axis.plot(line[column], 100 * line["value"], style, c=colour, marker="o", markersize=3, label=name)
+                axis.plot(
+                    line[column],
+                    100 * line["value"],
+                    style,
+                    c=colour,
+                    marker="o",
+                    markersize=3,
+                    label=name + SEARCHES[sequence],
+                )
                 axis.fill_between(line[column], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.12)
         line = floor[floor["kind"] == kind].sort_values(column)
         axis.plot(line[column], 100 * line["value"], "k:", label=f"random projection, {line['length_s'].iloc[0]:g} s")
@@ -35,7 +45,7 @@ def main(picture: str, *tables: str) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("segment-level top-1, %")
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=5)
+    figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=3)
     first = own.iloc[0]
     figure.suptitle(f"preset small, {first['benchmark']}, n = {first['n']} queries a point")
     figure.savefig(picture, dpi=110)
