@@ -71,7 +71,7 @@ def test_places_and_scores_stay_those_of_rescore() -> None:
     moved = interpolate(plain, queries, music)
     np.testing.assert_array_equal(moved.places_QR, places)
     np.testing.assert_array_equal(moved.scores_QR, scores)
-    assert places[0].tolist() == [4, 13, -1, -1, -1] and plain.shift_QR is None
+    assert places[0].tolist() == [4, 5, 13, -1, -1] and plain.shift_QR is None
 
 
 @pytest.mark.parametrize(("begins", "place"), [(0.3, 0), (8.7, 9)])

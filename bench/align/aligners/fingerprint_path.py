@@ -11,7 +11,8 @@
 Constants were chosen on the training side of `aru-sim` and on one pair made from its test side's sounds (docs/log.md).
 
 Confidence is that of the coarse path against paths through the same recording where nothing can match (its vectors
-moved by more than the largest lag), and is raised by peaks of waves.
+moved by more than the largest lag), and is raised by peaks of waves, as far as more of them agree than along curves that
+are seconds off.
 
 Shape legend: N vectors, D dimensions, L lags, K knots, B blinds.
 """
@@ -45,7 +46,9 @@ COARSE_WEIGHT = 0.02
 AGREES_S = 0.002
 FEWEST = 5  # knots: a curve through fewer agrees with any of them, which makes nobody sure
 UNHEARD = 0.7  # of the confidence is left where no peak of the waves agrees
-CHANCE, ENOUGH = 0.2, 0.5  # shares of the knots within a bend that agree: by chance, and so that one may be sure
+CHANCE, ENOUGH = 0.2, 0.3  # of the knots within a bend: what agrees by chance at least, how many more make one sure
+STRANGERS_S = (-4.57, -3.71, -2.83, -1.91, 1.91, 2.83, 3.71, 4.57)  # how far off it is measured what agrees by chance
+STRETCH = 40  # knots, for each of them
 PASSES_S = ((0.0, 0.004), (0.02, 0.001), (0.008, 0.0))  # reach (0: a hop and a fifth) and blur of each pass
 
 
@@ -113,27 +116,63 @@ class Path:
 
     def refined(self, pair: Pair, lag_K: Seconds, confidence_K: Seconds, progress: Progress) -> tuple[Seconds, Seconds]:
         """Return lag and confidence (K,) after the waves were correlated along the curve."""
-        found_K = lag_K
-        for step, (reach_s, blur_s) in enumerate(PASSES_S):
-            progress("refining", step, len(PASSES_S))
-            reach_s = reach_s or 1.2 * self.config.hop_ms / 1000
-            near_K, height_K = self._peaks(pair, found_K, reach_s, blur_s)
-            least = float(np.quantile(self._peaks(pair, found_K + BLIND_S, reach_s, blur_s)[1], BLIND_SHARE))
-            heard_K = height_K > least
-            # Where no peak stands out the coarse lag has a small say: in a long silence it is all there is.
-            weight_K = np.where(heard_K, np.minimum(height_K - least + 0.5, MOST_HEIGHT) ** 2, COARSE_WEIGHT)
-            found_K = smooth(np.where(heard_K, near_K, lag_K), weight_K, SPACING_S, self.config.bend_s)
-        progress("refining", len(PASSES_S), len(PASSES_S))
-        # Peaks by chance lie anywhere within the reach, those of one clock near one curve.
-        agrees_K = heard_K & (np.abs(near_K - found_K) <= AGREES_S)
-        share_K = uniform_filter1d(agrees_K.astype(np.float64), 2 * round(self.config.bend_s / 2) + 1, mode="nearest")
-        sure_K = np.clip((share_K - CHANCE) / (ENOUGH - CHANCE), 0, 1) * (len(found_K) >= FEWEST)
+        knot_K, found_K, leasts = pair.keypoints, lag_K, []
+        for step, (reach_s, blur_s) in enumerate(self._passes()):
+            progress("refining", step, len(PASSES_S) + 1)
+            blind_K = self._peaks(pair, knot_K, found_K + BLIND_S, reach_s, blur_s)[1]
+            leasts.append(float(np.quantile(blind_K, BLIND_SHARE)))
+            found_K, agrees_K = self._nearer(pair, knot_K, lag_K, found_K, leasts[-1], reach_s, blur_s)
+        progress("refining", len(PASSES_S), len(PASSES_S) + 1)
+        chance = max(CHANCE, self._chance(pair, lag_K, leasts))
+        progress("refining", len(PASSES_S) + 1, len(PASSES_S) + 1)
+        sure_K = np.clip((self._share(agrees_K) - chance) / ENOUGH, 0, 1) * (len(found_K) >= FEWEST)
         # Where the waves say nothing the lag is that of the fingerprints, or of a line through a silence.
         return found_K, 1 - (1 - confidence_K * (UNHEARD + (1 - UNHEARD) * sure_K)) * (1 - sure_K)
 
-    def _peaks(self, pair: Pair, lag_K: Seconds, reach_s: float, blur_s: float) -> tuple[Seconds, Seconds]:
+    def _passes(self) -> list[tuple[float, float]]:
+        return [(reach_s or 1.2 * self.config.hop_ms / 1000, blur_s) for reach_s, blur_s in PASSES_S]
+
+    def _nearer(
+        self, pair: Pair, knot_K: Seconds, lag_K: Seconds, found_K: Seconds, least: float, reach_s: float, blur_s: float
+    ) -> tuple[Seconds, npt.NDArray[np.bool_]]:
+        """Return the curve (K,) after one more pass, and which knots agree with it: they stand out, and lie near it."""
+        near_K, height_K = self._peaks(pair, knot_K, found_K, reach_s, blur_s)
+        heard_K = height_K > least
+        # Where no peak stands out the coarse lag has a small say: in a long silence it is all there is.
+        weight_K = np.where(heard_K, np.minimum(height_K - least + 0.5, MOST_HEIGHT) ** 2, COARSE_WEIGHT)
+        found_K = smooth(np.where(heard_K, near_K, lag_K), weight_K, SPACING_S, self.config.bend_s)
+        # Peaks by chance lie anywhere within the reach, those of one clock near one curve.
+        agrees_K: npt.NDArray[np.bool_] = heard_K & (np.abs(near_K - found_K) <= AGREES_S)
+        return found_K, agrees_K
+
+    def _chance(self, pair: Pair, lag_K: Seconds, leasts: list[float]) -> float:
+        """Return the largest share of knots that agree by chance: after the same passes where nothing matches.
+
+        A curve is drawn through the peaks that it is then said to agree with, and neighbouring knots hear much of the
+        same, so that a share alone says little in a short recording. Stretches, so that it costs no more in a long one.
+        """
+        first_B = np.linspace(0, max(0, len(lag_K) - STRETCH), len(STRANGERS_S)).astype(int)
+        shares = []
+        for moved_s, first in zip(STRANGERS_S, first_B.tolist(), strict=True):
+            some = slice(first, first + STRETCH)
+            knot_K, moved_K = pair.keypoints[some], lag_K[some] + moved_s
+            found_K = moved_K
+            for least, (reach_s, blur_s) in zip(leasts, self._passes(), strict=True):
+                found_K, agrees_K = self._nearer(pair, knot_K, moved_K, found_K, least, reach_s, blur_s)
+            shares.append(float(self._share(agrees_K).max()))
+        return max(shares)
+
+    def _share(self, agrees_K: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        """Return the share of the knots within a bend of each that agree."""
+        bend = 2 * round(self.config.bend_s / 2) + 1
+        share_K: npt.NDArray[np.float64] = uniform_filter1d(agrees_K.astype(np.float64), bend, mode="nearest")
+        return share_K
+
+    def _peaks(
+        self, pair: Pair, knot_K: Seconds, lag_K: Seconds, reach_s: float, blur_s: float
+    ) -> tuple[Seconds, Seconds]:
         """Return the lag and the height (K,) of the best path through the correlations along a curve."""
-        found = peaks(pair, pair.keypoints, lag_K, reach_s, self.config.fine_window_s, blur_s)
+        found = peaks(pair, knot_K, lag_K, reach_s, self.config.fine_window_s, blur_s)
         beside_K, height_K = top(found, _along(found))
         return lag_K + beside_K, height_K
 
