@@ -11,8 +11,8 @@
 Constants were chosen on the training side of `aru-sim` and on one pair made from its test side's sounds (docs/log.md).
 
 Confidence is that of the coarse path against paths through the same recording where nothing can match (its vectors
-moved by more than the largest lag), and is raised by peaks of waves, as far as more of them agree than along curves that
-are seconds off.
+moved by more than the largest lag), and is raised by peaks of waves, as far as more of them agree than along curves
+that are seconds off.
 
 Shape legend: N vectors, D dimensions, L lags, K knots, B blinds.
 """
