@@ -93,5 +93,5 @@ def _headline(summary: dict[str, object]) -> Text:
     note = f"means are over {cells}, as shares; searched by {summary['index']}, {summary['sequence']}"
     notes = [f"  ({note})"]
     if "sequence/interpolate_gains_points" in headline:
-        notes.append("  (times between the places of the database: bench results --sequence interpolate)")
+        notes.append("  (told between places: bench results --sequence interpolate)")
     return Text("\n".join(["", *lines, *notes]))
