@@ -113,7 +113,9 @@ class TrainConfig:
     """How the encoder is trained. Times in ms, levels in dB; pairs of numbers are ranges.
 
     A batch has `segments_per_track` segments of each of its tracks: one anywhere, `neighbours_per_track` at
-    distinct multiples of `neighbour_ms` from it, as close as places in a database are, the others anywhere.
+    distinct multiples of `neighbour_ms` from it, as close as places in a database are and at most `neighbour_reach`
+    multiples away (0: as many as `segments_per_track`), `twins_per_track` where the track sounds most like it, the
+    others anywhere.
     Each place gives `pairs_per_moment` pairs, degraded differently (several are for the loss multi-positive).
     `mixture` makes a pair of several such places, of any tracks, heard at once.
     A positive begins up to `offset_ms` from its anchor, offset_ms x u^`offset_power` with u uniform: 1 is uniform,
@@ -151,6 +153,8 @@ class TrainConfig:
     segments_per_track: int = 1
     neighbours_per_track: int = 0
     neighbour_ms: float = 100.0
+    neighbour_reach: int = 0
+    twins_per_track: int = 0
     pairs_per_moment: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     val_every_steps: int = 250
@@ -180,6 +184,12 @@ class TrainConfig:
         require(self.segments_per_track >= 1, "train.segments_per_track must be >= 1", self.segments_per_track)
         fit = f"train.neighbours_per_track must be between 0 and segments_per_track - 1 = {self.segments_per_track - 1}"
         require(0 <= self.neighbours_per_track < self.segments_per_track, fit, self.neighbours_per_track)
+        fewest = -(-self.neighbours_per_track // 2)
+        reach = f"train.neighbour_reach must be 0, or at least half of neighbours_per_track, so {fewest}"
+        require(self.neighbour_reach == 0 or self.neighbour_reach >= fewest, reach, self.neighbour_reach)
+        left = self.segments_per_track - 1 - self.neighbours_per_track
+        beside = f"train.twins_per_track must be between 0 and segments_per_track - 1 - neighbours_per_track = {left}"
+        require(0 <= self.twins_per_track <= left, beside, self.twins_per_track)
         most = f"train.pairs_per_moment must be from 1 to below train.batch_pairs = {self.batch_pairs} (for a negative)"
         require(1 <= self.pairs_per_moment < self.batch_pairs, most, self.pairs_per_moment)
         require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)

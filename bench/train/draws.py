@@ -1,10 +1,10 @@
-"""What one training step is made of, as numbers: which tracks, from where, degraded how. No audio is read.
+"""What one training step is made of, as numbers: which tracks, from where, degraded how. Only twins need audio read.
 
 Every step draws from its own generator, so a step is a function of (seed, step): a run that was killed
 goes on exactly as it would have, and every process of a training on many devices draws the same.
 
 Shape legend: B pairs, K sources of a pair, J = K - 1 of them beside its own, G groups of segments from one track,
-S segments of a group, M = G x S moments, C mask stripes.
+S segments of a group, M = G x S moments, N neighbours, R twins and W = N + R of a group's first segment, C mask stripes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.config import TrainConfig
 from bench.train.material import Material
+from bench.train.twins import HOP_SAMPLES, NONE
 from bench.values import RATE_HZ, Floats, Ints
 
 MAX_DRAWS = 8  # of a place for an anchor, until one is not silent
@@ -171,8 +172,8 @@ def _muted(gain_BK: Floats, sources_B: Ints, draw: np.random.Generator) -> Float
 def _places(source: Material, track_G: Ints, config: TrainConfig, draw: np.random.Generator) -> tuple[Ints, int]:
     """Return where the segments (G, S) of each track begin, and how many silent places were drawn again.
 
-    The first lies anywhere, `neighbours_per_track` at multiples of `neighbour_ms` from it as far as they
-    fit into the track, the others anywhere.
+    The first lies anywhere, `neighbours_per_track` at multiples of `neighbour_ms` from it and `twins_per_track` at
+    what sounds most like it, as far as they fit into the track, the others anywhere.
     """
     groups, count = len(track_G), config.segments_per_track
     offset = _samples(config.offset_ms)
@@ -180,18 +181,34 @@ def _places(source: Material, track_G: Ints, config: TrainConfig, draw: np.rando
     first_B, last_B = _bounds(source, track_B, config)
     place_B, redrawn = _audible(source, track_B, first_B, last_B, draw)
     place_GS = place_B.reshape(groups, count)
-    away = np.array([k for k in range(-count, count + 1) if k], dtype=np.int64) * _samples(config.neighbour_ms)
+    reach = config.neighbour_reach or count
+    away = np.array([k for k in range(-reach, reach + 1) if k], dtype=np.int64) * _samples(config.neighbour_ms)
     near_GK = place_GS[:, :1] + away
     last_G1 = last_B.reshape(groups, count)[:, :1]
-    inside_GK = np.clip(near_GK, 0, last_G1)
-    heard_GK = source.audible(np.repeat(track_G, len(away)), inside_GK.reshape(-1)).reshape(inside_GK.shape)
-    fits_GK = (near_GK >= offset) & (near_GK <= last_G1) & heard_GK
+    fits_GK = _fits(source, track_G, near_GK, offset, last_G1)
     order_GK = np.argsort(np.where(fits_GK, draw.random(near_GK.shape), np.inf), axis=1)
-    for n in range(config.neighbours_per_track):
-        chosen_G1 = order_GK[:, n : n + 1]
-        near_G, fits_G = (np.take_along_axis(a, chosen_G1, axis=1)[:, 0] for a in (near_GK, fits_GK))
-        place_GS[:, 1 + n] = np.where(fits_G, near_G, place_GS[:, 1 + n])
+    near_GN = np.take_along_axis(near_GK, order_GK[:, : config.neighbours_per_track], axis=1)
+    wanted_GW = np.hstack([near_GN, _twins(source, track_G, place_GS[:, 0], config.twins_per_track)])
+    rest_GW = place_GS[:, 1 : 1 + wanted_GW.shape[1]]
+    rest_GW[:] = np.where(_fits(source, track_G, wanted_GW, offset, last_G1), wanted_GW, rest_GW)
     return place_GS, redrawn
+
+
+def _twins(source: Material, track_G: Ints, first_G: Ints, count: int) -> Ints:
+    """Return the places (G, R) of each track that sound most like the first ones; before its beginning for none."""
+    if not count:
+        return np.empty((len(track_G), 0), dtype=np.int64)
+    place_G = first_G // HOP_SAMPLES
+    twin_GR = np.stack([source.twins(t, count)[p] for t, p in zip(track_G.tolist(), place_G.tolist(), strict=True)])
+    return np.where(twin_GR != NONE, first_G[:, None] + (twin_GR - place_G[:, None]) * HOP_SAMPLES, -1)
+
+
+def _fits(source: Material, track_G: Ints, place_GK: Ints, first: int, last_G1: Ints) -> np.ndarray:
+    """Return which places are between the first and the last of their track, and not silent."""
+    inside_GK = np.clip(place_GK, 0, last_G1)
+    track_GK = np.broadcast_to(track_G[:, None], place_GK.shape)
+    heard_GK = source.audible(track_GK.reshape(-1), inside_GK.reshape(-1)).reshape(place_GK.shape)
+    return (place_GK >= first) & (place_GK <= last_G1) & heard_GK
 
 
 def _bounds(source: Material, track_B: Ints, config: TrainConfig) -> tuple[Ints, Ints]:

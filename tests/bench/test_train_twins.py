@@ -1,0 +1,158 @@
+"""Twins: on a track whose loops are known, against a slow search, and as members of a batch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torchaudio.transforms import MelSpectrogram
+
+from bench.audio.pcm import Corpus, prepare
+from bench.config import TrainConfig
+from bench.degrade.room import DIRECT_AT
+from bench.errors import ConfigError
+from bench.store import Store
+from bench.testing import Arrays
+from bench.train.draws import draw_pairs
+from bench.train.material import Material, _energy
+from bench.train.twins import HOP_SAMPLES, NONE, twins_of
+from bench.values import RATE_HZ, Floats, Ints
+
+SEGMENT = 8_000
+LOOP_PLACES = 32  # from a moment of the looped track to the same moment of its next turn
+
+
+def looped(seconds: float = 10.0) -> Floats:
+    """Return bursts of noise of changing colour that come back after 3.2 s, under fainter noise that does not."""
+    rng = np.random.default_rng(3)
+    bursts = []
+    for _ in range(LOOP_PLACES):
+        burst = np.fft.rfft(rng.standard_normal(HOP_SAMPLES))
+        burst[rng.permutation(len(burst))[: rng.integers(100, 700)]] = 0
+        bursts.append(np.fft.irfft(burst, HOP_SAMPLES) * rng.uniform(0.02, 0.3))
+    count = round(seconds * RATE_HZ)
+    turn = np.tile(np.concatenate(bursts), count // (LOOP_PLACES * HOP_SAMPLES) + 1)[:count]
+    wave: Floats = (turn + 0.003 * rng.standard_normal(count)).clip(-1, 1).astype(np.float32)
+    return wave
+
+
+def test_twin_is_the_same_moment_of_another_turn_of_the_loop() -> None:
+    twin_PR = twins_of(looped(), SEGMENT, 2)
+    away_PR = np.abs(twin_PR - np.arange(len(twin_PR))[:, None])
+    assert len(twin_PR) == (10 * RATE_HZ - SEGMENT) // HOP_SAMPLES + 1
+    assert (away_PR[:, 0] % LOOP_PLACES == 0).all() and (away_PR[:, 0] > 0).all()
+    in_three_turns = np.arange(len(twin_PR)) < 96 - 64  # a third turn is there for the first places
+    assert set(away_PR[in_three_turns].ravel().tolist()) == {LOOP_PLACES, 2 * LOOP_PLACES}
+
+
+def slow_twins(wave_T: Floats, count: int) -> Ints:
+    """Return twins patch by patch and pair by pair."""
+    mel = MelSpectrogram(RATE_HZ, n_fft=640, hop_length=320, n_mels=64)
+    level_MW = 10 * np.log10(np.maximum(mel(torch.from_numpy(wave_T)).numpy().astype(np.float64), 1e-10))
+    level_MW = np.maximum(level_MW, level_MW.max() - 80)
+    level_MW -= level_MW.mean(axis=1, keepdims=True)
+    patches = [level_MW[:, 5 * p : 5 * p + 25].ravel() for p in range((len(wave_T) - SEGMENT) // HOP_SAMPLES + 1)]
+    twins = []
+    for p, patch in enumerate(patches):
+        scores = {q: patch @ o / np.linalg.norm(patch) / np.linalg.norm(o) for q, o in enumerate(patches)}
+        left = {q: score for q, score in scores.items() if abs(p - q) * HOP_SAMPLES >= SEGMENT}
+        own = []
+        for _ in range(count):
+            best = max(left, key=left.__getitem__, default=NONE)
+            own.append(best)
+            left = {q: score for q, score in left.items() if abs(q - best) >= 3}
+        twins.append(own)
+    return np.array(twins)
+
+
+@pytest.mark.parametrize("seconds", [1.2, 2.0, 4.0])
+def test_twins_are_those_of_a_slow_search(seconds: float) -> None:
+    rng = np.random.default_rng(8)
+    wave_T = (rng.standard_normal(round(seconds * RATE_HZ)) * 0.1).astype(np.float32)
+    assert np.array_equal(twins_of(wave_T, SEGMENT, 3), slow_twins(wave_T, 3))
+
+
+@pytest.mark.parametrize("num_samples", [100, SEGMENT - 1, SEGMENT, SEGMENT + HOP_SAMPLES])
+def test_a_track_too_short_for_another_place_has_no_twins(num_samples: int) -> None:
+    twin_PR = twins_of(looped()[:num_samples], SEGMENT, 2)
+    assert twin_PR.shape == (1 + max(0, num_samples - SEGMENT) // HOP_SAMPLES, 2) and (twin_PR == NONE).all()
+
+
+def test_silence_has_twins_and_no_nan() -> None:
+    twin_PR = twins_of(np.zeros(3 * RATE_HZ, dtype=np.float32), SEGMENT, 1)
+    assert (twin_PR >= 0).all()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    store = Store(tmp_path_factory.mktemp("store"))
+    music = prepare(store, "music", Arrays({"loop": looped(), "short": looped(1.0)}, {}), min_track_s=0.5, workers=1)
+    return _material(music)
+
+
+def _material(music: Corpus) -> Material:
+    """Return material of the music alone: nothing else is looked at here."""
+    energy, first_block = _energy(music, music.numbers("train"))
+    sound = None  # nothing is cut
+    return Material(
+        music, music.numbers("train"), sound, energy, first_block,  # type: ignore[arg-type]
+        music, music.numbers("train"), sound, torch.zeros(1, DIRECT_AT), 0, SEGMENT,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+CONFIG = TrainConfig(
+    batch_pairs=12, segments_per_track=6, neighbours_per_track=2, neighbour_reach=1, twins_per_track=2, offset_ms=20.0
+)
+
+
+def test_a_batch_has_the_nearest_neighbours_and_the_twins_of_its_first_places(source: Material) -> None:
+    loop = int(np.flatnonzero(source.music.lengths == 10 * RATE_HZ)[0])
+    whole = 0
+    for step in range(20):
+        draws = draw_pairs(source, CONFIG, 0, step)
+        group = np.flatnonzero(draws.track_B == loop)
+        away = draws.anchor_B[group] - draws.anchor_B[group[0]]
+        if set(away[1:3].tolist()) != {-HOP_SAMPLES, HOP_SAMPLES}:
+            continue  # the first lies at an end of its track
+        turns = away[3:5] / (LOOP_PLACES * HOP_SAMPLES)
+        whole += int((turns == turns.round()).all() and (turns != 0).all() and len(set(turns.tolist())) == 2)
+    assert whole >= 5
+
+
+def test_where_no_twin_fits_the_segment_lies_anywhere_in_its_track(source: Material) -> None:
+    short = int(np.flatnonzero(source.music.lengths == RATE_HZ)[0])
+    places: set[int] = set()
+    for step in range(10):
+        draws = draw_pairs(source, CONFIG, 0, step)
+        places |= set(draws.anchor_B[draws.track_B == short][3:5].tolist())
+    assert len(places) > 10 and min(places) >= 320 and max(places) <= RATE_HZ - SEGMENT - 320
+
+
+def test_draws_are_the_same_whether_twins_are_known_or_not(source: Material) -> None:
+    fresh = replace(source, known_twins={})
+    again = (draw_pairs(fresh, CONFIG, 0, 5), draw_pairs(fresh, CONFIG, 0, 5))
+    for draws in again:
+        assert np.array_equal(draws.anchor_B, draw_pairs(source, CONFIG, 0, 5).anchor_B)
+    assert set(fresh.known_twins) == {(t, 2) for t in set(again[0].track_B.tolist())}
+
+
+def test_no_twins_read_no_audio(source: Material) -> None:
+    fresh = replace(source, known_twins={})
+    draw_pairs(fresh, replace(CONFIG, twins_per_track=0), 0, 0)
+    assert not fresh.known_twins
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"twins_per_track": 4}, "train.twins_per_track must be between 0 and segments_per_track - 1"),
+        ({"twins_per_track": -1}, "train.twins_per_track"),
+        ({"neighbours_per_track": 3}, "train.neighbour_reach must be 0, or at least half of neighbours_per_track, so 2"),
+        ({"neighbour_reach": -1}, "train.neighbour_reach"),
+    ],
+)
+def test_groups_that_do_not_hold_their_members_are_refused(setting: dict[str, int], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        replace(CONFIG, **setting)
+
+
