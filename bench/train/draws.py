@@ -4,7 +4,7 @@ Every step draws from its own generator, so a step is a function of (seed, step)
 goes on exactly as it would have, and every process of a training on many devices draws the same.
 
 Shape legend: B pairs, K sources of a pair, J = K - 1 of them beside its own, G groups of segments from one track,
-S segments of a group, M = G x S moments, N neighbours, R twins and W = N + R of a group's first segment, C mask stripes.
+S segments of a group, N neighbours, R twins and W = N + R of its first, M = G x S moments, C mask stripes.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _twins(source: Material, track_G: Ints, first_G: Ints, count: int) -> Ints:
     if not count:
         return np.empty((len(track_G), 0), dtype=np.int64)
     place_G = first_G // HOP_SAMPLES
-    twin_GR = np.stack([source.twins(t, count)[p] for t, p in zip(track_G.tolist(), place_G.tolist(), strict=True)])
+    twin_GR = np.stack([source.twins(t, p, count) for t, p in zip(track_G.tolist(), place_G.tolist(), strict=True)])
     return np.where(twin_GR != NONE, first_G[:, None] + (twin_GR - place_G[:, None]) * HOP_SAMPLES, -1)
 
 

@@ -16,7 +16,7 @@ from bench.config import TrainConfig
 from bench.degrade.room import DIRECT_AT, RoomBank
 from bench.errors import DataError
 from bench.train.sound import Sound, sound_of
-from bench.train.twins import twins_of
+from bench.train.twins import HOP_SAMPLES, NONE, STRETCH_PLACES, twins_of
 from bench.values import INT16_SCALE, RATE_HZ, Ints
 
 BLOCK_SAMPLES = RATE_HZ // 100
@@ -28,7 +28,8 @@ class Material:
     """One side of the music with the training noise and rooms, ready to be drawn from.
 
     `energy` and `first_block` tell what is silent (see `audible`); `spectra_RF` are the transforms of the
-    responses, cut to `context` samples, on the device. `known_twins` are those of the tracks that were asked for.
+    responses, cut to `context` samples, on the device. `known_twins` are those of
+    the stretches that were asked for, by track, first place and count.
     """
 
     music: Corpus
@@ -42,7 +43,7 @@ class Material:
     spectra_RF: Tensor
     context: int
     segment_samples: int
-    known_twins: dict[tuple[int, int], Ints] = field(default_factory=dict)
+    known_twins: dict[tuple[int, int, int], Ints] = field(default_factory=dict)
 
     def audible(self, track_B: Ints, start_B: Ints) -> np.ndarray:
         """Return whether the whole 10 ms blocks inside each segment have a mean power above -60 dB, shape (B,)."""
@@ -52,12 +53,21 @@ class Material:
         power_B = (self.energy[last_B] - self.energy[first_B]) / (blocks_B * BLOCK_SAMPLES)
         return np.asarray(power_B > SILENT_POWER)
 
-    def twins(self, track: int, count: int) -> Ints:
-        """Return `twins_of` a track, found when it is first drawn: 4 bytes for each place and twin are kept."""
-        if (track, count) not in self.known_twins:
-            wave_T = self.music.read(track, 0, int(self.music.lengths[track])).astype(np.float32) * INT16_SCALE
-            self.known_twins[track, count] = twins_of(wave_T, self.segment_samples, count).astype(np.int32)
-        return self.known_twins[track, count]
+    def twins(self, track: int, place: int, count: int) -> Ints:
+        """Return the `count` twins (R,) of a place, which begins at sample place x HOP_SAMPLES, within its stretch.
+
+        See `twins_of`. Those of a stretch are found when it is first drawn from, and kept: 4 bytes for each.
+        """
+        first = place - place % STRETCH_PLACES
+        if (track, first, count) not in self.known_twins:
+            begin = first * HOP_SAMPLES
+            whole = min(
+                (STRETCH_PLACES - 1) * HOP_SAMPLES + self.segment_samples, int(self.music.lengths[track]) - begin
+            )
+            wave_T = self.music.read(track, begin, whole).astype(np.float32) * INT16_SCALE
+            twin_PR = twins_of(wave_T, self.segment_samples, count)
+            self.known_twins[track, first, count] = np.where(twin_PR != NONE, twin_PR + first, NONE).astype(np.int32)
+        return self.known_twins[track, first, count][place - first]
 
 
 def material(

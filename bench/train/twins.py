@@ -1,7 +1,8 @@
-"""Twins: the other places of a track that sound most like a place, which a query takes for it most easily.
+"""Twins: the other places of a track that sound most like a place, which its queries are most easily taken for.
 
 A loop that returns under another voice is found by no draw of places at random; as a negative it teaches what differs.
-Likeness is the cosine of log-mel patches, each band less its mean over the track: where the spectra agree in 20 ms.
+Likeness is the cosine of log-mel patches in frames of 20 ms, each band less its mean. A long track is looked through in
+stretches, so that time and memory grow with its length alone: the next turn of a loop is near.
 
 Shape legend: P places, T samples, M mel bands, W frames, R twins of a place.
 """
@@ -18,15 +19,17 @@ from bench.values import RATE_HZ, Floats, Ints
 HOP_SAMPLES = RATE_HZ // 10  # between places
 FRAME_SAMPLES = RATE_HZ // 50
 NUM_BANDS = 64
+STRETCH_PLACES = 1_200  # two minutes: 6 MB of likeness and 15 of patches, 0.3 s of one core
 APART = 3  # places at least, from one twin to the next: its own neighbours are as like
 NONE = -1
 
 
 def twins_of(wave_T: Floats, segment_samples: int, count: int) -> Ints:
-    """Return the `count` places (P, R) of a track that are most like each, best first, -1 where there are fewer.
+    """Return the `count` places (P, R) of a stretch that are most like each, best first, NONE where there are fewer.
 
-    Place p begins at sample p x HOP_SAMPLES. No twin overlaps its place. Cost: P^2 products of patches, 20 ms of one
-    core for 30 s of audio.
+    Place p begins at sample p x HOP_SAMPLES of the stretch. No twin overlaps its place, nor is within 200 ms of a
+    better one. Cost: P^2 products of patches, 15 to
+    40 ms of one core for 30 s of audio.
     """
     patch_PD = _patches(torch.from_numpy(wave_T), segment_samples)
     likeness_PP = patch_PD @ patch_PD.T
@@ -47,7 +50,9 @@ def _patches(wave_T: Tensor, segment_samples: int) -> Tensor:
     from torchaudio.transforms import MelSpectrogram
 
     mel = unsaved(MelSpectrogram(RATE_HZ, n_fft=2 * FRAME_SAMPLES, hop_length=FRAME_SAMPLES, n_mels=NUM_BANDS))
-    level_MW = 10 * torch.log10(mel(functional.pad(wave_T, (0, max(0, segment_samples - len(wave_T))))).clamp_min(POWER_FLOOR))
+    level_MW = 10 * torch.log10(
+        mel(functional.pad(wave_T, (0, max(0, segment_samples - len(wave_T))))).clamp_min(POWER_FLOOR)
+    )
     level_MW = level_MW.clamp_min(level_MW.amax() - FLOOR_DB)
     level_MW = level_MW - level_MW.mean(dim=1, keepdim=True)
     frames, hop = segment_samples // FRAME_SAMPLES, HOP_SAMPLES // FRAME_SAMPLES

@@ -128,12 +128,28 @@ def test_where_no_twin_fits_the_segment_lies_anywhere_in_its_track(source: Mater
     assert len(places) > 10 and min(places) >= 320 and max(places) <= RATE_HZ - SEGMENT - 320
 
 
+def test_a_long_track_is_looked_through_in_stretches(source: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.train.material.STRETCH_PLACES", 40)
+    fresh = replace(source, known_twins={})
+    loop = int(np.flatnonzero(source.music.lengths == 10 * RATE_HZ)[0])
+    wave_T = source.music.read(loop, 0, 10 * RATE_HZ).astype(np.float32) / 32_768
+    places = (10 * RATE_HZ - SEGMENT) // HOP_SAMPLES + 1  # 96: two stretches and one of 16 places
+    for first in (0, 40, 80):
+        stretch_T = wave_T[first * HOP_SAMPLES :][: 39 * HOP_SAMPLES + SEGMENT]
+        twin_PR = twins_of(stretch_T, SEGMENT, 2)
+        assert len(twin_PR) == min(40, places - first)
+        for place, twin_R in enumerate(twin_PR, first):
+            assert np.array_equal(fresh.twins(loop, place, 2), np.where(twin_R == NONE, NONE, twin_R + first))
+    assert set(fresh.known_twins) == {(loop, first, 2) for first in (0, 40, 80)}
+    draw_pairs(fresh, CONFIG, 0, 0)
+
+
 def test_draws_are_the_same_whether_twins_are_known_or_not(source: Material) -> None:
     fresh = replace(source, known_twins={})
     again = (draw_pairs(fresh, CONFIG, 0, 5), draw_pairs(fresh, CONFIG, 0, 5))
     for draws in again:
         assert np.array_equal(draws.anchor_B, draw_pairs(source, CONFIG, 0, 5).anchor_B)
-    assert set(fresh.known_twins) == {(t, 2) for t in set(again[0].track_B.tolist())}
+    assert set(fresh.known_twins) == {(t, 0, 2) for t in set(again[0].track_B.tolist())}
 
 
 def test_no_twins_read_no_audio(source: Material) -> None:
@@ -147,12 +163,13 @@ def test_no_twins_read_no_audio(source: Material) -> None:
     [
         ({"twins_per_track": 4}, "train.twins_per_track must be between 0 and segments_per_track - 1"),
         ({"twins_per_track": -1}, "train.twins_per_track"),
-        ({"neighbours_per_track": 3}, "train.neighbour_reach must be 0, or at least half of neighbours_per_track, so 2"),
+        (
+            {"neighbours_per_track": 3},
+            "train.neighbour_reach must be 0, or at least half of neighbours_per_track, so 2",
+        ),
         ({"neighbour_reach": -1}, "train.neighbour_reach"),
     ],
 )
 def test_groups_that_do_not_hold_their_members_are_refused(setting: dict[str, int], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         replace(CONFIG, **setting)
-
-
