@@ -185,8 +185,8 @@ class TrainConfig:
         fit = f"train.neighbours_per_track must be between 0 and segments_per_track - 1 = {self.segments_per_track - 1}"
         require(0 <= self.neighbours_per_track < self.segments_per_track, fit, self.neighbours_per_track)
         fewest = -(-self.neighbours_per_track // 2)
-        reach = f"train.neighbour_reach must be 0, or at least half of neighbours_per_track, so {fewest}"
-        require(self.neighbour_reach == 0 or self.neighbour_reach >= fewest, reach, self.neighbour_reach)
+        reach = f"train.neighbour_reach must be 0, or from half of neighbours_per_track, so {fewest}, to 1000"
+        require(self.neighbour_reach == 0 or fewest <= self.neighbour_reach <= 1_000, reach, self.neighbour_reach)
         left = self.segments_per_track - 1 - self.neighbours_per_track
         beside = f"train.twins_per_track must be between 0 and segments_per_track - 1 - neighbours_per_track = {left}"
         require(0 <= self.twins_per_track <= left, beside, self.twins_per_track)

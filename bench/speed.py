@@ -186,10 +186,11 @@ def speed_of_training(training: Training, steps: int, progress: Progress) -> Spe
     config, train, device = training.config, training.config.train, training.device
     encoder, source, stepper = training.encoder, training.source, training.stepper
     clock = Clock(device)
+    fresh = replace(source, known_twins={})  # so that parts and whole steps both find the twins of new tracks
 
     def in_parts(step: int) -> None:
         with clock.part("draw"):
-            draws = draw_pairs(source, train, config.seed, step)
+            draws = draw_pairs(fresh, train, config.seed, step)
         with clock.part("read"):
             cuts = cut_pairs(draws, source, device, change)
         with clock.part("degrade"):

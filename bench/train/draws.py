@@ -1,10 +1,11 @@
-"""What one training step is made of, as numbers: which tracks, from where, degraded how. Only twins need audio read.
+"""What one training step is made of, as numbers: which tracks, from where, degraded how. Audio is read for twins alone.
 
 Every step draws from its own generator, so a step is a function of (seed, step): a run that was killed
 goes on exactly as it would have, and every process of a training on many devices draws the same.
 
 Shape legend: B pairs, K sources of a pair, J = K - 1 of them beside its own, G groups of segments from one track,
-S segments of a group, N neighbours, R twins and W = N + R of its first, M = G x S moments, C mask stripes.
+S segments of a group, N neighbours, R twins and W = N + R of its first, X places looked at, M = G x S moments,
+C mask stripes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bench.train.material import Material
 from bench.train.twins import HOP_SAMPLES, NONE
 from bench.values import RATE_HZ, Floats, Ints
 
+NOWHERE = -1  # before every track
 MAX_DRAWS = 8  # of a place for an anchor, until one is not silent
 MIXTURE = 1  # the stream of its own that mixtures are drawn from: all else is drawn the same with and without them
 
@@ -183,32 +185,37 @@ def _places(source: Material, track_G: Ints, config: TrainConfig, draw: np.rando
     place_GS = place_B.reshape(groups, count)
     reach = config.neighbour_reach or count
     away = np.array([k for k in range(-reach, reach + 1) if k], dtype=np.int64) * _samples(config.neighbour_ms)
-    near_GK = place_GS[:, :1] + away
+    near_GX = place_GS[:, :1] + away
     last_G1 = last_B.reshape(groups, count)[:, :1]
-    fits_GK = _fits(source, track_G, near_GK, offset, last_G1)
-    order_GK = np.argsort(np.where(fits_GK, draw.random(near_GK.shape), np.inf), axis=1)
-    near_GN = np.take_along_axis(near_GK, order_GK[:, : config.neighbours_per_track], axis=1)
-    wanted_GW = np.hstack([near_GN, _twins(source, track_G, place_GS[:, 0], config.twins_per_track)])
+    fits_GX = _fits(source, track_G, near_GX, offset, last_G1)
+    order_GX = np.argsort(np.where(fits_GX, draw.random(near_GX.shape), np.inf), axis=1)
+    near_GN = np.take_along_axis(near_GX, order_GX[:, : config.neighbours_per_track], axis=1)
+    wanted_GW = np.hstack([near_GN, _twins(source, track_G, place_GS[:, 0], near_GN, config.twins_per_track)])
     rest_GW = place_GS[:, 1 : 1 + wanted_GW.shape[1]]
     rest_GW[:] = np.where(_fits(source, track_G, wanted_GW, offset, last_G1), wanted_GW, rest_GW)
     return place_GS, redrawn
 
 
-def _twins(source: Material, track_G: Ints, first_G: Ints, count: int) -> Ints:
-    """Return the places (G, R) of each track that sound most like the first ones; before its beginning for none."""
+def _twins(source: Material, track_G: Ints, first_G: Ints, near_GN: Ints, count: int) -> Ints:
+    """Return the places (G, R) of each track that sound most like the first ones, NOWHERE for none.
+
+    None is one of the neighbours: a place that is there twice is its own negative.
+    """
     if not count:
         return np.empty((len(track_G), 0), dtype=np.int64)
     place_G = first_G // HOP_SAMPLES
     twin_GR = np.stack([source.twins(t, p, count) for t, p in zip(track_G.tolist(), place_G.tolist(), strict=True)])
-    return np.where(twin_GR != NONE, first_G[:, None] + (twin_GR - place_G[:, None]) * HOP_SAMPLES, -1)
+    start_GR = first_G[:, None] + (twin_GR - place_G[:, None]) * HOP_SAMPLES
+    beside_GR = (np.abs(start_GR[:, :, None] - near_GN[:, None]) < HOP_SAMPLES).any(axis=2)
+    return np.where((twin_GR == NONE) | beside_GR, NOWHERE, start_GR)
 
 
-def _fits(source: Material, track_G: Ints, place_GK: Ints, first: int, last_G1: Ints) -> np.ndarray:
-    """Return which places are between the first and the last of their track, and not silent."""
-    inside_GK = np.clip(place_GK, 0, last_G1)
-    track_GK = np.broadcast_to(track_G[:, None], place_GK.shape)
-    heard_GK = source.audible(track_GK.reshape(-1), inside_GK.reshape(-1)).reshape(place_GK.shape)
-    return (place_GK >= first) & (place_GK <= last_G1) & heard_GK
+def _fits(source: Material, track_G: Ints, place_GX: Ints, first: int, last_G1: Ints) -> np.ndarray:
+    """Return which places, in samples, are between the first and the last of their track and not silent."""
+    inside_GX = np.clip(place_GX, 0, last_G1)
+    track_GX = np.broadcast_to(track_G[:, None], place_GX.shape)
+    heard_GX = source.audible(track_GX.reshape(-1), inside_GX.reshape(-1)).reshape(place_GX.shape)
+    return (place_GX >= first) & (place_GX <= last_G1) & heard_GX
 
 
 def _bounds(source: Material, track_B: Ints, config: TrainConfig) -> tuple[Ints, Ints]:

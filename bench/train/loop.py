@@ -110,8 +110,8 @@ def _warn_of_overlaps(source: Material, config: TrainConfig, warn: Callable[[str
     if short:
         warn(
             f"{short} of {len(source.tracks)} training tracks are too short for {config.segments_per_track} segments "
-            "that do not overlap: a moment may be told from nearly itself; set train.segments_per_track=1 or a longer "
-            "data.min_track_s"
+            "that do not overlap: a moment may be told from nearly itself; set train.segments_per_track=1, "
+            "with neighbours_per_track=0 and twins_per_track=0, or a longer data.min_track_s"
         )
 
 

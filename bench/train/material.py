@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,8 +29,8 @@ class Material:
     """One side of the music with the training noise and rooms, ready to be drawn from.
 
     `energy` and `first_block` tell what is silent (see `audible`); `spectra_RF` are the transforms of the
-    responses, cut to `context` samples, on the device. `known_twins` are those of
-    the stretches that were asked for, by track, first place and count.
+    responses, cut to `context` samples, on the device. `known_twins` keeps what `twins` has found, (P, R) int32 by
+    track, first place of the stretch, and R.
     """
 
     music: Corpus
@@ -43,7 +44,7 @@ class Material:
     spectra_RF: Tensor
     context: int
     segment_samples: int
-    known_twins: dict[tuple[int, int, int], Ints] = field(default_factory=dict)
+    known_twins: dict[tuple[int, int, int], npt.NDArray[np.int32]] = field(default_factory=dict, repr=False)
 
     def audible(self, track_B: Ints, start_B: Ints) -> np.ndarray:
         """Return whether the whole 10 ms blocks inside each segment have a mean power above -60 dB, shape (B,)."""
@@ -56,18 +57,19 @@ class Material:
     def twins(self, track: int, place: int, count: int) -> Ints:
         """Return the `count` twins (R,) of a place, which begins at sample place x HOP_SAMPLES, within its stretch.
 
-        See `twins_of`. Those of a stretch are found when it is first drawn from, and kept: 4 bytes for each.
+        See `twins_of`. A track is cut into stretches of equal length, each looked through when it is first drawn from.
         """
-        first = place - place % STRETCH_PLACES
+        length = int(self.music.lengths[track])
+        places = max(0, length - self.segment_samples) // HOP_SAMPLES + 1
+        stretch = math.ceil(places / math.ceil(places / STRETCH_PLACES))
+        first = place - place % stretch
         if (track, first, count) not in self.known_twins:
             begin = first * HOP_SAMPLES
-            whole = min(
-                (STRETCH_PLACES - 1) * HOP_SAMPLES + self.segment_samples, int(self.music.lengths[track]) - begin
-            )
-            wave_T = self.music.read(track, begin, whole).astype(np.float32) * INT16_SCALE
+            samples = min((stretch - 1) * HOP_SAMPLES + self.segment_samples, length - begin)
+            wave_T = self.music.read(track, begin, samples).astype(np.float32) * INT16_SCALE
             twin_PR = twins_of(wave_T, self.segment_samples, count)
             self.known_twins[track, first, count] = np.where(twin_PR != NONE, twin_PR + first, NONE).astype(np.int32)
-        return self.known_twins[track, first, count][place - first]
+        return self.known_twins[track, first, count][place - first].astype(np.int64)
 
 
 def material(

@@ -1,6 +1,8 @@
 """Twins: on a track whose loops are known, against a slow search, and as members of a batch."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from torchaudio.transforms import MelSpectrogram
 
 from bench.audio.pcm import Corpus, prepare
-from bench.config import TrainConfig
+from bench.config import Mixture, TrainConfig
 from bench.degrade.room import DIRECT_AT
 from bench.errors import ConfigError
 from bench.store import Store
@@ -100,23 +102,71 @@ def _material(music: Corpus) -> Material:
     )  # fmt: skip
 
 
+def long_track(source: Material) -> int:
+    return int(np.flatnonzero(source.music.lengths == 10 * RATE_HZ)[0])
+
+
+def wave_of(source: Material, track: int) -> Floats:
+    wave_T: Floats = source.music.read(track, 0, int(source.music.lengths[track])).astype(np.float32) / 32_768
+    return wave_T
+
+
 CONFIG = TrainConfig(
     batch_pairs=12, segments_per_track=6, neighbours_per_track=2, neighbour_reach=1, twins_per_track=2, offset_ms=20.0
 )
 
 
 def test_a_batch_has_the_nearest_neighbours_and_the_twins_of_its_first_places(source: Material) -> None:
-    loop = int(np.flatnonzero(source.music.lengths == 10 * RATE_HZ)[0])
-    whole = 0
+    loop = long_track(source)
+    twin_PR = twins_of(wave_of(source, loop), SEGMENT, 2)
+    last = 10 * RATE_HZ - SEGMENT - 320  # with room for a positive up to 20 ms away
+    seen = 0
     for step in range(20):
         draws = draw_pairs(source, CONFIG, 0, step)
-        group = np.flatnonzero(draws.track_B == loop)
-        away = draws.anchor_B[group] - draws.anchor_B[group[0]]
-        if set(away[1:3].tolist()) != {-HOP_SAMPLES, HOP_SAMPLES}:
-            continue  # the first lies at an end of its track
-        turns = away[3:5] / (LOOP_PLACES * HOP_SAMPLES)
-        whole += int((turns == turns.round()).all() and (turns != 0).all() and len(set(turns.tolist())) == 2)
-    assert whole >= 5
+        first, *rest = draws.anchor_B[draws.track_B == loop].tolist()
+        near = {first - HOP_SAMPLES, first + HOP_SAMPLES}
+        if all(320 <= place <= last for place in near):
+            assert set(rest[:2]) == near
+        place = first // HOP_SAMPLES
+        for twin, start in zip(twin_PR[place].tolist(), rest[2:4], strict=True):
+            wanted = first + (twin - place) * HOP_SAMPLES
+            if 320 <= wanted <= last:
+                assert start == wanted
+                seen += 1
+    assert seen >= 30  # of 40: the others would not fit
+
+
+@pytest.mark.parametrize("change", [{"pairs_per_moment": 2}, {"mixture": Mixture(sources=(2, 3))}])
+def test_twins_are_drawn_whatever_else_is(source: Material, change: dict[str, Any]) -> None:
+    repeats = change.get("pairs_per_moment", 1)
+    config = replace(CONFIG, batch_pairs=12 * repeats, **change)
+    loop = long_track(source)
+    for step in range(5):
+        draws = draw_pairs(source, config, 0, step)
+        first, *rest = draws.anchor_B[draws.track_B == loop][::repeats].tolist()
+        twins = source.twins(loop, first // HOP_SAMPLES, 2)
+        wanted = {first + (int(twin) - first // HOP_SAMPLES) * HOP_SAMPLES for twin in twins}
+        assert {start for start in wanted if 320 <= start <= 10 * RATE_HZ - SEGMENT - 320} <= set(rest)
+
+
+def test_a_twin_that_is_a_neighbour_too_is_drawn_once(source: Material) -> None:
+    # The loop turns after 3.2 s, and so far neighbours may be: 500 ms apart they meet the twins of other phases too.
+    far = replace(CONFIG, segments_per_track=12, neighbours_per_track=9, neighbour_ms=800.0, neighbour_reach=5)
+    loop = long_track(source)
+    for step in range(20):
+        places = draw_pairs(source, far, 0, step).anchor_B
+        track = draw_pairs(source, far, 0, step).track_B
+        if track[0] == loop:
+            assert len(set(places.tolist())) == 12
+
+
+def test_silence_beside_a_place_is_no_twin_of_it_in_a_batch(tmp_path: Path) -> None:
+    half = np.concatenate([looped(5.0), np.zeros(5 * RATE_HZ, dtype=np.float32)])
+    music = prepare(Store(tmp_path), "music", Arrays({"a": half, "b": half[::-1]}, {}), min_track_s=0.5, workers=1)
+    quiet = _material(music)
+    for step in range(10):
+        draws = draw_pairs(quiet, CONFIG, 0, step)
+        assert quiet.audible(draws.track_B, draws.anchor_B).all()
 
 
 def test_where_no_twin_fits_the_segment_lies_anywhere_in_its_track(source: Material) -> None:
@@ -131,17 +181,16 @@ def test_where_no_twin_fits_the_segment_lies_anywhere_in_its_track(source: Mater
 def test_a_long_track_is_looked_through_in_stretches(source: Material, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.train.material.STRETCH_PLACES", 40)
     fresh = replace(source, known_twins={})
-    loop = int(np.flatnonzero(source.music.lengths == 10 * RATE_HZ)[0])
-    wave_T = source.music.read(loop, 0, 10 * RATE_HZ).astype(np.float32) / 32_768
-    places = (10 * RATE_HZ - SEGMENT) // HOP_SAMPLES + 1  # 96: two stretches and one of 16 places
-    for first in (0, 40, 80):
-        stretch_T = wave_T[first * HOP_SAMPLES :][: 39 * HOP_SAMPLES + SEGMENT]
+    loop = long_track(source)
+    wave_T = wave_of(source, loop)
+    places = (10 * RATE_HZ - SEGMENT) // HOP_SAMPLES + 1  # 96 in three equal stretches
+    for first in (0, 32, 64):
+        stretch_T = wave_T[first * HOP_SAMPLES :][: 31 * HOP_SAMPLES + SEGMENT]
         twin_PR = twins_of(stretch_T, SEGMENT, 2)
-        assert len(twin_PR) == min(40, places - first)
+        assert places == 96 and len(twin_PR) == 32
         for place, twin_R in enumerate(twin_PR, first):
             assert np.array_equal(fresh.twins(loop, place, 2), np.where(twin_R == NONE, NONE, twin_R + first))
-    assert set(fresh.known_twins) == {(loop, first, 2) for first in (0, 40, 80)}
-    draw_pairs(fresh, CONFIG, 0, 0)
+    assert set(fresh.known_twins) == {(loop, first, 2) for first in (0, 32, 64)}
 
 
 def test_draws_are_the_same_whether_twins_are_known_or_not(source: Material) -> None:
@@ -152,10 +201,15 @@ def test_draws_are_the_same_whether_twins_are_known_or_not(source: Material) -> 
     assert set(fresh.known_twins) == {(t, 0, 2) for t in set(again[0].track_B.tolist())}
 
 
-def test_no_twins_read_no_audio(source: Material) -> None:
+def test_no_twins_read_no_audio(source: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("audio is read")
+
+    monkeypatch.setattr(Corpus, "read", read)
     fresh = replace(source, known_twins={})
     draw_pairs(fresh, replace(CONFIG, twins_per_track=0), 0, 0)
-    assert not fresh.known_twins
+    with pytest.raises(AssertionError, match="audio is read"):
+        draw_pairs(fresh, CONFIG, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +219,10 @@ def test_no_twins_read_no_audio(source: Material) -> None:
         ({"twins_per_track": -1}, "train.twins_per_track"),
         (
             {"neighbours_per_track": 3},
-            "train.neighbour_reach must be 0, or at least half of neighbours_per_track, so 2",
+            "train.neighbour_reach must be 0, or from half of neighbours_per_track, so 2,",
         ),
         ({"neighbour_reach": -1}, "train.neighbour_reach"),
+        ({"neighbour_reach": 1_001}, "to 1000"),
     ],
 )
 def test_groups_that_do_not_hold_their_members_are_refused(setting: dict[str, int], told: str) -> None:
