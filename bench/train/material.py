@@ -65,7 +65,7 @@ class Material:
         first = place - place % stretch
         if (track, first, count) not in self.known_twins:
             begin = first * HOP_SAMPLES
-            samples = min((stretch - 1) * HOP_SAMPLES + self.segment_samples, length - begin)
+            samples = min(stretch * HOP_SAMPLES - 1 + self.segment_samples, length - begin)
             wave_T = self.music.read(track, begin, samples).astype(np.float32) * INT16_SCALE
             twin_PR = twins_of(wave_T, self.segment_samples, count)
             self.known_twins[track, first, count] = np.where(twin_PR != NONE, twin_PR + first, NONE).astype(np.int32)

@@ -185,7 +185,7 @@ def test_a_long_track_is_looked_through_in_stretches(source: Material, monkeypat
     wave_T = wave_of(source, loop)
     places = (10 * RATE_HZ - SEGMENT) // HOP_SAMPLES + 1  # 96 in three equal stretches
     for first in (0, 32, 64):
-        stretch_T = wave_T[first * HOP_SAMPLES :][: 31 * HOP_SAMPLES + SEGMENT]
+        stretch_T = wave_T[first * HOP_SAMPLES :][: 32 * HOP_SAMPLES - 1 + SEGMENT]
         twin_PR = twins_of(stretch_T, SEGMENT, 2)
         assert places == 96 and len(twin_PR) == 32
         for place, twin_R in enumerate(twin_PR, first):
