@@ -215,7 +215,8 @@ def _fits(source: Material, track_G: Ints, place_GX: Ints, first: int, last_G1: 
     inside_GX = np.clip(place_GX, 0, last_G1)
     track_GX = np.broadcast_to(track_G[:, None], place_GX.shape)
     heard_GX = source.audible(track_GX.reshape(-1), inside_GX.reshape(-1)).reshape(place_GX.shape)
-    return (place_GX >= first) & (place_GX <= last_G1) & heard_GX
+    fits_GX: np.ndarray = (place_GX >= first) & (place_GX <= last_G1) & heard_GX
+    return fits_GX
 
 
 def _bounds(source: Material, track_B: Ints, config: TrainConfig) -> tuple[Ints, Ints]:

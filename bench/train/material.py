@@ -69,7 +69,8 @@ class Material:
             wave_T = self.music.read(track, begin, samples).astype(np.float32) * INT16_SCALE
             twin_PR = twins_of(wave_T, self.segment_samples, count)
             self.known_twins[track, first, count] = np.where(twin_PR != NONE, twin_PR + first, NONE).astype(np.int32)
-        return self.known_twins[track, first, count][place - first].astype(np.int64)
+        twin_R: Ints = self.known_twins[track, first, count][place - first].astype(np.int64)
+        return twin_R
 
 
 def material(
