@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,46 @@ def test_falconn_is_exact_when_it_probes_every_bucket(need_falconn: None) -> Non
     index = falconn.build(falconn.Config(tables=2, bits=4, probes=32), vectors)
     true = exact.build(exact.Config(), vectors).neighbours(queries, 10)
     np.testing.assert_array_equal(index.neighbours(queries, 10), true)
+
+
+def test_falconn_shortens_a_mean_that_is_longer_than_the_spread_allows(need_falconn: None) -> None:
+    # Two vectors: mean (4, 0), and each is 3 from it. 0.5 x 3 of 4 is left, 2.5 is taken away; 2 x 3 is not less.
+    vectors = np.array([[4, 3], [4, -3]], dtype=np.float32)
+    assert falconn._shift(falconn.Config(mean=0.5), vectors).tolist() == [2.5, 0]
+    assert falconn._shift(falconn.Config(mean=0.0), vectors).tolist() == [4, 0]
+    assert falconn._shift(falconn.Config(mean=2.0), vectors).tolist() == [0, 0]
+    assert falconn._shift(falconn.Config(mean=float("inf")), vectors).tolist() == [0, 0]
+    assert falconn._shift(falconn.Config(), np.ones((5, 3), dtype=np.float32)).tolist() == [1, 1, 1]  # no spread at all
+    assert falconn._shift(falconn.Config(), np.tile(vectors, (70_000, 1))) == pytest.approx([4 - 0.75 * 3, 0])
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.75, float("inf")])
+def test_falconn_finds_the_same_neighbours_wherever_the_vectors_lie(need_falconn: None, mean: float) -> None:
+    vectors, queries = (a + np.float32(5) for a in clustered(300))
+    before = vectors.copy()
+    index = falconn.build(falconn.Config(tables=2, bits=4, probes=32, mean=mean), vectors)
+    distance_QN = np.square(queries[:, None].astype(np.float64) - vectors).sum(axis=2)
+    np.testing.assert_array_equal(index.neighbours(queries, 3), distance_QN.argsort(axis=1, kind="stable")[:, :3])
+    np.testing.assert_array_equal(vectors, before)
+    assert index.num_bytes > (2 if mean < 1 else 1) * vectors.nbytes
+
+
+def test_falconn_hashes_what_shares_a_mean_into_more_buckets(need_falconn: None) -> None:
+    rng = np.random.default_rng(2)
+    narrow = unit(rng, 3_000, 32) + np.float32(1)  # the mean is 5.7 times the spread
+    config = falconn.Config(tables=1, bits=10, probes=1)
+    queries = narrow[:200]
+    as_they_are, shortened = (
+        (falconn.build(replace(config, mean=mean), narrow).neighbours(queries, 3_000) >= 0).sum(axis=1).mean()
+        for mean in (float("inf"), 0.75)
+    )
+    assert shortened < as_they_are / 5  # how many are compared with a query
+
+
+def test_falconn_refuses_a_mean_that_is_no_limit() -> None:
+    for mean in (-0.1, float("nan")):
+        with pytest.raises(ConfigError, match="falconn: mean must be >= 0"):
+            falconn.Config(mean=mean)
 
 
 def test_falconn_is_the_same_for_the_same_seed(need_falconn: None) -> None:

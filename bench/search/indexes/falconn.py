@@ -3,6 +3,11 @@
 Defaults are that paper's: 50 tables, 18 hash bits, 200 probes. The hash family is not stated there;
 the cross-polytope is used here, which finds more at the same setting than hyperplanes do (docs/log.md).
 
+Hashes tell directions apart, so that vectors which share a large mean are all alike to them, and every query is
+compared with most of the database. `mean` therefore limits that mean: distances, and so the order of neighbours, stay
+as they are when vectors and queries are shifted alike. Without any mean hashing is quickest, and finds least with a fixed number
+of probes (docs/log.md, "A mean that all fingerprints share").
+
 Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours.
 """
 
@@ -25,6 +30,7 @@ LICENSE = "MIT"
 SOURCE = "FALCONN 1.3.1"
 
 BLOCK_QUERIES = 64
+BLOCK_VECTORS = 65_536
 TABLES = (10, 25, 50)
 PROBES_PER_TABLE = (1, 2, 4, 8, 16, 32, 64)
 MOST_BITS = 24  # a table has 2^bits places: with more, 50 tables do not fit into memory
@@ -32,17 +38,26 @@ MOST_BITS = 24  # a table has 2^bits places: with more, 50 tables do not fit int
 
 @dataclass(frozen=True)
 class Config:
-    """Settings, named as FALCONN and the paper name them."""
+    """Settings, named as FALCONN and the paper name them.
+
+    `mean` is how long the mean of the hashed vectors may be, in multiples of their spread, the root of their mean
+    squared distance from it; a longer one is shortened to that.
+    """
 
     tables: int = 50
     bits: int = 18
     probes: int = 200
     family: Literal["cross_polytope", "hyperplane"] = "cross_polytope"
+    mean: float = 0.75
     seed: int = 5_721_840
 
     def __post_init__(self) -> None:
         if min(self.tables, self.bits) < 1 or self.bits > MOST_BITS:
             raise ConfigError(f"falconn: tables must be >= 1, bits 1 to {MOST_BITS}; got {self.tables}, {self.bits}")
+        if not self.mean >= 0:
+            raise ConfigError(
+                f"falconn: mean must be >= 0 (0: none is left; inf: vectors as they are), got {self.mean}"
+            )
         if self.probes < self.tables:
             raise ConfigError(f"falconn: probes must be >= tables ({self.tables}), got {self.probes}")
 
@@ -57,7 +72,8 @@ def build(config: Config, vectors_ND: Floats) -> Falconn:
 
     Raises: PluginError if FALCONN is not installed, or for less than two vectors, which it cannot hold.
     """
-    return _asked(_hashed(config, vectors_ND), config, vectors_ND)
+    shift_D = _shift(config, vectors_ND)
+    return _asked(_hashed(config, vectors_ND, shift_D), config, vectors_ND, shift_D)
 
 
 def trials(config: Config, vectors_ND: Floats) -> Iterator[Iterator[tuple[Config, Falconn]]]:
@@ -74,14 +90,32 @@ def trials(config: Config, vectors_ND: Floats) -> Iterator[Iterator[tuple[Config
 
 
 def _probed(config: Config, vectors_ND: Floats) -> Iterator[tuple[Config, Falconn]]:
-    hashed = _hashed(config, vectors_ND)
+    shift_D = _shift(config, vectors_ND)
+    hashed = _hashed(config, vectors_ND, shift_D)
     for times in PROBES_PER_TABLE:
         tried = replace(config, probes=times * config.tables)
-        yield tried, _asked(hashed, tried, vectors_ND)
+        yield tried, _asked(hashed, tried, vectors_ND, shift_D)
 
 
-def _hashed(config: Config, vectors_ND: Floats) -> Any:
-    """Return the tables. FALCONN keeps a pointer to the vectors: they are not copied, and count once."""
+def _shift(config: Config, vectors_ND: Floats) -> Floats:
+    """Return what to take away from vectors and queries (D,): a part of the mean, or zero."""
+    # Summed block by block: the vectors may be a memory map, larger than the memory.
+    sum_D, squares = np.zeros(vectors_ND.shape[1]), 0.0
+    for start in range(0, len(vectors_ND), BLOCK_VECTORS):
+        block_BD = vectors_ND[start : start + BLOCK_VECTORS].astype(np.float64)
+        sum_D += block_BD.sum(axis=0)
+        squares += float(np.square(block_BD).sum())
+    count = max(1, len(vectors_ND))
+    mean_D = sum_D / count
+    length = float(np.linalg.norm(mean_D))
+    spread = math.sqrt(max(0.0, squares / count - length**2))
+    left = 1.0 if length <= config.mean * spread else config.mean * spread / length
+    shift_D: Floats = ((1 - left) * mean_D).astype(np.float32)
+    return shift_D
+
+
+def _hashed(config: Config, vectors_ND: Floats, shift_D: Floats) -> Any:
+    """Return the tables. FALCONN keeps a pointer to what it is given, which is copied only to be shifted."""
     if len(vectors_ND) < 2:
         raise PluginError(f"falconn needs at least 2 vectors, got {len(vectors_ND)}; use the index 'exact'")
     try:
@@ -91,7 +125,8 @@ def _hashed(config: Config, vectors_ND: Floats) -> Any:
             "the index 'falconn' needs the package falconn, which is built from source: run `make setup`, or leave "
             'it out with --set eval.indexes=["exact"]'
         ) from error
-    kept_ND = np.require(vectors_ND, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+    shifted_ND = vectors_ND - shift_D if shift_D.any() else vectors_ND
+    kept_ND = np.require(shifted_ND, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
     params = falconn.LSHConstructionParameters()
     params.dimension = kept_ND.shape[1]
     params.lsh_family = getattr(falconn.LSHFamily, "Hyperplane" if config.family == "hyperplane" else "CrossPolytope")
@@ -105,10 +140,12 @@ def _hashed(config: Config, vectors_ND: Floats) -> Any:
     return table
 
 
-def _asked(table: Any, config: Config, vectors_ND: Floats) -> Falconn:
+def _asked(table: Any, config: Config, vectors_ND: Floats, shift_D: Floats) -> Falconn:
     # A bit-packed table holds a number for each vector, and for each bucket where it begins among them.
     table_bytes = config.tables * (len(vectors_ND) + 2**config.bits) * len(vectors_ND).bit_length() // 8
-    return Falconn(table.construct_query_pool(config.probes), vectors_ND, vectors_ND.nbytes + table_bytes)
+    copies = 2 if shift_D.any() else 1
+    pool = table.construct_query_pool(config.probes)
+    return Falconn(pool, vectors_ND, shift_D, copies * vectors_ND.nbytes + table_bytes)
 
 
 @dataclass(frozen=True)
@@ -117,6 +154,7 @@ class Falconn:
 
     pool: Any
     vectors_ND: Floats
+    shift_D: Floats
     num_bytes: int
     exact: bool = False
 
@@ -129,7 +167,7 @@ class Falconn:
 
     def _of_block(self, queries_QD: Floats, top_k: int) -> Ints:
         found_QK = np.full((len(queries_QD), top_k), -1, dtype=np.int64)
-        for i, vector_D in enumerate(queries_QD):
+        for i, vector_D in enumerate(queries_QD - self.shift_D):
             near = self.pool.find_k_nearest_neighbors(vector_D, top_k)
             found_QK[i, : len(near)] = near
         # Sorted again, as the library leaves equal ones in any order.
