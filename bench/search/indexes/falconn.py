@@ -5,8 +5,8 @@ the cross-polytope is used here, which finds more at the same setting than hyper
 
 Hashes tell directions apart, so that vectors which share a large mean are all alike to them, and every query is
 compared with most of the database. `mean` therefore limits that mean: distances, and so the order of neighbours, stay
-as they are when vectors and queries are shifted alike. Without any mean hashing is quickest, and finds least with a fixed number
-of probes (docs/log.md, "A mean that all fingerprints share").
+as they are when vectors and queries are shifted alike. Without any mean hashing is quickest, and finds least with a
+fixed number of probes (docs/log.md, "A mean that all fingerprints share").
 
 Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours.
 """
