@@ -9,11 +9,13 @@ Shape legend: P places, T samples, M mel bands, F frames, D = M x frames of a pa
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as functional
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench.audio.frontend import FLOOR_DB, POWER_FLOOR, unsaved
+from bench.audio.frontend import FLOOR_DB, POWER_FLOOR
 from bench.values import RATE_HZ, Floats, Ints
 
 HOP_SAMPLES = RATE_HZ // 10  # between places
@@ -47,15 +49,19 @@ def twins_of(wave_T: Floats, segment_samples: int, count: int) -> Ints:
 
 def _patches(wave_T: Tensor, segment_samples: int) -> Tensor:
     """Return the patch of each place as a unit vector (P, D)."""
-    from torchaudio.transforms import MelSpectrogram
-
-    mel = unsaved(MelSpectrogram(RATE_HZ, n_fft=2 * FRAME_SAMPLES, hop_length=FRAME_SAMPLES, n_mels=NUM_BANDS))
-    level_MF = 10 * torch.log10(
-        mel(functional.pad(wave_T, (0, max(0, segment_samples - len(wave_T))))).clamp_min(POWER_FLOOR)
-    )
+    whole_T = functional.pad(wave_T, (0, max(0, segment_samples - len(wave_T))))
+    level_MF = 10 * torch.log10(_mel()(whole_T).clamp_min(POWER_FLOOR))
     level_MF = level_MF.clamp_min(level_MF.amax() - FLOOR_DB)
     level_MF = level_MF - level_MF.mean(dim=1, keepdim=True)
     frames, hop = segment_samples // FRAME_SAMPLES, HOP_SAMPLES // FRAME_SAMPLES
     places = max(0, len(wave_T) - segment_samples) // HOP_SAMPLES + 1
     patch_PD = level_MF.unfold(1, frames, hop)[:, :places].transpose(0, 1).reshape(places, -1)
     return functional.normalize(patch_PD, dim=1)
+
+
+@cache
+def _mel() -> nn.Module:
+    from torchaudio.transforms import MelSpectrogram
+
+    mel: nn.Module = MelSpectrogram(RATE_HZ, n_fft=2 * FRAME_SAMPLES, hop_length=FRAME_SAMPLES, n_mels=NUM_BANDS)
+    return mel

@@ -19,6 +19,7 @@ from bench.fingerprint import Embedder, segments
 from bench.train.draws import draw_pairs
 from bench.train.material import material
 from bench.train.pairs import cut_pairs, degrade_pairs
+from bench.train.twins import HOP_SAMPLES
 from bench.values import RATE_HZ, Floats, Ints
 
 SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
@@ -26,7 +27,6 @@ SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
 TASK = TrainConfig(
     offset_ms=50.0, snr_db=(0.0, 20.0), clean=1.0, noise_only=1.0, reverb_only=1.0, noise_and_reverb=1.0, mask_count=0
 )
-HOP_SAMPLES = RATE_HZ // 10
 TOLERANCE_SAMPLES = RATE_HZ // 20
 MAX_TRACKS = 64
 MAX_SAMPLES = 30 * RATE_HZ

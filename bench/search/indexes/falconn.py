@@ -83,14 +83,14 @@ def trials(config: Config, vectors_ND: Floats) -> Iterator[Iterator[tuple[Config
     bucket holds about one; the library's documentation advises the same. For each of these the tables are built once,
     and asked with more and more probes: a group. Family and seed are those of `config`.
     """
+    shift_D = _shift(config, vectors_ND)
     near = max(1, min(MOST_BITS, round(math.log2(max(2, len(vectors_ND))))))
     for tables in TABLES:
         for bits in sorted({max(1, near - 2), near, min(MOST_BITS, near + 2)}):
-            yield _probed(replace(config, tables=tables, bits=bits, probes=tables), vectors_ND)
+            yield _probed(replace(config, tables=tables, bits=bits, probes=tables), vectors_ND, shift_D)
 
 
-def _probed(config: Config, vectors_ND: Floats) -> Iterator[tuple[Config, Falconn]]:
-    shift_D = _shift(config, vectors_ND)
+def _probed(config: Config, vectors_ND: Floats, shift_D: Floats) -> Iterator[tuple[Config, Falconn]]:
     hashed = _hashed(config, vectors_ND, shift_D)
     for times in PROBES_PER_TABLE:
         tried = replace(config, probes=times * config.tables)
