@@ -24,8 +24,8 @@ app.add_typer(data_app, name="data")
 speed_app = typer.Typer(help="Measure how fast an encoder is here, part by part, and the floor.", no_args_is_help=True)
 app.add_typer(speed_app, name="speed")
 
-index_app = typer.Typer(help="Build and ask a catalogue of tracks.", no_args_is_help=True)
-app.add_typer(index_app, name="index")
+catalogue_app = typer.Typer(help="Build and ask a catalogue of tracks.", no_args_is_help=True)
+app.add_typer(catalogue_app, name="index")
 
 sweep_app = typer.Typer(help="Search for better settings with Optuna, trial by trial.", invoke_without_command=True)
 app.add_typer(sweep_app, name="sweep")
@@ -51,7 +51,7 @@ Against = Annotated[Path | None, typer.Option(help="The speed.json of an earlier
 Format = Annotated[str, typer.Option("--format", help="table, csv or json.")]
 Run = Annotated[str | None, typer.Option(help="The beginning of a run's key; the latest run if left out.")]
 CatalogueFolder = Annotated[Path, typer.Argument(help="The catalogue's folder.")]
-OwnModel = Annotated[
+ModelFile = Annotated[
     str | None, typer.Option("--model", "-m", help="The encoder, where it is a file of your own (./mine.py).")
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="The catalogue is your own: load its index whatever its kind.")]
@@ -96,15 +96,15 @@ def run(
     Whatever is in the store already is not computed again: running the same command again resumes.
     With --task alignment alone, training is that of align-small on the recordings in field/, if nothing else is named.
     """
-    from bench.console import progress_shown, warn
+    from bench.console import show_progress, warn
     from bench.errors import ConfigError
-    from bench.registry import unknown
+    from bench.registry import format_unknown
     from bench.results import submissions
-    from bench.run import TASKS, Plan
+    from bench.run import TASKS, RunContext
     from bench.run import run as run_model
 
     if task not in TASKS:
-        raise ConfigError(unknown("task", task, list(TASKS)))
+        raise ConfigError(format_unknown("task", task, list(TASKS)))
     if preset is None:
         preset = "align-small" if task == "alignment" else "small"
     if dataset is None and task == "alignment" and data_root is not None and (data_root / "field").is_dir():
@@ -113,8 +113,8 @@ def run(
     plugin, settings = _settings(model, preset, dataset, config, [*of_model, *(set_ or [])])
     if data_root is not None and settings.data.dataset == "synth":
         warn(f"the music is made up, as no --dataset is named; {data_root} is looked through for noise and rooms alone")
-    with progress_shown() as progress:
-        result = run_model(settings, Plan(plugin, data_root, _store(store), progress, warn, weights), task)
+    with show_progress() as progress:
+        result = run_model(settings, RunContext(plugin, data_root, _store(store), progress, warn, weights), task)
     if result is None:  # a process of torchrun that helped to train
         return
     _show(result, "table")
@@ -137,10 +137,10 @@ def list_(
     """List the encoders, data sets, indexes, reports and presets there are."""
     from bench.config import presets
     from bench.errors import ConfigError
-    from bench.registry import KINDS, names, unknown
+    from bench.registry import KINDS, format_unknown, names
 
     if kind is not None and kind not in KINDS:
-        raise ConfigError(unknown("kind of plug-in", kind, list(KINDS)))
+        raise ConfigError(format_unknown("kind of plug-in", kind, list(KINDS)))
     for each in [kind] if kind else KINDS:
         print(f"{each + ':':10s}{', '.join(names(each))}")
     if kind is None:
@@ -217,7 +217,7 @@ def reproduce(
     ] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="The weights of a run that was given them.")] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Go on with other data or settings than the run's.")] = False,
-    model: OwnModel = None,
+    model: ModelFile = None,
     store: StoreRoot = STORE,
 ) -> None:
     """Compute a finished run again and show the differences: in code, libraries, machine, data, and numbers.
@@ -227,21 +227,21 @@ def reproduce(
     from rich.console import Console
 
     from bench import reproduce as again
-    from bench.console import progress_shown, warn
+    from bench.console import show_progress, warn
     from bench.registry import load
 
     report, where = load("report", "reproduce"), _store(store)
-    with progress_shown() as progress:
-        found = again.attempt(
+    with show_progress() as progress:
+        found = again.prepare_attempt(
             where, run, data_root, progress, warn, model=model, weights=checkpoint, keep_weights=keep_weights
         )
-    Console().print(report.checks(found.record.run, found.checks))
+    Console().print(report.render_checks(found.record.run, found.checks))
     if not anyway:
-        again.refuse(found)
+        again.check_reproducible(found)
     minutes = found.record.seconds / 60
-    print(f"the run took {minutes:.1f} min; computing anew in {found.plan.store.root}", flush=True)
-    with progress_shown() as progress:
-        outcome = again.reproduced(found, where, progress)
+    print(f"the run took {minutes:.1f} min; computing anew in {found.context.store.root}", flush=True)
+    with show_progress() as progress:
+        outcome = again.reproduce(found, where, progress)
     if outcome is None:  # a process of torchrun that helped to train
         return
     Console().print(report.render(outcome))
@@ -255,7 +255,7 @@ def identify(
     index: Annotated[Path, typer.Option("--index", "-i", help="A catalogue made by `bench index build`.")],
     top: Annotated[int, typer.Option(min=1, help="How many tracks to name.")] = 5,
     window: Annotated[float, typer.Option(min=1.0, help="Answer for each so many seconds of a recording.")] = 10.0,
-    model: OwnModel = None,
+    model: ModelFile = None,
     trust: Trust = False,
     format_: Format = "table",
 ) -> None:
@@ -266,14 +266,15 @@ def identify(
     _check_format(format_)
     import pandas as pd
 
-    from bench import catalogue, identify
     from bench.audio.decode import decode
-    from bench.console import progress_shown
+    from bench.catalogue import build as identify
+    from bench.catalogue import folder as catalogue
+    from bench.console import show_progress
     from bench.registry import load
 
     opened = catalogue.read(index, model, trust=trust)
     found, unheard = {}, []
-    with progress_shown() as progress:
+    with show_progress() as progress:
         for path in recordings:
             try:
                 found[path] = list(identify.identify(opened, decode(path), top=top, window_s=window, progress=progress))
@@ -309,7 +310,7 @@ def align(
     write: Annotated[
         Path | None, typer.Option(help="Write the second recording on the clock of the first (.wav or .flac).")
     ] = None,
-    model: OwnModel = None,
+    model: ModelFile = None,
     store: StoreRoot = STORE,
 ) -> None:
     """Find the offset and the drift between two recorders, and put one on the other's clock."""
@@ -317,9 +318,16 @@ def align(
 
     from rich.console import Console
 
-    from bench.align.once import align_one, aligner_of, ears_of, likeness, unwritten, write_aligned
     from bench.align.pairs import open_pair
-    from bench.console import progress_shown, warn
+    from bench.align_pair import (
+        align_one,
+        check_writable,
+        load_aligner,
+        load_pair_embedder,
+        similarity_matrix,
+        write_aligned,
+    )
+    from bench.console import show_progress, warn
     from bench.errors import ConfigError
     from bench.registry import load
     from bench.store import write_text
@@ -327,11 +335,11 @@ def align(
     if len(recordings) > 2:
         raise ConfigError(f"give two recordings, or one with two channels; got {len(recordings)}")
     for path in (csv, plot, write):
-        unwritten(path)
-    plugin, settings = aligner_of(aligner)
+        check_writable(path)
+    plugin, settings = load_aligner(aligner)
     report = load("report", "lag-path")
-    with progress_shown() as progress, TemporaryDirectory() as scratch:
-        ears, heard_by = ears_of(_store(store), run, model, progress)
+    with show_progress() as progress, TemporaryDirectory() as scratch:
+        ears, heard_by = load_pair_embedder(_store(store), run, model, progress)
         pair = open_pair(
             (recordings[0], recordings[-1]) if len(recordings) > 1 else recordings[0], Path(scratch), max_lag
         )
@@ -339,20 +347,20 @@ def align(
         if csv is not None:
             write_text(csv, found.keypoints().to_csv(index=False))
         if plot is not None:
-            report.draw(found, likeness(pair, ears), plot)
+            report.draw(found, similarity_matrix(pair, ears), plot)
         if write is not None:
             write_aligned(found, recordings[-1], None if len(recordings) > 1 else [1], write, progress)
     Console().print(report.render(found))
     print(f"by {aligner}, fingerprints of {heard_by}")
-    if found.doubtful:
+    if found.is_doubtful:
         warn(
             f"a confidence of {found.confidence:.2f}: the recordings may share no sound, or be more than {max_lag:g} s "
             "apart (--max-lag); do not rely on these numbers"
         )
 
 
-@index_app.command("build")
-def index_build(
+@catalogue_app.command("build")
+def catalogue_build(
     folder: CatalogueFolder,
     run: Run = None,
     index: Annotated[str, typer.Option(help="exact, falconn, or another of `bench list index`.")] = "exact",
@@ -362,20 +370,20 @@ def index_build(
     false_accepts: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share of strangers that may be taken for a track.")
     ] = 0.01,
-    model: OwnModel = None,
+    model: ModelFile = None,
     store: StoreRoot = STORE,
     set_: Set = None,
 ) -> None:
     """Fingerprint music with a run's encoder, index it, and find out which scores to believe."""
-    from bench.console import progress_shown
-    from bench.identify import build, settings_for
+    from bench.catalogue.build import build, settings_for
+    from bench.console import show_progress
     from bench.registry import load
-    from bench.results import kept_weights
+    from bench.results import find_weights
 
     where = _store(store)
     settings, name = settings_for(where, run, index, dataset, model, set_ or [])
-    weights = kept_weights(where, run)
-    with progress_shown() as progress:
+    weights = find_weights(where, run)
+    with show_progress() as progress:
         made = build(
             folder, settings, name, weights, data_root, where,
             test_side=test_side, false_accepts=false_accepts, progress=progress,
@@ -386,56 +394,56 @@ def index_build(
     _print_next({f"bench identify RECORDING.wav --index {folder}": "which track is it?"})
 
 
-@index_app.command("info")
-def index_info(folder: CatalogueFolder, model: OwnModel = None, trust: Trust = False) -> None:
+@catalogue_app.command("info")
+def catalogue_info(folder: CatalogueFolder, model: ModelFile = None, trust: Trust = False) -> None:
     """Show what a catalogue holds, what it takes, and the scores from which on it is believed."""
     from rich.console import Console
 
-    from bench.catalogue import read
+    from bench.catalogue.folder import read
     from bench.registry import load
 
     Console().print(load("report", "catalogue").render(read(folder, model, trust=trust)))
 
 
-@index_app.command("query")
-def index_query(
+@catalogue_app.command("query")
+def catalogue_query(
     folder: CatalogueFolder,
     vectors: Annotated[Path, typer.Argument(help="Fingerprints, a .npy file of shape (Q, D), float32.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many neighbours of each.")] = 20,
     format_: Format = "csv",
-    model: OwnModel = None,
+    model: ModelFile = None,
     trust: Trust = False,
 ) -> None:
     """Show the nearest fingerprints of given ones: track, time and similarity."""
     _check_format(format_)
-    from bench.catalogue import neighbours, read
+    from bench.catalogue.folder import neighbours, read
 
     found = neighbours(read(folder, model, trust=trust), vectors, top_k)
     print(found.to_string(index=False)) if format_ == "table" else _print_frame(found, format_)
 
 
-@index_app.command("tune")
-def index_tune(
+@catalogue_app.command("tune")
+def catalogue_tune(
     folder: CatalogueFolder,
     recall: Annotated[float, typer.Option(min=0.5, max=1.0, help="Share of true nearest neighbours to find.")] = 0.99,
     index: Annotated[str, typer.Option(help="The index to tune, on the catalogue's fingerprints.")] = "falconn",
-    model: OwnModel = None,
+    model: ModelFile = None,
     trust: Trust = False,
 ) -> None:
     """Find the quickest settings of an index that find a wanted share of the true nearest neighbours."""
     from rich.console import Console
 
-    from bench.catalogue import read
-    from bench.console import progress_shown
-    from bench.identify import tuned_for
+    from bench.catalogue.build import tune_index
+    from bench.catalogue.folder import read
+    from bench.console import show_progress
     from bench.registry import load
 
     opened = read(folder, model, trust=trust)
-    with progress_shown() as progress:
-        trials = tuned_for(opened, index, recall, progress)
+    with show_progress() as progress:
+        trials = tune_index(opened, index, recall, progress)
     report = load("report", "tune")
     Console().print(report.render(index, recall, trials))
-    _print_next({f"bench index build FOLDER {report.settings(index, recall, trials)}": "a catalogue with these"})
+    _print_next({f"bench index build FOLDER {report.format_options(index, recall, trials)}": "a catalogue with these"})
 
 
 @app.command()
@@ -488,19 +496,19 @@ def data_prepare(
     dataset: Dataset = "fma", data_root: DataRoot = None, store: StoreRoot = STORE, set_: Set = None
 ) -> None:
     """Decode the music, noise and rooms of a data set into the store, once; resumable."""
-    from bench.console import progress_shown
+    from bench.console import show_progress
     from bench.data import prepare_data
     from bench.values import RATE_HZ
 
     settings = _data_settings(dataset, set_)
-    with progress_shown() as progress:
+    with show_progress() as progress:
         data = prepare_data(settings, data_root, _store(store), progress)
     for name, corpus in (("music", data.music), ("noise", data.noise)):
         counts = corpus.tracks["split"].value_counts()
         sides = ", ".join(f"{counts.get(split, 0)} {split}" for split in ("train", "val", "test"))
         hours = corpus.tracks["num_samples"].sum() / RATE_HZ / 3600
         print(f"{name}: {len(corpus.tracks)} tracks ({sides}), {hours:.2f} h, digest {corpus.digest}")
-        for row in corpus.skipped().to_dict("records"):
+        for row in corpus.select_unusable().to_dict("records"):
             print(f"  left out: {row['path'] or row['id']} ({row['status']}: {row['reason']})")
     for bank in data.banks:
         print(f"rooms: {len(bank.table)}, digest {bank.digest}")
@@ -521,14 +529,14 @@ def data_verify(
     import pandas as pd
 
     from bench.audio.verify import verify
-    from bench.console import progress_shown
-    from bench.data import corpora
+    from bench.console import show_progress
+    from bench.data import prepare_corpora
 
     _check_format(format_)
     settings = _data_settings(dataset, set_)
-    with progress_shown() as progress:
+    with show_progress() as progress:
         parts = []
-        for name, source, corpus in corpora(settings, data_root, _store(store), progress):
+        for name, source, corpus in prepare_corpora(settings, data_root, _store(store), progress):
             parts.append(verify(source, corpus, progress).assign(set=name))
     found = pd.concat(parts, ignore_index=True)
     if format_ != "table":
@@ -607,14 +615,14 @@ def speed_search(
     """
     from rich.console import Console
 
-    from bench.console import progress_shown, warn
+    from bench.console import show_progress, warn
     from bench.registry import load, names
-    from bench.search.speed import Wanted, measured
+    from bench.speed.search import SearchSpeedOptions, measure_indexes
 
     report = load("report", "search-speed")
-    wanted = Wanted(run, vectors, index or names("index"), cell_snr, length, top_k, queries, set_ or [])
-    with progress_shown() as progress:
-        result, folder = measured(wanted, data_root, _store(store), progress, warn, report.draw)
+    wanted = SearchSpeedOptions(run, vectors, index or names("index"), cell_snr, length, top_k, queries, set_ or [])
+    with show_progress() as progress:
+        result, folder = measure_indexes(wanted, data_root, _store(store), progress, warn, report.draw)
     Console().print(report.render(result))
     print(f"kept in {folder}, with a picture")
 
@@ -653,24 +661,24 @@ def sweep(
     """
     if context.invoked_subcommand is not None:
         return
-    from bench.config import called
-    from bench.console import progress_shown, warn
+    from bench.config import format_plugin_name
+    from bench.console import show_progress, warn
     from bench.errors import ConfigError
-    from bench.registry import load, part
+    from bench.registry import load, load_module
 
     if model is None:
         raise ConfigError("name an encoder: bench sweep --model NAME; `bench list encoder` shows them")
-    spaces, launch = part("sweeps.space"), part("sweeps.launch")
-    where = space or spaces.space_file(called(model))
+    spaces, launch = load_module("sweeps.space"), load_module("sweeps.launch")
+    where = space or spaces.space_file(format_plugin_name(model))
     varied = spaces.load_space(where)
     basis = spaces.Basis(
-        model, called(model), load("encoder", model), preset or varied.preset, dataset, tuple(set_ or ())
+        model, format_plugin_name(model), load("encoder", model), preset or varied.preset, dataset, tuple(set_ or ())
     )
     wanted = launch.Sweep(
         basis, varied, where, trials, workers, tuple(objective or ("segment_top1",)), pruner, storage, study,
         data_root, _store(store),
     )  # fmt: skip
-    with progress_shown() as progress:
+    with show_progress() as progress:
         folder = launch.sweep(wanted, progress, warn, print)
     _show_sweep(folder)
     there = ("" if store == STORE else f" --store {store}") + (" --storage ..." if storage else "")
@@ -697,13 +705,15 @@ def sweep_promote(
     store: StoreRoot = STORE,
 ) -> None:
     """Train the best trial at full budget, test it on the test grid, and register it in MLflow as champion."""
-    from bench.console import progress_shown, warn
-    from bench.registry import part
-    from bench.results import kept_study
+    from bench.console import show_progress, warn
+    from bench.registry import load_module
+    from bench.results import find_study
 
-    chosen = study or kept_study(_store(store), None).name
-    with progress_shown() as progress:
-        made = part("sweeps.promote").promote(chosen, trial, name, storage, data_root, _store(store), progress, warn)
+    chosen = study or find_study(_store(store), None).name
+    with show_progress() as progress:
+        made = load_module("sweeps.promote").promote(
+            chosen, trial, name, storage, data_root, _store(store), progress, warn
+        )
     _show(made.result, "table")
     print(f"trial {made.trial} of {made.study} is version {made.version} of {made.model}, alias champion")
     where = "" if store == STORE else f" --store {store}"
@@ -721,9 +731,9 @@ def sweep_show(
     store: StoreRoot = STORE,
 ) -> None:
     """Show what a sweep has found: its trials, the best, and which settings matter."""
-    from bench.results import kept_study
+    from bench.results import find_study
 
-    _show_sweep(kept_study(_store(store), study))
+    _show_sweep(find_study(_store(store), study))
 
 
 def main() -> None:
@@ -756,15 +766,17 @@ def _speed(
 ) -> None:
     from rich.console import Console
 
-    from bench.console import progress_shown, warn
+    from bench.console import show_progress, warn
     from bench.registry import load
-    from bench.run import Plan
-    from bench.speed import check_alike, measured, read_speed
+    from bench.run import RunContext
+    from bench.speed.network import check_alike, measure_network, read_speed
 
     plugin, config = settings
     other = read_speed(against) if against else None
-    with progress_shown() as progress:
-        speed, path = measured(kind, config, Plan(plugin, root, _store(store), progress, warn), times, pairs)
+    with show_progress() as progress:
+        speed, path = measure_network(
+            kind, config, RunContext(plugin, root, _store(store), progress, warn), times, pairs
+        )
     if other is not None:
         check_alike(speed, other)
     Console().print(load("report", "speed").render(speed, other))
@@ -774,24 +786,26 @@ def _speed(
 def _settings(
     model: str, preset: str, dataset: str | None, config: Path | None, overrides: list[str] | None
 ) -> tuple[Any, Any]:
-    from bench.config import called, resolve
+    from bench.config import format_plugin_name, resolve
     from bench.registry import load
 
     plugin = load("encoder", model)
     files = [config] if config else []
-    return plugin, resolve(called(model), plugin, preset, dataset=dataset, files=files, overrides=overrides or [])
+    return plugin, resolve(
+        format_plugin_name(model), plugin, preset, dataset=dataset, files=files, overrides=overrides or []
+    )
 
 
 def _weights(checkpoint: str | None, model: str | None, store: Any) -> tuple[Path | None, str, list[str]]:
     """Return the file of the weights to test, the encoder, and the settings of it that a registered model brings."""
     from bench.errors import ConfigError
-    from bench.logbook import SCHEME, fetched
+    from bench.logbook import SCHEME, fetch_model
 
     if checkpoint is not None and checkpoint.startswith(SCHEME):
-        from bench.config import assignment, called
+        from bench.config import assignment, format_plugin_name
 
-        found = fetched(checkpoint, store)
-        if model is not None and called(model) != found.encoder:
+        found = fetch_model(checkpoint, store)
+        if model is not None and format_plugin_name(model) != found.encoder:
             raise ConfigError(f"{checkpoint} is of the encoder {found.encoder!r}, not of {model!r}; leave --model out")
         of_model = {name: value for name, value in found.settings.items() if name.startswith("model.")}
         return found.weights, model or found.encoder, [assignment(name, value) for name, value in of_model.items()]
@@ -821,7 +835,7 @@ def _show_sweep(folder: Path) -> None:
 
 def _show(result: Any, format_: str, sequence: str | None = None) -> None:
     from bench.config import require
-    from bench.score.rows import records
+    from bench.score.rows import to_records
 
     if sequence is not None:
         require(
@@ -838,26 +852,26 @@ def _show(result: Any, format_: str, sequence: str | None = None) -> None:
         if len(result.alignment):
             Console().print(load("report", "alignment").render(result.alignment))
     elif not len(result.rows):
-        from bench.align.evaluate import summed_up
+        from bench.align.evaluate import summarise_sets
 
-        _print_frame(summed_up(result.alignment), format_)
+        _print_frame(summarise_sets(result.alignment), format_)
     elif format_ == "json":
         import json
 
-        print(json.dumps(records(result.rows), indent=1))
+        print(json.dumps(to_records(result.rows), indent=1))
     else:
         _print_frame(result.rows, format_)
 
 
 def _check_sequence(sequence: str, rows: Any) -> None:
     from bench.errors import ConfigError
-    from bench.registry import unknown
+    from bench.registry import format_unknown
 
     if rows.empty:
         raise ConfigError("--sequence names a search of queries, and this run aligned recorders alone; leave it out")
     known = sorted(rows["sequence"].unique())
     if sequence not in known:
-        raise ConfigError(unknown("sequence search of this run", sequence, known))
+        raise ConfigError(format_unknown("sequence search of this run", sequence, known))
 
 
 def _check_format(format_: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import ConfigError
-from bench.registry import load, unknown
+from bench.registry import format_unknown, load
 
 SEQUENCES = ("vote", "rescore", "interpolate", "diagonal")
 PRESETS = Path(__file__).with_name("presets.toml")
@@ -79,7 +79,7 @@ class Transforms:
             require(least <= low <= high <= most, rule, (low, high))
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Return whether no transform is ever applied."""
         return max(self.time_stretch, self.resample_jitter, self.tanh, self.coloured_noise) == 0
 
@@ -103,7 +103,7 @@ class Mixture:
         require(0 < low <= high <= 100, "train.mixture.gain must be (low, high), above 0, at most 100", self.gain)
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Return whether a pair is of one source alone, as it is."""
         return self.sources[1] == 1
 
@@ -306,69 +306,73 @@ def resolve(
     merged = _merge(of_preset, own)
     if dataset is not None:
         merged = _merge(merged, {"data": {"dataset": dataset}})
-    return _resolved(encoder, plugin, preset, merged)
+    return _build_config(encoder, plugin, preset, merged)
 
 
-def _resolved(encoder: str, plugin: ModuleType, preset: str, merged: dict[str, Any]) -> RunConfig:
+def _build_config(encoder: str, plugin: ModuleType, preset: str, merged: dict[str, Any]) -> RunConfig:
     sections = {f.name: f for f in dataclasses.fields(RunConfig)}
     for name in merged:
         if name not in sections or name in ("encoder", "preset"):
-            raise ConfigError(unknown("setting", name, sorted(set(sections) - {"encoder", "preset"})))
-    tests = checked_section("eval", EvalConfig, merged.pop("eval", {}))
-    align = checked_section("align", AlignConfig, merged.pop("align", {}))
-    data = checked_section("data", DataConfig, merged.pop("data", {}))
+            raise ConfigError(format_unknown("setting", name, sorted(set(sections) - {"encoder", "preset"})))
+    tests = parse_section("eval", EvalConfig, merged.pop("eval", {}))
+    align = parse_section("align", AlignConfig, merged.pop("align", {}))
+    data = parse_section("data", DataConfig, merged.pop("data", {}))
     music = load("dataset", data.dataset)
     require(music.KIND == "music", "data.dataset must hold music", f"{data.dataset!r}, which holds {music.KIND}")
     return RunConfig(
         encoder=encoder,
         preset=preset,
-        model=checked_section("model", plugin.Config, merged.pop("model", {})),
-        music=checked_section("music", music.Config, merged.pop("music", {})),
+        model=parse_section("model", plugin.Config, merged.pop("model", {})),
+        music=parse_section("music", music.Config, merged.pop("music", {})),
         data=data,
-        train=checked_section("train", TrainConfig, merged.pop("train", {})),
+        train=parse_section("train", TrainConfig, merged.pop("train", {})),
         eval=tests,
-        index=_named("index", "eval.indexes", tests.indexes, merged.pop("index", {})),
+        index=_build_plugin_configs("index", "eval.indexes", tests.indexes, merged.pop("index", {})),
         align=align,
-        pairs=_named("pairs", "align.sets", align.sets, merged.pop("pairs", {})),
-        aligner=_named("aligner", "align.aligners", align.aligners, merged.pop("aligner", {})),
+        pairs=_build_plugin_configs("pairs", "align.sets", align.sets, merged.pop("pairs", {})),
+        aligner=_build_plugin_configs("aligner", "align.aligners", align.aligners, merged.pop("aligner", {})),
         **{name: _value(name, sections[name], value) for name, value in merged.items()},
     )
 
 
-def _named(group: str, where: str, names: tuple[str, ...], values: object) -> dict[str, Any]:
+def _build_plugin_configs(group: str, where: str, names: tuple[str, ...], values: object) -> dict[str, Any]:
     """Return the Config of each plug-in that `where` names, with its own preset where a colon adds one."""
     if not isinstance(values, dict):
         raise ConfigError(f"{group} is a group of settings, one for each name in {where}; set one of those")
-    known = [called(name) for name in names]
+    known = [format_plugin_name(name) for name in names]
     for name in values:
         if name not in (*known, *(each.partition(":")[0] for each in known)):
-            raise ConfigError(unknown(f"{group} in {where}", name, known))
+            raise ConfigError(format_unknown(f"{group} in {where}", name, known))
     return {
-        called(name): _of_plugin(group, name, values.get(called(name), values.get(called(name.partition(":")[0]), {})))
+        format_plugin_name(name): _build_plugin_config(
+            group,
+            name,
+            values.get(format_plugin_name(name), values.get(format_plugin_name(name.partition(":")[0]), {})),
+        )
         for name in names
     }
 
 
-def called(name: str) -> str:
+def format_plugin_name(name: str) -> str:
     """Return how settings, tables and metrics call a plug-in: one given by its path by the name of its file."""
     plain, colon, preset = name.partition(":")
     short = Path(plain).stem.replace("_", "-") if plain.endswith(".py") else plain
     return f"{short}{colon}{preset}"
 
 
-def _of_plugin(group: str, name: str, values: object) -> Any:
+def _build_plugin_config(group: str, name: str, values: object) -> Any:
     plain, _, preset = name.partition(":")
     plugin = load("dataset" if group == "pairs" else group, plain)
     if group == "pairs":
         require(plugin.KIND == "pairs", "align.sets must hold pairs of recordings", f"{plain!r}, with {plugin.KIND}")
     if not preset:
-        return checked_section(f"{group}.{name}", plugin.Config, values)
+        return parse_section(f"{group}.{name}", plugin.Config, values)
     presets = plugin.presets() if hasattr(plugin, "presets") else {}
     if preset not in presets:
-        raise ConfigError(unknown(f"preset of the {group} {plain!r}", preset, list(presets)))
+        raise ConfigError(format_unknown(f"preset of the {group} {plain!r}", preset, list(presets)))
     _check_names(f"{group}.{plain}", plugin.Config, values)
     assert isinstance(values, dict)
-    return checked_section(f"{group}.{plain}", plugin.Config, dataclasses.asdict(presets[preset]) | values)
+    return parse_section(f"{group}.{plain}", plugin.Config, dataclasses.asdict(presets[preset]) | values)
 
 
 def flatten(config: object, prefix: str = "") -> dict[str, Any]:
@@ -393,7 +397,7 @@ def _preset(name: str, plugin: ModuleType) -> dict[str, Any]:
     beside = Path(str(plugin.__file__)).with_suffix(".toml")
     own = _toml(beside) if beside.is_file() else {}
     if name not in shared and name not in own:
-        raise ConfigError(unknown("preset", name, sorted({*shared, *own})))
+        raise ConfigError(format_unknown("preset", name, sorted({*shared, *own})))
     return _merge(shared.get(name, {}), own.get(name, {}))
 
 
@@ -406,7 +410,7 @@ def _toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
-def short(value: object) -> str:
+def format_setting(value: object) -> str:
     """Return a setting to be read: a sampler draws seventeen digits, of which three matter."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -438,7 +442,9 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def restored(encoder: str, plugin: ModuleType, flat: Mapping[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
+def restore_config(
+    encoder: str, plugin: ModuleType, flat: Mapping[str, Any], overrides: Iterable[str] = ()
+) -> RunConfig:
     """Return the configuration whose `flatten` is given, with changes, checked anew: that of a run that was kept.
 
     Raises: ConfigError if this version has other settings than the one that kept it.
@@ -452,13 +458,13 @@ def restored(encoder: str, plugin: ModuleType, flat: Mapping[str, Any], override
         values = _merge(values, _override(override))
     preset = values.pop("preset")
     values.pop("encoder")
-    return _resolved(encoder, plugin, preset, values)
+    return _build_config(encoder, plugin, preset, values)
 
 
-def checked_section(section: str, kind: type, values: object) -> Any:
+def parse_section(section: str, kind: type, values: object) -> Any:
     """Return a section's dataclass from plain values. Raises: ConfigError naming the dotted path and the rule."""
     _check_names(section, kind, values)
-    return _validated(section, kind, values)
+    return _validate(section, kind, values)
 
 
 def _check_names(section: str, kind: type, values: object) -> None:
@@ -469,7 +475,9 @@ def _check_names(section: str, kind: type, values: object) -> None:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name in values:
         if name not in fields:
-            raise ConfigError(unknown("setting", f"{section}.{name}", [f"{section}.{known}" for known in fields]))
+            raise ConfigError(
+                format_unknown("setting", f"{section}.{name}", [f"{section}.{known}" for known in fields])
+            )
         inner = fields[name].default_factory
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             _check_names(f"{section}.{name}", inner, values[name])
@@ -477,10 +485,10 @@ def _check_names(section: str, kind: type, values: object) -> None:
 
 def _value(name: str, item: dataclasses.Field[Any], value: object) -> Any:
     kinds: dict[str, Any] = {"seed": int, "device": Literal["auto", "cpu", "cuda"]}
-    return _validated(name, kinds[name], value)
+    return _validate(name, kinds[name], value)
 
 
-def _validated(path: str, kind: Any, value: object) -> Any:
+def _validate(path: str, kind: Any, value: object) -> Any:
     try:
         # As JSON, strictly: a list may be a tuple, but no text is a number and no truth value is one.
         return TypeAdapter(kind).validate_json(json.dumps(value, default=str, allow_nan=False), strict=True)

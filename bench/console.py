@@ -18,10 +18,10 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def progress_shown() -> Iterator[Progress]:
+def show_progress() -> Iterator[Progress]:
     """Give a Progress that draws bars on a terminal and prints lines elsewhere, all on standard error."""
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _build_line_printer()
         return
     from rich.console import Console
     from rich.progress import (
@@ -51,7 +51,7 @@ def progress_shown() -> Iterator[Progress]:
         yield show
 
 
-def _lines() -> Progress:
+def _build_line_printer() -> Progress:
     shown: dict[str, float] = {}
 
     def show(stage: str, done: int, total: int) -> None:

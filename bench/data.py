@@ -10,14 +10,14 @@ from types import ModuleType
 import numpy as np
 
 from bench import registry
-from bench.audio.pcm import Corpus, prepare
+from bench.audio.pcm import Corpus, prepare_corpus
 from bench.config import RunConfig
 from bench.degrade.queries import QuerySet, prepare_queries
 from bench.degrade.room import ResponseSource, RoomBank, prepare_rooms
 from bench.errors import ConfigError
 from bench.machine import cores
 from bench.store import Store, digest
-from bench.train.loop import TrainingSet, sides
+from bench.train.loop import TrainingSet, split_tracks
 from bench.values import Ints, Progress, Source
 
 VALIDATION_QUERIES = 500  # a cell, at least: an interval of 4 points for one encoder, less between two on the same
@@ -25,7 +25,7 @@ VALIDATION_ROOMS = {"seed": 1, "train_rooms": 0}  # the test rooms are those of 
 
 
 @dataclass(frozen=True)
-class Data:
+class BenchmarkData:
     """What a run hears. The test rooms are in the first of the banks."""
 
     music: Corpus
@@ -52,7 +52,7 @@ class Data:
         return TrainingSet(self.music, self.noise, self.banks)
 
 
-def prepare_data(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> Data:
+def prepare_data(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> BenchmarkData:
     """Return the prepared audio of a run; what is in the store already is not made again.
 
     Raises: ConfigError for a wrong name, DataError for files that cannot be used.
@@ -60,25 +60,25 @@ def prepare_data(config: RunConfig, root: Path | None, store: Store, progress: P
     return with_queries(config, prepare_training(config, root, store, progress), store, progress)
 
 
-def with_queries(config: RunConfig, heard: TrainingSet, store: Store, progress: Progress) -> Data:
+def with_queries(config: RunConfig, heard: TrainingSet, store: Store, progress: Progress) -> BenchmarkData:
     """Return what training hears, and the queries of the test side. The test rooms are in the first of the banks."""
     queries = prepare_queries(store, config.eval, heard.music, heard.noise, heard.banks[0], progress)
-    return Data(heard.music, heard.noise, tuple(heard.banks), queries)
+    return BenchmarkData(heard.music, heard.noise, tuple(heard.banks), queries)
 
 
-def with_validation(config: RunConfig, heard: TrainingSet, store: Store, progress: Progress) -> Data:
+def with_validation(config: RunConfig, heard: TrainingSet, store: Store, progress: Progress) -> BenchmarkData:
     """Return what training hears, and queries of the tracks held out of it: what sweeps choose by.
 
     No test track, test noise or test room has a part in it: the noise is that of training, the rooms are of a
-    seed of their own. `config.eval` is that of `bench.degrade.cells.validation`.
+    seed of their own. `config.eval` is that of `bench.degrade.cells.validation_config`.
     """
-    _train, held_out = sides(heard.music)
+    _train, held_out = split_tracks(heard.music)
     music = _as_test_side(heard.music, held_out)
     noise = _as_test_side(heard.noise, heard.noise.numbers("train"))
-    rooms = prepare_rooms(store, "rooms", _test_rooms(config, VALIDATION_ROOMS), progress)
+    rooms = prepare_rooms(store, "rooms", _build_test_rooms(config, VALIDATION_ROOMS), progress)
     per_track = -(-VALIDATION_QUERIES // len(held_out))
     queries = prepare_queries(store, config.eval, music, noise, rooms, progress, per_track)
-    return Data(music, noise, (rooms,), queries)
+    return BenchmarkData(music, noise, (rooms,), queries)
 
 
 def _as_test_side(corpus: Corpus, numbers: Ints) -> Corpus:
@@ -90,18 +90,18 @@ def _as_test_side(corpus: Corpus, numbers: Ints) -> Corpus:
 
 def prepare_training(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> TrainingSet:
     """Return the part of it that training hears: no query is drawn. Raises: as `prepare_data`."""
-    measured = _measured_rooms(config, root)
-    music, noise = (corpus for _name, _source, corpus in corpora(config, root, store, progress))
-    rooms = prepare_rooms(store, "rooms", _test_rooms(config), progress)
+    measured = _build_measured_rooms(config, root)
+    music, noise = (corpus for _name, _source, corpus in prepare_corpora(config, root, store, progress))
+    rooms = prepare_rooms(store, "rooms", _build_test_rooms(config), progress)
     banks = (rooms, prepare_rooms(store, "rir-folder", measured, progress)) if measured else (rooms,)
     return TrainingSet(music, noise, banks)
 
 
-def left_out(heard: TrainingSet) -> list[str]:
+def format_left_out(heard: TrainingSet) -> list[str]:
     """Return a sentence for each set of which something could not be used."""
     sentences = []
     for name, corpus in (("music", heard.music), ("noise", heard.noise)):
-        counts = corpus.skipped()["status"].value_counts()
+        counts = corpus.select_unusable()["status"].value_counts()
         if len(counts):
             told = ", ".join(f"{count} {status}" for status, count in counts.items())
             sentences.append(
@@ -122,14 +122,14 @@ def music_source(config: RunConfig, root: Path | None) -> Source:
     return source
 
 
-def corpora(
+def prepare_corpora(
     config: RunConfig, root: Path | None, store: Store, progress: Progress
 ) -> Iterator[tuple[str, Source, Corpus]]:
     """Yield the music and the noise of a run: name, source and prepared corpus."""
     # Both sources first: a folder that does not exist is said before anything is decoded.
     sources = [(config.data.dataset, music_source(config, root)), noise_source(config, root)]
     for name, source in sources:
-        yield name, source, _corpus(config, name, source, store, progress)
+        yield name, source, _prepare_corpus(config, name, source, store, progress)
 
 
 def noise_source(config: RunConfig, root: Path | None) -> tuple[str, Source]:
@@ -143,7 +143,7 @@ def noise_source(config: RunConfig, root: Path | None) -> tuple[str, Source]:
     return name, plugin.build(plugin.Config(), folder)
 
 
-def _measured_rooms(config: RunConfig, root: Path | None) -> ResponseSource | None:
+def _build_measured_rooms(config: RunConfig, root: Path | None) -> ResponseSource | None:
     """Return the source of measured responses, None where training has simulated rooms alone."""
     name, folder = config.data.rir, root
     if name == "auto":
@@ -157,15 +157,15 @@ def _measured_rooms(config: RunConfig, root: Path | None) -> ResponseSource | No
     return None if name == "rooms" else source
 
 
-def _test_rooms(config: RunConfig, others: Mapping[str, int] | None = None) -> ResponseSource:
+def _build_test_rooms(config: RunConfig, others: Mapping[str, int] | None = None) -> ResponseSource:
     plugin = _plugin("rir", "rooms")
     t60_s = tuple(sorted({*config.eval.t60_s, config.eval.noise_reverb_t60_s}))
     source: ResponseSource = plugin.build(plugin.Config(t60_s, config.eval.rooms_per_t60, **(others or {})), None)
     return source
 
 
-def _corpus(config: RunConfig, name: str, source: Source, store: Store, progress: Progress) -> Corpus:
-    return prepare(store, name, source, min_track_s=config.data.min_track_s, workers=cores(), progress=progress)
+def _prepare_corpus(config: RunConfig, name: str, source: Source, store: Store, progress: Progress) -> Corpus:
+    return prepare_corpus(store, name, source, min_track_s=config.data.min_track_s, workers=cores(), progress=progress)
 
 
 def _plugin(kind: str, name: str) -> ModuleType:

@@ -18,23 +18,23 @@ import torch
 
 from bench import registry
 from bench.config import EvalConfig
-from bench.data import Data
-from bench.degrade.cells import grid
+from bench.data import BenchmarkData
+from bench.degrade.cells import list_cells
 from bench.degrade.queries import hop_samples
 from bench.fingerprint import Embedder, fingerprint_queries, fingerprint_tracks
-from bench.score.judge import judge
-from bench.search.built import built
+from bench.score.hits import score_hits
+from bench.search.cached import build_or_load
 from bench.search.contract import Index
-from bench.search.diagonal import diagonal
+from bench.search.diagonal import search_diagonals
 from bench.search.sequence import Ranking, interpolate, rescore, vote
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
 FORMAT = 2
 QUERY_BATCH = 32
-OWN, SHUFFLED = "own", "shuffled"
+UNSHUFFLED, SHUFFLED = "own", "shuffled"
 # The control of shuffled labels judges each answer by another query's truth, the next one's.
-SHIFTS = {OWN: 0, SHUFFLED: 1}
+SHIFTS = {UNSHUFFLED: 0, SHUFFLED: 1}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Evaluation:
 
 def evaluate(
     embedder: Embedder,
-    data: Data,
+    data: BenchmarkData,
     config: EvalConfig,
     store: Store,
     progress: Progress,
@@ -65,7 +65,7 @@ def evaluate(
     settings = {name: (indexes or {}).get(name) or plugin.Config() for name, plugin in plugins.items()}
     searched = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in config.indexes]
     index_of = _builder(store, plugins, settings, database)
-    cells = grid(config)
+    cells = list_cells(config)
     hits, seconds = {}, {"database": store.seconds("fingerprints", database.key), "queries": 0.0}
     for i, cell in enumerate(cells):
         progress("test cells", i, len(cells))
@@ -86,7 +86,7 @@ def _builder(
 ) -> Callable[[str], Index]:
     @cache
     def index_of(name: str) -> Index:
-        return built(store, plugins[name], settings[name], database.vectors, database.key)
+        return build_or_load(store, plugins[name], settings[name], database.vectors, database.key)
 
     return index_of
 
@@ -94,7 +94,7 @@ def _builder(
 def _hits_of(
     cell: Cell,
     embedder: Embedder,
-    data: Data,
+    data: BenchmarkData,
     config: EvalConfig,
     database: Fingerprints,
     index_of: Callable[[str], Index],
@@ -105,11 +105,11 @@ def _hits_of(
     for length_s in config.lengths_s:
         waves = data.queries.batches(cell, length_s, QUERY_BATCH)
         vectors_QMD = fingerprint_queries(embedder, waves, database.hop_samples)
-        impostor_Q = diagonal(vectors_QMD, database, 1, own_Q, embedder.device).scores_QR[:, 0]
+        impostor_Q = search_diagonals(vectors_QMD, database, 1, own_Q, embedder.device).scores_QR[:, 0]
         for index, sequence, ranking in _rankings(vectors_QMD, database, config, index_of, embedder.device):
-            for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(OWN, 0)]:
+            for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(UNSHUFFLED, 0)]:
                 truth_Q = (np.roll(track_Q, shift), np.roll(start_Q, shift))
-                judged = judge(ranking, database, *truth_Q, tolerance)
+                judged = score_hits(ranking, database, *truth_Q, tolerance)
                 named = judged.assign(length_s=length_s, index=index, sequence=sequence, truth=truth)
                 # Votes are no similarities: an impostor's score says nothing of them.
                 yield named.assign(impostor_score=np.float32(np.nan) if sequence == "vote" else impostor_Q)
@@ -132,7 +132,7 @@ def _rankings(
         if "interpolate" in config.sequences:
             yield index, "interpolate", interpolate(rescored, vectors_QMD, database)
     if "diagonal" in config.sequences:
-        yield "exact", "diagonal", diagonal(vectors_QMD, database, config.top_k, device=device)
+        yield "exact", "diagonal", search_diagonals(vectors_QMD, database, config.top_k, device=device)
 
 
 def _neighbours(index: Index, vectors_QMD: Floats, top_k: int) -> Ints:

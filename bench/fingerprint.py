@@ -57,12 +57,12 @@ class Embedder:
 
 def embed(encoder: Encoder, wave_BT: Tensor, precision: str) -> Tensor:
     """Return unit vectors (B, D) float32 of segments (B, T) at the corpus rate; the network runs at `precision`."""
-    feature_B = encoder.features(at_rate(wave_BT, encoder.rate_hz))
+    feature_B = encoder.features(resample_to(wave_BT, encoder.rate_hz))
     with torch.autocast(wave_BT.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         return encoder.embed(feature_B).float()
 
 
-def at_rate(wave_BT: Tensor, rate_hz: int) -> Tensor:
+def resample_to(wave_BT: Tensor, rate_hz: int) -> Tensor:
     """Return the wave resampled from the corpus rate to the one an encoder wants."""
     if rate_hz == RATE_HZ:
         return wave_BT
@@ -77,7 +77,7 @@ def num_segments(num_samples: int, segment_samples: int, hop_samples: int) -> in
     return max(0, (num_samples - segment_samples) // hop_samples + 1)
 
 
-def segments(wave_T: npt.NDArray[Sample], segment_samples: int, hop_samples: int) -> npt.NDArray[Sample]:
+def cut_segments(wave_T: npt.NDArray[Sample], segment_samples: int, hop_samples: int) -> npt.NDArray[Sample]:
     """Return a view (M, segment) of all whole segments of the last axis, one every hop."""
     return np.lib.stride_tricks.sliding_window_view(wave_T, segment_samples, axis=-1)[..., ::hop_samples, :]
 
@@ -104,8 +104,8 @@ def fingerprint_tracks(
             progress("database", i, len(tracks))
             if counts[i]:
                 wave_T = corpus.read(track, 0, corpus.num_samples(track))
-                found = embedder(segments(wave_T, size, hop_samples))
-                _check(found, f"track {corpus.tracks['id'].iloc[track]}")
+                found = embedder(cut_segments(wave_T, size, hop_samples))
+                _check_finite(found, f"track {corpus.tracks['id'].iloc[track]}")
                 vectors[first_vector[i] : first_vector[i + 1]] = found
         vectors.flush()
         progress("database", len(tracks), len(tracks))
@@ -125,14 +125,14 @@ def fingerprint_queries(embedder: Embedder, batches: Iterator[Floats], hop_sampl
         missing = max(0, embedder.segment_samples - wave_BT.shape[1])
         if missing:
             wave_BT = np.pad(wave_BT, ((0, 0), (0, missing)), mode="reflect")
-        pieces_BMT = segments(wave_BT, embedder.segment_samples, hop_samples)
+        pieces_BMT = cut_segments(wave_BT, embedder.segment_samples, hop_samples)
         flat = pieces_BMT.reshape(-1, embedder.segment_samples)
         found.append(embedder(flat).reshape(*pieces_BMT.shape[:2], -1))
     vectors_QMD = np.concatenate(found)
-    _check(vectors_QMD, "the queries")
+    _check_finite(vectors_QMD, "the queries")
     return vectors_QMD
 
 
-def _check(vectors: Floats, heard: str) -> None:
+def _check_finite(vectors: Floats, heard: str) -> None:
     if not np.isfinite(vectors).all():
         raise PluginError(f"the encoder gave NaN or infinite fingerprints for {heard}; its weights are broken")

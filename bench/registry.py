@@ -33,7 +33,7 @@ KINDS = {
     "encoder": Kind("bench.models", "bench.encoders", ("Config", "build")),
     "dataset": Kind("bench.datasets", "bench.datasets", ("Config", "build", "KIND")),
     "index": Kind("bench.search.indexes", "bench.indexes", ("Config", "build")),
-    "aligner": Kind("bench.align.aligners", "bench.aligners", ("Config", "build", "HEARS")),
+    "aligner": Kind("bench.align.aligners", "bench.aligners", ("Config", "build", "NEEDS_ENCODER")),
     "report": Kind("bench.reports", "bench.reports", ("render",)),
 }
 
@@ -56,18 +56,18 @@ def load(kind: str, name: str) -> ModuleType:
     if name.endswith(".py"):
         module = _from_path(Path(name))
     elif name in _files(kind):
-        module = _imported(f"{KINDS[kind].package}.{name.replace('-', '_')}", name)
+        module = _import_module(f"{KINDS[kind].package}.{name.replace('-', '_')}", name)
     elif name in _entry_points(kind):
-        module = _imported(_entry_points(kind)[name], name)
+        module = _import_module(_entry_points(kind)[name], name)
     else:
-        raise PluginError(unknown(kind, name, names(kind)))
+        raise PluginError(format_unknown(kind, name, names(kind)))
     missing = [part for part in KINDS[kind].required if not hasattr(module, part)]
     if missing:
         raise PluginError(f"{kind} plug-in {name!r} ({module.__file__}) does not define {', '.join(missing)}")
     return module
 
 
-def part(name: str) -> ModuleType:
+def load_module(name: str) -> ModuleType:
     """Return a module of a sibling folder, such as `sweeps.launch`: the engine imports none of them by a statement."""
     return importlib.import_module(f"bench.{name}")
 
@@ -90,7 +90,7 @@ def code_digest() -> str:
     return hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
 
 
-def unknown(what: str, name: str, known: list[str]) -> str:
+def format_unknown(what: str, name: str, known: list[str]) -> str:
     """Return the sentence for a name that does not exist, with the nearest right ones."""
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(known)}"
@@ -125,7 +125,7 @@ def _from_path(path: Path) -> ModuleType:
     return module
 
 
-def _imported(target: str, name: str) -> ModuleType:
+def _import_module(target: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(target)
     except BenchError:

@@ -18,15 +18,15 @@ import pandas as pd
 import torch
 
 from bench import registry
-from bench.align.evaluate import sources as pair_sources
-from bench.align.score import compare as compare_files
-from bench.config import RunConfig, flatten, restored
+from bench.align.evaluate import pair_sources
+from bench.align.score import compare_files
+from bench.config import RunConfig, flatten, restore_config
 from bench.data import prepare_training
 from bench.errors import ConfigError
 from bench.logbook import provenance
 from bench.logbook.journal import Journal
-from bench.results import Result, kept_run, kept_weights, load_result, load_settings
-from bench.run import Plan, Task, checked, run_key, tested
+from bench.results import Result, find_run, find_weights, load_result, load_settings
+from bench.run import RunContext, Task, check_run, prepare_test_data, run_key
 from bench.run import run as run_again
 from bench.score.statistics import holm, mcnemar
 from bench.store import Store, digest, write_json
@@ -47,8 +47,8 @@ VALIDATION = "-validation/"  # in the name of the benchmark of such a run
 SIGNIFICANT = 0.05
 CODE, THREADS, LIBRARY = "bench.code", "bench.threads", "bench.lib."
 MUSIC, QUERIES, ENCODER = "music", "queries", "encoder"
-ANSWER = ["index", "sequence", "cell", "length_s", "query"]
-FILE = ["set", "split", "aligner", "name"]
+ANSWER_KEY = ["index", "sequence", "cell", "length_s", "query"]
+FILE_KEY = ["set", "split", "aligner", "name"]
 
 Group = Literal["code", "libraries", "machine", "settings", "data"]
 Says = Literal["alike", "differs", "not known"]
@@ -81,7 +81,7 @@ class Record:
     digests: dict[str, str]
 
     @property
-    def trained(self) -> bool:
+    def has_trained(self) -> bool:
         """Return whether the run trained its weights, and was not given them."""
         return "training" in self.result.summary["seconds"]
 
@@ -93,11 +93,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A run that can be computed again, and what is alike or different. `plan` has a store of its own."""
+    """A run that can be computed again, and what is alike or different. `context` has a store of its own."""
 
     record: Record
     config: RunConfig
-    plan: Plan
+    context: RunContext
     task: Task
     checks: tuple[Check, ...]
 
@@ -124,7 +124,7 @@ class Outcome:
     as_expected: bool
 
 
-def attempt(
+def prepare_attempt(
     store: Store,
     run: str | None,
     root: Path | None,
@@ -141,25 +141,25 @@ def attempt(
     the weights that the run trained once more.
     Raises: ConfigError if there is no such run, or its weights are needed and not there; as `bench.data.prepare_data`.
     """
-    record = recorded(store, run)
+    record = load_record(store, run)
     plugin = registry.load("encoder", model or record.settings["encoder"])
-    if not record.trained and weights is None:
+    if not record.has_trained and weights is None:
         raise ConfigError(f"the run {record.run} was given its weights; name them again with --checkpoint FILE")
-    if record.trained and weights is not None:
+    if record.has_trained and weights is not None:
         raise ConfigError(f"the run {record.run} trained its weights; leave --checkpoint out, or give --keep-weights")
     here = provenance() | {CODE: registry.code_digest(), THREADS: str(torch.get_num_threads())}
-    own = _own_store(store, record.run, digest(registry.source_digest(plugin), _lasting(here)))
-    config, task, settings = _settings(record, plugin)
-    plan = Plan(plugin, root, own, progress, warn, weights, tags={"bench.reproduces": record.run})
-    checked(config, plan)
-    digests, key = _data_of(config, plan, task)
+    own = _prepare_store(store, record.run, digest(registry.source_digest(plugin), _select_lasting(here)))
+    config, task, settings = _restore_settings(record, plugin)
+    plan = RunContext(plugin, root, own, progress, warn, weights, tags={"bench.reproduces": record.run})
+    check_run(config, plan)
+    digests, key = _digest_data(config, plan, task)
     data = _data_checks(record, digests, proved=key == record.run)
-    if keep_weights and record.trained:
-        plan = replace(plan, weights=kept_weights(store, record.run).path)
+    if keep_weights and record.has_trained:
+        plan = replace(plan, weights=find_weights(store, record.run).path)
     return Attempt(record, config, plan, task, (*_environment(record, here), *settings, *data))
 
 
-def refuse(found: Attempt) -> None:
+def check_reproducible(found: Attempt) -> None:
     """Raise ConfigError if data or settings are not those of the run: its numbers could not be expected."""
     other = [check.name for check in found.checks if check.group in REFUSED and check.says == "differs"]
     if other:
@@ -169,24 +169,24 @@ def refuse(found: Attempt) -> None:
         )
 
 
-def reproduced(found: Attempt, store: Store, progress: Progress) -> Outcome | None:
+def reproduce(found: Attempt, store: Store, progress: Progress) -> Outcome | None:
     """Compute the run again and return how it differs; None in a process that torchrun started only to help.
 
     The verdict is kept in the reproduction's own store. Raises: as `bench.run.run`.
     """
-    new = run_again(found.config, replace(found.plan, progress=progress), found.task)
+    new = run_again(found.config, replace(found.context, progress=progress), found.task)
     if new is None:
         return None
-    weights, equal = _weights(found, new, store)
-    outcome = compared(found, new, weights, weights_equal=equal)
+    weights, equal = _compare_weights(found, new, store)
+    outcome = compare_results(found, new, weights, weights_equal=equal)
     told = {"run": found.record.run, "weights": weights, "verdict": outcome.verdict, "as_expected": outcome.as_expected}
-    write_json(found.plan.store.root / VERDICT, told | {"checks": [asdict(check) for check in found.checks]})
+    write_json(found.context.store.root / VERDICT, told | {"checks": [asdict(check) for check in found.checks]})
     return outcome
 
 
-def recorded(store: Store, run: str | None) -> Record:
+def load_record(store: Store, run: str | None) -> Record:
     """Return what a kept run left behind. Raises: ConfigError as `bench.results.load_result`."""
-    folder = kept_run(store, run)
+    folder = find_run(store, run)
     result = load_result(store, folder.name)
     tags: dict[str, str] = {}
     digests: dict[str, str] = {}
@@ -200,7 +200,7 @@ def recorded(store: Store, run: str | None) -> Record:
     return Record(folder.name, result, load_settings(store, folder.name), tags, digests)
 
 
-def compared(found: Attempt, new: Result, weights: str, *, weights_equal: bool) -> Outcome:
+def compare_results(found: Attempt, new: Result, weights: str, *, weights_equal: bool) -> Outcome:
     """Return how a result differs from that of the run, and whether that was to be expected.
 
     Equal weights must give equal answers if libraries and machine are known to be the same; others may round otherwise
@@ -208,8 +208,8 @@ def compared(found: Attempt, new: Result, weights: str, *, weights_equal: bool) 
     5 % (McNemar, Wilcoxon; Holm over all of them).
     """
     old = found.record.result
-    answers = _answers(old, new)
-    cells, alignment = _cells(old, new, answers), _alignment(old, new)
+    answers = _compare_answers(old, new)
+    cells, alignment = _compare_cells(old, new, answers), _compare_alignment(old, new)
     p_holm = holm([*cells["p"], *alignment["p"]])
     cells, alignment = cells.assign(p_holm=p_holm[: len(cells)]), alignment.assign(p_holm=p_holm[len(cells) :])
     changed, missing = (int(answers[name].sum() + alignment[name].sum()) for name in ("changed", "missing"))
@@ -240,12 +240,12 @@ def _verdict(changed: int, total: int, p_holm: list[float], *, weights_equal: bo
     return f"reproduced: {share}, and none of {len(p_holm)} differences is significant ({weights} to the bit)", True
 
 
-def _settings(record: Record, plugin: ModuleType) -> tuple[RunConfig, Task, list[Check]]:
+def _restore_settings(record: Record, plugin: ModuleType) -> tuple[RunConfig, Task, list[Check]]:
     """Return the settings of a run as this version has them, what it tested, and which settings came or went."""
     kept, encoder = record.settings, record.settings["encoder"]
     bare = {name: kept[name] for name in ("encoder", "preset", *STRUCTURE) if name in kept}
-    defaults = flatten(restored(encoder, plugin, bare))
-    config = restored(encoder, plugin, {name: value for name, value in kept.items() if name in defaults})
+    defaults = flatten(restore_config(encoder, plugin, bare))
+    config = restore_config(encoder, plugin, {name: value for name, value in kept.items() if name in defaults})
     task = _task(record, config)
     gone = [name for name in kept if name not in defaults]
     new = [name for name in defaults if name not in kept and name.split(".")[0] not in UNUSED[task]]
@@ -293,10 +293,10 @@ def _check(group: Group, name: str, then: str, now: str) -> Check:
     return Check(group, name, then or "not recorded", now or "none", says)
 
 
-def _data_of(config: RunConfig, plan: Plan, task: Task) -> tuple[dict[str, str], str]:
+def _digest_data(config: RunConfig, plan: RunContext, task: Task) -> tuple[dict[str, str], str]:
     """Return the digests of data and encoder as they are now, and the key that the run would have today."""
     heard = prepare_training(config, plan.root, plan.store, plan.progress)
-    data = tested(config, heard, plan, task)
+    data = prepare_test_data(config, heard, plan, task)
     digests = {
         ENCODER: registry.source_digest(plan.plugin),
         **heard.digests,
@@ -304,7 +304,7 @@ def _data_of(config: RunConfig, plan: Plan, task: Task) -> tuple[dict[str, str],
     if data is not None:
         digests[QUERIES] = data.queries.key
     if task in ("all", "alignment") and config.align.sets:
-        digests["pairs"] = digest([source.fingerprint() for source in pair_sources(config, plan.root)])
+        digests["pairs"] = digest([source.digest() for source in pair_sources(config, plan.root)])
     return digests, run_key(config, plan, heard, data, task)
 
 
@@ -323,12 +323,12 @@ def _data_checks(record: Record, now: dict[str, str], *, proved: bool) -> list[C
     return checks
 
 
-def _lasting(tags: dict[str, str]) -> dict[str, str]:
+def _select_lasting(tags: dict[str, str]) -> dict[str, str]:
     """Return what must stay the same for a reproduction to go on where it ended."""
     return {name: value for name, value in tags.items() if name in LASTING or name.startswith(LIBRARY)}
 
 
-def _own_store(store: Store, run: str, key: str) -> Store:
+def _prepare_store(store: Store, run: str, key: str) -> Store:
     """Return the store of a reproduction, in which data of the first store are found by links."""
     own = store.root / REPRODUCTIONS / run / key
     own.mkdir(parents=True, exist_ok=True)
@@ -340,14 +340,16 @@ def _own_store(store: Store, run: str, key: str) -> Store:
     return Store(own)
 
 
-def _weights(found: Attempt, new: Result, store: Store) -> tuple[str, bool]:
+def _compare_weights(found: Attempt, new: Result, store: Store) -> tuple[str, bool]:
     """Return what is to be said of the weights of both, and whether they are equal to the bit."""
     keys = [result.summary["checkpoint"]["key"] for result in (found.record.result, new)]
-    if found.plan.weights is not None:
-        if found.record.trained:
+    if found.context.weights is not None:
+        if found.record.has_trained:
             return "those of the run, tested again", True
         return ("given again", True) if keys[0] == keys[1] else ("given, and not those of the run", False)
-    paths = [each.folder("weights", key) / WEIGHTS for each, key in zip((store, found.plan.store), keys, strict=True)]
+    paths = [
+        each.folder("weights", key) / WEIGHTS for each, key in zip((store, found.context.store), keys, strict=True)
+    ]
     if not paths[0].is_file():
         return "trained anew; those of the run are gone", False
     (one, _), (other, _) = map(checkpoint.load, paths)
@@ -360,15 +362,15 @@ def _weights(found: Attempt, new: Result, store: Store) -> tuple[str, bool]:
     return f"trained anew, {len(unlike)} of {len(one)} tensors differ, by {apart:.2g} at most", False
 
 
-def _answers(old: Result, new: Result) -> pd.DataFrame:
+def _compare_answers(old: Result, new: Result) -> pd.DataFrame:
     """Return a row for each query, cell, length, index and sequence search of the run: hit of both, changed, missing.
 
     An answer that was not given again has changed, and is no hit.
     """
     places = ["track_id", "start_s", "found_track_id", "found_s"]
-    told = [*ANSWER, *places, "hit"]
+    told = [*ANSWER_KEY, *places, "hit"]
     one, other = (result.hits.reindex(columns=told) for result in (old, new))
-    both = one.merge(other.astype(one.dtypes), how="left", on=ANSWER, suffixes=("_old", "_new"), indicator=True)
+    both = one.merge(other.astype(one.dtypes), how="left", on=ANSWER_KEY, suffixes=("_old", "_new"), indicator=True)
     missing = both["_merge"] == "left_only"
     changed = missing.copy()
     for name in places:
@@ -376,10 +378,10 @@ def _answers(old: Result, new: Result) -> pd.DataFrame:
         moved = ~((then - now).abs() <= SAME_S) if name == "found_s" else then != now
         changed |= moved & ~(then.isna() & now.isna())
     hits = {"hit_old": both["hit_old"].eq(True), "hit_new": both["hit_new"].eq(True)}
-    return both[ANSWER].assign(**hits, changed=changed, missing=missing)
+    return both[ANSWER_KEY].assign(**hits, changed=changed, missing=missing)
 
 
-def _cells(old: Result, new: Result, answers: pd.DataFrame) -> pd.DataFrame:
+def _compare_cells(old: Result, new: Result, answers: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `Outcome.cells`, found with the first index, but for p_holm."""
     index, sequence = old.summary.get("index"), old.summary.get("sequence")
     own = answers[(answers["index"] == index) & (answers["sequence"] == sequence)]
@@ -394,11 +396,11 @@ def _cells(old: Result, new: Result, answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cell", "length_s", "n", "changed", "old", "new", "difference", "p"])
 
 
-def _alignment(old: Result, new: Result) -> pd.DataFrame:
+def _compare_alignment(old: Result, new: Result) -> pd.DataFrame:
     """Return the rows of `Outcome.alignment`, but for p_holm. The test and the means are of files aligned twice."""
-    columns = [*FILE, "mse_s2", "mae_ms"]
+    columns = [*FILE_KEY, "mse_s2", "mae_ms"]
     one, other = (result.alignment.reindex(columns=columns) for result in (old, new))
-    both = one.merge(other.astype(one.dtypes), how="left", on=FILE, suffixes=("_old", "_new"), indicator=True)
+    both = one.merge(other.astype(one.dtypes), how="left", on=FILE_KEY, suffixes=("_old", "_new"), indicator=True)
     rows = []
     for (set_name, aligner), files in both.groupby(["set", "aligner"], sort=False):
         twice = files[files["_merge"] == "both"]

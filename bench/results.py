@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.align.evaluate import Alignments, submission, summed_up
-from bench.align.evaluate import headline as alignment_headline
-from bench.align.evaluate import wanted as aligners_of
+from bench.align.evaluate import Alignments, alignment_headline, submission, summarise_sets
+from bench.align.evaluate import aligner_specs
 from bench.align.pairs import Keypoints, write_keypoints
 from bench.config import RunConfig, flatten
-from bench.data import Data
-from bench.degrade.cells import grid
+from bench.data import BenchmarkData
+from bench.degrade.cells import list_cells
 from bench.errors import ConfigError
-from bench.evaluate import OWN, SHUFFLED, Evaluation
+from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation
 from bench.logbook import Logbook
-from bench.registry import unknown
-from bench.score.decision import crossed
-from bench.score.rows import Row, frame, score
+from bench.registry import format_unknown
+from bench.score.rows import Row, score, to_frame
+from bench.score.threshold import cross_fit_thresholds
 from bench.store import Store, digest, read_frame, read_json, write_frame, write_json
 from bench.train.loop import WEIGHTS
 from bench.values import Cell
@@ -71,10 +70,10 @@ class Result:
     keypoints: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def started(key: str, benchmark: str, config: RunConfig, facts: dict[str, Any]) -> Result:
+def start_result(key: str, benchmark: str, config: RunConfig, facts: dict[str, Any]) -> Result:
     """Return the result of a run whose encoder is trained, and not yet tested."""
     names = {"run": key, "benchmark": benchmark, "encoder": config.encoder, "preset": config.preset}
-    return Result(frame([]), pd.DataFrame(), pd.DataFrame(), names | {"headline": {}} | facts)
+    return Result(to_frame([]), pd.DataFrame(), pd.DataFrame(), names | {"headline": {}} | facts)
 
 
 def with_alignment(result: Result, aligned: Alignments) -> Result:
@@ -88,18 +87,18 @@ def with_alignment(result: Result, aligned: Alignments) -> Result:
 
 
 def with_segments(
-    result: Result, store: Store, config: RunConfig, data: Data, found: Evaluation, floor: Evaluation
+    result: Result, store: Store, config: RunConfig, data: BenchmarkData, found: Evaluation, floor: Evaluation
 ) -> Result:
     """Return the result with an encoder's hits, and those of the random projection on the same queries."""
     rows: list[Row] = []
     names = {name: result.summary[name] for name in ("run", "benchmark")} | {"queries": data.queries.key}
-    own = decided(found)
+    own = add_thresholds(found)
     for cell, hits in found.hits.items():
         rows += score(own[cell], cell, system=config.encoder, **names)
         if config.encoder != RANDOM_PROJECTION:
-            rows += score(_judged_by(OWN, floor.hits[cell]), cell, system=RANDOM_PROJECTION, **names)
-        rows += score(_judged_by(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **names)
-    table = frame(rows)
+            rows += score(_select_truth(UNSHUFFLED, floor.hits[cell]), cell, system=RANDOM_PROJECTION, **names)
+        rows += score(_select_truth(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **names)
+    table = to_frame(rows)
     conditions = _conditions(store, config, data)
     controls = {f"control_{name}": seconds for name, seconds in floor.seconds.items()}
     summary = result.summary | {
@@ -111,18 +110,18 @@ def with_segments(
         "headline": result.summary["headline"] | headline(table, conditions, config, result.summary["segment_s"]),
         "seconds": result.summary["seconds"] | data.seconds(store) | found.seconds | controls,
     }
-    return replace(result, rows=table, hits=_named(own, data), conditions=conditions, summary=summary)
+    return replace(result, rows=table, hits=_add_names(own, data), conditions=conditions, summary=summary)
 
 
-def decided(found: Evaluation) -> dict[Cell, pd.DataFrame]:
+def add_thresholds(found: Evaluation) -> dict[Cell, pd.DataFrame]:
     """Return the hits of each cell with the threshold that each is judged by, NaN where there is no such thing.
 
     That is in the control on the grid, and where the score is a share of votes.
     """
-    own = pd.concat({cell.name: _judged_by(OWN, hits) for cell, hits in found.hits.items()})
+    own = pd.concat({cell.name: _select_truth(UNSHUFFLED, hits) for cell, hits in found.hits.items()})
     own = own.assign(threshold=np.nan).rename_axis(["cell", None])
     similar = (own["sequence"] != "vote") & (own.index.get_level_values("cell") != "identity")
-    own.loc[similar, "threshold"] = crossed(own[similar])
+    own.loc[similar, "threshold"] = cross_fit_thresholds(own[similar])
     return {cell: own.loc[[cell.name]].droplevel("cell") for cell in found.hits}
 
 
@@ -131,10 +130,10 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
 
     The control on the grid is that of the shortest query that holds a whole segment of the encoder.
     """
-    own = chosen(rows, config.encoder, config.eval.indexes[0])
+    own = select_rows(rows, config.encoder, config.eval.indexes[0])
     shortest = min(config.eval.lengths_s)
     degraded = own[own["kind"].isin(DEGRADED)]
-    floor = chosen(rows, RANDOM_PROJECTION, "exact")
+    floor = select_rows(rows, RANDOM_PROJECTION, "exact")
     floor = floor[floor["length_s"] == shortest]
     whole = min((length_s for length_s in config.eval.lengths_s if length_s >= segment_s), default=shortest)
     identity = own[(own["kind"] == "identity") & (own["metric"] == "segment_top1") & (own["length_s"] == whole)]
@@ -146,14 +145,14 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
         "false_reject/mean": _mean(degraded, "false_reject"),
         "control/identity": float(identity["value"].iloc[0]),
         "control/random_projection": _mean(floor[floor["kind"].isin(DEGRADED)], "segment_top1"),
-        "control/shuffled_labels": _mean(chosen(rows, SHUFFLED_LABELS, config.eval.indexes[0]), "segment_top1"),
+        "control/shuffled_labels": _mean(select_rows(rows, SHUFFLED_LABELS, config.eval.indexes[0]), "segment_top1"),
     }
     for index in config.eval.indexes[1:]:
-        other = chosen(rows, config.encoder, index)
+        other = select_rows(rows, config.encoder, index)
         lost = _mean(own, "segment_top1") - _mean(other, "segment_top1")
         numbers[f"index/{index}_loses_points"] = 100 * lost
     for sequence in config.eval.sequences:
-        other = chosen(rows[rows["kind"].isin(DEGRADED)], config.encoder, config.eval.indexes[0], sequence)
+        other = select_rows(rows[rows["kind"].isin(DEGRADED)], config.encoder, config.eval.indexes[0], sequence)
         if sequence != HEADLINE_SEQUENCE and len(other):  # the search of all places stands under the exact index alone
             gained = _mean(other, "segment_top1") - numbers["segment_top1/mean"]
             numbers[f"sequence/{sequence}_gains_points"] = 100 * gained
@@ -164,12 +163,12 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
     return numbers
 
 
-def chosen(rows: pd.DataFrame, system: str, index: str, sequence: str = HEADLINE_SEQUENCE) -> pd.DataFrame:
+def select_rows(rows: pd.DataFrame, system: str, index: str, sequence: str = HEADLINE_SEQUENCE) -> pd.DataFrame:
     """Return the rows of one system found with one index and sequence search."""
     return rows[(rows["system"] == system) & (rows["index"] == index) & (rows["sequence"] == sequence)]
 
 
-def keep(folder: Path, result: Result, config: RunConfig) -> None:
+def write_result(folder: Path, result: Result, config: RunConfig) -> None:
     """Write a result into its run's folder; `result.json` last, as the sign that all of it is there."""
     for name, table in _tables(result):
         write_frame(folder / name, table)
@@ -202,11 +201,11 @@ def log(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
         book.metrics({name: value}, step)
     numbers = _scalars(result)
     room = METRIC_KEYS - 1 - OTHER_KEYS - len({name for name, _, _ in curves}) - len(numbers)
-    book.metrics(numbers | _heard_by_encoder(result, config, room))
+    book.metrics(numbers | _select_alignment_errors(result, config, room))
     if len(result.rows):
         book.table("grid", result.rows)
     if len(result.alignment):
-        book.table("alignment", summed_up(result.alignment))
+        book.table("alignment", summarise_sets(result.alignment))
     for name in (*(name for name, _ in _tables(result)), SUMMARY, CONFIG):
         book.artifact(folder / name)
     book.note(_note(result))
@@ -214,7 +213,7 @@ def log(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
 
 def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
     """Return (metric, step, value) of the headline search: tracks by the longest query alone, which knows them best."""
-    own = chosen(result.rows, config.encoder, config.eval.indexes[0])
+    own = select_rows(result.rows, config.encoder, config.eval.indexes[0])
     longest = own["metric"].eq("audio_top1") & own["length_s"].eq(max(config.eval.lengths_s))
     shown = own[own["kind"].isin(DEGRADED) & (own["metric"].eq("segment_top1") | longest)]
     return [
@@ -231,21 +230,21 @@ def _scalars(result: Result) -> dict[str, float]:
     """Return the headline without alignment, and costs that depend on the encoder."""
     summary = result.summary
     numbers = {name: value for name, value in summary["headline"].items() if not name.startswith(ALIGNMENT_NUMBERS)}
-    clean = chosen(result.rows, summary["encoder"], summary.get("index", ""))
+    clean = select_rows(result.rows, summary["encoder"], summary.get("index", ""))
     if len(clean := clean[clean["kind"] == "clean"]):
         numbers["segment_top1/clean"] = _mean(clean, "segment_top1")
     spent = {f"cost/{stage}_s": summary["seconds"][stage] for stage in STAGES_LOGGED if stage in summary["seconds"]}
     return numbers | spent | {"cost/parameters": summary["parameters"]}
 
 
-def _heard_by_encoder(result: Result, config: RunConfig, room: int) -> dict[str, float]:
+def _select_alignment_errors(result: Result, config: RunConfig, room: int) -> dict[str, float]:
     """Return the errors of as many aligners that use the encoder as there is room for, the best known one first.
 
     The others answer alike in every run; all are in the table `alignment`.
     """
     if result.alignment.empty:
         return {}
-    hearing = [each.name for each in aligners_of(config) if each.plugin.HEARS]
+    hearing = [each.name for each in aligner_specs(config) if each.plugin.NEEDS_ENCODER]
     logged: dict[str, float] = {}
     for name in sorted(hearing, key=lambda name: name != HEADLINE_ALIGNER):
         headline, suffix = result.summary["headline"].items(), "/" + name.replace(":", "-")
@@ -260,7 +259,7 @@ def load_result(store: Store, run: str | None) -> Result:
 
     Raises: ConfigError if there is none, or more than one begins so.
     """
-    folder = kept_run(store, run)
+    folder = find_run(store, run)
     rows, hits, conditions, alignment, keypoints = (
         read_frame(folder / name) if (folder / name).exists() else pd.DataFrame() for name in TABLES
     )
@@ -275,13 +274,13 @@ def _tables(result: Result) -> list[tuple[str, pd.DataFrame]]:
 
 def load_settings(store: Store, run: str | None) -> dict[str, Any]:
     """Return the settings of a kept run by their dotted names. Raises: ConfigError as `load_result`."""
-    settings: dict[str, Any] = read_json(kept_run(store, run) / CONFIG)
+    settings: dict[str, Any] = read_json(find_run(store, run) / CONFIG)
     return settings
 
 
-def kept_weights(store: Store, run: str | None) -> Weights:
+def find_weights(store: Store, run: str | None) -> Weights:
     """Return the weights that a kept run trained. Raises: ConfigError as `load_result`, or if they are gone."""
-    folder = kept_run(store, run)
+    folder = find_run(store, run)
     key = read_json(folder / SUMMARY)["checkpoint"]["key"]
     path = store.folder("weights", key) / WEIGHTS
     if not path.is_file():
@@ -289,7 +288,7 @@ def kept_weights(store: Store, run: str | None) -> Weights:
     return Weights(path, key)
 
 
-def kept_run(store: Store, run: str | None) -> Path:
+def find_run(store: Store, run: str | None) -> Path:
     """Return the folder of the finished run whose key begins so, or of the latest. Raises: ConfigError."""
     found = sorted((store.root / "runs").glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -297,12 +296,14 @@ def kept_run(store: Store, run: str | None) -> Path:
     folders = {path.parent.name: path.parent for path in found}
     matches = [name for name in folders if name.startswith(run)] if run else [found[-1].parent.name]
     if len(matches) != 1:
-        problem = f"{len(matches)} runs begin with {run!r}" if matches else unknown("run", str(run), list(folders))
+        problem = (
+            f"{len(matches)} runs begin with {run!r}" if matches else format_unknown("run", str(run), list(folders))
+        )
         raise ConfigError(problem)
     return folders[matches[0]]
 
 
-def kept_study(store: Store, study: str | None) -> Path:
+def find_study(store: Store, study: str | None) -> Path:
     """Return the folder of a sweep by the beginning of its study's name, or of the latest one. Raises: ConfigError."""
     found = sorted((store.root / "sweeps").glob(f"*/{STUDY}"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -312,14 +313,16 @@ def kept_study(store: Store, study: str | None) -> Path:
     matches = [n for n in folders if study is None or n.startswith(study) or n.rpartition(".")[2].startswith(study)]
     if not matches or (study is not None and len(matches) > 1):
         raise ConfigError(
-            f"{len(matches)} studies begin with {study!r}" if matches else unknown("study", str(study), list(folders))
+            f"{len(matches)} studies begin with {study!r}"
+            if matches
+            else format_unknown("study", str(study), list(folders))
         )
     return folders[matches[-1]]
 
 
-def _conditions(store: Store, config: RunConfig, data: Data) -> pd.DataFrame:
+def _conditions(store: Store, config: RunConfig, data: BenchmarkData) -> pd.DataFrame:
     """Return the achieved SNR and t60 of each cell and length; measured once for a query set."""
-    cells, lengths_s = grid(config.eval), config.eval.lengths_s
+    cells, lengths_s = list_cells(config.eval), config.eval.lengths_s
 
     def build(folder: Path) -> None:
         measured = [
@@ -333,7 +336,7 @@ def _conditions(store: Store, config: RunConfig, data: Data) -> pd.DataFrame:
     return read_frame(store.fetch("conditions", key, build) / CONDITIONS)
 
 
-def _judged_by(truth: str, hits: pd.DataFrame) -> pd.DataFrame:
+def _select_truth(truth: str, hits: pd.DataFrame) -> pd.DataFrame:
     return hits[hits["truth"] == truth]
 
 
@@ -341,7 +344,7 @@ def _mean(rows: pd.DataFrame, metric: str) -> float:
     return float(rows.loc[rows["metric"] == metric, "value"].mean())
 
 
-def _named(own: dict[Cell, pd.DataFrame], data: Data) -> pd.DataFrame:
+def _add_names(own: dict[Cell, pd.DataFrame], data: BenchmarkData) -> pd.DataFrame:
     """Return all hits in one frame, with cells and track ids by name."""
     hits = pd.concat([found.assign(cell=cell.name) for cell, found in own.items()], ignore_index=True)
     ids = data.music.tracks["id"].to_numpy()
@@ -372,18 +375,18 @@ def _note(result: Result) -> str:
 
 
 def _grid_note(result: Result) -> str:
-    own = chosen(result.rows, result.summary["encoder"], result.summary["index"], result.summary["sequence"])
+    own = select_rows(result.rows, result.summary["encoder"], result.summary["index"], result.summary["sequence"])
     own = own[own["metric"] == "segment_top1"]
     lengths = sorted(own["length_s"].unique())
     lines = []
     for _, rows in own.groupby("cell", sort=False):
         by_length = {row["length_s"]: row for row in rows.to_dict("records")}
-        lines.append([_condition(rows.iloc[0]), *(_percent(by_length.get(length_s)) for length_s in lengths)])
+        lines.append([_format_condition(rows.iloc[0]), *(_percent(by_length.get(length_s)) for length_s in lengths)])
     heading = f"#### Segment-level top-1 in per cent, with 95 % intervals ({result.summary['index']})"
     return heading + "\n\n" + _markdown(["condition", *(f"{length_s:g} s" for length_s in lengths)], lines)
 
 
-def _condition(row: pd.Series) -> str:
+def _format_condition(row: pd.Series) -> str:
     parts = [row["kind"].replace("_", " + ")]
     parts += [f"{row['snr_db']:g} dB"] if pd.notna(row["snr_db"]) else []
     parts += [f"{row['t60_s']:g} s"] if pd.notna(row["t60_s"]) else []
@@ -395,7 +398,7 @@ def _percent(row: dict[Any, Any] | None) -> str:
 
 
 def _alignment_note(result: Result) -> str:
-    table = summed_up(result.alignment)
+    table = summarise_sets(result.alignment)
     sets = list(dict.fromkeys(table["set"]))
     lines = []
     for aligner, rows in table.groupby("aligner", sort=False):

@@ -113,7 +113,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _build_damage_error(path, error) from error
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
@@ -130,7 +130,7 @@ def read_frame(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
-        raise _damaged(path, error) from error
+        raise _build_damage_error(path, error) from error
 
 
 def read_array(path: Path) -> npt.NDArray[np.float32]:
@@ -140,10 +140,10 @@ def read_array(path: Path) -> npt.NDArray[np.float32]:
     try:
         array: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path, error) from error
+        raise _build_damage_error(path, error) from error
     return array
 
 
-def _damaged(path: Path, error: Exception) -> StoreError:
+def _build_damage_error(path: Path, error: Exception) -> StoreError:
     told = (str(error).splitlines() or [type(error).__name__])[0]
     return StoreError(f"{path} is damaged ({told}); delete the folder {path.parent} and run again")

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from bench.align.contract import Aligner, Ears, Pair, TimeMap
-from bench.align.pairs import LAYOUT, Keypoints, PairSource, Problem, Task, open_task, splits, tasks
+from bench.align.contract import Aligner, Pair, PairEmbedder, TimeMap
+from bench.align.pairs import LAYOUT, Keypoints, PairFile, PairSource, Problem, list_pair_files, open_pair_file, splits
 from bench.degrade.room import DIRECT_AT, Response, ResponseSource, measure_t60
 from bench.errors import DataError, StoreError
-from bench.search.built import keeps
+from bench.search.cached import keeps
 from bench.store import Store
 from bench.values import RATE_HZ, Floats, Ints, Source, Split, Track, no_progress
 
@@ -75,7 +75,7 @@ class Arrays:
             raise wave_T
         return wave_T.astype(np.float32)
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return a digest of all samples and sides."""
         told = hashlib.sha256(repr((sorted(self.splits.items()), sorted(self.labels.items()))).encode())
         for name, wave in self.waves.items():
@@ -95,7 +95,7 @@ def check_encoder(plugin: ModuleType, config: Any = None) -> None:
     import torch
 
     _check_module(plugin)
-    encoder = _seeded(plugin, config)
+    encoder = _build_seeded(plugin, config)
     _require(isinstance(encoder, torch.nn.Module), "build(config) returns a torch.nn.Module", type(encoder).__name__)
     rate_hz, segment_s, dim = encoder.rate_hz, encoder.segment_s, encoder.dim
     _require(isinstance(rate_hz, int) and rate_hz > 0, "rate_hz is a whole number above 0", rate_hz)
@@ -123,7 +123,7 @@ def check_index(plugin: ModuleType, config: Any = None) -> None:
     """
     _check_module(plugin)
     config = plugin.Config() if config is None else config
-    vectors_ND, queries_QD = _clustered(1_200, 32, 60)
+    vectors_ND, queries_QD = _draw_clusters(1_200, 32, 60)
     kept = vectors_ND.copy()
     vectors_ND.flags.writeable = False
     index = plugin.build(config, vectors_ND)
@@ -167,10 +167,10 @@ def check_source(source: Source) -> None:
         )
         path = PurePosixPath(track.path)
         _require(not path.is_absolute() and ".." not in path.parts, "paths stay below the root", track.path)
-    told = source.fingerprint()
+    told = source.digest()
     _require(isinstance(told, str) and told != "", "fingerprint() is a text", repr(told))
     copy = pickle.loads(pickle.dumps(source))
-    _require(told == source.fingerprint() == copy.fingerprint(), "fingerprint() stays the same", copy.fingerprint())
+    _require(told == source.digest() == copy.digest(), "fingerprint() stays the same", copy.digest())
     usable = [track for track in tracks if not track.problem]
     _require(len(usable) > 0, "at least one track is without a problem", tracks[0].problem)
     for track in (usable[0], usable[-1]):
@@ -189,8 +189,8 @@ def check_responses(source: ResponseSource) -> None:
     names = list(source.names())
     _require(len(names) > 0 and names == list(source.names()), "names() is not empty and the same each time", names)
     _require(len(set(names)) == len(names), "names are unique", names)
-    told = source.fingerprint()
-    _require(isinstance(told, str) and told == source.fingerprint() != "", "fingerprint() is a text that stays", told)
+    told = source.digest()
+    _require(isinstance(told, str) and told == source.digest() != "", "fingerprint() is a text that stays", told)
     usable = 0
     for name in {names[0], names[-1]}:
         try:
@@ -204,7 +204,7 @@ def check_responses(source: ResponseSource) -> None:
     _require(usable > 0, "the first or the last response can be used", names)
 
 
-def check_aligner(plugin: ModuleType, config: Any = None, ears: Ears | None = None) -> None:
+def check_aligner(plugin: ModuleType, config: Any = None, ears: PairEmbedder | None = None) -> None:
     """Check an aligner plug-in, built with its default config if none is given; one that hears gets these ears.
 
     Rules: every pair has a valid map, whatever its channels' lengths, read-only waves included; the same pair has
@@ -214,25 +214,25 @@ def check_aligner(plugin: ModuleType, config: Any = None, ears: Ears | None = No
     Without `ears` they are the random projection, which needs no training.
     """
     _check_module(plugin)
-    _require(isinstance(plugin.HEARS, bool), "HEARS is a truth value", plugin.HEARS)
-    config, ears = plugin.Config() if config is None else config, _untrained_ears() if ears is None else ears
-    aligner = _ready(plugin, config, ears)
-    heard = ears if plugin.HEARS else None
+    _require(isinstance(plugin.NEEDS_ENCODER, bool), "NEEDS_ENCODER is a truth value", plugin.NEEDS_ENCODER)
+    config, ears = plugin.Config() if config is None else config, _build_untrained_embedder() if ears is None else ears
+    aligner = _train_or_build(plugin, config, ears)
+    heard = ears if plugin.NEEDS_ENCODER else None
     later, earlier = _scene("later", LAG_S), _scene("earlier", -LAG_S)
-    found = _aligned(aligner, later, heard)
-    for pair, lag_s, its in ((later, LAG_S, found), (earlier, -LAG_S, _aligned(aligner, earlier, heard))):
+    found = _align(aligner, later, heard)
+    for pair, lag_s, its in ((later, LAG_S, found), (earlier, -LAG_S, _align(aligner, earlier, heard))):
         off_s = float(np.median(its.at(pair.keypoints) - pair.keypoints)) - lag_s
         believed = float(its.confidence_at(pair.keypoints).mean()) >= SURE
         _require(not believed or abs(off_s) <= OFF_S, "a confident map has the lag, positive where channel 1 is later",
                  f"{lag_s + off_s:+.2f} s where {lag_s:+.2f} s was wanted")  # fmt: skip
-    _check_same_map(found, _aligned(aligner, later, heard), "the same pair has the same map, whatever was asked before")
+    _check_same_map(found, _align(aligner, later, heard), "the same pair has the same map, whatever was asked before")
     renamed = dataclasses.replace(later, name="another", key="another")
-    _check_same_map(found, _aligned(aligner, renamed, heard), "a map does not depend on the pair's name or key")
-    for pair in _silent(later):
-        confidence = float(_aligned(aligner, pair, heard).confidence_at(pair.keypoints).mean())
+    _check_same_map(found, _align(aligner, renamed, heard), "a map does not depend on the pair's name or key")
+    for pair in _build_silent_pairs(later):
+        confidence = float(_align(aligner, pair, heard).confidence_at(pair.keypoints).mean())
         _require(confidence < SURE, f"{pair.name} gives a confidence below {SURE:g}", f"{confidence:.2f}")
-    for pair in _uneven(later):
-        _aligned(aligner, pair, heard)
+    for pair in _build_uneven_pairs(later):
+        _align(aligner, pair, heard)
 
 
 def check_pairs(source: PairSource) -> None:
@@ -247,7 +247,7 @@ def check_pairs(source: PairSource) -> None:
     names = list(source.sets())
     _require(len(names) > 0 and names == list(source.sets()), "sets() is not empty and the same each time", names)
     _require(len(set(names)) == len(names), "names of sets are unique", names)
-    told = source.fingerprint()
+    told = source.digest()
     _require(isinstance(told, str) and told != "", "fingerprint() is a text", repr(told))
     with tempfile.TemporaryDirectory() as scratch:
         one, other = (Store(Path(scratch) / name) for name in ("one", "other"))
@@ -257,7 +257,7 @@ def check_pairs(source: PairSource) -> None:
         if folder != twin:  # made, not the user's own
             changed = _contents(folder) ^ _contents(twin)
             _require(not changed, "a set that is made again is the same", sorted(name for name, _ in changed)[:1])
-        _require(told == source.fingerprint(), "fingerprint() stays the same", source.fingerprint())
+        _require(told == source.digest(), "fingerprint() stays the same", source.digest())
         for name in names:
             _check_set(source, folder, name, Path(scratch) / "waves")
 
@@ -276,7 +276,7 @@ def _check_module(plugin: ModuleType) -> None:
     _require(kind() == kind(), "Config() works without arguments and equals itself", kind())
 
 
-def _seeded(plugin: ModuleType, config: Any) -> Any:
+def _build_seeded(plugin: ModuleType, config: Any) -> Any:
     import torch
 
     with torch.random.fork_rng():
@@ -339,7 +339,7 @@ def _check_weights(encoder: Any, plugin: ModuleType, config: Any, wave_BT: torch
 
     from bench.train import checkpoint
 
-    twin = _seeded(plugin, config).eval()
+    twin = _build_seeded(plugin, config).eval()
     _require(torch.equal(twin(wave_BT), encoder(wave_BT)), "the same seed builds the same weights", "other vectors")
     other: Any = plugin.build(plugin.Config() if config is None else config).eval()
     with tempfile.TemporaryDirectory() as folder:
@@ -359,7 +359,7 @@ def _check_learning(encoder: Any, wave_BT: torch.Tensor) -> None:
     encoder.train()
     with torch.no_grad():
         feature_B = encoder.features(wave_BT)
-    target_BD = torch.from_numpy(_clustered(len(wave_BT), encoder.dim, 1)[0])
+    target_BD = torch.from_numpy(_draw_clusters(len(wave_BT), encoder.dim, 1)[0])
     (encoder.embed(feature_B) * target_BD).sum().backward()
     encoder.eval()
     idle = [name for name, weight in weights.items() if weight.grad is None or not weight.grad.any()]
@@ -368,7 +368,7 @@ def _check_learning(encoder: Any, wave_BT: torch.Tensor) -> None:
     _require(not broken, "gradients are finite", f"NaN or infinity for {', '.join(broken)}")
 
 
-def _clustered(num_vectors: int, dim: int, num_queries: int) -> tuple[Floats, Floats]:
+def _draw_clusters(num_vectors: int, dim: int, num_queries: int) -> tuple[Floats, Floats]:
     """Return unit vectors around a few centres, and queries near some of them."""
     draw = np.random.default_rng(SEED)
     centres = draw.standard_normal((max(1, num_vectors // 20), dim))
@@ -463,15 +463,15 @@ def _check_response(response: Response, name: str) -> None:
     measure_t60(response.wave_T)
 
 
-def _untrained_ears() -> Ears:
+def _build_untrained_embedder() -> PairEmbedder:
     import torch
 
-    from bench.align.ears import Listening
+    from bench.align.pair_embedder import CachedPairEmbedder
     from bench.fingerprint import Embedder
     from bench.registry import load
 
     plugin = load("encoder", "random-projection")
-    return Listening(Embedder(plugin.build(plugin.Config()).eval(), torch.device("cpu"), "fp32", "check"))
+    return CachedPairEmbedder(Embedder(plugin.build(plugin.Config()).eval(), torch.device("cpu"), "fp32", "check"))
 
 
 def _scene(name: str, lag_s: float) -> Pair:
@@ -490,7 +490,7 @@ def _pair(name: str, wave0_T: Floats, wave1_T: Floats) -> Pair:
     return Pair(name, wave0_T, wave1_T, name, MOST_LAG_S)
 
 
-def _silent(pair: Pair) -> list[Pair]:
+def _build_silent_pairs(pair: Pair) -> list[Pair]:
     quiet_T = np.zeros_like(pair.wave0_T)
     return [
         _pair("silence in both channels", quiet_T, quiet_T),
@@ -499,7 +499,7 @@ def _silent(pair: Pair) -> list[Pair]:
     ]
 
 
-def _uneven(pair: Pair) -> list[Pair]:
+def _build_uneven_pairs(pair: Pair) -> list[Pair]:
     whole0_T, whole1_T, third = pair.wave0_T, pair.wave1_T, len(pair.wave0_T) // 3
     return [
         _pair("a shorter channel 1", whole0_T, whole1_T[:third]),
@@ -509,7 +509,7 @@ def _uneven(pair: Pair) -> list[Pair]:
     ]
 
 
-def _aligned(aligner: Aligner, pair: Pair, ears: Ears | None) -> TimeMap:
+def _align(aligner: Aligner, pair: Pair, ears: PairEmbedder | None) -> TimeMap:
     rule = f"a pair has a valid map ({pair.name}: {' and '.join(f'{s:g}' for s in pair.durations_s)} s)"
     try:
         found = aligner.align(pair, ears, no_progress)
@@ -525,7 +525,7 @@ def _check_same_map(one: TimeMap, other: TimeMap, rule: str) -> None:
     _require(not differing, rule, f"another {' and '.join(differing)}")
 
 
-def _ready(plugin: ModuleType, config: Any, ears: Ears) -> Aligner:
+def _train_or_build(plugin: ModuleType, config: Any, ears: PairEmbedder) -> Aligner:
     """Return an aligner that can be asked: one that learns, and is told no weights, is trained and read back."""
     learns = hasattr(plugin, "train") and not getattr(config, "weights", "")
     if not learns:
@@ -539,15 +539,15 @@ def _ready(plugin: ModuleType, config: Any, ears: Ears) -> Aligner:
         truth = Keypoints(pair.keypoints, (pair.keypoints + lag_s).clip(0, pair.durations_s[1]))
         labelled.append((pair, truth))
     trained, twin = (plugin.train(config, labelled, ears, SEED, no_progress) for _ in range(2))
-    heard = ears if plugin.HEARS else None
+    heard = ears if plugin.NEEDS_ENCODER else None
     asked = _scene("asked", LAG_S)
-    found = _aligned(trained, asked, heard)
-    _check_same_map(found, _aligned(twin, asked, heard), "the same seed trains the same aligner")
+    found = _align(trained, asked, heard)
+    _check_same_map(found, _align(twin, asked, heard), "the same seed trains the same aligner")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights"
         plugin.save(trained, path)
         loaded: Aligner = plugin.load(path)
-    _check_same_map(found, _aligned(loaded, asked, heard), "a loaded aligner answers as the saved one")
+    _check_same_map(found, _align(loaded, asked, heard), "a loaded aligner answers as the saved one")
     return loaded
 
 
@@ -561,13 +561,13 @@ def _check_set(source: PairSource, folder: Path, name: str, scratch: Path) -> No
     _require(np.isfinite(most_s) and most_s > 0, f"the largest lag of {name} is above 0 s", most_s)
     sides: dict[str, str] = {}
     try:
-        listed = {split: tasks(folder, name, split) for split in splits(folder, name)}
+        listed = {split: list_pair_files(folder, name, split) for split in splits(folder, name)}
     except DataError as error:
         raise AssertionError(f"the contract says: folder() has the layout; found {error}") from error
     for split, files in listed.items():
         usable = [task for task in files if not task.problem]
         for task in (usable[0], usable[-1]) if usable else ():
-            pair = open_task(task, scratch, most_s)
+            pair = open_pair_file(task, scratch, most_s)
             if isinstance(pair, Problem):
                 continue
             _check_truth(task, pair)
@@ -577,7 +577,7 @@ def _check_set(source: PairSource, folder: Path, name: str, scratch: Path) -> No
     _require(sides, f"the first or the last file of a split of {name} can be used", reasons[:1] or "no file")
 
 
-def _check_truth(task: Task, pair: Pair) -> None:
+def _check_truth(task: PairFile, pair: Pair) -> None:
     if task.truth is None:
         return
     time0_K, time1_K = task.truth.time0_K, task.truth.time1_K

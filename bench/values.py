@@ -54,7 +54,7 @@ class Source(Protocol):
         """
         ...
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return a digest of all that decides the audio: paths, sizes and times of files, or seeds."""
         ...
 
@@ -94,7 +94,7 @@ class Fingerprints:
     hop_samples: int
     key: str
 
-    def place_of(self, vector: Ints) -> Ints:
+    def track_row_of(self, vector: Ints) -> Ints:
         """Return for each vector number the place of its track in `tracks`; -1 stays -1."""
         return np.searchsorted(self.first_vector, vector, side="right") - 1
 

@@ -27,10 +27,10 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bench.align.clock import Clock, ClockRange, warped
+from bench.align.clock import Clock, ClockRange, warp
 from bench.align.contract import SPACING_S
 from bench.align.pairs import Keypoints, Recipe, write_split
-from bench.audio.decode import decode, decoder
+from bench.audio.decode import decode, decoder_version
 from bench.audio.files import find_audio
 from bench.config import require
 from bench.errors import DataError
@@ -53,7 +53,7 @@ PAUSE_S = 6.0  # mean time between two calls of an animal
 CALL_RMS = 0.05
 CALL_LEVEL_DB = (-12.0, 0.0)
 FADE_S = 0.02
-LIVELIEST_OF = 4  # crops drawn for a call: most of a soundscape is background
+CROPS_PER_CALL = 4  # crops drawn for a call: most of a soundscape is background
 FRAME_S = 0.05  # whose levels tell how lively a crop is
 SILENT_RMS = 1e-5
 
@@ -111,10 +111,10 @@ class Config:
         shares = (self.reverberant_share, self.missing_share)
         require(min(shares) >= 0 and max(shares) <= 1, "shares must be between 0 and 1", shares)
         for regime, promised_s in MAX_LAG_S.items():
-            largest_s = self.clocks(regime).largest_lag_s(self.duration_s)
+            largest_s = self.clock_range(regime).largest_lag_s(self.duration_s)
             require(largest_s <= promised_s, f"lags of aru-sim-{regime} must be <= {promised_s:g} s", largest_s)
 
-    def clocks(self, regime: str) -> ClockRange:
+    def clock_range(self, regime: str) -> ClockRange:
         """Return the range of the clocks of a regime."""
         if regime == "fine":
             return ClockRange(self.fine_offset_s, self.fine_drift_ppm, self.fine_wobble_s)
@@ -156,15 +156,15 @@ class AruSim:
         """Return the largest lag in seconds that the regime promises."""
         return MAX_LAG_S[_regime(set_name)]
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return a digest of the settings, the field recordings and the libraries."""
         import pyroomacoustics
 
         stamps: list[tuple[str, int, int]] = []
         for split in SPLITS if self.field else ():
-            stats = [(path.name, path.stat()) for path in _recordings(self.field, split)]
+            stats = [(path.name, path.stat()) for path in _find_recordings(self.field, split)]
             stamps += [(f"{split}/{name}", stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        return digest("aru-sim", FORMAT, asdict(self.config), stamps, pyroomacoustics.__version__, decoder())
+        return digest("aru-sim", FORMAT, asdict(self.config), stamps, pyroomacoustics.__version__, decoder_version())
 
     def folder(self, store: Store, progress: Progress) -> Path:
         """Return the folder of both sets, made on the first call; a killed one goes on with the next file."""
@@ -174,20 +174,20 @@ class AruSim:
                 for split in SPLITS:
                     write_split(place, set_name, split, self.recipes(set_name, split), progress)
 
-        return store.fetch("pairs", self.fingerprint(), make)
+        return store.fetch("pairs", self.digest(), make)
 
     def recipes(self, set_name: str, split: str) -> list[Recipe]:
         """Return how each file of a split is made; a file's numbers are drawn from its own generator."""
-        calls: Calls = FieldCalls(tuple(_recordings(self.field, split))) if self.field else MadeUpCalls()
+        calls: Calls = FieldCalls(tuple(_find_recordings(self.field, split))) if self.field else MadeUpCalls()
         wanted = self.config.train_files if split == "train" else self.config.test_files
         duration_s = self.config.duration_s
         recipes = []
         for number in range(wanted):
             seed = int(digest("aru-sim", self.config.seed, set_name, split, number), 16)
-            clock = self.config.clocks(_regime(set_name)).drawn(np.random.default_rng([seed, 0]), duration_s)
+            clock = self.config.clock_range(_regime(set_name)).draw(np.random.default_rng([seed, 0]), duration_s)
             time0_K = np.arange(0.0, duration_s, SPACING_S)
             keypoints = Keypoints(time0_K, np.clip(clock.time1(time0_K), 0.0, duration_s))
-            make = partial(recorded, self.config, calls, clock, self.max_lag_s(set_name), seed)
+            make = partial(simulate_pair, self.config, calls, clock, self.max_lag_s(set_name), seed)
             recipes.append(Recipe(f"{number:03d}.wav", keypoints, make))
         return recipes
 
@@ -202,19 +202,21 @@ def _regime(set_name: str) -> str:
 # A scene
 
 
-def recorded(config: Config, calls: Calls, clock: Clock, margin_s: float, seed: int) -> tuple[Floats, Floats]:
+def simulate_pair(config: Config, calls: Calls, clock: Clock, margin_s: float, seed: int) -> tuple[Floats, Floats]:
     """Return both channels (T,) of a file. The scene begins margin_s before channel 0 and ends as long after it."""
     draw = np.random.default_rng([seed, 1])
     num_samples = round((config.duration_s + 2 * margin_s) * RATE_HZ)
-    dry_ST = _dry(config, calls, num_samples, draw)
-    wet_RT = _wet(dry_ST, _heard(len(dry_ST), config, draw), _responses(config, len(dry_ST), draw))
-    heard_RT = _recorders(wet_RT, config, draw)
+    dry_ST = _draw_calls(config, calls, num_samples, draw)
+    wet_RT = _propagate(
+        dry_ST, _draw_audible(len(dry_ST), config, draw), _simulate_responses(config, len(dry_ST), draw)
+    )
+    heard_RT = _apply_recorders(wet_RT, config, draw)
     time1 = np.arange(round(config.duration_s * RATE_HZ)) / RATE_HZ
     start = round(margin_s * RATE_HZ)
-    return heard_RT[0, start : start + len(time1)], warped(heard_RT[1], clock.time0(time1) + margin_s)
+    return heard_RT[0, start : start + len(time1)], warp(heard_RT[1], clock.time0(time1) + margin_s)
 
 
-def _dry(config: Config, calls: Calls, num_samples: int, draw: np.random.Generator) -> Floats:
+def _draw_calls(config: Config, calls: Calls, num_samples: int, draw: np.random.Generator) -> Floats:
     """Return what each animal sings, shape (S, T), zero between calls."""
     dry_ST = np.zeros((int(draw.integers(*config.num_sources, endpoint=True)), num_samples), np.float32)
     for dry_T in dry_ST:
@@ -222,21 +224,21 @@ def _dry(config: Config, calls: Calls, num_samples: int, draw: np.random.Generat
         while start < num_samples:
             length = min(round(draw.uniform(*CALL_S) * RATE_HZ), num_samples - start)
             level = np.float32(10 ** (draw.uniform(*CALL_LEVEL_DB) / 20))
-            dry_T[start : start + length] = level * _call(calls, length, draw)
+            dry_T[start : start + length] = level * _draw_call(calls, length, draw)
             start += length + round(draw.exponential(PAUSE_S) * RATE_HZ)
     for _ in range(int(draw.integers(*config.num_silences, endpoint=True))):
         length = min(round(draw.uniform(*config.silence_s) * RATE_HZ), num_samples)
         start = int(draw.integers(0, num_samples - length + 1))
-        dry_ST[:, start : start + length] *= 1 - _faded(length)
+        dry_ST[:, start : start + length] *= 1 - _fade_window(length)
     return dry_ST
 
 
-def _call(calls: Calls, length: int, draw: np.random.Generator) -> Floats:
+def _draw_call(calls: Calls, length: int, draw: np.random.Generator) -> Floats:
     """Return the liveliest of some crops, shape (T,), faded at both ends, its level CALL_RMS."""
-    crops = [calls.crop(length, draw) for _ in range(LIVELIEST_OF)]
+    crops = [calls.crop(length, draw) for _ in range(CROPS_PER_CALL)]
     best = max(crops, key=_liveliness)
     rms = float(np.sqrt(np.mean(np.square(best, dtype=np.float64))))
-    faded: Floats = best * _faded(length) * np.float32(CALL_RMS / max(rms, SILENT_RMS))
+    faded: Floats = best * _fade_window(length) * np.float32(CALL_RMS / max(rms, SILENT_RMS))
     return faded
 
 
@@ -250,14 +252,14 @@ def _liveliness(wave_T: Floats) -> float:
     return float(high / max(low, SILENT_RMS)) if high > SILENT_RMS else 0.0
 
 
-def _faded(length: int) -> Floats:
+def _fade_window(length: int) -> Floats:
     """Return a window (T,) that rises over FADE_S, stays 1, and falls."""
     ramp = np.clip((np.arange(length) + 1) / (FADE_S * RATE_HZ), 0, 1)
     window: Floats = (0.5 - 0.5 * np.cos(np.pi * np.minimum(ramp, ramp[::-1]))).astype(np.float32)
     return window
 
 
-def _heard(num_sources: int, config: Config, draw: np.random.Generator) -> Floats:
+def _draw_audible(num_sources: int, config: Config, draw: np.random.Generator) -> Floats:
     """Return 1 where a recorder hears a source, shape (R, S), else 0. The first source is heard by both."""
     heard_RS = np.ones((2, num_sources), np.float32)
     for source in range(1, num_sources):
@@ -266,7 +268,7 @@ def _heard(num_sources: int, config: Config, draw: np.random.Generator) -> Float
     return heard_RS
 
 
-def _responses(config: Config, num_sources: int, draw: np.random.Generator) -> list[list[Floats]]:
+def _simulate_responses(config: Config, num_sources: int, draw: np.random.Generator) -> list[list[Floats]]:
     """Return the impulse response from each source to each recorder, [recorder][source], direct delays included."""
     import pyroomacoustics as pra
 
@@ -279,7 +281,7 @@ def _responses(config: Config, num_sources: int, draw: np.random.Generator) -> l
     else:
         room = pra.AnechoicRoom(3, fs=RATE_HZ)
         centre_m = np.array([0.0, 0.0, RECORDER_M])
-        places_m = [_place(config, draw) for _ in range(num_sources)]
+        places_m = [_draw_position(config, draw) for _ in range(num_sources)]
     angle = draw.uniform(0, 2 * np.pi)
     apart_m = draw.uniform(*config.spacing_m) / 2 * np.array([np.cos(angle), np.sin(angle), 0.0])
     for place_m in places_m:
@@ -289,14 +291,14 @@ def _responses(config: Config, num_sources: int, draw: np.random.Generator) -> l
     return [[np.asarray(response, np.float32) for response in row] for row in room.rir]
 
 
-def _place(config: Config, draw: np.random.Generator) -> Doubles:
+def _draw_position(config: Config, draw: np.random.Generator) -> Doubles:
     """Return where an animal is in the open: its distance from the recorders on the ground, and its height."""
     away_m, angle = draw.uniform(*config.distance_m), draw.uniform(0, 2 * np.pi)
     place_m: Doubles = np.array([away_m * np.cos(angle), away_m * np.sin(angle), draw.uniform(*HEIGHT_M)])
     return place_m
 
 
-def _wet(dry_ST: Floats, heard_RS: Floats, responses: Sequence[Sequence[Floats]]) -> Floats:
+def _propagate(dry_ST: Floats, heard_RS: Floats, responses: Sequence[Sequence[Floats]]) -> Floats:
     """Return the calls at the recorders, shape (R, T), the louder peak at PEAK."""
     from scipy.signal import oaconvolve
 
@@ -306,15 +308,15 @@ def _wet(dry_ST: Floats, heard_RS: Floats, responses: Sequence[Sequence[Floats]]
     return wet_RT * np.float32(PEAK / max(float(np.abs(wet_RT).max()), SILENT_RMS))
 
 
-def _recorders(wet_RT: Floats, config: Config, draw: np.random.Generator) -> Floats:
+def _apply_recorders(wet_RT: Floats, config: Config, draw: np.random.Generator) -> Floats:
     """Return what the recorders write down, shape (R, T): calls and noise, equalised and amplified."""
     sounding = np.abs(wet_RT).max(axis=0) > SILENT_RMS
     call_rms = float(np.sqrt(np.mean(np.square(wet_RT[:, sounding])))) if sounding.any() else CALL_RMS
     floor_rms = call_rms * 10 ** (-draw.uniform(*config.snr_db) / 20)
-    return np.stack([_recorder(wet_T, floor_rms, draw) for wet_T in wet_RT])
+    return np.stack([_apply_recorder(wet_T, floor_rms, draw) for wet_T in wet_RT])
 
 
-def _recorder(wet_T: Floats, floor_rms: float, draw: np.random.Generator) -> Floats:
+def _apply_recorder(wet_T: Floats, floor_rms: float, draw: np.random.Generator) -> Floats:
     from scipy.signal import firwin2, lfilter, oaconvolve
 
     # Pink by three poles and zeros: near to 3 dB an octave in all but the lowest octaves.
@@ -339,7 +341,7 @@ def _recorder(wet_T: Floats, floor_rms: float, draw: np.random.Generator) -> Flo
 # Calls
 
 
-def _recordings(field: Path | None, split: str) -> list[Path]:
+def _find_recordings(field: Path | None, split: str) -> list[Path]:
     assert field is not None
     return [field / split / name for name, problem in find_audio(field / split).items() if not problem]
 
@@ -375,7 +377,7 @@ class MadeUpCalls:
         start = 0
         while start < num_samples:
             length = min(round(syllable_s * draw.uniform(0.8, 1.2) * RATE_HZ), num_samples - start)
-            wave_T[start : start + length] = kind(np.arange(length) / RATE_HZ, draw) * _faded(length)
+            wave_T[start : start + length] = kind(np.arange(length) / RATE_HZ, draw) * _fade_window(length)
             start += length + round(pause_s * draw.uniform(0.5, 2) * RATE_HZ)
         return wave_T
 

@@ -55,19 +55,19 @@ class BioDcase:
 
     config: Config
     home: Path
-    found: tuple[str, ...]
+    set_names: tuple[str, ...]
 
     def sets(self) -> tuple[str, ...]:
         """Return the names of the sets that are there."""
-        return self.found
+        return self.set_names
 
     def max_lag_s(self, set_name: str) -> float:
         """Return the largest lag in seconds that the year's organisers promise."""
         return MAX_LAG_S[self.config.year][set_name]
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return a digest of the year and of all files' paths, sizes and times."""
-        files = [path for name in self.found for path in (self.home / LAYOUT / name).rglob("*") if path.is_file()]
+        files = [path for name in self.set_names for path in (self.home / LAYOUT / name).rglob("*") if path.is_file()]
         stats = [(path.relative_to(self.home).as_posix(), path.stat()) for path in sorted(files)]
         return digest("biodcase", 1, self.config, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 

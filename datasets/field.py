@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.audio.files import file_source, find_audio, portable
+from bench.audio.files import file_source, find_audio, normalise_path
 from bench.config import require
 from bench.errors import DataError
 from bench.values import Source, Split, Track
@@ -24,7 +24,7 @@ CITE = "the recordings' own sources, as the user's folder names them"
 LICENSE = "each recording has its own licence"
 SOURCE = "a folder of the user"
 
-RECORDED = re.compile(r"(?P<recorder>.+)_(?P<day>\d{8})_(?P<hour>\d{2})\d{4}$")
+RECORDING_STEM = re.compile(r"(?P<recorder>.+)_(?P<day>\d{8})_(?P<hour>\d{2})\d{4}$")
 GROUP_HOURS = 3
 
 
@@ -49,16 +49,18 @@ def build(config: Config, root: Path | None) -> Source:
     if home is None:
         raise DataError(f"no field recordings in {root}: looked there and in its folder field for train/ and test/")
     found = {side: find_audio(home / side) for side in ("train", "test")}
-    held_out = _held_out({_group(path) for path in found["train"]}, config.val_share)
+    held_out = _choose_held_out({_group(path) for path in found["train"]}, config.val_share)
     tracks = [
-        Track(f"{folder}/{path}", f"{folder}/{path}", _side(folder, path, held_out), label=_group(path), problem=told)
+        Track(
+            f"{folder}/{path}", f"{folder}/{path}", _split_of(folder, path, held_out), label=_group(path), problem=told
+        )
         for folder, paths in found.items()
         for path, told in paths.items()
     ]
     return file_source(home, tracks)
 
 
-def _side(folder: str, path: str, held_out: set[str]) -> Split:
+def _split_of(folder: str, path: str, held_out: set[str]) -> Split:
     if folder == "test":
         return "test"
     return "val" if _group(path) in held_out else "train"
@@ -66,12 +68,12 @@ def _side(folder: str, path: str, held_out: set[str]) -> Split:
 
 def _group(path: str) -> str:
     """Return what a recording may not be parted from: three hours of its recorder, or itself."""
-    stem = portable(path).rpartition(".")[0]
-    told = RECORDED.fullmatch(stem)
+    stem = normalise_path(path).rpartition(".")[0]
+    told = RECORDING_STEM.fullmatch(stem)
     return f"{told['recorder']}_{told['day']}_{int(told['hour']) // GROUP_HOURS * GROUP_HOURS:02d}h" if told else stem
 
 
-def _held_out(groups: Iterable[str], share: float) -> set[str]:
+def _choose_held_out(groups: Iterable[str], share: float) -> set[str]:
     """Return the groups whose hash is below the share; the lowest where none is and there are two."""
     drawn = {group: int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32 for group in groups}
     chosen = {group for group, value in drawn.items() if value < share}

@@ -52,10 +52,10 @@ def build(config: Config, root: Path | None) -> Source:
     Raises: DataError if the folders are not there or tracks.csv cannot be read.
     """
     home, audio = _find(config, root)
-    rows = [row for row in _rows(home / "fma_metadata" / "tracks.csv") if row["subset"] in SUBSETS[audio.name]]
+    rows = [row for row in _read_rows(home / "fma_metadata" / "tracks.csv") if row["subset"] in SUBSETS[audio.name]]
     tracks = [_track(row, audio.name) for row in rows]
     if not any(track.split == "val" for track in tracks):
-        tracks = [_held_out(track, row, config.val_share) for track, row in zip(tracks, rows, strict=True)]
+        tracks = [_hold_out(track, row, config.val_share) for track, row in zip(tracks, rows, strict=True)]
     return file_source(home, tracks, fence=audio)  # the audio folder itself may be a link to another disk
 
 
@@ -73,14 +73,14 @@ def _find(config: Config, root: Path | None) -> tuple[Path, Path]:
     )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _read_rows(path: Path) -> list[dict[str, str]]:
     """Return the columns that matter of every track, and its six digits as `track`."""
     import pandas as pd
 
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header = csv.reader(file)
-            places = _places(next(header), next(header), next(header))
+            places = _find_columns(next(header), next(header), next(header))
         wanted = [0, *places.values()]
         table = pd.read_csv(path, header=None, skiprows=HEADER_ROWS, usecols=wanted, dtype=str, keep_default_na=False)
         names = [f"{int(number):06d}" for number in table[0]]
@@ -100,7 +100,7 @@ def _check(columns: dict[str, list[str]]) -> None:
                 raise ValueError(f"track {track} has the {name} {value!r}, not one of {', '.join(sorted(known))}")
 
 
-def _places(upper: list[str], lower: list[str], index: list[str]) -> dict[str, int]:
+def _find_columns(upper: list[str], lower: list[str], index: list[str]) -> dict[str, int]:
     columns = list(zip(upper, lower, strict=True))
     if index[:1] != ["track_id"]:
         raise ValueError(f"its third row must start with track_id, got {index[:1]}")
@@ -115,7 +115,7 @@ def _track(row: dict[str, str], audio: str) -> Track:
     return Track(id=name, path=f"{audio}/{name[:3]}/{name}.mp3", split=split, licence=row["license"] or "unknown")
 
 
-def _held_out(track: Track, row: dict[str, str], share: float) -> Track:
+def _hold_out(track: Track, row: dict[str, str], share: float) -> Track:
     group = next((f"{key} {row[key]}" for key in ("album_id", "artist_id") if row[key]), f"track {track.id}")
     drawn = int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32
     return replace(track, split="val") if track.split == "train" and drawn < share else track

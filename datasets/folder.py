@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.audio.files import file_source, find_audio, portable
+from bench.audio.files import file_source, find_audio, normalise_path
 from bench.config import require
 from bench.errors import DataError
 from bench.values import Source, Split, Track
@@ -52,13 +52,13 @@ def build(config: Config, root: Path | None) -> Source:
     groups = {path: path.split("/")[0] for path in found}
     if len({group for path, group in groups.items() if path != group}) < MIN_FOLDERS:
         groups = {path: path for path in found}
-    sides = _sides(set(groups.values()), config)
+    sides = _assign_splits(set(groups.values()), config)
     return file_source(root, [Track(path, path, sides[groups[path]], problem=told) for path, told in found.items()])
 
 
-def _sides(groups: set[str], config: Config) -> dict[str, Split]:
+def _assign_splits(groups: set[str], config: Config) -> dict[str, Split]:
     """Return the side of every group, drawn by hash; a wanted side never stays empty where three groups are."""
-    drawn = {group: int(hashlib.sha256(portable(group).encode()).hexdigest()[:8], 16) / 2**32 for group in groups}
+    drawn = {group: int(hashlib.sha256(normalise_path(group).encode()).hexdigest()[:8], 16) / 2**32 for group in groups}
     stop = config.test_share + config.val_share
     sides: dict[str, Split] = {
         group: "test" if value < config.test_share else "val" if value < stop else "train"

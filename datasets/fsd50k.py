@@ -22,7 +22,7 @@ LICENSE = "CC BY 4.0 as a whole; each clip has its uploader's licence (CC0, BY, 
 SOURCE = "https://zenodo.org/records/4060432"
 
 TABLES, METADATA = "FSD50K.ground_truth", "FSD50K.metadata"
-SIDES: dict[str, Split] = {"train": "train", "val": "val"}
+SPLITS: dict[str, Split] = {"train": "train", "val": "val"}
 COLUMNS = {"dev": ("fname", "labels", "mids", "split"), "eval": ("fname", "labels", "mids")}
 
 
@@ -54,21 +54,21 @@ def _find(root: Path | None) -> Path:
 
 
 def _tracks(home: Path, part: str) -> list[Track]:
-    licences = _licences(home / METADATA / f"{part}_clips_info_FSD50K.json")
+    licences = _read_licences(home / METADATA / f"{part}_clips_info_FSD50K.json")
     folder = f"FSD50K.{part}_audio"
     return [
         Track(
             id=f"{part}/{row['fname']}",
             path=f"{folder}/{row['fname']}.wav",
-            split=SIDES[row["split"]] if part == "dev" else "test",
+            split=SPLITS[row["split"]] if part == "dev" else "test",
             licence=licences.get(row["fname"], "unknown"),
             label=row["labels"].split(",")[0],
         )
-        for row in _rows(home / TABLES / f"{part}.csv", COLUMNS[part])
+        for row in _read_rows(home / TABLES / f"{part}.csv", COLUMNS[part])
     ]
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+def _read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """Return the rows of a table, every field a text. Raises: DataError naming the table and what is wrong."""
     import pandas as pd
 
@@ -91,11 +91,11 @@ def _check(names: list[str], sides: list[str]) -> None:
         if not (name.isascii() and name.isdigit()):
             raise ValueError(f"fname must be a number, got {name!r}")
     for name, side in zip(names, sides, strict=False):
-        if side not in SIDES:
-            raise ValueError(f"clip {name} has the split {side!r}, not one of {', '.join(SIDES)}")
+        if side not in SPLITS:
+            raise ValueError(f"clip {name} has the split {side!r}, not one of {', '.join(SPLITS)}")
 
 
-def _licences(path: Path) -> dict[str, str]:
+def _read_licences(path: Path) -> dict[str, str]:
     """Return the licence of each clip by its number, none where there is no such file."""
     if not path.is_file():
         return {}

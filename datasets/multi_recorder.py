@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.align.clock import Clock, ClockRange, warped
+from bench.align.clock import Clock, ClockRange, warp
 from bench.align.pairs import Keypoints, Recipe, write_split
-from bench.audio.decode import decode, decoder
+from bench.audio.decode import decode, decoder_version
 from bench.config import require
 from bench.errors import DataError
 from bench.store import Store, digest
@@ -75,16 +75,16 @@ class Config:
     def __post_init__(self) -> None:
         require(self.clocks >= 1 and self.keypoint_s > 0, "clocks must be >= 1 and keypoint_s > 0", self)
         for name, length_s in zip(SETS, (LOCAR_S, COPIES_S), strict=True):
-            largest_s = self.range(name).largest_lag_s(length_s)
+            largest_s = self.clock_range(name).largest_lag_s(length_s)
             require(largest_s <= MAX_LAG_S, f"lags of {name} must be <= {MAX_LAG_S:g} s", largest_s)
 
-    def range(self, set_name: str) -> ClockRange:
+    def clock_range(self, set_name: str) -> ClockRange:
         """Return the range of a set's clocks."""
         return ClockRange(self.locar_offset_s if set_name == "locar" else self.copies_offset_s, self.drift_ppm)
 
 
 @dataclass(frozen=True)
-class Origin:
+class RecordingPair:
     """Two recordings, and how much later (s) the second has what the first has."""
 
     name: str
@@ -101,14 +101,14 @@ def build(config: Config, root: Path | None) -> MultiRecorder:
             f"multi-recorder needs the recordings of {LOCAR} and {COPIES} ({SOURCE}) at "
             f"{home or '<data root>' / HOME}; put them there, or leave out its sets"
         )
-    origins = {"locar": _locar(home / LOCAR, config.max_distance_m), "shifted-copies": _copies(home / COPIES)}
+    origins = {"locar": _pair_locar(home / LOCAR, config.max_distance_m), "shifted-copies": _pair_copies(home / COPIES)}
     for path in (path for some in origins.values() for origin in some for path in (origin.path0, origin.path1)):
         if not path.is_file():
             raise DataError(f"no recording at {path}; restore it, or leave out the sets of multi-recorder")
     return MultiRecorder(config, origins)
 
 
-def _locar(folder: Path, max_distance_m: float) -> list[Origin]:
+def _pair_locar(folder: Path, max_distance_m: float) -> list[RecordingPair]:
     """Return the pairs of recorders that stand near each other; their clocks are GPS's."""
     try:
         with (folder / COORDINATES).open(newline="", encoding="utf-8-sig") as file:
@@ -118,13 +118,17 @@ def _locar(folder: Path, max_distance_m: float) -> list[Origin]:
     near = [(a, b) for a, b in combinations(sorted(places), 2) if dist(places[a], places[b]) <= max_distance_m]
     if not near:
         raise DataError(f"no two recorders of {folder} are within max_distance_m = {max_distance_m:g}; raise it")
-    return [Origin(f"{a}_{b}", folder / LOCAR_FILE.format(a), folder / LOCAR_FILE.format(b), 0.0) for a, b in near]
+    return [
+        RecordingPair(f"{a}_{b}", folder / LOCAR_FILE.format(a), folder / LOCAR_FILE.format(b), 0.0) for a, b in near
+    ]
 
 
-def _copies(folder: Path) -> list[Origin]:
+def _pair_copies(folder: Path) -> list[RecordingPair]:
     """Return all pairs of copies. An event at t of copy 1 is at t - COPY_LAG_S[c] of copy c."""
     return [
-        Origin(f"{a}_{b}", folder / COPY_FILE.format(a), folder / COPY_FILE.format(b), COPY_LAG_S[a] - COPY_LAG_S[b])
+        RecordingPair(
+            f"{a}_{b}", folder / COPY_FILE.format(a), folder / COPY_FILE.format(b), COPY_LAG_S[a] - COPY_LAG_S[b]
+        )
         for a, b in combinations(COPY_LAG_S, 2)
     ]
 
@@ -134,7 +138,7 @@ class MultiRecorder:
     """Makes the sets of SETS, each with the one split SPLIT."""
 
     config: Config
-    origins: dict[str, list[Origin]]
+    recording_pairs: dict[str, list[RecordingPair]]
 
     def sets(self) -> tuple[str, ...]:
         """Return the names of both sets."""
@@ -144,11 +148,11 @@ class MultiRecorder:
         """Return the largest lag in seconds that a set promises."""
         return MAX_LAG_S
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return a digest of the settings, the decoder and the recordings' names, sizes and times."""
-        paths = sorted({path for some in self.origins.values() for o in some for path in (o.path0, o.path1)})
+        paths = sorted({path for some in self.recording_pairs.values() for o in some for path in (o.path0, o.path1)})
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        return digest("multi-recorder", FORMAT, asdict(self.config), COPY_LAG_S, stamps, decoder())
+        return digest("multi-recorder", FORMAT, asdict(self.config), COPY_LAG_S, stamps, decoder_version())
 
     def folder(self, store: Store, progress: Progress) -> Path:
         """Return the folder of both sets, made on the first call."""
@@ -157,28 +161,28 @@ class MultiRecorder:
             for set_name in SETS:
                 write_split(place, set_name, SPLIT, self.recipes(set_name), progress)
 
-        return store.fetch("pairs", self.fingerprint(), make)
+        return store.fetch("pairs", self.digest(), make)
 
     def recipes(self, set_name: str) -> Sequence[Recipe]:
         """Return how each file of a set is made: every pair of recordings with every one of its clocks."""
         length_s = LOCAR_S if set_name == "locar" else COPIES_S
-        clocks = self.config.range(set_name)
-        known_s = max(abs(origin.lag_s) for origin in self.origins[set_name])
+        clocks = self.config.clock_range(set_name)
+        known_s = max(abs(origin.lag_s) for origin in self.recording_pairs[set_name])
         margin_s = clocks.largest_lag_s(length_s) + known_s
         heard_s = length_s - 2 * margin_s
         recipes = []
-        for origin in self.origins[set_name]:
+        for origin in self.recording_pairs[set_name]:
             for number in range(self.config.clocks):
                 seed = int(digest("multi-recorder", self.config.seed, set_name, origin.name, number), 16)
-                clock = clocks.drawn(np.random.default_rng(seed), heard_s)
+                clock = clocks.draw(np.random.default_rng(seed), heard_s)
                 time0_K = np.arange(0.0, heard_s, self.config.keypoint_s)
                 keypoints = Keypoints(time0_K, np.clip(clock.time1(time0_K), 0.0, heard_s))
-                make = partial(recorded, origin, clock, margin_s, heard_s)
+                make = partial(cut_pair, origin, clock, margin_s, heard_s)
                 recipes.append(Recipe(f"{origin.name}_{number}.wav", keypoints, make))
         return recipes
 
 
-def recorded(origin: Origin, clock: Clock, margin_s: float, heard_s: float) -> tuple[Floats, Floats]:
+def cut_pair(origin: RecordingPair, clock: Clock, margin_s: float, heard_s: float) -> tuple[Floats, Floats]:
     """Return both channels (T,): channel 0 begins margin_s after its recording does.
 
     Channel 1 has at time t what channel 0 has at clock.time0(t): in its own recording, lag_s later than in the other.
@@ -187,4 +191,4 @@ def recorded(origin: Origin, clock: Clock, margin_s: float, heard_s: float) -> t
     time1_T = np.arange(round(heard_s * RATE_HZ)) / RATE_HZ
     start = round(margin_s * RATE_HZ)
     source_s_T = clock.time0(time1_T) + start / RATE_HZ + origin.lag_s
-    return wave0_T[start : start + len(time1_T)], warped(wave1_T, source_s_T)
+    return wave0_T[start : start + len(time1_T)], warp(wave1_T, source_s_T)

@@ -15,7 +15,7 @@ CITE = "the recordings' own sources, as the user's folder names them"
 LICENSE = "each recording has its own licence"
 SOURCE = "a folder of the user"
 
-SIDES: tuple[Literal["train", "test"], ...] = ("train", "test")
+SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ def build(config: Config, root: Path | None) -> Source:
     """
     if root is None:
         raise DataError("noise-folder needs a folder with noise/train and noise/test; give it as --data-root")
-    home = next((h for h in (root / "noise", root) if all((h / side).is_dir() for side in SIDES)), None)
+    home = next((h for h in (root / "noise", root) if all((h / side).is_dir() for side in SPLITS)), None)
     if home is None:
         raise DataError(
             f"no noise found in {root}: looked there and in its folder noise for train/<category>/ and test/<category>/"
         )
     tracks = [
         Track(id=f"{side}/{path}", path=f"{side}/{path}", split=side, label=path.split("/")[0], problem=problem)
-        for side in SIDES
+        for side in SPLITS
         for path, problem in find_audio(home / side).items()
     ]
     return file_source(home, tracks)

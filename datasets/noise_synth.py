@@ -67,7 +67,7 @@ class NoiseSource:
         wave_T *= min(LEVEL / np.sqrt(np.mean(wave_T**2)), 1 / np.abs(wave_T).max())
         return wave_T
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return the digest of the settings and of the version of the sound."""
         return digest(VERSION, self.config)
 
@@ -83,10 +83,10 @@ def make(rng: np.random.Generator, category: str, num_samples: int) -> Floats:
         return _babble(rng, num_samples)
     if category == "hum":
         return _hum(rng, num_samples)
-    return coloured(rng, num_samples, SLOPES[category])
+    return draw_coloured_noise(rng, num_samples, SLOPES[category])
 
 
-def coloured(rng: np.random.Generator, num_samples: int, slope: float) -> Floats:
+def draw_coloured_noise(rng: np.random.Generator, num_samples: int, slope: float) -> Floats:
     """Return noise whose amplitude falls with frequency to the power `slope`, shape (num_samples,)."""
     from scipy.fft import irfft, next_fast_len, rfftfreq
 
@@ -129,6 +129,6 @@ def _hum(rng: np.random.Generator, num_samples: int) -> Floats:
     wave_T = np.zeros(num_samples)
     for harmonic in range(1, 13):
         wave_T += rng.uniform(0.2, 1) / harmonic * np.sin(harmonic * turns_T + rng.uniform(0, 6))
-    floor_T = coloured(rng, num_samples, SLOPES["pink"])
+    floor_T = draw_coloured_noise(rng, num_samples, SLOPES["pink"])
     wave_T += rng.uniform(0.1, 0.4) * floor_T / floor_T.std()
     return wave_T.astype(np.float32)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.audio.files import find_audio, inside
-from bench.degrade.room import Response, align, measure_t60
+from bench.audio.files import find_audio, resolve_inside
+from bench.degrade.room import Response, align_direct_sound, measure_t60
 from bench.errors import DataError
 from bench.store import digest
 from bench.values import RATE_HZ
@@ -59,19 +59,19 @@ class RirFolder:
         import soxr
 
         try:
-            wave_TC, rate_hz = soundfile.read(inside(self.folder, name), dtype="float32", always_2d=True)
+            wave_TC, rate_hz = soundfile.read(resolve_inside(self.folder, name), dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
             raise DataError(f"{self.folder / name} cannot be read: {error}") from error
         wave_T = wave_TC[:, 0] if rate_hz == RATE_HZ else soxr.resample(wave_TC[:, 0], rate_hz, RATE_HZ)
         if not np.isfinite(wave_T).all():
             raise DataError(f"{self.folder / name} holds NaN or infinite samples")
-        aligned_T = align(wave_T)
+        aligned_T = align_direct_sound(wave_T)
         t60_s, _method = measure_t60(aligned_T)
         if t60_s > self.config.max_t60_s:
             raise DataError(f"{name} rings for {t60_s:.1f} s, longer than max_t60_s = {self.config.max_t60_s:g}")
         return Response(name, aligned_T, "train")
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return a digest of the files' names, sizes and times."""
         stats = [(n, (self.folder / n).stat().st_size, (self.folder / n).stat().st_mtime_ns) for n in self.names()]
         return digest("rir-folder", 1, self.config, stats)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.degrade.room import Response, align, measure_t60
+from bench.degrade.room import Response, align_direct_sound, measure_t60
 from bench.errors import ConfigError, DataError
 from bench.store import digest
 from bench.values import RATE_HZ, Floats, Split
@@ -73,35 +73,35 @@ class Rooms:
         seed = int(digest("rooms", self.config.seed, name)[:8], 16)
         draw = np.random.default_rng(seed)
         wanted_s = float(rest[0]) if split == "test" else float(draw.uniform(*self.config.train_t60_s))
-        return Response(name, _room(wanted_s, draw), split, wanted_s, "generated")
+        return Response(name, _draw_response(wanted_s, draw), split, wanted_s, "generated")
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return a digest of the settings and of the library that makes the rooms."""
         import pyroomacoustics
 
         return digest("rooms", 1, asdict(self.config), pyroomacoustics.__version__)
 
 
-def _room(t60_s: float, draw: np.random.Generator) -> Floats:
+def _draw_response(t60_s: float, draw: np.random.Generator) -> Floats:
     for _ in range(MAX_DRAWS):
         size = np.clip((t60_s - SMALL_T60_S) / (LARGE_T60_S - SMALL_T60_S), 0, 1)
         sides_m = (np.array(SMALL_ROOM) * (1 - size) + np.array(LARGE_ROOM) * size) * draw.uniform(0.8, 1.2, 3)
         source_m, microphone_m = (draw.uniform(MARGIN_M, sides_m - MARGIN_M) for _ in range(2))
         seed = int(draw.integers(2**31))
-        wave_T, measured_s = _corrected(t60_s, sides_m, source_m, microphone_m, seed)
+        wave_T, measured_s = _fit_absorption(t60_s, sides_m, source_m, microphone_m, seed)
         if abs(measured_s / t60_s - 1) <= ACCEPTABLE:
             return wave_T
     raise DataError(f"no room was found with a t60 of {t60_s:g} s within {ACCEPTABLE:.0%} in {MAX_DRAWS} draws")
 
 
-def _corrected(
+def _fit_absorption(
     t60_s: float, sides_m: Floats, source_m: Floats, microphone_m: Floats, seed: int
 ) -> tuple[Floats, float]:
     """Return the response whose absorption was corrected towards the wanted t60, and its measured t60."""
     absorption = min(0.95, float(0.161 * np.prod(sides_m) / (t60_s * _surface(sides_m))))  # Sabine
     best: tuple[Floats, float] = (np.zeros(0, dtype=np.float32), np.inf)
     for _ in range(MAX_CORRECTIONS):
-        wave_T = _simulated(absorption, sides_m, source_m, microphone_m, seed)
+        wave_T = _simulate(absorption, sides_m, source_m, microphone_m, seed)
         measured_s, _method = measure_t60(wave_T)
         if abs(measured_s / t60_s - 1) < abs(best[1] / t60_s - 1):
             best = (wave_T, measured_s)
@@ -117,7 +117,7 @@ def _surface(sides_m: Floats) -> float:
     return float(2 * (length * width + length * height + width * height))
 
 
-def _simulated(absorption: float, sides_m: Floats, source_m: Floats, microphone_m: Floats, seed: int) -> Floats:
+def _simulate(absorption: float, sides_m: Floats, source_m: Floats, microphone_m: Floats, seed: int) -> Floats:
     import pyroomacoustics as pra
 
     pra.random.seed(seed)
@@ -133,4 +133,4 @@ def _simulated(absorption: float, sides_m: Floats, source_m: Floats, microphone_
     room.add_source(source_m)
     room.add_microphone(microphone_m)
     room.compute_rir()
-    return align(np.asarray(room.rir[0][0], dtype=np.float32))
+    return align_direct_sound(np.asarray(room.rir[0][0], dtype=np.float32))

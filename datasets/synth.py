@@ -69,7 +69,7 @@ class SynthSource:
         rng = np.random.default_rng([self.config.seed, side, int(track.id.rpartition("-")[2])])
         return compose(rng, round(self.config.seconds * RATE_HZ))
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return the digest of the settings and of the version of the sound."""
         return digest(VERSION, self.config)
 
@@ -112,7 +112,7 @@ def compose(rng: np.random.Generator, num_samples: int) -> Floats:
     for voice in range(3):
         wave_T += 0.22 * _voice(rng, song, _chord(rng, song, voice), decay_s=rng.uniform(1.0, 4.0), brightness=0.5)
     wave_T += 0.5 * _voice(rng, song, _bass(rng, song), decay_s=rng.uniform(0.3, 0.9), brightness=0.6)
-    wave_T += 0.3 * _voice(rng, song, _plucked(rng, song), decay_s=rng.uniform(0.1, 0.3), brightness=0.8)
+    wave_T += 0.3 * _voice(rng, song, _pluck(rng, song), decay_s=rng.uniform(0.1, 0.3), brightness=0.8)
     wave_T += 0.45 * _voice(rng, song, _melody(rng, song), decay_s=rng.uniform(0.4, 1.5), brightness=0.7)
     wave_T *= 0.7 / np.abs(wave_T).max()
     return wave_T
@@ -136,25 +136,25 @@ def _chord(rng: np.random.Generator, song: Song, voice: int) -> Notes:
 
 
 def _bass(rng: np.random.Generator, song: Song) -> Notes:
-    start, beat = _divided(rng, song, (1, 1, 2))
+    start, beat = _divide_beats(rng, song, (1, 1, 2))
     steps = song.degrees[beat] + rng.choice([0, 0, 0, 4, 7], len(beat))
     return Notes(start, song.pitch(steps), _loudness(rng, len(start), 0.7) * (rng.random(len(start)) < 0.85))
 
 
-def _plucked(rng: np.random.Generator, song: Song) -> Notes:
-    start, beat = _divided(rng, song, (2, 2, 3, 4))
+def _pluck(rng: np.random.Generator, song: Song) -> Notes:
+    start, beat = _divide_beats(rng, song, (2, 2, 3, 4))
     steps = song.degrees[beat] + rng.choice([0, 2, 4, 6], len(beat)) + 7 * rng.integers(2, 4, len(beat))
     return Notes(start, song.pitch(steps), _loudness(rng, len(start), 0.3) * (rng.random(len(start)) < 0.6))
 
 
 def _melody(rng: np.random.Generator, song: Song) -> Notes:
-    start, beat = _divided(rng, song, (1, 1, 2, 2, 3))
+    start, beat = _divide_beats(rng, song, (1, 1, 2, 2, 3))
     walk = np.cumsum(rng.choice([-3, -2, -1, -1, 1, 1, 2, 3], len(beat)))
     steps = 17 + np.abs((walk + 12) % 24 - 12)  # folded, so that it stays within two octaves
     return Notes(start, song.pitch(steps), _loudness(rng, len(start), 0.6) * (rng.random(len(start)) < 0.8))
 
 
-def _divided(rng: np.random.Generator, song: Song, parts: tuple[int, ...]) -> tuple[Ints, Ints]:
+def _divide_beats(rng: np.random.Generator, song: Song, parts: tuple[int, ...]) -> tuple[Ints, Ints]:
     """Return the starts of notes and their beats: every beat is cut in a drawn number of parts."""
     cuts = rng.choice(parts, len(song.beats))
     beat = np.repeat(np.arange(len(cuts)), cuts)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bench.audio.frontend import LogMel
 from bench.errors import ConfigError
-from bench.heads import SplitHead
+from bench.models._divide_encode import SplitHead
 
 CITE = "Singh, Demuynck and Arora, Attention-based audio embeddings for query-by-example, ISMIR 2022"
 LICENSE = "MIT"

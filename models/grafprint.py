@@ -20,7 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from bench.audio.frontend import POWER_FLOOR, unsaved
+from bench.audio.frontend import POWER_FLOOR, make_nonpersistent
 from bench.errors import ConfigError
 
 CITE = "Bhattacharjee, Singh, Benetos, GraFPrint: a GNN-based approach for audio identification, ICASSP 2025"
@@ -114,7 +114,7 @@ class GraFPrint(nn.Module):
         nn.init.kaiming_normal_(self.point.weight)
         channels = [int(c * config.width) for c in CHANNELS[config.size]]
         self.stem = _Dense(point, channels[0], bias=False)
-        self.body = _body(channels, config)
+        self.body = _build_body(channels, config)
         # DEVIATION: a bias before a batch norm, which takes it out again in training, starts from 0 rather than
         # from the framework's draw. Only a fresh network in evaluation mode, as a control, knows the difference:
         # there such biases leave little of what tells segments apart (at width 1/8 a quarter).
@@ -134,14 +134,14 @@ class GraFPrint(nn.Module):
         """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 32)."""
         whole = self.training or patch_B1FW.device.type != "cpu"
         chunks = [patch_B1FW] if whole else torch.split(patch_B1FW, self.chunk)
-        pooled_BC = torch.cat([self._pooled(chunk) for chunk in chunks])
+        pooled_BC = torch.cat([self._pool(chunk) for chunk in chunks])
         return functional.normalize(self.head(pooled_BC).float(), dim=1)
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """Return unit vectors (B, D) of segments (B, 16000)."""
         return self.embed(self.features(wave_BT))
 
-    def _pooled(self, patch_B1FW: Tensor) -> Tensor:
+    def _pool(self, patch_B1FW: Tensor) -> Tensor:
         """Return the mean of each patch's projected nodes, (B, 1024 x width)."""
         placed_BCFW = torch.cat([self.ramps_1CFW.expand(len(patch_B1FW), -1, -1, -1), patch_B1FW], dim=1)
         points_BCFW = functional.relu(self.point(placed_BCFW))
@@ -165,7 +165,7 @@ class _ScaledLogMel(nn.Module):
         super().__init__()
         from torchaudio.transforms import MelSpectrogram
 
-        self.mel = unsaved(
+        self.mel = make_nonpersistent(
             MelSpectrogram(RATE_HZ, n_fft=WINDOW, hop_length=HOP, n_mels=BANDS, f_max=8_000.0, power=2.0)
         )
 
@@ -176,14 +176,14 @@ class _ScaledLogMel(nn.Module):
         return ((level_BFW - low_B11) / (high_B11 - low_B11 + SPAN_FLOOR)).unsqueeze(1)
 
 
-def _body(channels: list[int], config: Config) -> nn.Sequential:
+def _build_body(channels: list[int], config: Config) -> nn.Sequential:
     """Return all blocks, with the layers between stages that halve the nodes."""
     counts = BLOCKS[config.size]
     total, done = sum(counts), 0
     layers: list[nn.Module] = []
     for stage, (width, count) in enumerate(zip(channels, counts, strict=True)):
         if stage:
-            layers.append(_Down(channels[stage - 1], width))
+            layers.append(_Downsample(channels[stage - 1], width))
         for block in range(done, done + count):
             dilation = 1 + MAX_DILATION * block // total if config.dilation == "planned" else 1
             drop = config.drop_path * block / (total - 1)
@@ -203,7 +203,7 @@ class _Dense(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., after) of (..., before)."""
         if self.training:
-            return _normed(self.norm, product(x, self.linear.weight, self.linear.bias))
+            return _normalise(self.norm, product(x, self.linear.weight, self.linear.bias))
         scale_C, shift_C = _scale_and_shift(self.norm, self.linear.bias)
         return product(x, self.linear.weight * scale_C.unsqueeze(1), shift_C)
 
@@ -214,11 +214,11 @@ def product(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int = 1
     Why two ways: oneDNN's 1x1 convolution of rows adds the bias on the way, and is a fifth faster than
     the matrix library on the processors measured; elsewhere a matrix product is the faster one.
     """
-    make = convolved if x.device.type == "cpu" else multiplied
+    make = convolve if x.device.type == "cpu" else multiply
     return make(x.flatten(0, -2), weight_OC, bias_O, groups).view(*x.shape[:-1], -1)
 
 
-def convolved(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int) -> Tensor:
+def convolve(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int) -> Tensor:
     """Return the product as a convolution of 16 images of (M / 16) x 1 pixels with the channels last.
 
     With fewer images PyTorch does not call oneDNN on one thread. M is a multiple of 16: nodes come in powers of 2.
@@ -228,7 +228,7 @@ def convolved(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: in
     return made_HOW1.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def multiplied(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int) -> Tensor:
+def multiply(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int) -> Tensor:
     """Return the product as one of matrices, or of a batch of them where there are groups."""
     if groups == 1:
         return functional.linear(x_MC, weight_OC, bias_O)
@@ -238,7 +238,7 @@ def multiplied(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: i
     return made_MO if bias_O is None else made_MO + bias_O
 
 
-def _normed(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+def _normalise(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """Return the batch norm over all axes but the last."""
     normed_MC: Tensor = norm(x.flatten(0, -2))
     return normed_MC.view_as(x)
@@ -277,7 +277,7 @@ class _Grouped(nn.Module):
         return product(sides_MC, weight_OC * scale_O.unsqueeze(1), shift_O, GROUPS).relu_()
 
 
-class _Down(nn.Module):
+class _Downsample(nn.Module):
     """Halves the nodes: a convolution of kernel 3 and stride 2 along their list, and batch norm.
 
     The paper's is a 3x3 kernel on a map of width 1, of which two columns only ever meet padding. They
@@ -296,7 +296,7 @@ class _Down(nn.Module):
         windows_BNC = torch.cat([previous_BNC, pairs_BNC], dim=2)
         weight_OC = self.conv.weight[..., 1].transpose(1, 2).flatten(1)
         if self.training:
-            return _normed(self.norm, product(windows_BNC, weight_OC, self.conv.bias))
+            return _normalise(self.norm, product(windows_BNC, weight_OC, self.conv.bias))
         scale_O, shift_O = _scale_and_shift(self.norm, self.conv.bias)
         return product(windows_BNC, weight_OC * scale_O.unsqueeze(1), shift_O)
 
@@ -312,7 +312,7 @@ class _FeedForward(nn.Module):
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         branch_BNC: Tensor = self.fall(self.rise(x_BNC).relu_())
-        return x_BNC + _dropped(branch_BNC, self.drop if self.training else 0.0)
+        return x_BNC + _drop_path(branch_BNC, self.drop if self.training else 0.0)
 
 
 class _Grapher(nn.Module):
@@ -330,10 +330,10 @@ class _Grapher(nn.Module):
         edges_2E = nearest_edges(u_BNC, self.others, self.dilation)
         made_MC = self.graph(u_BNC.flatten(0, 1), edges_2E)
         branch_BNC = self.leave(made_MC).view_as(x_BNC)
-        return x_BNC + _dropped(branch_BNC, self.drop if self.training else 0.0)
+        return x_BNC + _drop_path(branch_BNC, self.drop if self.training else 0.0)
 
 
-def _dropped(branch_BNC: Tensor, rate: float) -> Tensor:
+def _drop_path(branch_BNC: Tensor, rate: float) -> Tensor:
     """Return the branch without those of a share of the segments, the others louder by as much."""
     if rate == 0:
         return branch_BNC

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bench.audio.frontend import LogMel, MagnitudeMel
 from bench.errors import ConfigError
-from bench.heads import SplitHead
+from bench.models._divide_encode import SplitHead
 
 CITE = "Chang et al., Neural audio fingerprint for high-specific audio retrieval, ICASSP 2021"
 LICENSE = "MIT"
@@ -132,13 +132,13 @@ class _HalfLayer(nn.Module):
         self.norm_order = norm_order
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
-        y_BCFW = self._convolved(x_BCFW)
+        y_BCFW = self._convolve(x_BCFW)
         if self.norm_order == "norm-relu":
             return functional.relu(self.norm(y_BCFW))
         normed_BCFW: Tensor = self.norm(functional.elu(y_BCFW))
         return normed_BCFW
 
-    def _convolved(self, x_BCFW: Tensor) -> Tensor:
+    def _convolve(self, x_BCFW: Tensor) -> Tensor:
         """Return the convolution; along an axis no longer than the stride only with the taps that meet data.
 
         Why: oneDNN's bf16 backward pass leaves the gradient of taps that only ever meet padding

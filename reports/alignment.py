@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from bench.align.evaluate import ORACLE, summed_up
+from bench.align.evaluate import ORACLE, summarise_sets
 
 PUBLISHED = Path(__file__).with_name("published_alignment.toml")
 ALPHA = 0.05
@@ -20,14 +20,14 @@ UNITS = {"mse_s2": "MSE, s2", "mae_ms": "MAE, ms"}
 
 def render(files: pd.DataFrame) -> RenderableType:
     """Return a table for each set: each aligner's MSE and MAE over its files, best first, with a test."""
-    table = summed_up(files)
+    table = summarise_sets(files)
     tables = [_table(str(name), str(split), own) for (name, split), own in table.groupby(["set", "split"], sort=False)]
     note = (
         "means over files with 95 % intervals (bootstrap over files); =: not significantly worse than the best, by "
         f"Wilcoxon's test on the files' MSE, Holm-corrected; {ORACLE}: the best line of the grid that crosscor and "
         "deeplearning choose from"
     )
-    return Group(*tables, note, *(each for name in table["set"].unique() for each in _published(name)))
+    return Group(*tables, note, *(each for name in table["set"].unique() for each in _render_published(name)))
 
 
 def _table(set_name: str, split: str, own: pd.DataFrame) -> Table:
@@ -50,13 +50,13 @@ def _ms(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
-def _published(set_name: str) -> list[Table]:
+def _render_published(set_name: str) -> list[Table]:
     """Return what was published on a set of this name: a table a year, as those of two years are different data."""
-    rows = [row for row in published() if row["set"] == set_name]
-    return [_of_year(set_name, year, rows) for year in sorted({row["year"] for row in rows})]
+    rows = [row for row in load_published_alignment() if row["set"] == set_name]
+    return [_render_year(set_name, year, rows) for year in sorted({row["year"] for row in rows})]
 
 
-def _of_year(set_name: str, year: int, rows: list[dict[str, Any]]) -> Table:
+def _render_year(set_name: str, year: int, rows: list[dict[str, Any]]) -> Table:
     title = f"published on {set_name} in {year}, by split"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     own = [row for row in rows if row["year"] == year]
@@ -70,7 +70,7 @@ def _of_year(set_name: str, year: int, rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def published() -> list[dict[str, Any]]:
+def load_published_alignment() -> list[dict[str, Any]]:
     """Return the published rows: system, set, split, year, metric, value, source."""
     rows: list[dict[str, Any]] = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["row"]
     return rows

@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.results import Result, chosen
+from bench.results import Result, select_rows
 
 KINDS = {"noise": "noise, {snr_db:g} dB", "reverb": "reverb, t60 {t60_s:g} s", "noise_reverb": "both, {snr_db:g} dB"}
-SHOWN = ("model.", "train.lr", "train.steps", "train.batch_pairs", "train.temperature", "train.loss", "train.snr_db")
+SHOWN_SETTINGS = (
+    "model.",
+    "train.lr",
+    "train.steps",
+    "train.batch_pairs",
+    "train.temperature",
+    "train.loss",
+    "train.snr_db",
+)
 
 
 def render(result: Result, settings: Mapping[str, Any], origin: str) -> str:
     """Return the card as Markdown; `origin` is a sentence on how the settings were found."""
     summary = result.summary
     dataset = settings["data.dataset"]
-    rows = "\n".join(f"| `{name}` | {value} |" for name, value in settings.items() if str(name).startswith(SHOWN))
+    rows = "\n".join(
+        f"| `{name}` | {value} |" for name, value in settings.items() if str(name).startswith(SHOWN_SETTINGS)
+    )
     return f"""# {summary["encoder"]} {summary["run"][:6]}
 
 An audio fingerprint of {summary["dim"]} dimensions for segments of {summary["segment_s"]:g} s of mono audio, \
@@ -27,7 +37,7 @@ An audio fingerprint of {summary["dim"]} dimensions for segments of {summary["se
 n = {summary["queries_per_cell"]} queries a cell, {summary["database_vectors"]:,} fingerprints of \
 {summary["database_tracks"]} tracks, {summary["index"]} search, {summary["sequence"]}.
 
-{_grid(result)}
+{_format_grid(result)}
 
 Controls: clean queries on the grid {100 * summary["headline"]["control/identity"]:.1f} %, random projection of the \
 same queries {100 * summary["headline"]["control/random_projection"]:.1f} %.
@@ -52,8 +62,8 @@ ownership or identity, and the numbers hold for music, noise and rooms like thos
 """
 
 
-def _grid(result: Result) -> str:
-    own = chosen(result.rows, result.summary["encoder"], result.summary["index"], result.summary["sequence"])
+def _format_grid(result: Result) -> str:
+    own = select_rows(result.rows, result.summary["encoder"], result.summary["index"], result.summary["sequence"])
     own = own[own["metric"] == "segment_top1"]
     lengths = sorted(own["length_s"].unique())
     head = "| condition | " + " | ".join(f"{length_s:g} s" for length_s in lengths) + " |"

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.catalogue import Catalogue
+from bench.catalogue.folder import Catalogue
 from bench.values import RATE_HZ
 
 MIB = 1 << 20

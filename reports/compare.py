@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bench.align.evaluate import ORACLE, summed_up
+from bench.align.evaluate import ORACLE, summarise_sets
 from bench.errors import ConfigError, PluginError
 from bench.registry import load
 from bench.reports import alignment
@@ -27,21 +27,21 @@ from bench.reports.paper import (
     SEGMENT,
     Bools,
     Entry,
-    Found,
+    HitsByCondition,
     Key,
     Line,
     PaperTable,
-    Published,
+    PublishedShare,
+    average_degraded,
     check_distinct,
     check_same_queries,
     cost_table,
-    degraded,
-    drawn,
-    found,
+    group_hits,
+    intersect_hits,
     label,
     paper_tables,
-    published_beside,
-    shared,
+    render_tables,
+    select_published,
 )
 from bench.results import Result
 from bench.score.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar, wilson
@@ -65,18 +65,18 @@ def compare(results: Sequence[Result]) -> pd.DataFrame:
     of them in which a query is found, averaged over queries. Both of its intervals are bootstraps over queries; it has
     no p, and its difference is over the cells that both runs have.
     Last comes what was published: without run, n and intervals, but with source, confidence, data and tolerance_ms.
-    Of runs that all aligned recorders alone, the rows of `bench.align.evaluate.summed_up` instead.
+    Of runs that all aligned recorders alone, the rows of `bench.align.evaluate.summarise_sets` instead.
     Raises: ConfigError if a run is named twice, was asked other queries, or alone has none.
     """
     if not any(len(result.rows) for result in results):
-        return summed_up(aligned_together(results))
+        return summarise_sets(merge_alignments(results))
     for result in results:
         if result.rows.empty:
             key = result.summary["run"]
             raise ConfigError(f"the run {key} has no queries, as it aligned recorders alone; leave it out")
     check_same_queries(results)
     rows = [row for metric in HITS for row in _rows(results, metric)]
-    rows += [_published_row(number) for number in published_beside(results)]
+    rows += [_build_published_row(number) for number in select_published(results)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64"})  # whole, though published rows have none
 
 
@@ -85,12 +85,12 @@ def render(*results: Result) -> RenderableType:
     check_distinct(results)
     tables = paper_tables(results)
     means = [table for table in tables if table.key == MEANS]
-    aligned = aligned_together(results)
+    aligned = merge_alignments(results)
     return Group(
         *_heading(results),
-        drawn([table for table in tables if table.key != MEANS]),
+        render_tables([table for table in tables if table.key != MEANS]),
         *([Text(), alignment.render(aligned)] if len(aligned) else []),
-        drawn([*difference_tables(results), *means, cost_table(results)]),
+        render_tables([*difference_tables(results), *means, cost_table(results)]),
     )
 
 
@@ -103,7 +103,7 @@ def difference_tables(results: Sequence[Result]) -> list[PaperTable]:
     return [_differences(own[0], result) for result in own[1:]]
 
 
-def aligned_together(results: Sequence[Result]) -> pd.DataFrame:
+def merge_alignments(results: Sequence[Result]) -> pd.DataFrame:
     """Return the files' scores by all aligners of all runs, in one frame; empty if no run aligned anything.
 
     An aligner that hears with an encoder is called by its run too, where there are several. One that does not is there
@@ -119,7 +119,9 @@ def aligned_together(results: Sequence[Result]) -> pd.DataFrame:
     parts = []
     for (_, _, aligner), files in together.groupby(["set", "split", "aligner"], sort=False):
         answers = [of_run for _, of_run in files.groupby("run", sort=False)]
-        if aligner == ORACLE or (not _hears(str(aligner)) and all(_alike(answers[0], other) for other in answers)):
+        if aligner == ORACLE or (
+            not _needs_encoder(str(aligner)) and all(_has_same_errors(answers[0], other) for other in answers)
+        ):
             parts.append(answers[0])
         else:
             parts.append(files.assign(aligner=files["aligner"] + ", " + files["run"]))
@@ -140,19 +142,21 @@ def _heading(results: Sequence[Result]) -> list[Text]:
 
 def _rows(results: Sequence[Result], metric: str) -> list[dict[str, object]]:
     """Return the rows of one metric: those of cells, run by run, then the means."""
-    hits = [found(result, metric) for result in results]
-    rows = [_row(results[0], metric, key, hit_Q) for key, hit_Q in hits[0].items()]
+    hits = [group_hits(result, metric) for result in results]
+    rows = [_build_row(results[0], metric, key, hit_Q) for key, hit_Q in hits[0].items()]
     for result, own in zip(results[1:], hits[1:], strict=True):
-        differences = _paired(hits[0], own)
-        rows += [_row(result, metric, key, hit_Q) | differences.get(key, {}) for key, hit_Q in own.items()]
+        differences = _compare_cells(hits[0], own)
+        rows += [_build_row(result, metric, key, hit_Q) | differences.get(key, {}) for key, hit_Q in own.items()]
     for result, own in zip(results, hits, strict=True):
-        share_Q = degraded(own)
+        share_Q = average_degraded(own)
         if len(share_Q):
-            rows.append(_mean_row(result, metric, share_Q) | ({} if own is hits[0] else _mean_difference(hits[0], own)))
+            rows.append(
+                _build_mean_row(result, metric, share_Q) | ({} if own is hits[0] else _mean_difference(hits[0], own))
+            )
     return rows
 
 
-def _row(result: Result, metric: str, key: Key, hit_Q: Bools) -> dict[str, object]:
+def _build_row(result: Result, metric: str, key: Key, hit_Q: Bools) -> dict[str, object]:
     low, high = wilson(int(hit_Q.sum()), len(hit_Q))
     names = _names(result, metric) | {"cell": key[0], "length_s": key[1]}
     return names | {"n": len(hit_Q), "value": float(hit_Q.mean()), "low": low, "high": high}
@@ -162,7 +166,7 @@ def _names(result: Result, metric: str) -> dict[str, object]:
     return {"run": result.summary["run"], "encoder": result.summary["encoder"], "metric": metric}
 
 
-def _paired(one: Found, other: Found) -> dict[Key, dict[str, float]]:
+def _compare_cells(one: HitsByCondition, other: HitsByCondition) -> dict[Key, dict[str, float]]:
     """Return the columns of the difference for each cell and length that both have."""
     both = [key for key in other if key in one]
     p = [mcnemar(one[key], other[key]) for key in both]
@@ -178,21 +182,21 @@ def _columns(difference: float, low: float, high: float) -> dict[str, float]:
     return {"difference": difference, "difference_low": low, "difference_high": high}
 
 
-def _mean_row(result: Result, metric: str, share_Q: Shares) -> dict[str, object]:
+def _build_mean_row(result: Result, metric: str, share_Q: Shares) -> dict[str, object]:
     low, high = bootstrap_mean(share_Q)
     names = _names(result, metric) | {"cell": MEAN, "length_s": np.nan}
     return names | {"n": len(share_Q), "value": float(share_Q.mean()), "low": low, "high": high}
 
 
-def _mean_difference(one: Found, other: Found) -> dict[str, float]:
+def _mean_difference(one: HitsByCondition, other: HitsByCondition) -> dict[str, float]:
     """Return the columns of the difference of means, over the degraded cells that both have; none without any."""
-    one_Q, other_Q = (degraded(own) for own in shared([one, other]))
+    one_Q, other_Q = (average_degraded(own) for own in intersect_hits([one, other]))
     if not len(one_Q):
         return {}
     return _columns(float((other_Q - one_Q).mean()), *bootstrap_mean(other_Q - one_Q))
 
 
-def _published_row(number: Published) -> dict[str, object]:
+def _build_published_row(number: PublishedShare) -> dict[str, object]:
     return {
         "encoder": number.system, "metric": number.metric, "cell": number.cell.name if number.cell else MIX,
         "length_s": number.length_s, "value": number.value, "source": number.source, "confidence": number.confidence,
@@ -201,10 +205,10 @@ def _published_row(number: Published) -> dict[str, object]:
 
 
 def _differences(first: Result, result: Result) -> PaperTable:
-    one, other = found(first), found(result)
-    paired, lengths_s = _paired(one, other), sorted({length_s for _, length_s in one})
+    one, other = group_hits(first), group_hits(result)
+    paired, lengths_s = _compare_cells(one, other), sorted({length_s for _, length_s in one})
     lines = [
-        Line(_condition(cell), "run", "", tuple(_entry(paired.get((cell, length_s))) for length_s in lengths_s))
+        Line(_format_condition(cell), "run", "", tuple(_entry(paired.get((cell, length_s))) for length_s in lengths_s))
         for cell in dict.fromkeys(cell for cell, _ in one)
     ]
     mean = _mean_difference(one, other)
@@ -228,7 +232,7 @@ def _entry(paired: Mapping[str, float] | None) -> Entry | None:
     return Entry(paired["difference"], low, high, alike=paired["p_holm"] >= ALPHA)
 
 
-def _condition(cell: str) -> str:
+def _format_condition(cell: str) -> str:
     """Return a cell's name for a reader: `noise_reverb/snr_0/t60_0.5` is both 0 dB."""
     kind, *parts = cell.split("/")
     said = CONDITIONS.get(kind, kind)
@@ -238,15 +242,15 @@ def _condition(cell: str) -> str:
     return f"{said} {values['t60']} s" if values else said
 
 
-def _hears(aligner: str) -> bool:
+def _needs_encoder(aligner: str) -> bool:
     """Return whether an aligner's answers depend on the encoder; of one that is not here any more, that they may."""
     try:
-        return bool(load("aligner", aligner.partition(":")[0]).HEARS)
+        return bool(load("aligner", aligner.partition(":")[0]).NEEDS_ENCODER)
     except PluginError:
         return True
 
 
-def _alike(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+def _has_same_errors(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     columns = ["name", "mse_s2", "mae_ms"]
     return bool((one[columns].to_numpy() == other[columns].to_numpy()).all()) if len(one) == len(other) else False
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.results import DEGRADED, Result, chosen
+from bench.results import DEGRADED, Result, select_rows
 
 TITLES = {"identity": "on the grid", "clean": "clean", "noise": "noise", "reverb": "reverb", "noise_reverb": "both"}
 METRICS = {
@@ -26,8 +26,8 @@ def render(result: Result, sequence: str | None = None) -> RenderableType:
     sequence = sequence or summary["sequence"]
     # The search of all places asks no index: its rows stand under the exact one, whichever came first.
     index = "exact" if sequence == "diagonal" else summary["index"]
-    own = chosen(result.rows, summary["encoder"], index, sequence)
-    floor = chosen(result.rows, "random-projection", "exact", sequence)
+    own = select_rows(result.rows, summary["encoder"], index, sequence)
+    floor = select_rows(result.rows, "random-projection", "exact", sequence)
     searched = f"{index}, {sequence}"
     tables = [_table(own, floor, metric, title, summary, searched) for metric, title in METRICS.items()]
     return Group(*tables, _headline(summary))
@@ -41,7 +41,7 @@ def _table(
         title=f"{summary['encoder']} on {summary['benchmark']}: {title}",
         caption=f"per cent, then its 95 % interval; n = {summary['queries_per_cell']} queries a cell; searched by "
         f"{searched}; floor: random projection, {lengths[0]:g} s; on the grid: clean "
-        f"pieces of the database; both: noise and reverb{_both(own)}",
+        f"pieces of the database; both: noise and reverb{_format_t60(own)}",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
@@ -57,26 +57,28 @@ def _table(
         if last_kind is not None and kind != last_kind:
             table.add_section()
         last_kind = kind
-        values = [_share(rows[rows["length_s"] == length_s]) for length_s in lengths]
+        values = [_format_share(rows[rows["length_s"] == length_s]) for length_s in lengths]
         table.add_row(
-            _condition(rows.iloc[0]), *values, _share(floor[(floor["cell"] == cell) & (floor["metric"] == metric)])
+            _format_condition(rows.iloc[0]),
+            *values,
+            _format_share(floor[(floor["cell"] == cell) & (floor["metric"] == metric)]),
         )
     return table
 
 
-def _condition(row: pd.Series) -> str:
+def _format_condition(row: pd.Series) -> str:
     parts = [TITLES[row["kind"]]]
     parts += [f"{row['snr_db']:g} dB"] if pd.notna(row["snr_db"]) else []
     parts += [f"{row['t60_s']:g} s"] if row["kind"] == "reverb" else []
     return " ".join(parts)
 
 
-def _both(rows: pd.DataFrame) -> str:
+def _format_t60(rows: pd.DataFrame) -> str:
     t60_s = rows.loc[rows["kind"] == "noise_reverb", "t60_s"].unique()
     return f" of {t60_s[0]:g} s" if len(t60_s) else ""
 
 
-def _share(rows: pd.DataFrame) -> str:
+def _format_share(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "-"
     row = rows.iloc[0]

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.identify import Answer, Match
+from bench.catalogue.build import Answer, Match
 
 
 def render(name: str, answers: Sequence[Answer]) -> RenderableType:
@@ -32,11 +32,13 @@ def render(name: str, answers: Sequence[Answer]) -> RenderableType:
         if not answer.matches:
             table.add_row(*span, "-", answer.why, "", "", "")
         for rank, match in enumerate(answer.matches):
-            table.add_row(*(span if rank == 0 else ("", "")), *_told(answer, match), style="" if rank == 0 else "dim")
+            table.add_row(
+                *(span if rank == 0 else ("", "")), *_format_match(answer, match), style="" if rank == 0 else "dim"
+            )
     return table
 
 
-def _told(answer: Answer, match: Match) -> tuple[RenderableType, ...]:
+def _format_match(answer: Answer, match: Match) -> tuple[RenderableType, ...]:
     limit = "-" if answer.threshold is None else f"{answer.threshold:.3f}"
     verdict = Text("known", style="bold green") if match.accepted else Text("unknown", style="yellow")
     name = Text(match.path or match.id)  # a name is no markup

@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from bench.align.once import Alignment, Likeness
+from bench.align_pair import Alignment, SimilarityMatrix
 
 DPI = 150
 DRIFT_FROM_S = 20.0  # in less, the error of a millisecond at either end is 50 ppm and more
@@ -45,7 +45,7 @@ def _keypoints(alignment: Alignment) -> Table:
     return table
 
 
-def draw(alignment: Alignment, alike: Likeness, path: Path) -> None:
+def draw(alignment: Alignment, alike: SimilarityMatrix, path: Path) -> None:
     """Write a picture: the lag over the likeness of both channels, and below it the lag less its straight line."""
     import matplotlib
 

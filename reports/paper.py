@@ -1,6 +1,6 @@
 """The paper's tables: runs on the same queries, and published numbers as rows of their own.
 
-A report of one or more runs. `paper_tables` and `cost_table` give tables as values, `drawn` puts them in a terminal.
+A report of one or more runs. `paper_tables` and `cost_table` give tables as values, `render_tables` puts them in a terminal.
 
 Shape legend: Q queries.
 """
@@ -22,15 +22,15 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.rule import Rule
 from rich.text import Text
 
-from bench.config import require, short
+from bench.config import format_setting, require
 from bench.errors import ConfigError
-from bench.results import DEGRADED, RANDOM_PROJECTION, Result, chosen
+from bench.results import DEGRADED, RANDOM_PROJECTION, Result, select_rows
 from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
 from bench.values import Cell, CellKind
 
 PUBLISHED = Path(__file__).with_name("published_segments.toml")
-TESTED = ("benchmark", "query set", "first index", "sequence search")
-MADE_UP = "synth-"  # benchmarks of made-up music begin so: published numbers say nothing beside them
+COMPARISON_KEY = ("benchmark", "query set", "first index", "sequence search")
+SYNTH_PREFIX = "synth-"  # benchmarks of made-up music begin so: published numbers say nothing beside them
 ALPHA = 0.05
 AUDIO_LENGTH_S = 5.0
 HALF_UP = 1e-9  # 97.35 was published: a float may be a hair below it
@@ -41,7 +41,7 @@ HITS = {SEGMENT: "hit", AUDIO: "track_hit"}
 LEVELS = {SEGMENT: "segment-level top-1", AUDIO: "audio-level top-1"}
 KINDS: dict[CellKind, str] = {"noise": "noise", "reverb": "reverb", "noise_reverb": "noise and reverb"}
 MIX, MEANS = "mix", "mean"
-ABLATED, SETTING = "attention-cnn", "model.attention"
+ABLATED_ENCODER, ABLATED_SETTING = "attention-cnn", "model.attention"
 SETTINGS = "settings"
 WIDTHS = {"share": 11, "points": 16, "": 11}  # of a number with its mark and interval, by unit
 NUMBERS = {"share": 4, "points": 5}
@@ -49,7 +49,7 @@ NARROW, LEAST_NAME = 6, 12
 
 Bools = npt.NDArray[np.bool_]
 Key = tuple[str, float]
-Found = Mapping[Key, Bools]
+HitsByCondition = Mapping[Key, Bools]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class PaperTable:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedShare:
     """One published share, with what it is of.
 
     `cell` is None where conditions were mixed, its `t60_s` None where that was not told; `tolerance_ms` is None where
@@ -119,8 +119,8 @@ class _Runs:
     """Runs of the same queries, whether each found each query, by metric, and what to show beside them."""
 
     results: Sequence[Result]
-    found: Mapping[str, Sequence[Found]]
-    published: Sequence[Published]
+    hits: Mapping[str, Sequence[HitsByCondition]]
+    published: Sequence[PublishedShare]
 
     @property
     def lengths_s(self) -> list[float]:
@@ -147,19 +147,19 @@ def with_settings(result: Result, settings: Mapping[str, Any]) -> Result:
     return replace(result, summary=result.summary | {SETTINGS: dict(settings)})
 
 
-def published() -> list[Published]:
+def load_published_segments() -> list[PublishedShare]:
     """Return every published number, in the order of the file."""
     tables = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["table"]
-    return [number for table in tables for row in table["rows"] for number in _numbers(table, row)]
+    return [number for table in tables for row in table["rows"] for number in _parse_numbers(table, row)]
 
 
-def _numbers(table: dict[str, Any], row: dict[str, Any]) -> list[Published]:
+def _parse_numbers(table: dict[str, Any], row: dict[str, Any]) -> list[PublishedShare]:
     places: list[tuple[Cell | None, float]] = [(None, length_s) for length_s in table.get("lengths_s", [])]
     if not places:
         snrs_db, t60s_s = table.get("snr_db", [None]), table.get("t60_s", [None])
         places = [(Cell(table["kind"], snr_db, t60_s), row["length_s"]) for snr_db in snrs_db for t60_s in t60s_s]
     return [
-        Published(
+        PublishedShare(
             row["system"], table["metric"], cell, length_s, round(percent / 100, 6), table["data"],
             table.get("tolerance_ms"), table["source"], table["confidence"], table.get("ablation", ""),
         )
@@ -167,12 +167,12 @@ def _numbers(table: dict[str, Any], row: dict[str, Any]) -> list[Published]:
     ]  # fmt: skip
 
 
-def published_beside(results: Sequence[Result]) -> list[Published]:
+def select_published(results: Sequence[Result]) -> list[PublishedShare]:
     """Return the published numbers to be shown with these runs: none where their music is made up."""
-    return [] if results[0].summary["benchmark"].startswith(MADE_UP) else published()
+    return [] if results[0].summary["benchmark"].startswith(SYNTH_PREFIX) else load_published_segments()
 
 
-def tested(result: Result) -> tuple[str, ...]:
+def build_comparison_key(result: Result) -> tuple[str, ...]:
     """Return what must be the same of two runs that are compared, in the order of TESTED."""
     summary = result.summary
     queries = ", ".join(sorted(result.rows["queries"].unique()))
@@ -190,7 +190,9 @@ def check_same_queries(results: Sequence[Result]) -> None:
     """Raise ConfigError if a run is named twice, or two were asked other queries or searched otherwise."""
     keys = check_distinct(results)
     for key, result in zip(keys[1:], results[1:], strict=True):
-        for what, one, other in zip(TESTED, tested(results[0]), tested(result), strict=True):
+        for what, one, other in zip(
+            COMPARISON_KEY, build_comparison_key(results[0]), build_comparison_key(result), strict=True
+        ):
             if one != other:
                 raise ConfigError(
                     f"runs {keys[0]} and {key} cannot be compared: their {what} is {one} and {other}; run both with "
@@ -198,7 +200,7 @@ def check_same_queries(results: Sequence[Result]) -> None:
                 )
 
 
-def found(result: Result, metric: str = SEGMENT) -> Found:
+def group_hits(result: Result, metric: str = SEGMENT) -> HitsByCondition:
     """Return whether each query was found, in the order of queries, for each cell and length in the order tested."""
     hits, summary = result.hits, result.summary
     own = hits[(hits["index"] == summary["index"]) & (hits["sequence"] == summary["sequence"])]
@@ -210,12 +212,12 @@ def found(result: Result, metric: str = SEGMENT) -> Found:
     }
 
 
-def shared(hits: Sequence[Found]) -> list[Found]:
+def intersect_hits(hits: Sequence[HitsByCondition]) -> list[HitsByCondition]:
     """Return the hits of each run in the cells and lengths that all of them have."""
     return [{key: hit_Q for key, hit_Q in own.items() if all(key in other for other in hits)} for own in hits]
 
 
-def degraded(hits: Found, length_s: float | None = None) -> npt.NDArray[np.float64]:
+def average_degraded(hits: HitsByCondition, length_s: float | None = None) -> npt.NDArray[np.float64]:
     """Return for each query the share of degraded cells in which it was found, at one length or all; or nothing."""
     own = [
         hit_Q for (cell, each_s), hit_Q in hits.items() if cell.split("/")[0] in DEGRADED and length_s in (None, each_s)
@@ -234,7 +236,9 @@ def paper_tables(results: Sequence[Result]) -> list[PaperTable]:
     if not own:
         return []
     check_same_queries(own)
-    runs = _Runs(own, {metric: [found(result, metric) for result in own] for metric in HITS}, published_beside(own))
+    runs = _Runs(
+        own, {metric: [group_hits(result, metric) for result in own] for metric in HITS}, select_published(own)
+    )
     audio_s = min(runs.lengths_s, key=lambda length_s: abs(length_s - AUDIO_LENGTH_S))
     tables = [_top1(runs, SEGMENT, kind, runs.lengths_s) for kind in KINDS]
     tables += [_top1(runs, AUDIO, kind, [audio_s]) for kind in KINDS]
@@ -268,8 +272,8 @@ def _costs(result: Result) -> tuple[Entry | None, ...]:
 def _top1(runs: _Runs, metric: str, kind: CellKind, lengths_s: Sequence[float]) -> PaperTable:
     cells = runs.cells(kind)
     others = [number for number in runs.published if number.metric == metric and not number.ablation]
-    lines = [line for length_s in lengths_s for line in _group(runs, metric, cells, length_s, others)]
-    title = f"{LEVELS[metric]}, {KINDS[kind]}" + _room(cells)
+    lines = [line for length_s in lengths_s for line in _build_lines(runs, metric, cells, length_s, others)]
+    title = f"{LEVELS[metric]}, {KINDS[kind]}" + _format_t60(cells)
     return PaperTable(
         f"{metric.split('_')[0]}_{kind}", title, tuple(map(_column_name, cells)), "share", tuple(lines), _caption(runs)
     )
@@ -278,31 +282,33 @@ def _top1(runs: _Runs, metric: str, kind: CellKind, lengths_s: Sequence[float]) 
 def _ablation(runs: _Runs) -> PaperTable:
     """Return the runs that differ in attention, asked the shortest queries; no lines where none do."""
     own = [i for i, result in enumerate(runs.results) if _attention(result) is not None]
-    of_them = _Runs([runs.results[i] for i in own], {SEGMENT: [runs.found[SEGMENT][i] for i in own]}, runs.published)
+    of_them = _Runs([runs.results[i] for i in own], {SEGMENT: [runs.hits[SEGMENT][i] for i in own]}, runs.published)
     differ = len({_attention(result) for result in of_them.results}) > 1
     cells = of_them.cells("noise_reverb") if differ else []
     others = [number for number in runs.published if number.ablation == "attention"]
-    lines = _group(of_them, SEGMENT, cells, runs.lengths_s[0], others) if differ else []
-    title = f"attention ablation: {LEVELS[SEGMENT]}, {KINDS['noise_reverb']}" + _room(cells)
+    lines = _build_lines(of_them, SEGMENT, cells, runs.lengths_s[0], others) if differ else []
+    title = f"attention ablation: {LEVELS[SEGMENT]}, {KINDS['noise_reverb']}" + _format_t60(cells)
     return PaperTable("attention", title, tuple(map(_column_name, cells)), "share", tuple(lines), _caption(runs))
 
 
 def _attention(result: Result) -> object:
-    return result.summary.get(SETTINGS, {}).get(SETTING) if result.summary["encoder"] == ABLATED else None
+    return (
+        result.summary.get(SETTINGS, {}).get(ABLATED_SETTING) if result.summary["encoder"] == ABLATED_ENCODER else None
+    )
 
 
 def _means(runs: _Runs) -> PaperTable:
     """Return the means over all degraded cells, by length and over all of them."""
     lengths_s: list[float | None] = [*runs.lengths_s, None]
-    found_by_all = shared(runs.found[SEGMENT])
-    columns = [_judged_means([degraded(hits, length_s) for hits in found_by_all]) for length_s in lengths_s]
-    notes = _differing(runs.results)
+    found_by_all = intersect_hits(runs.hits[SEGMENT])
+    columns = [_compare_means([average_degraded(hits, length_s) for hits in found_by_all]) for length_s in lengths_s]
+    notes = _describe_differences(runs.results)
     lines = [
         Line(label(result), "run", notes[i], tuple(column[i] for column in columns))
         for i, result in enumerate(runs.results)
     ]
     mixed = [number for number in runs.published if number.cell is None]
-    lines += _published_lines([*(_about(mixed, length_s) for length_s in runs.lengths_s), []], "")
+    lines += _build_published_lines([*(_select_length(mixed, length_s) for length_s in runs.lengths_s), []], "")
     test = "bold: best of the runs; =: the interval of the paired difference from the best holds 0 (not corrected); "
     beside = "published: another mix of conditions, data set and database; its 1 s stand under the nearest length"
     caption = (
@@ -313,7 +319,7 @@ def _means(runs: _Runs) -> PaperTable:
     return PaperTable(MEANS, f"{LEVELS[SEGMENT]}, means", names, "share", tuple(lines), caption)
 
 
-def _room(cells: Sequence[Cell]) -> str:
+def _format_t60(cells: Sequence[Cell]) -> str:
     """Return the t60 that goes with noise, for a title; nothing where there is none, or it is the column."""
     t60s_s = sorted({cell.t60_s for cell in cells if cell.snr_db is not None and cell.t60_s is not None})
     return f" (t60 {', '.join(f'{t60_s:g}' for t60_s in t60s_s)} s)" if t60s_s else ""
@@ -323,21 +329,25 @@ def _column_name(cell: Cell) -> str:
     return f"{cell.t60_s:g} s" if cell.snr_db is None else f"{cell.snr_db:g} dB"
 
 
-def _group(runs: _Runs, metric: str, cells: Sequence[Cell], length_s: float, others: Sequence[Published]) -> list[Line]:
+def _build_lines(
+    runs: _Runs, metric: str, cells: Sequence[Cell], length_s: float, others: Sequence[PublishedShare]
+) -> list[Line]:
     """Return the lines of one query length: the runs, the control, then what was published of such queries."""
-    columns = [_judged([own.get((cell.name, length_s)) for own in runs.found[metric]]) for cell in cells]
-    group, notes = f"{length_s:g} s", _differing(runs.results)
+    columns = [_compare_shares([own.get((cell.name, length_s)) for own in runs.hits[metric]]) for cell in cells]
+    group, notes = f"{length_s:g} s", _describe_differences(runs.results)
     lines = [
         Line(label(result), "run", notes[i], tuple(column[i] for column in columns), group)
         for i, result in enumerate(runs.results)
     ]
     floor = _floor(runs.results, metric, cells, length_s)
     lines += [Line("random projection", "control", "control", floor, group)] if any(floor) else []
-    near = _about(others, length_s)
-    return lines + _published_lines([[number for number in near if _same(number.cell, cell)] for cell in cells], group)
+    near = _select_length(others, length_s)
+    return lines + _build_published_lines(
+        [[number for number in near if _matches_cell(number.cell, cell)] for cell in cells], group
+    )
 
 
-def _judged(hits: Sequence[Bools | None]) -> list[Entry | None]:
+def _compare_shares(hits: Sequence[Bools | None]) -> list[Entry | None]:
     """Return the entries of one column: each run's share, which is best, and which are not worse.
 
     By McNemar's test against the best, corrected by Holm for all in the column that have a lower share.
@@ -350,17 +360,17 @@ def _judged(hits: Sequence[Bools | None]) -> list[Entry | None]:
     p = dict(zip(worse, holm([mcnemar(rival_Q, own) for i in worse if (own := hits[i]) is not None]), strict=True))
     several = len(there) > 1
     return [
-        None if hit_Q is None else _share(hit_Q, several and i not in p, p.get(i, 0) >= ALPHA)
+        None if hit_Q is None else _build_entry(hit_Q, several and i not in p, p.get(i, 0) >= ALPHA)
         for i, hit_Q in enumerate(hits)
     ]
 
 
-def _share(hit_Q: Bools, best: bool, alike: bool) -> Entry:
+def _build_entry(hit_Q: Bools, best: bool, alike: bool) -> Entry:
     low, high = wilson(int(hit_Q.sum()), len(hit_Q))
     return Entry(float(hit_Q.mean()), low, high, len(hit_Q), best, alike)
 
 
-def _judged_means(shares: Sequence[npt.NDArray[np.float64]]) -> list[Entry | None]:
+def _compare_means(shares: Sequence[npt.NDArray[np.float64]]) -> list[Entry | None]:
     """Return the entries of one column of means over queries, judged by the interval of paired differences."""
     there = [share_Q for share_Q in shares if len(share_Q)]
     rival_Q = max(there, key=np.mean, default=np.zeros(0))
@@ -376,7 +386,7 @@ def _judged_means(shares: Sequence[npt.NDArray[np.float64]]) -> list[Entry | Non
 def _floor(results: Sequence[Result], metric: str, cells: Sequence[Cell], length_s: float) -> tuple[Entry | None, ...]:
     """Return the entries of the random projection: of the first run that has them, as the queries are the same."""
     for result in results:
-        rows = chosen(result.rows, RANDOM_PROJECTION, "exact")
+        rows = select_rows(result.rows, RANDOM_PROJECTION, "exact")
         rows = rows[(rows["metric"] == metric) & (rows["length_s"] == length_s)]
         if len(rows) and result.summary["encoder"] != RANDOM_PROJECTION:
             own = {
@@ -386,17 +396,17 @@ def _floor(results: Sequence[Result], metric: str, cells: Sequence[Cell], length
     return ()
 
 
-def _about(numbers: Iterable[Published], length_s: float) -> list[Published]:
+def _select_length(numbers: Iterable[PublishedShare], length_s: float) -> list[PublishedShare]:
     """Return the numbers of queries that are about so long."""
     return [number for number in numbers if abs(number.length_s / length_s - 1) < SAME_LENGTH]
 
 
-def _same(one: Cell | None, own: Cell) -> bool:
+def _matches_cell(one: Cell | None, own: Cell) -> bool:
     """Return whether a published cell is one of ours; a t60 that was not told is any."""
     return one is not None and (one.kind, one.snr_db) == (own.kind, own.snr_db) and one.t60_s in (None, own.t60_s)
 
 
-def _published_lines(columns: Sequence[Sequence[Published]], group: str) -> list[Line]:
+def _build_published_lines(columns: Sequence[Sequence[PublishedShare]], group: str) -> list[Line]:
     """Return a line for each system and source, of the numbers that belong into each column."""
     lines = []
     for named in dict.fromkeys((number.system, number.source) for column in columns for number in column):
@@ -410,7 +420,7 @@ def _published_lines(columns: Sequence[Sequence[Published]], group: str) -> list
     return sorted(lines, key=lambda line: line.note)  # those of one kind together, in the order of the file
 
 
-def _differing(results: Sequence[Result]) -> list[str]:
+def _describe_differences(results: Sequence[Result]) -> list[str]:
     """Return for each run those settings of encoder, training and seed in which runs of the same encoder differ."""
     notes = []
     for result in results:
@@ -419,7 +429,7 @@ def _differing(results: Sequence[Result]) -> list[str]:
         own = result.summary.get(SETTINGS, {})
         names = [name for name in own if name == "seed" or name.startswith(("model.", "train."))]
         differ = [name for name in names if any(name in each and each[name] != own[name] for each in settings)]
-        notes.append(", ".join(f"{name}={short(own[name])}" for name in differ))
+        notes.append(", ".join(f"{name}={format_setting(own[name])}" for name in differ))
     return notes
 
 
@@ -438,7 +448,7 @@ def _caption(runs: _Runs) -> str:
     )
 
 
-def formatted(entry: Entry | None, unit: str) -> str:
+def format_number(entry: Entry | None, unit: str) -> str:
     """Return a number without its interval as it is shown: per cent, points, or a cost with its thousands."""
     if entry is None:
         return "-"
@@ -451,18 +461,18 @@ def formatted(entry: Entry | None, unit: str) -> str:
 
 def render(*results: Result) -> RenderableType:
     """Return all tables for the terminal."""
-    return drawn([*paper_tables(results), cost_table(results)])
+    return render_tables([*paper_tables(results), cost_table(results)])
 
 
-def drawn(tables: Sequence[PaperTable]) -> RenderableType:
+def render_tables(tables: Sequence[PaperTable]) -> RenderableType:
     """Return tables for the terminal, a caption that several share below the last of them alone."""
     below = [*(table.caption for table in tables), ""][1:]
     once = [replace(t, caption="") if t.caption == next_ else t for t, next_ in zip(tables, below, strict=True)]
-    return Group(*map(Drawing, once))
+    return Group(*map(TerminalTable, once))
 
 
 @dataclass(frozen=True)
-class Drawing:
+class TerminalTable:
     """A table for a terminal: without intervals where it is too narrow for them, long names on lines of their own."""
 
     table: PaperTable
@@ -516,7 +526,7 @@ def _row(line: Line, unit: str, widths: _Widths) -> Text:
     first, *rest = textwrap.wrap(line.label, widths.name, subsequent_indent="  ")
     row = Text(f"{first:{widths.name}}", style="" if line.origin == "run" else "dim")
     for entry in line.entries:
-        number, interval = formatted(entry, unit), _interval(entry, unit) if widths.intervals else ""
+        number, interval = format_number(entry, unit), _interval(entry, unit) if widths.intervals else ""
         row.append(f"{number:>{widths.cell - len(interval)}}", style="bold" if entry and entry.best else "")
         row.append(interval, style="dim")
     return row.append("".join(f"\n{each}" for each in rest))

@@ -29,7 +29,7 @@ def render(outcome: Outcome) -> RenderableType:
     return Group(*parts, Text(f"weights: {outcome.weights}"), verdict)
 
 
-def checks(run: str, found: Sequence[Check]) -> RenderableType:
+def render_checks(run: str, found: Sequence[Check]) -> RenderableType:
     """Return what differs between a run's record and now, one line each; of what is alike, the names."""
     table = _table(f"run {run[:6]}, then and now", "")
     for title in ("", "what", "then", "now", ""):
@@ -39,7 +39,7 @@ def checks(run: str, found: Sequence[Check]) -> RenderableType:
         alike = [check for check in own if check.says == "alike"]
         name = str(group)
         if alike:
-            table.add_row(name, ", ".join(map(_told, alike)), "", "", Text("alike", style=STYLES["alike"]))
+            table.add_row(name, ", ".join(map(_format_check, alike)), "", "", Text("alike", style=STYLES["alike"]))
             name = ""
         for check in own:
             if check.says != "alike":
@@ -49,7 +49,7 @@ def checks(run: str, found: Sequence[Check]) -> RenderableType:
     return table
 
 
-def _told(check: Check) -> str:
+def _format_check(check: Check) -> str:
     return f"{check.name} {_short(check.now)}" if check.group in ("libraries", "machine") else check.name
 
 

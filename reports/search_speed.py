@@ -8,8 +8,8 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from bench.search.own_process import CALLS, Costs
-from bench.search.speed import Quality, Row, SearchSpeed
+from bench.speed.isolated import CALLS, Costs
+from bench.speed.search import IndexRow, Quality, SearchSpeed
 
 DPI = 150
 MARKERS = "ov^<>DPX*"
@@ -28,8 +28,8 @@ def render(result: SearchSpeed) -> RenderableType:
     )
     for row in result.rows:
         if row.costs is not None and row.quality is not None:
-            found.add_row(row.name, *_found(row.quality))
-            taken.add_row(row.name, *_taken(row, row.costs, result))
+            found.add_row(row.name, *_format_quality(row.quality))
+            taken.add_row(row.name, *_format_costs(row, row.costs, result))
         else:
             found.add_row(row.name, row.outcome)
     return Group(title, found, taken, *_notes(result))
@@ -70,12 +70,12 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _found(quality: Quality) -> list[str]:
+def _format_quality(quality: Quality) -> list[str]:
     interval = f"{100 * quality.top1_low:.1f}-{100 * quality.top1_high:.1f}"
     return [f"{quality.recall_at_1:.4f}", f"{quality.recall_at_k:.4f}", f"{100 * quality.top1:.1f}", interval]
 
 
-def _taken(row: Row, costs: Costs, result: SearchSpeed) -> list[str]:
+def _format_costs(row: IndexRow, costs: Costs, result: SearchSpeed) -> list[str]:
     single, batched = result.times_faster(row)
     return [
         _short(costs.single_ms), _short(single), _short(costs.batched_ms), _short(batched), f"{costs.build_s:.1f}",

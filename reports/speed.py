@@ -6,7 +6,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from bench.speed import Speed
+from bench.speed.network import Speed
 
 
 def render(speed: Speed, other: Speed | None = None) -> RenderableType:

@@ -11,11 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.config import short
+from bench.config import format_setting
 from bench.results import STUDY, TRIALS
 from bench.store import read_frame, read_json
 
-SHOWN = 15
+MAX_TRIALS = 15
 BAR_CELLS = 24
 PARAM, VALUE = "param.", "value."
 
@@ -23,7 +23,7 @@ PARAM, VALUE = "param.", "value."
 def render(folder: Path) -> RenderableType:
     """Return the best trials of the study in a folder of the store, the importances, and how the others ended."""
     study, trials = read_json(folder / STUDY), read_frame(folder / TRIALS)
-    return Group(_trials(study, trials), *_importances(study["importances"]), _ends(trials))
+    return Group(_trials(study, trials), *_importances(study["importances"]), _format_outcomes(trials))
 
 
 def _trials(study: dict[str, Any], trials: pd.DataFrame) -> Table:
@@ -43,8 +43,8 @@ def _trials(study: dict[str, Any], trials: pd.DataFrame) -> Table:
     for name in ("trial", *(value.removeprefix(VALUE) for value in values), "s"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("settings", overflow="fold")
-    for row in done.head(SHOWN).to_dict("records"):
-        settings = ", ".join(f"{name.removeprefix(PARAM)}={short(row[name])}" for name in params)
+    for row in done.head(MAX_TRIALS).to_dict("records"):
+        settings = ", ".join(f"{name.removeprefix(PARAM)}={format_setting(row[name])}" for name in params)
         numbers = [_number(str(value).removeprefix(VALUE), row[value]) for value in values]
         style = "bold" if row["number"] in study["best"] else None
         table.add_row(str(row["number"]), *numbers, f"{row['seconds']:.0f}", settings, style=style)
@@ -60,7 +60,7 @@ def _importances(shares: dict[str, float]) -> list[RenderableType]:
     return [table]
 
 
-def _ends(trials: pd.DataFrame) -> Text:
+def _format_outcomes(trials: pd.DataFrame) -> Text:
     counts = trials["state"].value_counts()
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
     lines = [f"\n  {len(trials)} trials: {told}; {trials['seconds'].sum() / 60:.0f} minutes of workers"]

@@ -9,15 +9,15 @@ from rich.box import SIMPLE
 from rich.console import RenderableType
 from rich.table import Table
 
-from bench.search.tune import Trial, best
+from bench.catalogue.tune import Trial, best_trial
 
 MIB = 1 << 20
 
 
 def render(index: str, recall: float, trials: Sequence[Trial]) -> RenderableType:
     """Return the table of trials, with the settings that differ among them."""
-    chosen = best(trials, recall)
-    names = _differing(trials)
+    chosen = best_trial(trials, recall)
+    names = _find_varied(trials)
     table = Table(
         title=f"{index}: {len(trials)} trials for a recall of {recall:g}",
         caption="recall: share of degraded fingerprints whose true nearest one comes first; ms: for one query of a "
@@ -36,14 +36,14 @@ def render(index: str, recall: float, trials: Sequence[Trial]) -> RenderableType
     return table
 
 
-def settings(index: str, recall: float, trials: Sequence[Trial]) -> str:
+def format_options(index: str, recall: float, trials: Sequence[Trial]) -> str:
     """Return the options that build a catalogue with the best settings; those of the best recall if none reached it."""
-    chosen = best(trials, recall) or max(trials, key=lambda trial: trial.recall)
+    chosen = best_trial(trials, recall) or max(trials, key=lambda trial: trial.recall)
     values = asdict(chosen.config)
-    changed = [f"--set index.{index}.{name}={values[name]}" for name in _differing(trials)]
+    changed = [f"--set index.{index}.{name}={values[name]}" for name in _find_varied(trials)]
     return " ".join([f"--index {index}", *changed])
 
 
-def _differing(trials: Sequence[Trial]) -> list[str]:
+def _find_varied(trials: Sequence[Trial]) -> list[str]:
     rows = [asdict(trial.config) for trial in trials]
     return [name for name in rows[0] if len({str(row[name]) for row in rows}) > 1]

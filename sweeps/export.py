@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bench.results import CURVES, STUDY, TRIALS
 from bench.store import read_json, write_frame, write_json
 from bench.sweeps.study import definition_of
-from bench.sweeps.trials import AGAIN, REASON, RUN, SECONDS
+from bench.sweeps.trials import REASON, REPEAT_OF, RUN, SECONDS
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -40,7 +40,7 @@ def export(study: optuna.Study, folder: Path) -> None:
     write_json(path, summary(study, definition) | {"promoted": promoted})
 
 
-def promoted(folder: Path, run: str, trial: int) -> None:
+def write_promotion(folder: Path, run: str, trial: int) -> None:
     """Note in a study's files which run its chosen trial became."""
     write_json(folder / STUDY, read_json(folder / STUDY) | {"promoted": {"run": run, "trial": trial}})
 
@@ -53,35 +53,35 @@ def summary(study: optuna.Study, definition: dict[str, Any]) -> dict[str, Any]:
         "benchmark": definition["benchmark"],
         "objectives": definition["objectives"],
         "directions": [direction.name.lower() for direction in study.directions],
-        "best": [trial.number for trial in study.best_trials] if completed(study) else [],
+        "best": [trial.number for trial in study.best_trials] if select_completed(study) else [],
         "importances": importances(study, definition),
         "space": {name: _without_none(given) for name, given in definition["space"]["parameters"].items()},
         "budget": definition["space"]["budget"],
     }
 
 
-def completed(study: optuna.Study) -> list[FrozenTrial]:
+def select_completed(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that ended with a value."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def importances(study: optuna.Study, definition: dict[str, Any]) -> dict[str, float]:
     """Return the share of each parameter in how the first objective varies (PED-ANOVA); nothing of few trials."""
-    if len(completed(study)) < FEWEST_FOR_IMPORTANCE:
+    if len(select_completed(study)) < FEWEST_FOR_IMPORTANCE:
         return {}
     try:
         found = optuna.importance.get_param_importances(
             study,
             evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
             params=list(definition["space"]["parameters"]),
-            target=_first(study) if len(study.directions) > 1 else None,
+            target=_first_objective(study) if len(study.directions) > 1 else None,
         )
     except (ValueError, RuntimeError):  # Optuna's answers where all trials are alike
         return {}
     return {name: float(share) for name, share in found.items()}
 
 
-def _first(study: optuna.Study) -> Callable[[FrozenTrial], float]:
+def _first_objective(study: optuna.Study) -> Callable[[FrozenTrial], float]:
     """Return the first objective as PED-ANOVA wants a target: less is better."""
     sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
     return lambda trial: sign * float(trial.values[0])
@@ -95,7 +95,7 @@ def trials_frame(trials: list[FrozenTrial], definition: dict[str, Any]) -> pd.Da
         {
             "number": trial.number,
             "state": STATES[trial.state],
-            "repeats": trial.system_attrs.get(AGAIN, -1),
+            "repeats": trial.system_attrs.get(REPEAT_OF, -1),
             "run": trial.user_attrs.get(RUN, ""),
             "seconds": float(trial.user_attrs.get(SECONDS, float("nan"))),
             "reason": trial.user_attrs.get(REASON, ""),

@@ -19,20 +19,29 @@ from optuna.trial import FrozenTrial, TrialState
 
 import bench
 from bench import registry
-from bench.config import RunConfig, require, short
+from bench.config import RunConfig, format_setting, require
 from bench.data import prepare_training
-from bench.degrade.cells import validation
+from bench.degrade.cells import validation_config
 from bench.errors import BenchError, ConfigError
 from bench.logbook import Logbook, first_line, is_open, open_book, provenance
 from bench.machine import cores
 from bench.results import CURVES, STUDY, TRIALS
-from bench.run import Plan, benchmark_of, checked, tested
+from bench.run import RunContext, benchmark_of, check_run, prepare_test_data
 from bench.store import Store, digest, read_frame, read_json
 from bench.sweeps import export
-from bench.sweeps.space import Basis, Space, check, params
-from bench.sweeps.study import OBJECTIVES, Definition, Origin, Pruner, begun_before, definition_of, entered, opened
-from bench.sweeps.trials import begun, first_trial
-from bench.sweeps.worker import Orders
+from bench.sweeps.space import Basis, Space, check, to_params
+from bench.sweeps.study import (
+    OBJECTIVES,
+    Definition,
+    Origin,
+    Pruner,
+    create_or_join,
+    definition_of,
+    describe_other_studies,
+    open_storage,
+)
+from bench.sweeps.trials import count_begun, enqueue_preset
+from bench.sweeps.worker import WorkerSpec
 from bench.values import Progress
 
 MLFLOW_RUN = "mlflow_run"
@@ -43,7 +52,7 @@ ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepRequest:
     """What the user asked for."""
 
     basis: Basis
@@ -59,7 +68,7 @@ class Sweep:
     store: Store
 
 
-def sweep(wanted: Sweep, progress: Progress, warn: Callable[[str], None], say: Callable[[str], None]) -> Path:
+def sweep(wanted: SweepRequest, progress: Progress, warn: Callable[[str], None], say: Callable[[str], None]) -> Path:
     """Run the trials that are left of a study, and return the folder of its files.
 
     The same command goes on with a study that was interrupted, or joins one that others work on.
@@ -67,37 +76,37 @@ def sweep(wanted: Sweep, progress: Progress, warn: Callable[[str], None], say: C
     """
     _check_request(wanted)
     check(wanted.space, wanted.basis, wanted.where)
-    storage = opened(wanted.storage, wanted.store)
-    definition, config = _defined(wanted, progress, warn)
+    storage = open_storage(wanted.storage, wanted.store)
+    definition, config = _prepare_definition(wanted, progress, warn)
     if wanted.study is None:
-        for told in begun_before(storage, definition):
+        for told in describe_other_studies(storage, definition):
             warn(told)
     origin = Origin(wanted.basis.model, wanted.basis.dataset, str(wanted.data_root) if wanted.data_root else None)
-    study = entered(storage, definition, origin, wanted.study)
+    study = create_or_join(storage, definition, origin, wanted.study)
     folder = wanted.store.root / "sweeps" / study.study_name
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder / "ask.lock")):
-        first_trial(study, params(wanted.space, config))
-    say(f"study {study.study_name}: {begun(study.get_trials(deepcopy=False))} of {wanted.trials} trials begun")
-    with _parent(study, definition, wanted.store, warn) as (book, run_id):
-        orders = _orders(wanted, study.study_name, run_id)
+        enqueue_preset(study, to_params(wanted.space, config))
+    say(f"study {study.study_name}: {count_begun(study.get_trials(deepcopy=False))} of {wanted.trials} trials begun")
+    with _open_parent_run(study, definition, wanted.store, warn) as (book, run_id):
+        orders = _build_worker_spec(wanted, study.study_name, run_id)
         try:
-            _watched(orders, wanted.workers, study, folder, progress, warn, say)
+            _watch_workers(orders, wanted.workers, study, folder, progress, warn, say)
         finally:
-            _exported(study, folder, warn)
+            _try_export(study, folder, warn)
             if book is not None and (folder / STUDY).is_file():
                 _log(book, folder, definition)
     return folder
 
 
-def _check_request(wanted: Sweep) -> None:
+def _check_request(wanted: SweepRequest) -> None:
     require(wanted.trials >= 1, "--trials must be >= 1", wanted.trials)
     pruners = get_args(Pruner)
     require(wanted.pruner in pruners, f"--pruner must be one of {', '.join(pruners)}", repr(wanted.pruner))
     require(1 <= wanted.workers <= 256, "--workers must be between 1 and 256", wanted.workers)
     for name in wanted.objectives:
         if name not in OBJECTIVES:
-            raise ConfigError(registry.unknown("objective", name, list(OBJECTIVES)))
+            raise ConfigError(registry.format_unknown("objective", name, list(OBJECTIVES)))
     require(
         len(set(wanted.objectives)) == len(wanted.objectives) >= 1,
         "--objective must not name anything twice",
@@ -105,14 +114,16 @@ def _check_request(wanted: Sweep) -> None:
     )
 
 
-def _defined(wanted: Sweep, progress: Progress, warn: Callable[[str], None]) -> tuple[Definition, RunConfig]:
+def _prepare_definition(
+    wanted: SweepRequest, progress: Progress, warn: Callable[[str], None]
+) -> tuple[Definition, RunConfig]:
     """Return the definition of the study, with the audio prepared that all trials share, and a trial's settings."""
     config = wanted.basis.config(wanted.space.budget)
-    config = replace(config, eval=validation(config.eval))
-    plan = Plan(wanted.basis.plugin, wanted.data_root, wanted.store, progress, warn)
-    checked(config, plan)
+    config = replace(config, eval=validation_config(config.eval))
+    plan = RunContext(wanted.basis.plugin, wanted.data_root, wanted.store, progress, warn)
+    check_run(config, plan)
     heard = prepare_training(config, wanted.data_root, wanted.store, progress)
-    data = tested(config, heard, plan, "validation")
+    data = prepare_test_data(config, heard, plan, "validation")
     assert data is not None
     definition = Definition(
         encoder=config.encoder,
@@ -127,9 +138,9 @@ def _defined(wanted: Sweep, progress: Progress, warn: Callable[[str], None]) -> 
     return definition, config
 
 
-def _orders(wanted: Sweep, study: str, parent: str) -> Orders:
+def _build_worker_spec(wanted: SweepRequest, study: str, parent: str) -> WorkerSpec:
     basis = wanted.basis
-    return Orders(
+    return WorkerSpec(
         model=basis.model, encoder=basis.encoder, preset=basis.preset, dataset=basis.dataset,
         overrides=basis.overrides, data_root=str(wanted.data_root) if wanted.data_root else None,
         store=str(wanted.store.root), storage=wanted.storage, study=study, pruner=wanted.pruner,
@@ -138,7 +149,7 @@ def _orders(wanted: Sweep, study: str, parent: str) -> Orders:
 
 
 @contextmanager
-def _parent(
+def _open_parent_run(
     study: optuna.Study, definition: Definition, store: Store, warn: Callable[[str], None]
 ) -> Iterator[tuple[Logbook | None, str]]:
     """Give the study's own run in MLflow, under which its trials stand, and its id; None if another launcher has it."""
@@ -159,8 +170,8 @@ def _parent(
 class _Workers:
     """The worker processes: each is told its orders, and ends when its standard input does."""
 
-    def __init__(self, orders: Orders, number: int, folder: Path) -> None:
-        self._orders, self._number, self._folder = orders, number, folder
+    def __init__(self, orders: WorkerSpec, number: int, folder: Path) -> None:
+        self._spec, self._number, self._folder = orders, number, folder
         self.running = {i: self._start(i) for i in range(number)}
         self.restarts = 0
 
@@ -170,14 +181,14 @@ class _Workers:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bench.sweeps.worker"],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | _share(worker, self._number),
+                env=os.environ | _build_environment(worker, self._number),
             )  # fmt: skip
         assert process.stdin is not None
-        process.stdin.write(replace(self._orders, worker=worker).line().encode())
+        process.stdin.write(replace(self._spec, worker=worker).line().encode())
         process.stdin.flush()
         return process
 
-    def look(self, warn: Callable[[str], None]) -> None:
+    def poll(self, warn: Callable[[str], None]) -> None:
         """Take the ended workers off; start one again that was killed. Raises: BenchError if one failed."""
         for worker, process in list(self.running.items()):
             code = process.poll()
@@ -189,9 +200,9 @@ class _Workers:
                 warn(f"worker {worker} was killed by signal {-code}; starting it again, its trial is tried once more")
                 self.running[worker] = self._start(worker)
             elif code != 0:
-                raise BenchError(f"worker {worker} ended: {self.last_words(worker)}")
+                raise BenchError(f"worker {worker} ended: {self.last_log_line(worker)}")
 
-    def last_words(self, worker: int) -> str:
+    def last_log_line(self, worker: int) -> str:
         """Return the last line of a worker's log."""
         path = self._folder / f"worker-{worker}.log"
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -211,7 +222,7 @@ class _Workers:
                 process.wait()
 
 
-def _share(worker: int, workers: int) -> Mapping[str, str]:
+def _build_environment(worker: int, workers: int) -> Mapping[str, str]:
     """Return the environment that gives a worker its share of the machine: a GPU of its own, or some of the cores."""
     import torch
 
@@ -223,8 +234,8 @@ def _share(worker: int, workers: int) -> Mapping[str, str]:
     return shares
 
 
-def _watched(
-    orders: Orders,
+def _watch_workers(
+    orders: WorkerSpec,
     number: int,
     study: optuna.Study,
     folder: Path,
@@ -234,30 +245,32 @@ def _watched(
 ) -> None:
     """Start the workers, and show what they do until no trial is left."""
     told = {trial.number for trial in study.get_trials(deepcopy=False, states=ENDED)}
-    if begun(study.get_trials(deepcopy=False)) >= orders.trials and not _left(study):
+    if count_begun(study.get_trials(deepcopy=False)) >= orders.trials and not _select_unfinished(study):
         return
     workers = _Workers(orders, number, folder)
-    show = _shown_once(progress)
+    show = _skip_repeats(progress)
     try:
         while workers.running:
             time.sleep(POLL_S)
-            workers.look(warn)
+            workers.poll(warn)
             try:
                 trials = study.get_trials(deepcopy=False)
-                news = {t.number: _told(t, study) for t in trials if t.state in ENDED and t.number not in told}
+                news = {
+                    t.number: _format_outcome(t, study) for t in trials if t.state in ENDED and t.number not in told
+                }
             except Exception:  # the workers say that the storage is away, and wait for it
                 continue
             told |= news.keys()
             for sentence in news.values():
                 say(sentence)
             if news:
-                _exported(study, folder, warn)
+                _try_export(study, folder, warn)
             _show(trials, orders, workers, folder, show)
     finally:
         workers.end()
 
 
-def _exported(study: optuna.Study, folder: Path, warn: Callable[[str], None]) -> None:
+def _try_export(study: optuna.Study, folder: Path, warn: Callable[[str], None]) -> None:
     """Write the study's files; where its storage is away they stay as they are."""
     try:
         export.export(study, folder)
@@ -265,12 +278,12 @@ def _exported(study: optuna.Study, folder: Path, warn: Callable[[str], None]) ->
         warn(f"the files in {folder} could not be written anew ({first_line(error)})")
 
 
-def _left(study: optuna.Study) -> list[FrozenTrial]:
+def _select_unfinished(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that were begun and not ended; a dead worker's are found by the next who asks."""
     return study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
 
 
-def _shown_once(progress: Progress) -> Progress:
+def _skip_repeats(progress: Progress) -> Progress:
     """Return a Progress that passes on what has changed: a finished stage is a line in a log each time it is told."""
     last: dict[str, tuple[int, int]] = {}
 
@@ -282,7 +295,7 @@ def _shown_once(progress: Progress) -> Progress:
     return show
 
 
-def _show(trials: list[FrozenTrial], orders: Orders, workers: _Workers, folder: Path, progress: Progress) -> None:
+def _show(trials: list[FrozenTrial], orders: WorkerSpec, workers: _Workers, folder: Path, progress: Progress) -> None:
     done = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
     progress("trials", min(done, orders.trials), orders.trials)
     for worker in workers.running:
@@ -292,7 +305,7 @@ def _show(trials: list[FrozenTrial], orders: Orders, workers: _Workers, folder: 
             progress(f"worker {worker}", shown["done"], shown["total"])
 
 
-def _told(trial: FrozenTrial, study: optuna.Study) -> str:
+def _format_outcome(trial: FrozenTrial, study: optuna.Study) -> str:
     """Return the line that tells the end of a trial."""
     names = definition_of(study)["objectives"]
     if trial.state == TrialState.COMPLETE:
@@ -304,7 +317,7 @@ def _told(trial: FrozenTrial, study: optuna.Study) -> str:
         ended = f"pruned at step {last}, validation top-1 {trial.intermediate_values.get(last, float('nan')):.3f}"
     else:
         ended = trial.user_attrs.get("reason", "ended by a kill or an interruption; tried again")
-    set_ = " ".join(f"{name}={short(value)}" for name, value in trial.params.items())
+    set_ = " ".join(f"{name}={format_setting(value)}" for name, value in trial.params.items())
     return f"trial {trial.number}: {ended} ({set_})"
 
 
@@ -338,4 +351,6 @@ def _note(trials: pd.DataFrame, study: dict[str, object], first: str) -> str:
 
 
 def _settings(row: Mapping[Any, object]) -> str:
-    return ", ".join(f"{name[6:]} = {short(value)}" for name, value in row.items() if name.startswith("param."))
+    return ", ".join(
+        f"{name[6:]} = {format_setting(value)}" for name, value in row.items() if name.startswith("param.")
+    )

@@ -14,12 +14,12 @@ from bench import registry
 from bench.config import RunConfig, flatten
 from bench.errors import ConfigError
 from bench.logbook import Package, alias_tags, register
-from bench.results import Result, kept_weights
-from bench.run import Plan, run
+from bench.results import Result, find_weights
+from bench.run import RunContext, run
 from bench.store import Store
 from bench.sweeps import export
-from bench.sweeps.space import Basis, read_space, settings
-from bench.sweeps.study import Origin, definition_of, loaded, opened, origin_of
+from bench.sweeps.space import Basis, read_space, to_settings
+from bench.sweeps.study import Origin, definition_of, find_stored_study, open_storage, origin_of
 from bench.values import Progress
 
 CHAMPION = "champion"
@@ -27,7 +27,7 @@ SCORE = "segment_top1/mean"
 
 
 @dataclass(frozen=True)
-class Promoted:
+class Promotion:
     """The run that a trial became, and the version under which MLflow's registry has it."""
 
     study: str
@@ -46,30 +46,30 @@ def promote(
     store: Store,
     progress: Progress,
     warn: Callable[[str], None],
-) -> Promoted:
+) -> Promotion:
     """Train a study's best trial, or another one, without the budget of trials; test, register and return it.
 
     Raises: ConfigError if the study has no such trial, or several best ones and none is named.
     """
-    study = loaded(opened(storage, store), name)
+    study = find_stored_study(open_storage(storage, store), name)
     definition, origin = definition_of(study), origin_of(study)
-    trial = _chosen(study, number)
+    trial = _choose_trial(study, number)
     config = _config(definition, origin, trial)
     root = data_root or (Path(origin.data_root) if origin.data_root else None)
     plugin = registry.load("encoder", origin.model)
     tags = {"optuna.study": study.study_name, "optuna.trial": str(trial.number), "bench.kind": "promoted"}
-    result = run(config, Plan(plugin, root, store, progress, warn, tags=tags), "segments")
+    result = run(config, RunContext(plugin, root, store, progress, warn, tags=tags), "segments")
     assert result is not None
     model = model_name or config.encoder
-    version = _registered(result, config, plugin, study, trial, model, store, warn)
+    version = _register_model(result, config, plugin, study, trial, model, store, warn)
     folder = store.root / "sweeps" / study.study_name
     export.export(study, folder)
-    export.promoted(folder, result.summary["run"], trial.number)
-    return Promoted(study.study_name, trial.number, result, model, version)
+    export.write_promotion(folder, result.summary["run"], trial.number)
+    return Promotion(study.study_name, trial.number, result, model, version)
 
 
-def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
-    complete = {trial.number: trial for trial in export.completed(study)}
+def _choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
+    complete = {trial.number: trial for trial in export.select_completed(study)}
     if not complete:
         raise ConfigError(f"no trial of {study.study_name} has ended with a value yet; run `bench sweep` first")
     best = [trial.number for trial in study.best_trials]
@@ -87,10 +87,10 @@ def _config(definition: dict[str, object], origin: Origin, trial: FrozenTrial) -
     assert isinstance(overrides, list)
     plugin = registry.load("encoder", origin.model)
     basis = Basis(origin.model, str(definition["encoder"]), plugin, space.preset, origin.dataset, tuple(overrides))
-    return basis.config(settings(space, trial.params))
+    return basis.config(to_settings(space, trial.params))
 
 
-def _registered(
+def _register_model(
     result: Result,
     config: RunConfig,
     plugin: ModuleType,
@@ -113,7 +113,7 @@ def _registered(
     )
     package = Package(
         encoder=config.encoder,
-        weights=kept_weights(store, summary["run"]).path,
+        weights=find_weights(store, summary["run"]).path,
         settings=flatten(config),
         card=registry.load("report", "card").render(result, flatten(config), origin),
         rate_hz=plugin.build(config.model).rate_hz,

@@ -14,14 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bench.config import RunConfig, assignment, checked_section, flatten, require, resolve
+from bench.config import RunConfig, assignment, flatten, parse_section, require, resolve
 from bench.errors import ConfigError
-from bench.registry import unknown
+from bench.registry import format_unknown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-VARIED = ("model.", "train.")
+VARIABLE_SECTIONS = ("model.", "train.")
 Scalar = bool | int | float | str
 Value = Scalar | list[Any]
 
@@ -79,7 +79,7 @@ def space_file(encoder: str) -> Path:
     path = folder / f"{encoder.replace('-', '_')}.toml"
     if not path.is_file():
         known = sorted(p.stem.replace("_", "-") for p in folder.glob("*.toml"))
-        raise ConfigError(f"{unknown('search space', encoder, known)}; write one and name it with --space FILE")
+        raise ConfigError(f"{format_unknown('search space', encoder, known)}; write one and name it with --space FILE")
     return path
 
 
@@ -97,7 +97,7 @@ def load_space(path: Path) -> Space:
     known = ["preset", "budget", "space"]
     for name in values:
         if name not in known:
-            raise ConfigError(f"{path}: {unknown('part of a space', name, known)}")
+            raise ConfigError(f"{path}: {format_unknown('part of a space', name, known)}")
     require(bool(values.get("space")), f"{path}: [space] must name at least one parameter", values.get("space"))
     parameters = {name: _parameter(path, name, given) for name, given in values["space"].items()}
     return Space(str(values.get("preset", "small")), parameters, dict(values.get("budget", {})))
@@ -117,14 +117,14 @@ def check(space: Space, basis: Basis, where: Path) -> None:
 
     Raises: ConfigError naming the file, the parameter and the broken rule.
     """
-    known = [name for name in flatten(basis.config()) if name.startswith(VARIED)]
+    known = [name for name in flatten(basis.config()) if name.startswith(VARIABLE_SECTIONS)]
     for name in (*space.budget, *space.parameters):
-        if not name.startswith(VARIED):
+        if not name.startswith(VARIABLE_SECTIONS):
             raise ConfigError(
-                f"{where}: {name} cannot be varied, only settings of {' and '.join(VARIED)}*: the test stays"
+                f"{where}: {name} cannot be varied, only settings of {' and '.join(VARIABLE_SECTIONS)}*: the test stays"
             )
         if name not in known:
-            raise ConfigError(f"{where}: {unknown('setting', name, known)}")
+            raise ConfigError(f"{where}: {format_unknown('setting', name, known)}")
     for name, parameter in space.parameters.items():
         for value in parameter.ends:
             try:
@@ -138,18 +138,20 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     return {name: _distribution(parameter) for name, parameter in space.parameters.items()}
 
 
-def settings(space: Space, params: Mapping[str, Any]) -> dict[str, Value]:
+def to_settings(space: Space, params: Mapping[str, Any]) -> dict[str, Value]:
     """Return a trial's parameters as settings, with the choices that are lists put back."""
-    return {name: _named(space.parameters[name]).get(value, value) for name, value in params.items()}
+    return {name: _map_list_choices(space.parameters[name]).get(value, value) for name, value in params.items()}
 
 
-def params(space: Space, config: RunConfig) -> dict[str, Any]:
+def to_params(space: Space, config: RunConfig) -> dict[str, Any]:
     """Return the parameters of the trial that has these settings, as far as the space holds them."""
     found: dict[str, Any] = {}
     flat = flatten(config)
     for name, distribution in distributions(space).items():
         value = json.loads(json.dumps(flat[name]))  # as TOML has it: a tuple is a list
-        called = next((text for text, choice in _named(space.parameters[name]).items() if choice == value), value)
+        called = next(
+            (text for text, choice in _map_list_choices(space.parameters[name]).items() if choice == value), value
+        )
         if _holds(distribution, called):
             found[name] = called
     return found
@@ -163,17 +165,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(was, dict) and isinstance(now, dict):
             lines += differences(was, now, f"{prefix}{name}: ")
         elif was != now:
-            lines.append(f"{prefix}{name} was {_told(was)}, is {_told(now)}")
+            lines.append(f"{prefix}{name} was {_format_value(was)}, is {_format_value(now)}")
     return lines
 
 
-def _told(value: object) -> str:
+def _format_value(value: object) -> str:
     return "not there" if value is None else json.dumps(value)
 
 
 def _parameter(path: Path, name: str, given: object) -> Parameter:
     where = f"{path}: {name}"
-    found: Parameter = checked_section(where, Parameter, given)
+    found: Parameter = parse_section(where, Parameter, given)
     _check_parameter(where, found, given)
     return found
 
@@ -205,7 +207,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
 
 
-def _named(parameter: Parameter) -> dict[Any, Value]:
+def _map_list_choices(parameter: Parameter) -> dict[Any, Value]:
     """Return each choice that is a list by its text."""
     return {json.dumps(choice): choice for choice in parameter.choices or () if isinstance(choice, list)}
 

@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from bench.config import RunConfig
 from bench.errors import ConfigError, StoreError
-from bench.registry import unknown
+from bench.registry import format_unknown
 from bench.store import Store, digest
 from bench.sweeps.space import Space, differences
 
@@ -41,7 +41,7 @@ class Objective:
     """A number by which trials are chosen: which way is better, and where a run's summary has it."""
 
     direction: Literal["maximize", "minimize"]
-    of: Callable[[dict[str, Any], RunConfig], float]
+    extract: Callable[[dict[str, Any], RunConfig], float]
 
 
 def _bytes_per_s(summary: dict[str, Any], config: RunConfig) -> float:
@@ -103,11 +103,11 @@ class KernelLock:
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._lock = FileLock(str(journal.with_name(f"{journal.name}.flock")))
+        self._lock_path = FileLock(str(journal.with_name(f"{journal.name}.flock")))
 
     def acquire(self) -> bool:
         """Wait for the lock, and cut off a line that a kill or a full disk left unfinished."""
-        self._lock.acquire()
+        self._lock_path.acquire()
         text = self._journal.read_bytes()[-1:]
         if text not in (b"", b"\n"):
             with self._journal.open("r+b") as file:
@@ -116,7 +116,7 @@ class KernelLock:
 
     def release(self) -> None:
         """Let the lock go."""
-        self._lock.release()
+        self._lock_path.release()
 
 
 def journal_of(store: Store) -> Path:
@@ -124,12 +124,12 @@ def journal_of(store: Store) -> Path:
     return store.root / "sweeps" / JOURNAL
 
 
-def opened(url: str | None, store: Store) -> BaseStorage:
+def open_storage(url: str | None, store: Store) -> BaseStorage:
     """Return the storage at a URL, or the store's own journal file.
 
     Raises: ConfigError in one sentence if it cannot be reached.
     """
-    quiet()
+    silence_optuna()
     if url is None:
         path = journal_of(store)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,17 +137,17 @@ def opened(url: str | None, store: Store) -> BaseStorage:
             return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))  # type: ignore[arg-type]
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be used: {error}; name another folder with --store") from error
-    return _database(url)
+    return _open_database(url)
 
 
-def quiet() -> None:
+def silence_optuna() -> None:
     """Keep Optuna from telling of every trial, of parts that it calls experimental, and of heartbeats without it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", message="Heartbeat of storage")
 
 
-def _database(url: str) -> BaseStorage:
+def _open_database(url: str) -> BaseStorage:
     told = without_password(url)
     if "://" not in url:
         raise ConfigError(f"--storage wants a URL such as postgresql+psycopg://user@host/sweeps, got {told!r}")
@@ -165,7 +165,7 @@ def _database(url: str) -> BaseStorage:
                 f"{told} needs the library {error.name}; install it (PostgreSQL: pip install 'afp-bench[postgres]')"
             ) from error
         except Exception as error:
-            if not left or not _made_meanwhile(error):
+            if not left or not _is_create_race(error):
                 reason = str(error).splitlines()[0]
                 raise ConfigError(
                     f"the storage {told} cannot be reached ({reason}); start it or correct --storage"
@@ -180,17 +180,17 @@ def without_password(url: str) -> str:
     return url.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else url
 
 
-def _made_meanwhile(error: Exception) -> bool:
+def _is_create_race(error: Exception) -> bool:
     words = str(error).lower()
     return "already exists" in words or "duplicate key" in words
 
 
-def entered_as(storage: BaseStorage, name: str, pruner: Pruner) -> optuna.Study:
+def join_study(storage: BaseStorage, name: str, pruner: Pruner) -> optuna.Study:
     """Return a study that is there already, as a worker wants it."""
     return optuna.load_study(study_name=name, storage=storage, pruner=_pruner(pruner))
 
 
-def entered(storage: BaseStorage, definition: Definition, origin: Origin, name: str | None) -> optuna.Study:
+def create_or_join(storage: BaseStorage, definition: Definition, origin: Origin, name: str | None) -> optuna.Study:
     """Return the study of a definition, made if there is none; under another name if the user gave one.
 
     Raises: ConfigError with the differences if the study of that name has another definition.
@@ -211,7 +211,7 @@ def entered(storage: BaseStorage, definition: Definition, origin: Origin, name: 
     return study
 
 
-def begun_before(storage: BaseStorage, definition: Definition) -> list[str]:
+def describe_other_studies(storage: BaseStorage, definition: Definition) -> list[str]:
     """Return a sentence for each study of the same encoder and benchmark under another definition."""
     found = []
     for study in optuna.get_all_study_summaries(storage):
@@ -223,12 +223,12 @@ def begun_before(storage: BaseStorage, definition: Definition) -> list[str]:
     return found
 
 
-def loaded(storage: BaseStorage, name: str) -> optuna.Study:
+def find_stored_study(storage: BaseStorage, name: str) -> optuna.Study:
     """Return a study by the beginning of its name, or of the digest that ends it. Raises: ConfigError."""
     names = optuna.get_all_study_names(storage)
     found = [each for each in names if each.startswith(name) or each.rpartition(".")[2].startswith(name)]
     if len(found) != 1:
-        problem = f"{len(found)} studies begin with {name!r}" if found else unknown("study", name, names)
+        problem = f"{len(found)} studies begin with {name!r}" if found else format_unknown("study", name, names)
         raise ConfigError(problem if names else "no study in this store; begin one with `bench sweep --model NAME`")
     return optuna.load_study(study_name=found[0], storage=storage)
 

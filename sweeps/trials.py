@@ -27,15 +27,15 @@ from bench.store import digest, read_json, write_json
 from bench.sweeps.space import Space, distributions
 from bench.sweeps.study import HEARTBEAT_S, RETRIES
 
-AGAIN = "failed_trial"  # Optuna's own mark of a trial that repeats a dead one
-PLACE = "place"
+REPEAT_OF = "failed_trial"  # Optuna's own mark of a trial that repeats a dead one
+HOST_ID = "place"
 RUN, SECONDS, REASON = "run", "seconds", "reason"
 STARTUP_TRIALS = 5  # drawn at random before the sampler learns from them
 PAUSES_S = (10.0,) * 30  # five minutes for a storage that is away to come back
 
 
 @dataclass
-class Desk:
+class TrialQueue:
     """Where one worker asks and tells. `folder` holds the locks and the answers that could not be told."""
 
     study: optuna.Study
@@ -43,7 +43,7 @@ class Desk:
     folder: Path
     warn: Callable[[str], None]
     pauses_s: tuple[float, ...] = PAUSES_S
-    _held: dict[int, FileLock] = field(default_factory=dict)
+    _locks: dict[int, FileLock] = field(default_factory=dict)
 
     def ask(self, wanted: int) -> Trial | None:
         """Return a trial to run, that of a dead worker first; None if `wanted` were begun already.
@@ -52,28 +52,28 @@ class Desk:
         """
         for pause_s in self.pauses_s:
             try:
-                return self._asked(wanted)
+                return self._try_ask(wanted)
             except Exception as error:
                 told = f"the sweep's storage does not answer ({first_line(error)})"
                 self.warn(f"{told}; asking again in {pause_s:g} s")
                 time.sleep(pause_s)
         raise StoreError(f"{told}; start it, then the same command goes on")
 
-    def _asked(self, wanted: int) -> Trial | None:
+    def _try_ask(self, wanted: int) -> Trial | None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._turn():
+        with self._ask_lock():
             self.deliver()
             self._fail_dead()
             trials = self.study.get_trials(deepcopy=False)
             waiting = any(trial.state == TrialState.WAITING for trial in trials)
-            if not waiting and begun(trials) >= wanted:
+            if not waiting and count_begun(trials) >= wanted:
                 return None
             self.study.sampler = _sampler(self.study, len(trials))
             trial = self.study.ask(distributions(self.space))
-            lock = FileLock(str(self._lock(trial.number)))
+            lock = FileLock(str(self._lock_path(trial.number)))
             lock.acquire(timeout=0)
-            self._held[trial.number] = lock
-            trial.set_user_attr(PLACE, self._place)
+            self._locks[trial.number] = lock
+            trial.set_user_attr(HOST_ID, self._host_id)
         return trial
 
     def report(self, trial: Trial, value: float, step: int) -> bool:
@@ -89,32 +89,32 @@ class Desk:
 
     def tell(self, number: int, state: TrialState, values: list[float] | None, attrs: dict[str, Any]) -> None:
         """Tell the end of a trial; where the storage is away, keep it on disk to be told by whoever comes next."""
-        write_json(self._untold(number), {"state": state.name, "values": values, "attrs": attrs})
+        write_json(self._pending_path(number), {"state": state.name, "values": values, "attrs": attrs})
         for pause_s in (*self.pauses_s, 0.0):
             try:
-                with self._turn():  # else who asks may tell it at the same moment
+                with self._ask_lock():  # else who asks may tell it at the same moment
                     self._deliver(number)
                 break
             except Exception as error:
                 told = f"trial {number} could not be told to the study ({first_line(error)}); its result is kept"
                 time.sleep(pause_s)
         else:
-            self.warn(f"{told} in {self._untold(number)} and told with the next `bench sweep`")
-        self.let_go(number)
+            self.warn(f"{told} in {self._pending_path(number)} and told with the next `bench sweep`")
+        self.release(number)
 
-    def again(self, trial: Trial) -> None:
+    def requeue(self, trial: Trial) -> None:
         """Fail a trial that the user interrupted, and put it back: it goes on from its checkpoint next time."""
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
         with suppress(Exception):  # the storage may be what is gone; the next who asks finds the trial dead
             self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.add_trial(_repeated(frozen))
-        self.let_go(trial.number)
+            self.study.add_trial(_repeat_trial(frozen))
+        self.release(trial.number)
 
-    def let_go(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """Let the lock of a trial go."""
-        if number in self._held:
-            self._held.pop(number).release()
-            self._lock(number).unlink(missing_ok=True)
+        if number in self._locks:
+            self._locks.pop(number).release()
+            self._lock_path(number).unlink(missing_ok=True)
 
     def deliver(self) -> None:
         """Tell what could not be told before. Raises: whatever the storage raises."""
@@ -122,55 +122,55 @@ class Desk:
             self._deliver(int(path.stem.partition("-")[2]))
 
     def _deliver(self, number: int) -> None:
-        if not self._untold(number).is_file():
+        if not self._pending_path(number).is_file():
             return  # somebody else has told it
-        told = read_json(self._untold(number))
+        told = read_json(self._pending_path(number))
         trial_id = self.study.get_trials(deepcopy=False)[number]._trial_id
         # If others thought it dead meanwhile it is asked again, and finds its result in the store.
         with suppress(optuna.exceptions.UpdateFinishedTrialError, RuntimeError, ValueError):
             for name, value in told["attrs"].items():
                 self.study._storage.set_trial_user_attr(trial_id, name, value)
             self.study.tell(number, told["values"], TrialState[told["state"]])
-        self._untold(number).unlink()
+        self._pending_path(number).unlink()
 
     def _fail_dead(self) -> None:
         fail_stale_trials(self.study)  # of other hosts, by the heartbeat
         repeat = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            here = trial.user_attrs.get(PLACE) == self._place or not _has_heartbeat(self.study._storage)
-            if not here or trial.number in self._held or self._is_held(trial.number):
+            here = trial.user_attrs.get(HOST_ID) == self._host_id or not _has_heartbeat(self.study._storage)
+            if not here or trial.number in self._locks or self._is_held(trial.number):
                 continue
             self.study.tell(trial.number, state=TrialState.FAIL)
             repeat(self.study, self.study.get_trials(deepcopy=True)[trial.number])
 
     def _is_held(self, number: int) -> bool:
         try:
-            with FileLock(str(self._lock(number)), timeout=0):
+            with FileLock(str(self._lock_path(number)), timeout=0):
                 return False
         except Timeout:
             return True
 
-    def _turn(self) -> FileLock:
+    def _ask_lock(self) -> FileLock:
         return FileLock(str(self.folder / "ask.lock"))
 
     @property
-    def _place(self) -> str:
+    def _host_id(self) -> str:
         """Return what names this host and this store, within which locks are seen; a journal has one such place."""
         return digest(socket.gethostname(), str(self.folder.resolve()))
 
-    def _lock(self, number: int) -> Path:
+    def _lock_path(self, number: int) -> Path:
         return self.folder / f"trial-{number}.lock"
 
-    def _untold(self, number: int) -> Path:
+    def _pending_path(self, number: int) -> Path:
         return self.folder / f"untold-{number}.json"
 
 
-def begun(trials: list[FrozenTrial]) -> int:
+def count_begun(trials: list[FrozenTrial]) -> int:
     """Return how many trials were begun, one that repeats a dead one not counted again."""
-    return sum(AGAIN not in trial.system_attrs for trial in trials)
+    return sum(REPEAT_OF not in trial.system_attrs for trial in trials)
 
 
-def first_trial(study: optuna.Study, params: dict[str, Any]) -> None:
+def enqueue_preset(study: optuna.Study, params: dict[str, Any]) -> None:
     """Put the preset's own settings first in a study that has no trial, so that it is among those compared."""
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(params)
@@ -204,14 +204,14 @@ def _has_heartbeat(storage: BaseStorage) -> bool:
     return hasattr(storage, "record_heartbeat")
 
 
-def _repeated(trial: FrozenTrial) -> FrozenTrial:
+def _repeat_trial(trial: FrozenTrial) -> FrozenTrial:
     """Return a waiting trial with the settings of another; an interruption does not use up its one retry."""
     history = {name: value for name, value in trial.system_attrs.items() if name == "retry_history"}
     return optuna.create_trial(
         state=TrialState.WAITING,
         params=trial.params,
         distributions=trial.distributions,
-        system_attrs={AGAIN: trial.number} | history,
+        system_attrs={REPEAT_OF: trial.number} | history,
     )
 
 

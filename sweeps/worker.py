@@ -23,21 +23,21 @@ from bench.config import RunConfig
 from bench.errors import BenchError, Pruned
 from bench.registry import load
 from bench.results import Result
-from bench.run import Plan, run
+from bench.run import RunContext, run
 from bench.store import Store, write_json
-from bench.sweeps.space import Basis, Space, read_space, settings
-from bench.sweeps.study import OBJECTIVES, Pruner, definition_of, entered_as, opened
-from bench.sweeps.trials import REASON, RUN, SECONDS, Desk, heartbeat
+from bench.sweeps.space import Basis, Space, read_space, to_settings
+from bench.sweeps.study import OBJECTIVES, Pruner, definition_of, join_study, open_storage
+from bench.sweeps.trials import REASON, RUN, SECONDS, TrialQueue, heartbeat
 from bench.values import Progress
 
 VALIDATION = "val/top1_50ms"
 INTERRUPTED = 130
 SAME_FAILURES = 3  # in a row: it is not the trial's settings that are wrong
-SHOWN_EVERY_S = 1.0
+WRITE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
-class Orders:
+class WorkerSpec:
     """What the launcher tells a worker. `storage` may hold a password: it is never written to disk."""
 
     model: str
@@ -60,27 +60,27 @@ class Orders:
         return json.dumps(asdict(self)) + "\n"
 
 
-def read_orders(line: str) -> Orders:
+def parse_worker_spec(line: str) -> WorkerSpec:
     """Return the orders in a line of JSON."""
     values = json.loads(line)
-    return Orders(**values | {"space": read_space(values["space"]), "overrides": tuple(values["overrides"])})
+    return WorkerSpec(**values | {"space": read_space(values["space"]), "overrides": tuple(values["overrides"])})
 
 
-def work(orders: Orders, progress: Progress, warn: Callable[[str], None]) -> None:
+def work(orders: WorkerSpec, progress: Progress, warn: Callable[[str], None]) -> None:
     """Run trials until enough were begun. Raises: BenchError if trials fail by something that is not theirs."""
     store = Store(Path(orders.store))
-    study = entered_as(opened(orders.storage, store), orders.study, orders.pruner)
-    desk = Desk(study, orders.space, store.root / "sweeps" / orders.study, warn)
+    study = join_study(open_storage(orders.storage, store), orders.study, orders.pruner)
+    desk = TrialQueue(study, orders.space, store.root / "sweeps" / orders.study, warn)
     failures: list[str] = []
     while (trial := desk.ask(orders.trials)) is not None:
-        failed = _tried(trial, orders, store, desk, progress, warn)
+        failed = _try_trial(trial, orders, store, desk, progress, warn)
         failures = [*failures, failed] if failed else []
         if len(failures) == SAME_FAILURES and len(set(failures)) == 1:
             raise BenchError(f"{SAME_FAILURES} trials in a row failed alike: {failures[0]}")
 
 
-def _tried(
-    trial: Trial, orders: Orders, store: Store, desk: Desk, progress: Progress, warn: Callable[[str], None]
+def _try_trial(
+    trial: Trial, orders: WorkerSpec, store: Store, desk: TrialQueue, progress: Progress, warn: Callable[[str], None]
 ) -> str:
     """Run one trial and tell its end; return why it failed, nothing if it did not."""
     began_s = time.monotonic()
@@ -100,26 +100,26 @@ def _tried(
         desk.tell(trial.number, TrialState.FAIL, None, attrs(**{REASON: str(error)}))
         return str(error)
     except (KeyboardInterrupt, SystemExit):
-        desk.again(trial)
+        desk.requeue(trial)
         raise
     else:
-        values = [OBJECTIVES[name].of(result.summary, config) for name in definition_of(desk.study)["objectives"]]
+        values = [OBJECTIVES[name].extract(result.summary, config) for name in definition_of(desk.study)["objectives"]]
         desk.tell(trial.number, TrialState.COMPLETE, values, attrs(**{RUN: result.summary["run"]}))
     return ""
 
 
-def _config(orders: Orders, trial: Trial) -> RunConfig:
+def _config(orders: WorkerSpec, trial: Trial) -> RunConfig:
     plugin = load("encoder", orders.model)
     basis = Basis(orders.model, orders.encoder, plugin, orders.preset, orders.dataset, orders.overrides)
-    return basis.config(orders.space.budget, settings(orders.space, trial.params))
+    return basis.config(orders.space.budget, to_settings(orders.space, trial.params))
 
 
 def _run(
     trial: Trial,
     config: RunConfig,
-    orders: Orders,
+    orders: WorkerSpec,
     store: Store,
-    desk: Desk,
+    desk: TrialQueue,
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Result:
@@ -132,28 +132,30 @@ def _run(
         if desk.report(trial, values[VALIDATION], step):
             raise Pruned(f"trial {trial.number} at step {step}")
 
-    def named(stage: str, done: int, total: int) -> None:
+    def prefix_stage(stage: str, done: int, total: int) -> None:
         progress(f"trial {trial.number}: {stage}", done, total)
 
     root = Path(orders.data_root) if orders.data_root else None
-    plan = Plan(load("encoder", orders.model), root, store, named, warn, watch=watch, tags=_tags(orders, trial))
+    plan = RunContext(
+        load("encoder", orders.model), root, store, prefix_stage, warn, watch=watch, tags=_tags(orders, trial)
+    )
     result = run(config, plan, "validation")
     assert result is not None  # one trial is one process: nobody else trains along
     return result
 
 
-def _tags(orders: Orders, trial: Trial) -> Mapping[str, str]:
+def _tags(orders: WorkerSpec, trial: Trial) -> Mapping[str, str]:
     tags = {"optuna.study": orders.study, "optuna.trial": str(trial.number), "bench.worker": str(orders.worker)}
     return tags | ({"mlflow.parentRunId": orders.parent} if orders.parent else {})
 
 
-def shown_in(path: Path) -> Progress:
+def build_file_progress(path: Path) -> Progress:
     """Return a Progress that keeps the latest stage in a file, for the launcher to show."""
     last_s = 0.0
 
     def show(stage: str, done: int, total: int) -> None:
         nonlocal last_s
-        if time.monotonic() - last_s >= SHOWN_EVERY_S:
+        if time.monotonic() - last_s >= WRITE_EVERY_S:
             last_s = time.monotonic()
             write_json(path, {"stage": stage, "done": done, "total": total})
 
@@ -174,14 +176,14 @@ def main() -> int:
     """Take orders from standard input and work. Return the exit code; 130 if interrupted."""
     from bench.console import warn
 
-    orders = read_orders(sys.stdin.readline())
+    orders = parse_worker_spec(sys.stdin.readline())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _end_with_launcher()
     folder = Path(orders.store) / "sweeps" / orders.study
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        work(orders, shown_in(folder / f"worker-{orders.worker}.json"), warn)
+        work(orders, build_file_progress(folder / f"worker-{orders.worker}.json"), warn)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BenchError as error:

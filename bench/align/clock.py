@@ -100,7 +100,7 @@ class ClockRange:
         """Return a lag in seconds that no drawn clock exceeds in a file of this length."""
         return self.offset_s + self.drift_ppm * 1e-6 * duration_s / 2 + self.wobble_s
 
-    def drawn(self, draw: np.random.Generator, duration_s: float) -> Clock:
+    def draw(self, draw: np.random.Generator, duration_s: float) -> Clock:
         """Return a clock whose drift is zero in the middle of the file."""
         offset_s = float(draw.uniform(-self.offset_s, self.offset_s))
         drift = float(draw.uniform(-self.drift_ppm, self.drift_ppm)) * 1e-6
@@ -110,7 +110,7 @@ class ClockRange:
         return Clock(offset_s, drift, duration_s / 2, tuple(wobbles) if self.wobble_s else ())
 
 
-def warped(wave_T: npt.NDArray[np.floating], source_s_N: Seconds, rate_hz: int = RATE_HZ) -> Floats:
+def warp(wave_T: npt.NDArray[np.floating], source_s_N: Seconds, rate_hz: int = RATE_HZ) -> Floats:
     """Return the wave at any times (in seconds from its first sample), band-limited; silence outside it.
 
     Shapes: wave (T,), perhaps a memory map; times and result (N,), float32.
@@ -119,11 +119,11 @@ def warped(wave_T: npt.NDArray[np.floating], source_s_N: Seconds, rate_hz: int =
     """
     filters_FP = _filters()
     blocks = range(0, len(source_s_N), BLOCK)
-    found = [_at(wave_T, source_s_N[i : i + BLOCK] * rate_hz, filters_FP) for i in blocks]
+    found = [_interpolate(wave_T, source_s_N[i : i + BLOCK] * rate_hz, filters_FP) for i in blocks]
     return np.concatenate(found) if found else np.zeros(0, np.float32)
 
 
-def warped_blocks(
+def warp_blocks(
     wave_T: npt.NDArray[np.floating],
     source_time: Callable[[Seconds], Seconds],
     num_samples: int,
@@ -137,10 +137,10 @@ def warped_blocks(
     filters_FP = _filters()
     for start in range(0, num_samples, BLOCK):
         time_N = np.arange(start, min(start + BLOCK, num_samples)) / rate_hz
-        yield _at(wave_T, source_time(time_N) * rate_hz, filters_FP)
+        yield _interpolate(wave_T, source_time(time_N) * rate_hz, filters_FP)
 
 
-def _at(wave_T: npt.NDArray[np.floating], place_N: npt.NDArray[np.float64], filters_FP: Floats) -> Floats:
+def _interpolate(wave_T: npt.NDArray[np.floating], place_N: npt.NDArray[np.float64], filters_FP: Floats) -> Floats:
     """Return the wave at fractional sample numbers. What is read are the samples from the least to the greatest."""
     # Places beyond the taps of the first and last sample are all silence: so far off nothing need be read.
     place_N = np.clip(place_N, -TAPS, len(wave_T) + TAPS)

@@ -65,7 +65,7 @@ class TimeMap:
         if not all(np.isfinite(part).all() for part in parts):
             raise PluginError("a time map holds NaN or infinite times or confidences")
         if (np.diff(self.time0_K) <= 0).any() or (np.diff(self.time1_K) < 0).any():
-            raise PluginError("a time map must rise; pass its times through `rising`")
+            raise PluginError("a time map must rise; pass its times through `make_monotonic`")
         if self.confidence_K.min() < 0 or self.confidence_K.max() > 1:
             raise PluginError("confidences of a time map must be between 0 and 1")
 
@@ -78,7 +78,7 @@ class TimeMap:
         return np.interp(time0, self.time0_K, self.confidence_K)
 
 
-def rising(time1_K: Seconds) -> Seconds:
+def make_monotonic(time1_K: Seconds) -> Seconds:
     """Return the nearest times (by squares) that never fall: what an aligner found, made a clock."""
     from scipy.optimize import isotonic_regression
 
@@ -86,7 +86,7 @@ def rising(time1_K: Seconds) -> Seconds:
     return risen_K
 
 
-class Ears(Protocol):
+class PairEmbedder(Protocol):
     """Gives the fingerprints of a pair; asked for twice, they are made once."""
 
     def __call__(self, pair: Pair, hop_s: float) -> tuple[Floats, Floats]:
@@ -102,11 +102,11 @@ class Ears(Protocol):
 class Aligner(Protocol):
     """What an aligner plug-in's `build(config)` returns.
 
-    The module says `HEARS = True` if it needs an encoder; `ears` is None otherwise. One that learns from annotated
+    The module says `NEEDS_ENCODER = True` if it needs an encoder; `ears` is None otherwise. One that learns from annotated
     pairs has `train(config, pairs, ears, seed, progress)`, where `pairs` are of (Pair, Keypoints), and `save(aligner,
     path)` and `load(path)`: it is trained on the split `train` of each set.
     """
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
         """Return the map of a pair. Bad input has an honest answer: a low confidence, not an exception."""
         ...

@@ -19,12 +19,12 @@ import pandas as pd
 
 import bench
 from bench import registry
-from bench.align.candidates import oracle
+from bench.align.baseline_grid import oracle
 from bench.align.contract import Aligner, Pair, Seconds, TimeMap
-from bench.align.ears import Listening
-from bench.align.pairs import Keypoints, PairSource, Problem, Task, open_task, splits, tasks
-from bench.align.score import FileScore, Spread, clipped, compare, score_file, score_set
-from bench.config import AlignConfig, RunConfig, called
+from bench.align.pair_embedder import CachedPairEmbedder
+from bench.align.pairs import Keypoints, PairFile, PairSource, Problem, list_pair_files, open_pair_file, splits
+from bench.align.score import FileScore, Spread, clip_times, compare_files, score_file, score_set
+from bench.config import AlignConfig, RunConfig, format_plugin_name
 from bench.errors import DataError
 from bench.fingerprint import Embedder
 from bench.score.statistics import holm
@@ -54,7 +54,7 @@ class Alignments:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AlignerSpec:
     """One aligner that is to be tried: its name (a plug-in's, perhaps with a preset), the plug-in and its settings."""
 
     name: str
@@ -71,27 +71,33 @@ class Wanted:
         """Return whether it is to be trained on annotated pairs; one that is told its weights is not."""
         return hasattr(self.plugin, "train") and not getattr(self.config, "weights", "")
 
-    def built(self) -> Aligner:
+    def build(self) -> Aligner:
         """Return the aligner as its settings say."""
         aligner: Aligner = self.plugin.build(self.config)
         return aligner
 
 
-def wanted(config: RunConfig) -> list[Wanted]:
+def aligner_specs(config: RunConfig) -> list[AlignerSpec]:
     """Return the aligners of a run. Raises: ConfigError or PluginError for one that cannot be built."""
     found = [
-        Wanted(called(name), registry.load("aligner", name.partition(":")[0]), config.aligner[called(name)])
+        AlignerSpec(
+            format_plugin_name(name),
+            registry.load("aligner", name.partition(":")[0]),
+            config.aligner[format_plugin_name(name)],
+        )
         for name in config.align.aligners
     ]
     for each in found:
         if not each.learns:
-            each.built()
+            each.build()
     return found
 
 
-def sources(config: RunConfig, root: Path | None) -> list[PairSource]:
+def pair_sources(config: RunConfig, root: Path | None) -> list[PairSource]:
     """Return the sources of the sets. Raises: DataError if one's folder is missing."""
-    return [registry.load("dataset", name).build(config.pairs[called(name)], root) for name in config.align.sets]
+    return [
+        registry.load("dataset", name).build(config.pairs[format_plugin_name(name)], root) for name in config.align.sets
+    ]
 
 
 def evaluate_alignment(
@@ -102,12 +108,12 @@ def evaluate_alignment(
     Cost: time the aligners', two fingerprintings of each pair at each hop; memory one pair and its fingerprints.
     Raises: DataError if a set is missing, or has no file that can be used.
     """
-    aligners = wanted(config)
+    aligners = aligner_specs(config)
     frames, untaught, seconds = [], [], 0.0
-    for source in sources(config, root):
-        folder, content = source.folder(store, progress), source.fingerprint()
+    for source in pair_sources(config, root):
+        folder, content = source.folder(store, progress), source.digest()
         for set_name in source.sets():
-            all_tasks = tasks(folder, set_name, config.align.split)
+            all_tasks = list_pair_files(folder, set_name, config.align.split)
             taught = TRAIN in splits(folder, set_name)
             untaught += [
                 Problem(each.name, f"{set_name} by {each.name}, as it has no split {TRAIN!r} to learn from")
@@ -118,7 +124,7 @@ def evaluate_alignment(
                 embedder, source, content, folder, set_name, config.align.split, config.seed, store, progress
             )
             for hears in (False, True):
-                own = [each for each in aligners if hears == each.plugin.HEARS and (taught or not each.learns)]
+                own = [each for each in aligners if hears == each.plugin.NEEDS_ENCODER and (taught or not each.learns)]
                 for start in range(0, len(all_tasks) if own else 0, BLOCK):
                     found, took_s = stage.answers(own, all_tasks, start)
                     frames.append(found)
@@ -132,7 +138,7 @@ def evaluate_alignment(
     keypoints = keypoints[keypoints["problem"] == ""].drop(columns="problem").reset_index(drop=True)
     if keypoints.empty:
         raise DataError(f"no pair of {', '.join(config.align.sets)} can be used; the first: {left_out[0].reason}")
-    return Alignments(scored(keypoints), keypoints, tuple(left_out), seconds)
+    return Alignments(score_keypoints(keypoints), keypoints, tuple(left_out), seconds)
 
 
 @dataclass(frozen=True)
@@ -149,39 +155,41 @@ class _Stage:
     store: Store
     progress: Progress
 
-    def answers(self, aligners: Sequence[Wanted], all_tasks: Sequence[Task], first: int) -> tuple[pd.DataFrame, float]:
+    def answers(
+        self, aligners: Sequence[AlignerSpec], all_tasks: Sequence[PairFile], first: int
+    ) -> tuple[pd.DataFrame, float]:
         """Return the keypoints of a block of tasks, and how long they took when they were found."""
-        hears = aligners[0].plugin.HEARS
+        hears = aligners[0].plugin.NEEDS_ENCODER
         heard_by = (self.embedder.key, self.embedder.precision) if hears else NO_KEY
         own = [each.key for each in aligners]
         key = digest(FORMAT, heard_by, self.content, self.set_name, self.split, self.seed, first, own)
 
         def build(folder: Path) -> None:
-            ears = Listening(self.embedder)
-            built = {each.name: self._trained(each) if each.learns else each.built() for each in aligners}
+            ears = CachedPairEmbedder(self.embedder)
+            built = {each.name: self._train_or_load(each) if each.learns else each.build() for each in aligners}
             rows: list[pd.DataFrame] = []
             for i, task in enumerate(all_tasks[first : first + BLOCK], first):
                 self.progress(f"aligning {self.set_name}", i, len(all_tasks))
                 with TemporaryDirectory(dir=folder) as scratch:
-                    rows += self._of_task(task, built, hears, ears, Path(scratch))
+                    rows += self._align_file(task, built, hears, ears, Path(scratch))
             write_frame(folder / KEYPOINTS, pd.concat(rows, ignore_index=True))
 
         folder = self.store.fetch("alignments", key, build)
         return read_frame(folder / KEYPOINTS), self.store.seconds("alignments", key)
 
-    def _trained(self, learner: Wanted) -> Aligner:
+    def _train_or_load(self, learner: AlignerSpec) -> Aligner:
         """Return an aligner trained on the split for that, kept in the store. Raises: DataError if there is none."""
         own = (self.embedder.key, self.embedder.precision, self.content, self.set_name, self.seed)
 
         def build(folder: Path) -> None:
             with TemporaryDirectory(dir=folder) as scratch:
                 opened = [
-                    (open_task(task, Path(scratch), self.source.max_lag_s(self.set_name)), task.truth)
-                    for task in tasks(self.folder, self.set_name, TRAIN)
+                    (open_pair_file(task, Path(scratch), self.source.max_lag_s(self.set_name)), task.truth)
+                    for task in list_pair_files(self.folder, self.set_name, TRAIN)
                 ]
                 labelled = [(pair, truth) for pair, truth in opened if isinstance(pair, Pair) and truth is not None]
                 trained = learner.plugin.train(
-                    learner.config, labelled, Listening(self.embedder), self.seed, self.progress
+                    learner.config, labelled, CachedPairEmbedder(self.embedder), self.seed, self.progress
                 )
                 learner.plugin.save(trained, folder / WEIGHTS)
 
@@ -189,10 +197,10 @@ class _Stage:
         aligner: Aligner = learner.plugin.load(folder / WEIGHTS)
         return aligner
 
-    def _of_task(
-        self, task: Task, aligners: Mapping[str, Aligner], hears: bool, ears: Listening, scratch: Path
+    def _align_file(
+        self, task: PairFile, aligners: Mapping[str, Aligner], hears: bool, ears: CachedPairEmbedder, scratch: Path
     ) -> Iterator[pd.DataFrame]:
-        pair = open_task(task, scratch, self.source.max_lag_s(self.set_name))
+        pair = open_pair_file(task, scratch, self.source.max_lag_s(self.set_name))
         names = {"set": self.set_name, "split": self.split, "file": task.name}
         if isinstance(pair, Problem):
             yield pd.DataFrame([names | {"aligner": "", "problem": pair.reason}])
@@ -216,13 +224,13 @@ def _frame(pair: Pair, truth: Keypoints, found: TimeMap | Seconds) -> pd.DataFra
     )
     return pd.DataFrame(
         {
-            "time0_s": time0_K, "time1_s": truth.time1_K, "found1_s": clipped(time1_K, pair.durations_s[1]),
+            "time0_s": time0_K, "time1_s": truth.time1_K, "found1_s": clip_times(time1_K, pair.durations_s[1]),
             "confidence": confidence_K, "problem": "",
         }
     )  # fmt: skip
 
 
-def scored(keypoints: pd.DataFrame) -> pd.DataFrame:
+def score_keypoints(keypoints: pd.DataFrame) -> pd.DataFrame:
     """Return the score of every annotated file by every aligner, one row each."""
     rows = []
     annotated = keypoints[keypoints["time1_s"].notna()]
@@ -234,7 +242,7 @@ def scored(keypoints: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["set", "split", "aligner", *FileScore.__dataclass_fields__, "confidence"])
 
 
-def summed_up(files: pd.DataFrame) -> pd.DataFrame:
+def summarise_sets(files: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each set and aligner: files, MSE and MAE with 95 % intervals, and a test against the best.
 
     `p` is Wilcoxon's on the squared errors of the same files, corrected by Holm within a set; NaN for the best itself.
@@ -247,7 +255,7 @@ def summed_up(files: pd.DataFrame) -> pd.DataFrame:
             (name for name in scores if name != ORACLE), key=lambda name: scores[name].mse_s2.mean, default=ORACLE
         )
         others = [name for name in scores if name != best]
-        tests = [compare(_by_file(by_aligner[best]), _by_file(by_aligner[name])).p for name in others]
+        tests = [compare_files(_by_file(by_aligner[best]), _by_file(by_aligner[name])).p for name in others]
         p = dict(zip(others, holm(tests), strict=True))
         for name, score in scores.items():
             row = {"set": set_name, "split": split, "aligner": name, "files": score.num_files}
@@ -265,10 +273,10 @@ def align_name(config: RunConfig) -> str:
     return f"{'-'.join(standard.sets)}-align/v1" if same else "custom-align"
 
 
-def headline(files: pd.DataFrame) -> dict[str, float]:
+def alignment_headline(files: pd.DataFrame) -> dict[str, float]:
     """Return the scalars that are logged: `align_mse/<set>/<aligner>` in s^2 and `align_mae_ms/<set>/<aligner>`."""
     numbers: dict[str, float] = {}
-    for row in summed_up(files).to_dict("records"):
+    for row in summarise_sets(files).to_dict("records"):
         name = f"{row['set']}/{str(row['aligner']).replace(':', '-')}"
         numbers |= {f"align_mse/{name}": row["mse_s2"], f"align_mae_ms/{name}": row["mae_ms"]}
     return numbers

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.align.contract import Ears, Pair, Seconds, TimeMap, rising
+from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap, make_monotonic
 from bench.values import Floats, Ints
 
 BLOCK = 1_024  # vectors of channel 0 multiplied at once
 LEAST_ROOM = 0.05  # between the middle of scores and 1: where all are alike, nothing stands out
-OUT = 0.1  # how far a score has to stand out to have a say in the confidence
+MIN_PROMINENCE = 0.1  # how far a score has to stand out to have a say in the confidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class LocalLags:
     """The best lag around each keypoint, in seconds (K,), and how far its score stands out (K,)."""
 
     lag_K: Seconds
-    out_K: Seconds
+    prominence_K: Seconds
     hop_s: float
 
     def agreement(self, wanted_K: Seconds | float) -> float:
@@ -34,7 +34,7 @@ class LocalLags:
 
         A median needs half of the keypoints. One whose score does not stand out says nothing.
         """
-        agree_K = (np.abs(self.lag_K - wanted_K) <= 1.01 * self.hop_s) & (self.out_K >= OUT)
+        agree_K = (np.abs(self.lag_K - wanted_K) <= 1.01 * self.hop_s) & (self.prominence_K >= MIN_PROMINENCE)
         return max(0.0, 2 * float(agree_K.mean()) - 1)
 
 
@@ -94,7 +94,7 @@ def best_lag(score_L: npt.NDArray[np.float64]) -> Ints:
     return found
 
 
-def informative(vectors_ND: Floats) -> Floats:
+def subtract_mean(vectors_ND: Floats) -> Floats:
     """Return vectors less their mean: the more a moment differs from all others, the longer."""
     if not len(vectors_ND):
         return vectors_ND
@@ -102,12 +102,12 @@ def informative(vectors_ND: Floats) -> Floats:
     return off_ND
 
 
-def moments(pair: Pair, num_vectors: int, hop_s: float, segment_s: float) -> Seconds:
+def segment_starts(pair: Pair, num_vectors: int, hop_s: float, segment_s: float) -> Seconds:
     """Return for each keypoint the time of the vector that tells of it, (K,): a vector is of its segment's middle."""
     return np.clip(pair.keypoints - segment_s / 2, 0, (num_vectors - 1) * hop_s)
 
 
-def heights(
+def robust_z_scores(
     vectors0_ND: Floats, vectors1_ND: Floats, most: int, hop_s: float, at_K: Seconds, window_s: float
 ) -> Floats:
     """Return how far each lag stands out around each moment (K, L), in deviations over the whole recording.
@@ -125,7 +125,7 @@ def heights(
     return np.where(there_KL, off_KL / max(scale, 1e-6), 0.0).astype(np.float32)
 
 
-def standing_out(score_L: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def median_prominence(score_L: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return how far the best score of the last axis stands out of all, 0 to 1: (best - median) / (1 - median).
 
     The report gives no confidence; its scores are means of cosines, so that 1 is the most there is.
@@ -137,21 +137,21 @@ def standing_out(score_L: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.clip(out, 0, 1)
 
 
-def local_lags(pair: Pair, ears: Ears, hop_s: float, window_s: float) -> LocalLags:
+def local_lags(pair: Pair, ears: PairEmbedder, hop_s: float, window_s: float) -> LocalLags:
     """Return the best lag around each keypoint; none, that does not stand out, for a channel shorter than a segment."""
     vectors0_ND, vectors1_ND = ears(pair, hop_s)
     if not len(vectors0_ND) or not len(vectors1_ND):
         return LocalLags(np.zeros(len(pair.keypoints)), np.zeros(len(pair.keypoints)), hop_s)
     at_K = np.clip(pair.keypoints, 0, (len(vectors0_ND) - 1) * hop_s)
     score_KL = window_scores(band(vectors0_ND, vectors1_ND, most_lag(pair.max_lag_s, hop_s)), hop_s, at_K, window_s)
-    return LocalLags(best_lag(score_KL) * np.float64(hop_s), standing_out(score_KL), hop_s)
+    return LocalLags(best_lag(score_KL) * np.float64(hop_s), median_prominence(score_KL), hop_s)
 
 
-def shifted(pair: Pair, lag_s: float, confidence: float) -> TimeMap:
+def build_constant_map(pair: Pair, lag_s: float, confidence: float) -> TimeMap:
     """Return a map of one lag, which the report clips into the other recording."""
     time0_K = pair.keypoints
     time1_K = np.clip(time0_K + lag_s, 0.0, pair.durations_s[1])
-    return TimeMap(time0_K, rising(time1_K), np.full(len(time0_K), confidence))
+    return TimeMap(time0_K, make_monotonic(time1_K), np.full(len(time0_K), confidence))
 
 
 def most_lag(max_lag_s: float, hop_s: float) -> int:
@@ -159,7 +159,7 @@ def most_lag(max_lag_s: float, hop_s: float) -> int:
     return max(1, round(max_lag_s / hop_s))
 
 
-def half(vectors0_ND: Floats, vectors1_ND: Floats) -> int:
+def min_overlap(vectors0_ND: Floats, vectors1_ND: Floats) -> int:
     """Return how many vectors a lag needs to be believed: half of the shorter sequence."""
     return max(1, min(len(vectors0_ND), len(vectors1_ND)) // 2)
 

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 import numpy as np
 
 from bench.align.contract import Pair, Seconds
-from bench.audio.decode import resampled_blocks
+from bench.audio.decode import resample_blocks
 from bench.errors import DataError
 from bench.store import Store, digest, read_array, write_text
 from bench.values import RATE_HZ, Floats, Progress
@@ -39,7 +39,7 @@ COLUMNS = ("Filename", "Time Channel 0", "Time Channel 1")
 ANNOTATIONS = "annotations.csv"
 UNLABELLED = "eval"  # the one split that may have no annotations
 SUFFIX = ".wav"
-HEARD_PEAK = 0.9  # of full scale: the loudest sample of a written pair that would be louder
+MAX_PEAK = 0.9  # of full scale: the loudest sample of a written pair that would be louder
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Keypoints:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class PairFile:
     """One file of a set. `truth` is None where nobody told it; `problem` says in a sentence why it cannot be used."""
 
     name: str
@@ -79,7 +79,7 @@ class PairSource(Protocol):
         """Return the largest lag in seconds, of either sign, that the set promises."""
         ...
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return a digest of all that decides the audio and the annotations."""
         ...
 
@@ -103,7 +103,7 @@ def splits(folder: Path, set_name: str) -> tuple[str, ...]:
     return found
 
 
-def tasks(folder: Path, set_name: str, split: str) -> list[Task]:
+def list_pair_files(folder: Path, set_name: str, split: str) -> list[PairFile]:
     """Return every file of a split by name, annotated or not; those that cannot be used have a `problem`.
 
     Where a time of channel 0 comes twice, its first row counts. The split UNLABELLED may have no annotations.
@@ -117,23 +117,26 @@ def tasks(folder: Path, set_name: str, split: str) -> list[Task]:
     place = folder / LAYOUT / set_name / split
     heard = {path.name: path for path in (place / "audio").iterdir() if _is_recording(path)}
     if not (place / ANNOTATIONS).is_file() and split == UNLABELLED:
-        return [Task(name, heard[name]) for name in sorted(heard)]
+        return [PairFile(name, heard[name]) for name in sorted(heard)]
     told = _annotations(place / ANNOTATIONS)
-    return [_task(name, place / "audio" / name, name in heard, told.get(name)) for name in sorted({*heard, *told})]
+    return [
+        _build_pair_file(name, place / "audio" / name, name in heard, told.get(name))
+        for name in sorted({*heard, *told})
+    ]
 
 
 def _is_recording(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX and not path.name.startswith(".")
 
 
-def _task(name: str, path: Path, is_heard: bool, rows: Keypoints | str | None) -> Task:
+def _build_pair_file(name: str, path: Path, is_heard: bool, rows: Keypoints | str | None) -> PairFile:
     if not is_heard:
-        return Task(name, path, problem=f"{name} is annotated, but there is no such file in {path.parent}")
+        return PairFile(name, path, problem=f"{name} is annotated, but there is no such file in {path.parent}")
     if rows is None:
-        return Task(name, path, problem=f"{name} has no row in {ANNOTATIONS}")
+        return PairFile(name, path, problem=f"{name} has no row in {ANNOTATIONS}")
     if isinstance(rows, str):
-        return Task(name, path, problem=f"{name} cannot be used: {rows}")
-    return Task(name, path, rows)
+        return PairFile(name, path, problem=f"{name} cannot be used: {rows}")
+    return PairFile(name, path, rows)
 
 
 def _annotations(path: Path) -> dict[str, Keypoints | str]:
@@ -221,14 +224,14 @@ def write_pair(path: Path, wave0_T: Floats, wave1_T: Floats) -> None:
     wave_TC = np.stack([wave0_T, wave1_T], axis=1)
     peak = float(np.abs(wave_TC).max(initial=0.0))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    soundfile.write(temporary, wave_TC * min(1.0, HEARD_PEAK / max(peak, HEARD_PEAK)), RATE_HZ, "PCM_16", format="WAV")
+    soundfile.write(temporary, wave_TC * min(1.0, MAX_PEAK / max(peak, MAX_PEAK)), RATE_HZ, "PCM_16", format="WAV")
     os.replace(temporary, path)
 
 
 # Opening
 
 
-def open_task(task: Task, folder: Path, max_lag_s: float) -> Pair | Problem:
+def open_pair_file(task: PairFile, folder: Path, max_lag_s: float) -> Pair | Problem:
     """Return the pair of a task, or why it cannot be used."""
     if task.problem:
         return Problem(task.name, task.problem)
@@ -250,23 +253,23 @@ def open_pair(paths: Path | tuple[Path, Path], folder: Path, max_lag_s: float) -
     with TemporaryDirectory(dir=folder) as scratch:
         if isinstance(paths, tuple):
             name = f"{paths[0].name} and {paths[1].name}"
-            parts = [_decoded(path, Path(scratch), [f"{i}"])[0] for i, path in enumerate(paths)]
+            parts = [_decode_file(path, Path(scratch), [f"{i}"])[0] for i, path in enumerate(paths)]
         else:
             name = paths.name
-            parts = _decoded(paths, Path(scratch), ["0", "1"])
-        wave0_T, wave1_T = [_kept(part, folder) for part in parts]
+            parts = _decode_file(paths, Path(scratch), ["0", "1"])
+        wave0_T, wave1_T = [_name_by_content(part, folder) for part in parts]
     return Pair(name, wave0_T, wave1_T, digest("pair", [part.sha256 for part in parts]), max_lag_s)
 
 
 @dataclass(frozen=True)
-class _Written:
+class _ChannelFile:
     """One channel in a .npy file, and the sum of its samples."""
 
     path: Path
     sha256: str
 
 
-def _kept(part: _Written, folder: Path) -> Floats:
+def _name_by_content(part: _ChannelFile, folder: Path) -> Floats:
     """Return the channel, mapped, now that it has the name of its content."""
     path = folder / f"{part.sha256}.npy"
     os.replace(part.path, path)
@@ -291,7 +294,7 @@ class _Channel:
         self._file.write(samples)
         self.num_samples += len(wave_T)
 
-    def finished(self) -> _Written:
+    def finish(self) -> _ChannelFile:
         """Return what was written, its header now saying how many samples there are."""
         if not self.num_samples:
             raise DataError("it holds no samples; restore the file or leave it out")
@@ -299,14 +302,14 @@ class _Channel:
         self._file.seek(0)
         self._header()
         assert self._file.tell() == start, "numpy's headers leave room for the number of samples to grow"
-        return _Written(self.path, self._sum.hexdigest())
+        return _ChannelFile(self.path, self._sum.hexdigest())
 
     def _header(self) -> None:
         about = {"descr": "<f4", "fortran_order": False, "shape": (self.num_samples,)}
         np.lib.format.write_array_header_1_0(self._file, about)
 
 
-def _decoded(path: Path, scratch: Path, names: Sequence[str]) -> list[_Written]:
+def _decode_file(path: Path, scratch: Path, names: Sequence[str]) -> list[_ChannelFile]:
     """Return a file's channels at RATE_HZ, written into `scratch`: its two for two names, their mean for one."""
     import soundfile
 
@@ -318,9 +321,9 @@ def _decoded(path: Path, scratch: Path, names: Sequence[str]) -> list[_Written]:
                 raise DataError(f"its channels are {file.channels}; give a file with two channels, or two files")
             places = [scratch / f"{name}.npy" for name in names]
             channels = [_Channel(place, opened.enter_context(place.open("wb"))) for place in places]
-            for block_TC in resampled_blocks(file, len(names)):
+            for block_TC in resample_blocks(file, len(names)):
                 for number, channel in enumerate(channels):
                     channel.write(block_TC[:, number])
-            return [channel.finished() for channel in channels]
+            return [channel.finish() for channel in channels]
     except (DataError, RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
         raise DataError(f"{path} cannot be used: {error}") from error

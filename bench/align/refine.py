@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.fft import fftshift, irfft, rfft, rfftfreq
 from scipy.ndimage import uniform_filter1d
 
-from bench.align.candidates import windows
+from bench.align.baseline_grid import windows
 from bench.align.contract import Pair, Seconds
 from bench.parabola import vertex
 from bench.values import RATE_HZ, Floats, Ints
@@ -32,7 +32,7 @@ KNOTS = 64  # looked at together: memory of one block, whatever the length
 
 
 @dataclass(frozen=True, eq=False)
-class Peaks:
+class Correlogram:
     """For each lag (L,), in seconds around the curve, how far each knot's correlation (K, L) stands out.
 
     A row is in deviations of what it has elsewhere: with nothing in common the largest of a row is about 4.
@@ -42,7 +42,9 @@ class Peaks:
     height_KL: Floats
 
 
-def peaks(pair: Pair, knot_K: Seconds, lag_K: Seconds, reach_s: float, window_s: float, blur_s: float = 0.0) -> Peaks:
+def correlate_along(
+    pair: Pair, knot_K: Seconds, lag_K: Seconds, reach_s: float, window_s: float, blur_s: float = 0.0
+) -> Correlogram:
     """Return the correlations of a pair along a curve of lags (K,) at knots (K,), to `reach_s` on either side of it.
 
     Each knot averages the frames of `window_s` around it. `blur_s` makes the power of the correlation that wide
@@ -52,12 +54,14 @@ def peaks(pair: Pair, knot_K: Seconds, lag_K: Seconds, reach_s: float, window_s:
     around_L = np.arange(-most, most + 1) / RATE_HZ
     rows = []
     for some in _blocks(len(knot_K)):
-        standing_KT = _standing_out(_correlation(pair, knot_K[some], knot_K, lag_K, window_s), round(blur_s * RATE_HZ))
+        standing_KT = _robust_z_scores(
+            _correlation(pair, knot_K[some], knot_K, lag_K, window_s), round(blur_s * RATE_HZ)
+        )
         rows.append(standing_KT[:, FRAME - most : FRAME + most + 1])
-    return Peaks(around_L, np.concatenate(rows))
+    return Correlogram(around_L, np.concatenate(rows))
 
 
-def top(found: Peaks, column_K: Ints) -> tuple[Seconds, Seconds]:
+def interpolate_peak(found: Correlogram, column_K: Ints) -> tuple[Seconds, Seconds]:
     """Return the lag beside the curve and the height at these columns, moved to the top of a parabola.
 
     Shapes: (K,) each. The parabola goes through a column and its neighbours; at the ends of the reach there is none.
@@ -121,7 +125,7 @@ def _weights(cross_KF: Floats, power_KF: Floats, independent_K1: npt.NDArray[np.
     return weights
 
 
-def _standing_out(correlation_KT: Floats, blur: int) -> Floats:
+def _robust_z_scores(correlation_KT: Floats, blur: int) -> Floats:
     """Return rows in deviations from their middle, as medians tell them; zeros where a row is silent.
 
     The middle is that of lags to a quarter of a frame: of fewer, a peak and what rings beside it would be the

@@ -96,7 +96,7 @@ def read_times(path: Path) -> pd.DataFrame:
     return table
 
 
-def clipped(time1_K: Seconds, duration_s: float) -> Seconds:
+def clip_times(time1_K: Seconds, duration_s: float) -> Seconds:
     """Return times moved into the recording, as annotated times are: predictions are to be clipped before scoring."""
     return np.asarray(time1_K, dtype=np.float64).clip(0, duration_s)
 
@@ -147,7 +147,7 @@ def errors(
     return predicted1_U - time1_K[first_U], int((~found_U).sum())
 
 
-def missing_told(files: Sequence[FileScore]) -> str:
+def format_missing(files: Sequence[FileScore]) -> str:
     """Return the warning about keypoints without a prediction, empty if every one has its own."""
     lacking = [file for file in files if file.num_missing]
     if not lacking:
@@ -165,7 +165,7 @@ def score_set(files: Sequence[FileScore]) -> SetScore:
     return SetScore(len(files), *(_spread(np.array(column, dtype=np.float64)) for column in columns))
 
 
-def compare(one: Mapping[str, float], other: Mapping[str, float]) -> Difference:
+def compare_files(one: Mapping[str, float], other: Mapping[str, float]) -> Difference:
     """Return how much more `other` has than `one` of a number per file, such as {file.name: file.mse_s2}.
 
     The p is that of Wilcoxon's two-sided signed-rank test that differences are as often and as large above 0 as below;

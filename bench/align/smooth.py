@@ -30,16 +30,16 @@ def smooth(lag_K: Seconds, weight_K: Seconds, spacing_s: float, period_s: float)
         return np.full(len(lag_K), mean)
     stiffness = (period_s / (2 * math.pi * spacing_s)) ** 4
     now_K = weight_K
-    curve_K = _solved(lag_K, now_K, stiffness)
+    curve_K = _solve(lag_K, now_K, stiffness)
     for _ in range(ROUNDS):
         off_K = np.abs(lag_K - curve_K)
         scale_s = max(LEAST_SCALE_S, 1.4826 * _weighted_median(off_K, weight_K))
         now_K = weight_K * np.minimum(1.0, HUBER * scale_s / np.maximum(off_K, 1e-12))
-        curve_K = _solved(lag_K, now_K, stiffness)
+        curve_K = _solve(lag_K, now_K, stiffness)
     return curve_K
 
 
-def _solved(lag_K: Seconds, weight_K: Seconds, stiffness: float) -> Seconds:
+def _solve(lag_K: Seconds, weight_K: Seconds, stiffness: float) -> Seconds:
     """Return the minimum, by a symmetric system of five diagonals."""
     from scipy.linalg import solveh_banded
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from bench.audio.pcm import Corpus
 
 
-def padded(corpus: Corpus, track: int, first: int, last: int) -> npt.NDArray[np.int16]:
+def read_padded(corpus: Corpus, track: int, first: int, last: int) -> npt.NDArray[np.int16]:
     """Return samples first to last (exclusive) of a track, silence where it has not begun or is over."""
     length = corpus.num_samples(track)
     begin, end = (min(max(sample, 0), length) for sample in (first, last))
@@ -17,7 +17,7 @@ def padded(corpus: Corpus, track: int, first: int, last: int) -> npt.NDArray[np.
     return cut
 
 
-def looped(corpus: Corpus, track: int, start: int, num_samples: int) -> npt.NDArray[np.int16]:
+def read_looped(corpus: Corpus, track: int, start: int, num_samples: int) -> npt.NDArray[np.int16]:
     """Return samples of a track from `start` on, beginning again at its end where it is too short."""
     length = corpus.num_samples(track)
     pieces = []

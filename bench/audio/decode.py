@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BLOCK_FRAMES = 1 << 18  # read in blocks, so that an hour of 48 kHz stereo never lies in memory at once
 
 
-def decoder() -> str:
+def decoder_version() -> str:
     """Return the name and versions of the decoder and the resampler: part of every corpus key."""
     import soundfile
     import soxr
@@ -40,7 +40,7 @@ def decode(path: Path) -> Floats:
         raise DataError(f"no audio file at {path}; restore it or leave it out")
     try:
         with soundfile.SoundFile(path) as file:
-            wave_T = np.concatenate([block_TC[:, 0] for block_TC in resampled_blocks(file, 1)])
+            wave_T = np.concatenate([block_TC[:, 0] for block_TC in resample_blocks(file, 1)])
     except (RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
         raise DataError(f"{path} cannot be decoded ({error}); restore the file or remove it") from error
     if len(wave_T) == 0:
@@ -50,7 +50,7 @@ def decode(path: Path) -> Floats:
     return wave_T
 
 
-def resampled_blocks(file: SoundFile, num_channels: int) -> Iterator[Floats]:
+def resample_blocks(file: SoundFile, num_channels: int) -> Iterator[Floats]:
     """Yield an open file's samples as blocks (T, C) at RATE_HZ: all its channels, or for one their mean."""
     import soxr
 

@@ -34,9 +34,9 @@ class FileSource:
 
     def load(self, track: Track) -> Floats:
         """Return the decoded audio of one track, shape (T,) at 16 kHz. Raises: DataError."""
-        return decode(inside(self.root, track.path, self.fence))
+        return decode(resolve_inside(self.root, track.path, self.fence))
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return the digest of all listed paths, sides, sizes and times."""
         return self.stamp
 
@@ -53,7 +53,7 @@ def file_source(root: Path, tracks: Iterable[Track], fence: Path | None = None) 
     return FileSource(root, (fence or root).resolve(), tuple(listing), digest(stamps))
 
 
-def inside(root: Path, relative: str, fence: Path | None = None) -> Path:
+def resolve_inside(root: Path, relative: str, fence: Path | None = None) -> Path:
     """Return root/relative with every link followed.
 
     Raises: DataError if that lies outside the fence (the root itself where none is given).
@@ -87,15 +87,15 @@ def find_audio(folder: Path) -> dict[str, str]:
         found |= {(here / name).as_posix(): "a link to a folder, which is not followed" for name in links}
     if "" not in found.values():
         raise DataError(f"no audio found in {folder}: looked in it and every folder below for {', '.join(SUFFIXES)}")
-    return dict(sorted(_named(path, problem) for path, problem in found.items()))
+    return dict(sorted(_escape_name(path, problem) for path, problem in found.items()))
 
 
-def _named(path: str, problem: str) -> tuple[str, str]:
+def _escape_name(path: str, problem: str) -> tuple[str, str]:
     shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return (path, problem) if shown == path else (shown, "its name is not UTF-8; rename it")
 
 
-def portable(path: str) -> str:
+def normalise_path(path: str) -> str:
     """Return the path's spelling that every system agrees on, for hashing."""
     return unicodedata.normalize("NFC", path)
 

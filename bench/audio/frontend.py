@@ -26,7 +26,9 @@ class LogMel(nn.Module):
         super().__init__()
         from torchaudio.transforms import MelSpectrogram
 
-        self.mel = unsaved(MelSpectrogram(rate_hz, n_fft=window, hop_length=hop, n_mels=num_bands, power=2.0))
+        self.mel = make_nonpersistent(
+            MelSpectrogram(rate_hz, n_fft=window, hop_length=hop, n_mels=num_bands, power=2.0)
+        )
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """Return patches (B, 1, M, W) in [-1, 1] of segments (B, T); a silent segment gives all ones."""
@@ -53,7 +55,7 @@ class MagnitudeMel(nn.Module):
         from torchaudio.transforms import MelSpectrogram
 
         self.maxnorm = maxnorm
-        self.mel = unsaved(
+        self.mel = make_nonpersistent(
             MelSpectrogram(
                 8_000,
                 n_fft=1024,
@@ -80,7 +82,7 @@ class MagnitudeMel(nn.Module):
         return below_top_BMW.unsqueeze(1)
 
 
-def unsaved(mel: nn.Module) -> nn.Module:
+def make_nonpersistent(mel: nn.Module) -> nn.Module:
     """Return the module with its buffers left out of checkpoints: they are derived from the settings."""
     for name in list(dict(mel.named_buffers())):
         owner = mel.get_submodule(name.rpartition(".")[0])

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bench.audio import near
-from bench.audio.decode import decoder
-from bench.audio.merge import merged
-from bench.audio.shards import grouped, shard_path, write_shards
+from bench.audio import near_duplicates
+from bench.audio.decode import decoder_version
+from bench.audio.manifest import merge_shards
+from bench.audio.shards import group_tracks, shard_path, write_shards
 from bench.errors import DataError, PluginError, StoreError
 from bench.store import Store, digest
 from bench.values import Ints, Progress, Source, Split, Track, no_progress
@@ -64,7 +64,7 @@ class Corpus:
         return self.tracks["num_samples"].to_numpy(np.int64)
 
     @cached_property
-    def _places(self) -> Ints:
+    def _shard_offsets(self) -> Ints:
         return self.tracks[["shard", "offset"]].to_numpy(np.int64)
 
     def numbers(self, split: Split) -> Ints:
@@ -84,11 +84,11 @@ class Corpus:
             0 <= track < len(self.lengths) and 0 <= start_sample <= start_sample + num_samples <= self.lengths[track]
         ):
             raise IndexError(f"samples {start_sample} to {start_sample + num_samples} are not inside track {track}")
-        shard, offset = self._places[track]
+        shard, offset = self._shard_offsets[track]
         begin = int(offset) + start_sample
         return np.array(self._map(int(shard))[begin : begin + num_samples])
 
-    def skipped(self) -> pd.DataFrame:
+    def select_unusable(self) -> pd.DataFrame:
         """Return the rows of all tracks that cannot be used, with their status and reason."""
         return self.manifest[self.manifest["status"] != "ok"]
 
@@ -103,10 +103,10 @@ class Corpus:
 
 def corpus_key(name: str, source: Source, min_track_s: float) -> str:
     """Return the content key under which a corpus is prepared."""
-    return digest(FORMAT, near.VERSION, name, source.fingerprint(), min_track_s, decoder())
+    return digest(FORMAT, near_duplicates.VERSION, name, source.digest(), min_track_s, decoder_version())
 
 
-def prepare(
+def prepare_corpus(
     store: Store, name: str, source: Source, *, min_track_s: float, workers: int, progress: Progress = no_progress
 ) -> Corpus:
     """Return the prepared corpus of a data set, decoding what is not yet in the store.
@@ -129,7 +129,7 @@ def open_corpus(folder: Path) -> Corpus:
     Raises: StoreError naming the file if the manifest is missing or damaged, or if a shard has not
     the size that the manifest claims.
     """
-    rows = _manifest(folder / MANIFEST)
+    rows = _load_manifest(folder / MANIFEST)
     kept = rows[rows["shard"] >= 0]
     for shard, claimed in kept.groupby("shard")["num_samples"].sum().items():
         path = shard_path(folder, int(str(shard)), "i16")
@@ -139,18 +139,18 @@ def open_corpus(folder: Path) -> Corpus:
                 f"{path} has {size} bytes where its manifest claims {2 * claimed}; delete {folder} and run again"
             )
     tracks = rows[rows["status"] == "ok"].reset_index(drop=True)
-    return Corpus(folder, rows, tracks, _content(tracks))
+    return Corpus(folder, rows, tracks, _content_digest(tracks))
 
 
 def _build(folder: Path, name: str, source: Source, min_track_s: float, workers: int, progress: Progress) -> None:
     tracks = source.tracks()
     _check(name, tracks)
-    shards = grouped(tracks)
+    shards = group_tracks(tracks)
     for left in folder.glob(".*.tmp"):
         left.unlink()  # of a process that was killed: the lock says that none writes here now
     write_shards(folder, source, shards, min_track_s, workers, progress)
     progress("duplicates", 0, 1)
-    rows = merged(folder, shards)[list(COLUMNS)]
+    rows = merge_shards(folder, shards)[list(COLUMNS)]
     if not (rows["status"] == "ok").any():
         raise DataError(_nothing_usable(name, source, rows))
     temporary = folder / ".manifest.tmp"
@@ -176,7 +176,7 @@ def _nothing_usable(name: str, source: Source, rows: pd.DataFrame) -> str:
     )
 
 
-def _manifest(path: Path) -> pd.DataFrame:
+def _load_manifest(path: Path) -> pd.DataFrame:
     advice = f"delete {path.parent} and run again"
     try:
         rows = pd.read_parquet(path)
@@ -185,12 +185,12 @@ def _manifest(path: Path) -> pd.DataFrame:
     if tuple(rows.columns) != COLUMNS:
         raise StoreError(f"{path} has the columns {', '.join(map(str, rows.columns))}, not those of {FORMAT}; {advice}")
     places = rows[["shard", "offset", "num_samples"]]
-    if any(kind.kind != "i" for kind in places.dtypes) or not _fits(rows):
+    if any(kind.kind != "i" for kind in places.dtypes) or not _is_consistent(rows):
         raise StoreError(f"{path} places tracks outside their shards; {advice}")
     return rows
 
 
-def _fits(rows: pd.DataFrame) -> bool:
+def _is_consistent(rows: pd.DataFrame) -> bool:
     """Say whether the tracks of every shard lie end to end from its start, and every ok track has a place."""
     kept = rows[rows["shard"] >= 0]
     ends = kept.groupby("shard")["num_samples"].cumsum()
@@ -198,7 +198,7 @@ def _fits(rows: pd.DataFrame) -> bool:
     return end_to_end and bool((rows.loc[rows["status"] == "ok", "shard"] >= 0).all())
 
 
-def _content(tracks: pd.DataFrame) -> str:
+def _content_digest(tracks: pd.DataFrame) -> str:
     """Return the digest of the usable audio itself: the same on every machine and path."""
     lines = zip(tracks["id"], tracks["sha256"], tracks["split"], strict=True)
     return hashlib.sha256("".join(f"{i}\t{s}\t{p}\n" for i, s, p in lines).encode()).hexdigest()[:16]

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bench.audio.near import hash_words, num_words
+from bench.audio.near_duplicates import hash_words, num_words
 from bench.errors import BenchError, DataError, PluginError
 from bench.registry import load
 from bench.values import RATE_HZ, Progress, Source, Track
@@ -53,7 +53,7 @@ def shard_path(folder: Path, number: int, suffix: str) -> Path:
     return folder / f"shard-{int(number):05d}.{suffix}"
 
 
-def grouped(tracks: Sequence[Track]) -> list[Shard]:
+def group_tracks(tracks: Sequence[Track]) -> list[Shard]:
     """Return the shards of a listing: always the same for the same number of tracks."""
     size = max(MIN_SHARD_TRACKS, -(-len(tracks) // MAX_SHARDS))
     return [Shard(n, tuple(tracks[start : start + size])) for n, start in enumerate(range(0, len(tracks), size))]
@@ -98,13 +98,13 @@ def _write_parallel(
     # spawn, not fork: the caller may have threads and a CUDA context, neither of which survives a fork
     context = multiprocessing.get_context("spawn")
     errors: Any = context.SimpleQueue()
-    packed = _packed(source)
+    packed = _pack_source(source)
     processes = [
         context.Process(target=_work, args=(folder, packed, waiting[n::workers], min_track_s, errors), daemon=True)
         for n in range(workers)
     ]
     try:
-        with _interrupts_ignored():
+        with _ignore_interrupts():
             for process in processes:
                 process.start()
         while any(process.is_alive() for process in processes):
@@ -125,7 +125,7 @@ def _write_parallel(
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def _ignore_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C for a moment: what is started here never sees it; this process ends its workers itself."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted, and only it may change this
@@ -159,7 +159,7 @@ def write_shard(folder: Path, source: Source, shard: Shard, min_track_s: float) 
     try:
         with parts["i16"].open("wb") as samples, parts["words"].open("wb") as words:
             for track in shard.tracks:
-                row, pcm_T = prepared(source, track, min_track_s)
+                row, pcm_T = decode_track(source, track, min_track_s)
                 if len(pcm_T):
                     row |= {"shard": shard.number, "offset": offset}
                     samples.write(pcm_T.tobytes())
@@ -174,7 +174,7 @@ def write_shard(folder: Path, source: Source, shard: Shard, min_track_s: float) 
             part.unlink(missing_ok=True)
 
 
-def prepared(source: Source, track: Track, min_track_s: float) -> tuple[dict[str, Any], Pcm]:
+def decode_track(source: Source, track: Track, min_track_s: float) -> tuple[dict[str, Any], Pcm]:
     """Return a track's row of the manifest and its samples to keep, none unless its status is ok."""
     row: dict[str, Any] = {
         "id": track.id,
@@ -195,7 +195,7 @@ def prepared(source: Source, track: Track, min_track_s: float) -> tuple[dict[str
         status = "missing" if track.problem == "missing" else "unreadable"
         return row | {"status": status, "reason": track.problem}, nothing
     try:
-        wave_T = _checked(source.load(track))
+        wave_T = _check_wave(source.load(track))
     except MemoryError:
         raise  # not the file's fault
     except OSError as error:
@@ -217,7 +217,7 @@ def prepared(source: Source, track: Track, min_track_s: float) -> tuple[dict[str
     return row, pcm_T
 
 
-def _checked(audio: object) -> npt.NDArray[np.float32]:
+def _check_wave(audio: object) -> npt.NDArray[np.float32]:
     wave_T = np.asarray(audio, np.float32)
     if wave_T.ndim != 1:
         raise DataError(f"audio must have the shape (T,), got {wave_T.shape}")
@@ -226,7 +226,7 @@ def _checked(audio: object) -> npt.NDArray[np.float32]:
     return wave_T
 
 
-def _packed(source: Source) -> tuple[str, bytes]:
+def _pack_source(source: Source) -> tuple[str, bytes]:
     """Return a source ready to be sent, with the file of its plug-in where that was given as a path."""
     module = sys.modules[type(source).__module__]
     plugin = str(module.__file__) if module.__name__.startswith("bench_plugin_") else ""

@@ -6,7 +6,7 @@ import hashlib
 
 import pandas as pd
 
-from bench.audio.merge import NEAR
+from bench.audio.manifest import NEAR_DUPLICATE
 from bench.audio.pcm import Corpus
 from bench.values import Progress, Source, no_progress
 
@@ -22,8 +22,8 @@ def verify(source: Source, corpus: Corpus, progress: Progress = no_progress) -> 
     """
     listed = {track.id: track.problem for track in source.tracks()}
     found: list[tuple[str, str, str, str]] = []
-    for row in corpus.skipped().itertuples():
-        problem = "near-duplicate" if str(row.reason).startswith(NEAR) else str(row.status)
+    for row in corpus.select_unusable().itertuples():
+        problem = "near-duplicate" if str(row.reason).startswith(NEAR_DUPLICATE) else str(row.status)
         found.append((str(row.id), str(row.path), problem, str(row.reason)))
     for number, row in enumerate(corpus.tracks.itertuples()):
         if listed.get(str(row.id), "no longer listed"):

@@ -21,7 +21,7 @@ DEFINING = (
 )
 
 
-def grid(config: EvalConfig) -> list[Cell]:
+def list_cells(config: EvalConfig) -> list[Cell]:
     """Return the cells in the order of the tables: the controls, noise, reverb, noise with reverb."""
     return [
         Cell("identity"),
@@ -37,17 +37,17 @@ def benchmark_name(dataset: str, config: EvalConfig, side: str = "segment") -> s
 
     A definition is never edited. Results under different names are never compared.
     """
-    own, standard = ({name: getattr(c, name) for name in DEFINING} for c in (config, defined(side)))
+    own, standard = ({name: getattr(c, name) for name in DEFINING} for c in (config, build_standard_config(side)))
     changed = "" if own == standard else f"+custom-{digest(own)[:6]}"
     return f"{dataset}-{side}/{VERSION}{changed}"
 
 
-def defined(side: str) -> EvalConfig:
+def build_standard_config(side: str) -> EvalConfig:
     """Return what a benchmark tests as it is defined: `segment`, or `validation`."""
-    return EvalConfig() if side == "segment" else validation(EvalConfig())
+    return EvalConfig() if side == "segment" else validation_config(EvalConfig())
 
 
-def validation(config: EvalConfig) -> EvalConfig:
+def validation_config(config: EvalConfig) -> EvalConfig:
     """Return what a sweep chooses by: every cell of the grid, at the shortest length alone, by exact search.
 
     Why not more: the longer queries cost forty times as much to embed, and rank encoders as the short ones do.

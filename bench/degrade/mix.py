@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from bench.errors import DataError
 
-SILENCE_POWER = 1e-10  # -100 dB re full scale: below it a ratio of powers says nothing
+ZERO_POWER = 1e-10  # -100 dB re full scale: below it a ratio of powers says nothing
 
 
 def noise_gain(music_T: npt.NDArray[np.floating], noise_T: npt.NDArray[np.floating], snr_db: float) -> float:
@@ -19,12 +19,12 @@ def noise_gain(music_T: npt.NDArray[np.floating], noise_T: npt.NDArray[np.floati
     """
     music_power = float(np.mean(np.square(music_T, dtype=np.float64)))
     noise_power = float(np.mean(np.square(noise_T, dtype=np.float64)))
-    if min(music_power, noise_power) < SILENCE_POWER:
+    if min(music_power, noise_power) < ZERO_POWER:
         raise DataError(f"cannot mix at {snr_db} dB: the {'music' if music_power < noise_power else 'noise'} is silent")
     return float(np.sqrt(music_power / noise_power) * 10 ** (-snr_db / 20))
 
 
-def peak_normalised(wave_T: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+def normalise_peak(wave_T: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     """Return the wave scaled to a peak of 1, as a recorder's gain control would; silence stays silence."""
     peak = float(np.max(np.abs(wave_T), initial=0.0))
     return (wave_T / peak if peak > 0 else wave_T).astype(np.float32)

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bench.audio.crop import looped, padded
+from bench.audio.crop import read_looped, read_padded
 from bench.audio.pcm import Corpus
 from bench.config import EvalConfig
-from bench.degrade.mix import noise_gain, peak_normalised
+from bench.degrade.mix import noise_gain, normalise_peak
 from bench.degrade.room import DIRECT_AT, RoomBank, reverberate
 from bench.errors import DataError, StoreError
 from bench.store import Store, digest, read_frame, write_frame
@@ -30,7 +30,7 @@ from bench.values import RATE_HZ, Cell, Floats, Ints, Progress
 FORMAT = 1
 CONTEXT_S = 1.0  # music before the query, so that it starts inside the room's tail
 SEED = 20_220_912  # of the benchmark, not of the run: the queries never change
-SILENT_POWER = 1e-4  # -40 dB re the track's peak: a start in silence is drawn again
+QUERY_GATE_POWER = 1e-4  # -40 dB re the track's peak: a start in silence is drawn again
 GATE_SAMPLES = round(0.96 * RATE_HZ)  # of a query's beginning that must be audible
 MAX_DRAWS = 100
 INT16_PEAK = 32_767
@@ -49,7 +49,7 @@ class QuerySet:
     def wave(self, cell: Cell, query: int, length_s: float) -> Floats:
         """Return one degraded query, shape (T,), peak 1."""
         mixture, _noise = self.parts(cell, query, length_s)
-        return peak_normalised(mixture)
+        return normalise_peak(mixture)
 
     def parts(self, cell: Cell, query: int, length_s: float) -> tuple[Floats, Floats]:
         """Return the mixture and the music in it, both (T,), before the peak is normalised."""
@@ -108,13 +108,13 @@ def prepare_queries(
     """
     hop = hop_samples(config)
     t60_s = (sorted(_t60s(config)), config.noise_reverb_t60_s if config.snr_db else None)
-    recipe = (FORMAT, SEED, CONTEXT_S, SILENT_POWER, hop, config.max_queries, max(config.lengths_s), t60_s)
+    recipe = (FORMAT, SEED, CONTEXT_S, QUERY_GATE_POWER, hop, config.max_queries, max(config.lengths_s), t60_s)
     several = () if per_track == 1 else (per_track,)
     key = digest(recipe, music.digest, noise.digest, rooms.digest, *several)
     stem_samples = round(max(config.lengths_s) * RATE_HZ)
 
     def build(folder: Path) -> None:
-        table = _drawn(config, music, noise, rooms, stem_samples, hop, per_track)
+        table = _draw_queries(config, music, noise, rooms, stem_samples, hop, per_track)
         _write_stems(folder, table, config, music, noise, rooms, stem_samples, progress)
         write_frame(folder / "queries.parquet", table)
 
@@ -146,7 +146,7 @@ def _snr_db(mixture: Floats, music: Floats) -> float:
     return float(10 * np.log10(np.mean(np.square(music, dtype=np.float64)) / noise_power))
 
 
-def _drawn(
+def _draw_queries(
     config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, stem_samples: int, hop: int, per_track: int
 ) -> pd.DataFrame:
     """Return the table of queries: where each starts, its noise, its room for every t60."""
@@ -166,14 +166,14 @@ def _drawn(
         long_enough = np.sort(draw.choice(long_enough, config.max_queries, replace=False))
     rows = []
     for track in np.repeat(long_enough, per_track):
-        start = audible_start(music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw)
+        start = draw_audible_start(music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw)
         if start is None:
             continue
         row: dict[str, float | int] = {"track": int(track), "start_sample": start}
         row["identity_sample"] = round(start / hop) * hop
         if len(noises):
             row["noise"] = int(draw.choice(noises))
-            row["noise_start_sample"] = audible_noise(noise, int(row["noise"]), draw)
+            row["noise_start_sample"] = draw_noise_start(noise, int(row["noise"]), draw)
         for t60_s in sorted(_t60s(config)):
             room = int(draw.choice(_rooms_of(rooms, t60_s)))
             row[f"room_t60_{t60_s:g}"] = room
@@ -191,9 +191,9 @@ def _rooms_of(rooms: RoomBank, t60_s: float) -> Ints:
     return numbers
 
 
-def audible_start(music: Corpus, track: int, last_start: int, draw: np.random.Generator) -> int | None:
+def draw_audible_start(music: Corpus, track: int, last_start: int, draw: np.random.Generator) -> int | None:
     """Return a random start whose first second is not silence, None if no draw finds one."""
-    threshold = SILENT_POWER * _peak(music, track) ** 2
+    threshold = QUERY_GATE_POWER * _peak(music, track) ** 2
     for _ in range(MAX_DRAWS):
         start = int(draw.integers(last_start + 1))
         wave_T = music.read(track, start, min(GATE_SAMPLES, music.num_samples(track) - start)).astype(np.float64)
@@ -207,11 +207,11 @@ def _peak(music: Corpus, track: int) -> float:
     return float(np.abs(music.read(track, 0, music.num_samples(track)).astype(np.int32)).max())
 
 
-def audible_noise(noise: Corpus, track: int, draw: np.random.Generator) -> int:
+def draw_noise_start(noise: Corpus, track: int, draw: np.random.Generator) -> int:
     """Return a random start in a noise that is looped, whose first second is not all zeros. Raises: DataError."""
     for _ in range(MAX_DRAWS):
         start = int(draw.integers(noise.num_samples(track)))
-        if np.any(looped(noise, track, start, GATE_SAMPLES)):
+        if np.any(read_looped(noise, track, start, GATE_SAMPLES)):
             return start
     raise DataError(f"noise {noise.tracks['id'].iloc[track]} is silent nearly everywhere; take it out of the noise set")
 
@@ -245,7 +245,7 @@ def _stems_of(
 ) -> dict[str, npt.NDArray[np.int16]]:
     context = round(CONTEXT_S * RATE_HZ)
     start = row["start_sample"]
-    dry = padded(music, row["track"], start - context, start + stem_samples + DIRECT_AT)
+    dry = read_padded(music, row["track"], start - context, start + stem_samples + DIRECT_AT)
     stems = {
         "identity": music.read(row["track"], row["identity_sample"], stem_samples),
         "music": dry[context : context + stem_samples],
@@ -255,7 +255,7 @@ def _stems_of(
         stems[f"music_t60_{t60_s:g}"] = _as_int16(reverberate(dry, response)[context:])
     if config.snr_db:
         first = (row["noise_start_sample"] - context) % noise.num_samples(row["noise"])
-        hiss = looped(noise, row["noise"], first, context + stem_samples + DIRECT_AT)
+        hiss = read_looped(noise, row["noise"], first, context + stem_samples + DIRECT_AT)
         t60_s = config.noise_reverb_t60_s
         stems["noise"] = hiss[context : context + stem_samples]
         stems[f"noise_t60_{t60_s:g}"] = _as_int16(

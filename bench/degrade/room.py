@@ -48,7 +48,7 @@ class ResponseSource(Protocol):
         """Return one response, aligned. Raises: DataError if it cannot be used."""
         ...
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Return a digest of all that decides the responses."""
         ...
 
@@ -83,7 +83,7 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
 
     Raises: DataError if none is usable.
     """
-    key = digest(FORMAT, name, source.fingerprint())
+    key = digest(FORMAT, name, source.digest())
 
     def build(folder: Path) -> None:
         rows: list[dict[str, object]] = []
@@ -124,7 +124,7 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
     return RoomBank(kept, table[~usable][["name", "problem"]], read_array(folder / "samples.npy"), key)
 
 
-def align(wave_T: Floats) -> Floats:
+def align_direct_sound(wave_T: Floats) -> Floats:
     """Return the response shifted so that its direct sound, the largest peak, is at DIRECT_AT.
 
     Why: an uncompensated delay of 50 ms would be a full miss at a tolerance of 50 ms.

@@ -26,29 +26,29 @@ COLOUR_TAPS = 512  # the colour holds from RATE_HZ / COLOUR_TAPS = 31 Hz up; bel
 Step = Callable[[Floats], Floats]
 
 
-def transformed(wave_BT: Floats, transforms: Transforms, seeds_B: Ints) -> Floats:
+def transform_waves(wave_BT: Floats, transforms: Transforms, seeds_B: Ints) -> Floats:
     """Return the waves, each transformed as its seed says, in the order: stretch, jitter, distortion, noise.
 
     Shapes: wave_BT float32 at RATE_HZ and the result are (B, T); seeds_B (B,), at least 0.
     What has become shorter than T ends in silence, what has become longer is cut off at its end: the start stays
     in its place, and the end of a second moves by up to 50 ms at 5 per cent.
     """
-    if transforms.idle:
+    if transforms.is_idle:
         return wave_BT
     steps = _steps(transforms)
     found_BT = np.empty_like(wave_BT)
     for found_T, wave_T, seed in zip(found_BT, wave_BT, seeds_B, strict=True):
-        with _seeded(int(seed)):
+        with _seed_generators(int(seed)):
             heard_T = wave_T.copy()  # the library takes no strided and no read-only waves
             for step in steps:
-                heard_T = _fitted(step(heard_T), len(wave_T))
+                heard_T = _fit_length(step(heard_T), len(wave_T))
         found_T[:] = heard_T
     return found_BT
 
 
-def transformed_int16(transforms: Transforms, wave_BT: npt.NDArray[np.int16], seeds_B: Ints) -> npt.NDArray[np.int16]:
+def transform_int16(transforms: Transforms, wave_BT: npt.NDArray[np.int16], seeds_B: Ints) -> npt.NDArray[np.int16]:
     """Return int16 waves transformed; what grew louder than full scale is clipped, as a recorder would."""
-    heard_BT = transformed(wave_BT.astype(np.float32) * np.float32(INT16_SCALE), transforms, seeds_B)
+    heard_BT = transform_waves(wave_BT.astype(np.float32) * np.float32(INT16_SCALE), transforms, seeds_B)
     kept_BT: npt.NDArray[np.int16] = np.rint(np.clip(heard_BT / INT16_SCALE, -32_768, 32_767)).astype(np.int16)
     return kept_BT
 
@@ -86,13 +86,13 @@ def _step(transform: Any, rate_hz: int) -> Step:
     return step
 
 
-def _fitted(wave_T: Floats, num_samples: int) -> Floats:
+def _fit_length(wave_T: Floats, num_samples: int) -> Floats:
     """Return the first samples, filled up with silence where there are too few."""
     return np.pad(wave_T[:num_samples], (0, max(0, num_samples - len(wave_T))))
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seed_generators(seed: int) -> Iterator[None]:
     """Seed both global generators, and put them back afterwards."""
     kept, kept_numpy = random.getstate(), np.random.get_state()
     words = np.random.SeedSequence(seed).generate_state(4)

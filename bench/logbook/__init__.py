@@ -1,19 +1,19 @@
 """The logbook: what a run did, on disk first, and from there in MLflow. The only importer of mlflow."""
 
 from bench.logbook.book import Logbook, is_open, open_book
-from bench.logbook.courier import first_line
+from bench.logbook.model_registry import SCHEME, Package, RegisteredModel, alias_tags, fetch_model, register
 from bench.logbook.provenance import labels, provenance
-from bench.logbook.registered import SCHEME, Package, Registered, alias_tags, fetched, register
 from bench.logbook.sync import sync
 from bench.logbook.ui import serve
+from bench.logbook.uploader import first_line
 
 __all__ = [
     "SCHEME",
     "Logbook",
     "Package",
-    "Registered",
+    "RegisteredModel",
     "alias_tags",
-    "fetched",
+    "fetch_model",
     "first_line",
     "is_open",
     "labels",

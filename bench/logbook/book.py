@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 from filelock import Timeout
 
 from bench.errors import Pruned
-from bench.logbook.courier import Courier, connect, first_line, switch_target, system_sampler, wanted_uri
-from bench.logbook.journal import Card, Journal, journals
+from bench.logbook.journal import Journal, RunLink, journals
 from bench.logbook.sync import Backlog
+from bench.logbook.uploader import Uploader, connect, first_line, switch_target, system_sampler, user_uri
 from bench.store import write_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ SYSTEM_S = 10.0  # MLflow's own sampling interval
 RETRY_S = 60.0  # after a failure, so that a server that hangs is not asked all the time
 START_WAIT_S = 60.0  # a fresh database takes 3 s; a server that hangs is given up after its HTTP timeouts
 CLOSE_WAIT_S = 120.0  # for uploading the last artefacts
-INTERRUPTED = 128  # exit codes from here on mean "ended by a signal"
+FIRST_SIGNAL_CODE = 128  # exit codes from here on mean "ended by a signal"
 
 P = ParamSpec("P")
 
@@ -50,10 +50,10 @@ def open_book(
     """
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder)
-    with _held(journal, warn):
+    with _lock_journal(journal, warn):
         journal.mend()
-        card = journal.card() or Card(os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment, name, wanted_uri())
-        journal.keep(switch_target(card, wanted_uri()))
+        card = journal.load_link() or RunLink(os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment, name, user_uri())
+        journal.write_link(switch_target(card, user_uri()))
         book = Logbook(journal, store, warn)
         status = "FINISHED"
         try:
@@ -76,7 +76,7 @@ def is_open(folder: Path) -> bool:
 
 
 @contextmanager
-def _held(journal: Journal, warn: Callable[[str], None]) -> Iterator[None]:
+def _lock_journal(journal: Journal, warn: Callable[[str], None]) -> Iterator[None]:
     lock = journal.lock()
     try:
         lock.acquire(timeout=0)
@@ -92,7 +92,9 @@ def _held(journal: Journal, warn: Callable[[str], None]) -> Iterator[None]:
 def _status_of(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         code = error.code or 0
-        return "FINISHED" if code == 0 else "KILLED" if isinstance(code, int) and code >= INTERRUPTED else "FAILED"
+        return (
+            "FINISHED" if code == 0 else "KILLED" if isinstance(code, int) and code >= FIRST_SIGNAL_CODE else "FAILED"
+        )
     return "FAILED" if isinstance(error, Exception) and not isinstance(error, Pruned) else "KILLED"
 
 
@@ -137,7 +139,7 @@ class Logbook:
     @property
     def run_id(self) -> str:
         """Return the id of the MLflow run, empty while MLflow could not be reached."""
-        card = self._journal.card()
+        card = self._journal.load_link()
         target = card.targets.get(card.uri) if card else None
         return target.run_id if target else ""
 
@@ -218,13 +220,13 @@ class Logbook:
                     self._samples += any(k.startswith("system/") for k in event["values"])
 
     def _deliver_until_stopped(self) -> None:
-        courier: Courier | None = None
+        courier: Uploader | None = None
         failed_s = sampled_s = -math.inf
         stopping = caught_up = False
         while True:
             if time.monotonic() - failed_s > RETRY_S:
                 try:
-                    courier = courier or self._courier()
+                    courier = courier or self._build_uploader()
                     courier.deliver()
                 except Exception as error:
                     failed_s = time.monotonic()
@@ -242,18 +244,18 @@ class Logbook:
         if courier and courier.refused:
             self._warn_once("refused", f"MLflow did not take {len(courier.refused)} entries: {courier.refused[0]}")
 
-    def _courier(self) -> Courier:
-        card = self._journal.card()
+    def _build_uploader(self) -> Uploader:
+        card = self._journal.load_link()
         assert card is not None
-        return Courier(connect(card.uri, self._store), self._journal, self._store)
+        return Uploader(connect(card.uri, self._store), self._journal, self._store)
 
     @_never_raises
     def _catch_up(self) -> None:
         """End dead runs in the tracking store that has just answered, and deliver what it missed of others."""
         backlog = Backlog(self._store, lambda reason: None)  # `bench sync` will say what is wrong with them
         for journal in journals(self._store):
-            card = journal.card()
-            if card is not None and card.uri == wanted_uri() and not self._stop.is_set():
+            card = journal.load_link()
+            if card is not None and card.uri == user_uri() and not self._stop.is_set():
                 backlog.deliver(journal)
 
     @_never_raises

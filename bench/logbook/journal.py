@@ -24,7 +24,7 @@ from bench.store import read_json, write_json
 
 Event = dict[str, Any]
 EVENTS = "events.jsonl"
-CARD = "mlflow.json"
+RUN_LINK = "mlflow.json"
 SLICE_BYTES = 1 << 20  # events are delivered in parts of this size, each confirmed on disk
 TAIL_BYTES = 4096  # far longer than the line of a status event
 
@@ -38,7 +38,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Card:
+class RunLink:
     """Where a run belongs in MLflow. `uri` is the target now in use, empty for the store's own database."""
 
     experiment: str
@@ -62,17 +62,17 @@ class Journal:
         """Return the lock that whoever logs to or delivers from this folder holds."""
         return FileLock(str(self.folder / "book.lock"))
 
-    def card(self) -> Card | None:
+    def load_link(self) -> RunLink | None:
         """Return the folder's card, None if it has none or not one that can be read."""
         try:
-            values = read_json(self.folder / CARD)
-            return Card(**{**values, "targets": {uri: Target(**t) for uri, t in values["targets"].items()}})
+            values = read_json(self.folder / RUN_LINK)
+            return RunLink(**{**values, "targets": {uri: Target(**t) for uri, t in values["targets"].items()}})
         except (StoreError, TypeError, KeyError):
             return None
 
-    def keep(self, card: Card) -> Card:
+    def write_link(self, card: RunLink) -> RunLink:
         """Write the card and return it."""
-        write_json(self.folder / CARD, asdict(card))
+        write_json(self.folder / RUN_LINK, asdict(card))
         return card
 
     def append(self, kind: str, **values: object) -> None:
@@ -107,13 +107,13 @@ class Journal:
                 whole = data[: data.rfind(b"\n") + 1]
                 if whole:
                     start += len(whole)
-                    yield [e for line in whole.splitlines() if (e := _parsed(line)) is not None], start
+                    yield [e for line in whole.splitlines() if (e := _parse(line)) is not None], start
                 if len(whole) < len(data):
                     return
 
     def is_delivered(self) -> bool:
         """Say whether the target in use has every event."""
-        card = self.card()
+        card = self.load_link()
         if card is None:
             return True
         target = card.targets.get(card.uri)
@@ -126,7 +126,7 @@ class Journal:
             return False
         with self._path.open("rb") as file:
             file.seek(max(0, self._path.stat().st_size - TAIL_BYTES))
-            last = _parsed(file.read().rstrip(b"\n").rpartition(b"\n")[2])
+            last = _parse(file.read().rstrip(b"\n").rpartition(b"\n")[2])
         return last is None or last["kind"] != "status" or last["value"] == "RUNNING"
 
     def end_if_dead(self) -> bool:
@@ -138,17 +138,17 @@ class Journal:
         return True
 
 
-def delivered_to(card: Card, target: Target) -> Card:
+def update_target(card: RunLink, target: Target) -> RunLink:
     """Return the card with the state of the target in use replaced."""
     return replace(card, targets={**card.targets, card.uri: target})
 
 
 def journals(store: Path) -> list[Journal]:
     """Return the journal of every run of the store, by run key."""
-    return [Journal(path.parent) for path in sorted((store / "runs").glob(f"*/{CARD}"))]
+    return [Journal(path.parent) for path in sorted((store / "runs").glob(f"*/{RUN_LINK}"))]
 
 
-def _parsed(line: bytes) -> Event | None:
+def _parse(line: bytes) -> Event | None:
     try:
         event = json.loads(line)
     except ValueError:

@@ -8,8 +8,8 @@ from typing import Any
 
 from filelock import Timeout
 
-from bench.logbook.courier import Courier, connect, first_line, switch_target, wanted_uri
 from bench.logbook.journal import Journal, journals
+from bench.logbook.uploader import Uploader, connect, first_line, switch_target, user_uri
 
 UP_TO_DATE, DELIVERED, IN_PROGRESS, FAILED = "up to date", "delivered", "in progress", "failed"
 
@@ -42,15 +42,15 @@ class Backlog:
             return IN_PROGRESS
 
     def _send(self, journal: Journal) -> str:
-        card = journal.card()
+        card = journal.load_link()
         assert card is not None
-        uri = wanted_uri() or card.uri
+        uri = user_uri() or card.uri
         if uri not in self._clients:
-            self._clients[uri] = self._connected(uri)
+            self._clients[uri] = self._connect(uri)
         if self._clients[uri] is None:
             return FAILED
-        journal.keep(switch_target(card, uri))
-        courier = Courier(self._clients[uri], journal, self._store)
+        journal.write_link(switch_target(card, uri))
+        courier = Uploader(self._clients[uri], journal, self._store)
         try:
             courier.deliver()
         except Exception as error:
@@ -60,7 +60,7 @@ class Backlog:
             self._warn(f"MLflow did not take an entry of {journal.folder}: {refusal}")
         return DELIVERED
 
-    def _connected(self, uri: str) -> Any:
+    def _connect(self, uri: str) -> Any:
         try:
             return connect(uri, self._store)
         except Exception as error:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from bench.errors import ConfigError, StoreError
-from bench.logbook.courier import connect, first_line, own_uri, wanted_uri
+from bench.logbook.uploader import connect, first_line, store_uri, user_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,21 +61,21 @@ def serve(store: Path, host: str = LOOPBACK, port: int | None = None) -> None:
     MLFLOW_SERVER_ALLOWED_HOSTS. Where the store holds sweeps, optuna-dashboard shows them, on loopback.
     Raises: ConfigError if the port is taken; StoreError if there is no run to show or it does not start.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or own_uri(store)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or store_uri(store)
     if uri.startswith(("http://", "https://")):
         print(f"MLFLOW_TRACKING_URI is a server, which has the UI itself: open {uri}", flush=True)
         return
-    if uri == own_uri(store) and not (store / "mlflow.db").is_file():
+    if uri == store_uri(store) and not (store / "mlflow.db").is_file():
         raise _nothing(store)
     pages = _pages(store)
     mlflow = _mlflow(uri, store)
     try:
         with ExitStack() as running:
-            process, found = running.enter_context(_running(mlflow, host, port))
+            process, found = running.enter_context(_run_server(mlflow, host, port))
             for name, page in pages.items():
                 print(f"{name}: http://{host}:{found}/{page}", flush=True)
             if (store / SWEEPS).is_file():
-                print(f"sweeps: {_sweeps_shown(store, running)}", flush=True)
+                print(f"sweeps: {_start_dashboard(store, running)}", flush=True)
             print("Ctrl-C ends it", flush=True)
             if process.wait() != 0:
                 raise StoreError(f"the {mlflow.name} ended by itself; its last words are in {mlflow.log}")
@@ -102,12 +102,12 @@ def _optuna(store: Path) -> Server:
     return Server("optuna-dashboard", command, "api/studies", store / "optuna-dashboard.log", 8080)
 
 
-def _sweeps_shown(store: Path, running: ExitStack) -> str:
+def _start_dashboard(store: Path, running: ExitStack) -> str:
     """Start optuna-dashboard on the store's sweeps; return its address, or why there is none."""
     if find_spec("optuna_dashboard") is None:
         return 'optuna-dashboard shows them; get it with `pip install "afp-bench[dashboard]"`'
     try:
-        _, port = running.enter_context(_running(_optuna(store), LOOPBACK, None))
+        _, port = running.enter_context(_run_server(_optuna(store), LOOPBACK, None))
     except (ConfigError, StoreError) as error:
         return str(error)
     return f"http://{LOOPBACK}:{port}/dashboard/"
@@ -120,7 +120,7 @@ def _pages(store: Path) -> dict[str, str]:
     Raises: StoreError if the database is unusable or empty.
     """
     try:
-        client = connect(wanted_uri(), store)
+        client = connect(user_uri(), store)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = client.search_runs(experiments, order_by=NEWEST_FIRST, max_results=1)
         if not runs:
@@ -167,12 +167,12 @@ def _nothing(store: Path) -> StoreError:
 
 
 @contextmanager
-def _running(server: Server, host: str, port: int | None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _run_server(server: Server, host: str, port: int | None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Give the process and the port of a server that answers; it is gone afterwards.
 
     Raises: ConfigError if the port is taken; StoreError if the server does not start.
     """
-    asked = None if port is None else _checked(host, port)
+    asked = None if port is None else _check_port(host, port)
     while True:
         found = asked or _first_free(host, server.first_port)
         server.log.parent.mkdir(parents=True, exist_ok=True)
@@ -192,16 +192,16 @@ def _running(server: Server, host: str, port: int | None) -> Iterator[tuple[subp
         finally:
             _end(process)
         if asked is not None:  # another one took it a moment before
-            raise _taken(host, asked)
+            raise _build_port_error(host, asked)
 
 
-def _checked(host: str, port: int) -> int:
+def _check_port(host: str, port: int) -> int:
     if not _is_free(host, port):
-        raise _taken(host, port)
+        raise _build_port_error(host, port)
     return port
 
 
-def _taken(host: str, port: int) -> ConfigError:
+def _build_port_error(host: str, port: int) -> ConfigError:
     return ConfigError(f"port {port} of {host} is taken; choose another with --port, or leave --port out")
 
 

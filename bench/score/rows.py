@@ -69,7 +69,7 @@ METRICS: dict[str, Callable[[pd.DataFrame], tuple[float, float, float]]] = {
     **{f"recall@{k}": _share(lambda hits, k=k: (hits["rank"] > 0) & (hits["rank"] <= k)) for k in RECALL_AT},  # type: ignore[misc]
     "mrr": _reciprocal_rank,
 }
-# Of searches whose score is a similarity; the threshold is that of `bench.score.decision`.
+# Of searches whose score is a similarity; the threshold is that of `bench.score.threshold`.
 DECISIONS: dict[str, Callable[[pd.DataFrame], tuple[float, float, float]]] = {
     "false_accept": _share(lambda hits: hits["impostor_score"] >= hits["threshold"]),
     "false_reject": _share(lambda hits: ~(hits["track_hit"] & (hits["score"] >= hits["threshold"]))),
@@ -96,12 +96,12 @@ def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: 
     return rows
 
 
-def frame(rows: list[Row]) -> pd.DataFrame:
+def to_frame(rows: list[Row]) -> pd.DataFrame:
     """Return rows as a frame, one column a field."""
     return pd.DataFrame([asdict(row) for row in rows], columns=[item.name for item in fields(Row)])
 
 
-def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def to_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as JSON-able dicts; what is not there (the SNR of a clean cell) is null."""
     return [
         {str(name): None if isinstance(v, float) and np.isnan(v) else v for name, v in row.items()}
@@ -109,7 +109,7 @@ def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def schema() -> dict[str, Any]:
+def load_schema() -> dict[str, Any]:
     """Return the published JSON schema of a list of result rows."""
     text = files("bench.score").joinpath("results.schema.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)

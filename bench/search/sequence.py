@@ -37,7 +37,7 @@ class Ranking:
     def starts(self, database: Fingerprints) -> Ints:
         """Return at which samples of their tracks (Q, R) the queries are thought to begin; nonsense of no place."""
         place_QR = np.maximum(self.places_QR, 0)
-        start_QR = (place_QR - database.first_vector[database.place_of(place_QR)]) * database.hop_samples
+        start_QR = (place_QR - database.first_vector[database.track_row_of(place_QR)]) * database.hop_samples
         if self.shift_QR is None:
             return start_QR
         return start_QR + np.rint(self.shift_QR * database.hop_samples).astype(np.int64)
@@ -53,14 +53,14 @@ def vote(neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranki
     """
     num_queries, num_segments = neighbours_QMK.shape[:2]
     nearest_QM = neighbours_QMK[:, :, 0]
-    query_P, place_P, votes_P = _places(nearest_QM[:, :, None], database)
+    query_P, place_P, votes_P = _count_candidates(nearest_QM[:, :, None], database)
     # A segment votes for the track it heard, also where the whole sequence would not fit there.
     num_tracks = len(database.tracks)
-    ballot_QM = np.arange(num_queries)[:, None] * num_tracks + database.place_of(nearest_QM)
+    ballot_QM = np.arange(num_queries)[:, None] * num_tracks + database.track_row_of(nearest_QM)
     track_votes = np.bincount(ballot_QM[nearest_QM >= 0], minlength=num_queries * num_tracks)
-    own_votes_P = track_votes[query_P * num_tracks + database.place_of(place_P)]
+    own_votes_P = track_votes[query_P * num_tracks + database.track_row_of(place_P)]
     order = np.lexsort((place_P, -votes_P, -own_votes_P, query_P))
-    return _ranking(query_P[order], place_P[order], votes_P[order] / num_segments, num_queries, num_places)
+    return _build_ranking(query_P[order], place_P[order], votes_P[order] / num_segments, num_queries, num_places)
 
 
 def rescore(queries_QMD: Floats, neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:
@@ -69,10 +69,10 @@ def rescore(queries_QMD: Floats, neighbours_QMK: Ints, database: Fingerprints, n
     Candidates are all places that any neighbour of any segment points to. A tie goes to the earlier place.
     Source: Chang et al. (NAFP), ICASSP 2021, section 3; confined to one track as NMFP does.
     """
-    query_P, place_P, _ = _places(neighbours_QMK, database)
-    score_P = _scores(queries_QMD, database, query_P, place_P)
+    query_P, place_P, _ = _count_candidates(neighbours_QMK, database)
+    score_P = _score_places(queries_QMD, database, query_P, place_P)
     order = np.lexsort((place_P, -score_P, query_P))
-    return _ranking(query_P[order], place_P[order], score_P[order], len(queries_QMD), num_places)
+    return _build_ranking(query_P[order], place_P[order], score_P[order], len(queries_QMD), num_places)
 
 
 def interpolate(ranking: Ranking, queries_QMD: Floats, database: Fingerprints) -> Ranking:
@@ -85,10 +85,10 @@ def interpolate(ranking: Ranking, queries_QMD: Floats, database: Fingerprints) -
     first = database.first_vector
     query_P, rank_P = np.nonzero(ranking.places_QR >= 0)
     place_P = ranking.places_QR[query_P, rank_P]
-    track_P = database.place_of(place_P)
+    track_P = database.track_row_of(place_P)
     inner_P = (place_P > first[track_P]) & (place_P + num_segments < first[track_P + 1])
     query_P, rank_P, place_P = query_P[inner_P], rank_P[inner_P], place_P[inner_P]
-    before_P, after_P = (_scores(queries_QMD, database, query_P, place_P + step) for step in (-1, 1))
+    before_P, after_P = (_score_places(queries_QMD, database, query_P, place_P + step) for step in (-1, 1))
     here_P = ranking.scores_QR[query_P, rank_P]
     is_top_P = (here_P >= before_P) & (here_P >= after_P)
     shift_QR = np.zeros(ranking.places_QR.shape, dtype=np.float32)
@@ -96,7 +96,7 @@ def interpolate(ranking: Ranking, queries_QMD: Floats, database: Fingerprints) -
     return replace(ranking, shift_QR=shift_QR)
 
 
-def _scores(queries_QMD: Floats, database: Fingerprints, query_P: Ints, place_P: Ints) -> Floats:
+def _score_places(queries_QMD: Floats, database: Fingerprints, query_P: Ints, place_P: Ints) -> Floats:
     """Return the mean inner product (P,) of queries along the sequences that begin at these places of the database."""
     num_queries, num_segments, dim = queries_QMD.shape
     score_P = np.empty(len(place_P), dtype=np.float32)
@@ -112,13 +112,13 @@ def _scores(queries_QMD: Floats, database: Fingerprints, query_P: Ints, place_P:
     return score_P
 
 
-def _places(neighbours_QMK: Ints, database: Fingerprints) -> tuple[Ints, Ints, Ints]:
+def _count_candidates(neighbours_QMK: Ints, database: Fingerprints) -> tuple[Ints, Ints, Ints]:
     """Return the pairs of a query and a place that its neighbours point to, each once, and how often.
 
     Only places whose whole sequence is in the track of the neighbour. In the order of query and place.
     """
     num_queries, num_segments = neighbours_QMK.shape[:2]
-    track_QMK = database.place_of(neighbours_QMK)
+    track_QMK = database.track_row_of(neighbours_QMK)
     place_QMK = neighbours_QMK - np.arange(num_segments)[:, None]
     first = database.first_vector
     inside: npt.NDArray[np.bool_] = neighbours_QMK >= 0
@@ -129,7 +129,7 @@ def _places(neighbours_QMK: Ints, database: Fingerprints) -> tuple[Ints, Ints, I
     return pair_P // num_vectors, pair_P % num_vectors, times_P
 
 
-def _ranking(query_P: Ints, place_P: Ints, score_P: Floats, num_queries: int, num_places: int) -> Ranking:
+def _build_ranking(query_P: Ints, place_P: Ints, score_P: Floats, num_queries: int, num_places: int) -> Ranking:
     """Return the first places of each query, of pairs that are sorted by query and then best first."""
     places_QR = np.full((num_queries, num_places), -1, dtype=np.int64)
     scores_QR = np.full((num_queries, num_places), np.nan, dtype=np.float32)

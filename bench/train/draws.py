@@ -15,13 +15,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from bench.config import TrainConfig
-from bench.train.material import Material
-from bench.train.twins import HOP_SAMPLES, NONE
+from bench.train.hard_negatives import GRID_HOP_SAMPLES, NO_NEGATIVE
+from bench.train.pool import TrainingPool
 from bench.values import RATE_HZ, Floats, Ints
 
-NOWHERE = -1  # before every track
+NO_START = -1  # before every track
 MAX_DRAWS = 8  # of a place for an anchor, until one is not silent
-MIXTURE = 1  # the stream of its own that mixtures are drawn from: all else is drawn the same with and without them
+MIXTURE_STREAM = (
+    1  # the stream of its own that mixtures are drawn from: all else is drawn the same with and without them
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,22 +60,22 @@ class Draws:
         return Draws(**cut, redrawn=self.redrawn)
 
 
-def draw_pairs(source: Material, config: TrainConfig, seed: int, step: int) -> Draws:
+def draw_pairs(source: TrainingPool, config: TrainConfig, seed: int, step: int) -> Draws:
     """Return the pairs of step `step`, a function of (seed, step) alone."""
     draw = np.random.default_rng([seed, step])
     pairs = config.batch_pairs
     moments = -(-pairs // config.pairs_per_moment)
     groups = -(-moments // config.segments_per_track)
     track_G = draw.choice(source.tracks, groups, replace=groups > len(source.tracks))
-    anchor_GS, redrawn = _places(source, track_G, config, draw)
+    anchor_GS, redrawn = _draw_segment_starts(source, track_G, config, draw)
     track_B = np.repeat(track_G, config.segments_per_track * config.pairs_per_moment)[:pairs]
     anchor_B = np.repeat(anchor_GS.reshape(-1), config.pairs_per_moment)[:pairs]
     noise_B = draw.choice(source.noises, pairs)
     length_B = source.noise.lengths[noise_B]
     weights = np.array([config.clean, config.noise_only, config.reverb_only, config.noise_and_reverb])
     kind_B = draw.choice(len(weights), pairs, p=weights / weights.sum())
-    positive_B = anchor_B + _offsets(config, draw, (pairs,))
-    others = _others(source, anchor_GS, config, np.random.default_rng([seed, step, MIXTURE]))
+    positive_B = anchor_B + _draw_offsets(config, draw, (pairs,))
+    others = _draw_other_sources(source, anchor_GS, config, np.random.default_rng([seed, step, MIXTURE_STREAM]))
     return Draws(
         track_B=track_B,
         anchor_B=anchor_B,
@@ -97,7 +99,7 @@ def draw_pairs(source: Material, config: TrainConfig, seed: int, step: int) -> D
 
 
 @dataclass(frozen=True, eq=False)
-class _Others:
+class _OtherSources:
     """What mixes with each pair's own source, and all gains; see `Draws`."""
 
     track_BJ: Ints
@@ -108,7 +110,9 @@ class _Others:
     redrawn: int
 
 
-def _others(source: Material, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator) -> _Others:
+def _draw_other_sources(
+    source: TrainingPool, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator
+) -> _OtherSources:
     """Return the sources beside each pair's own, and the gains of all.
 
     Segments of one group hear the same other sources, as far along as they are in their own track: neighbours are one
@@ -118,25 +122,25 @@ def _others(source: Material, anchor_GS: Ints, config: TrainConfig, draw: np.ran
     groups, count = anchor_GS.shape
     pairs, repeats = config.batch_pairs, config.pairs_per_moment
     track_GSJ = np.repeat(draw.choice(source.tracks, (groups, 1, many - 1)), count, axis=1)
-    place_GSJ, redrawn = _moving(source, track_GSJ, anchor_GS, config, draw)
+    place_GSJ, redrawn = _draw_moving_starts(source, track_GSJ, anchor_GS, config, draw)
     sources_M = np.repeat(draw.integers(few, many + 1, groups), count)
     track_BJ, anchor_BJ = (
         np.repeat(a.reshape(groups * count, many - 1), repeats, axis=0)[:pairs] for a in (track_GSJ, place_GSJ)
     )
-    gain_MK = _gains(sources_M, config, draw)
+    gain_MK = _draw_gains(sources_M, config, draw)
     sources_B = np.repeat(sources_M, repeats)[:pairs]
-    return _Others(
+    return _OtherSources(
         track_BJ=track_BJ,
         anchor_BJ=anchor_BJ,
-        positive_BJ=anchor_BJ + _offsets(config, draw, anchor_BJ.shape),
+        positive_BJ=anchor_BJ + _draw_offsets(config, draw, anchor_BJ.shape),
         anchor_gain_BK=np.repeat(gain_MK, repeats, axis=0)[:pairs],
-        positive_gain_BK=_muted(_gains(sources_B, config, draw), sources_B, draw),
+        positive_gain_BK=_mute_sources(_draw_gains(sources_B, config, draw), sources_B, draw),
         redrawn=redrawn,
     )
 
 
-def _moving(
-    source: Material, track_GSJ: Ints, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator
+def _draw_moving_starts(
+    source: TrainingPool, track_GSJ: Ints, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator
 ) -> tuple[Ints, int]:
     """Return places of other sources that move with their groups, and how many silent ones were drawn again.
 
@@ -145,17 +149,17 @@ def _moving(
     """
     groups, _, others = shape = track_GSJ.shape
     track = track_GSJ.reshape(-1)
-    first, last = _bounds(source, track, config)
+    first, last = _anchor_bounds(source, track, config)
     track_X, first_X, last_X = (a.reshape(shape)[:, 0].reshape(-1) for a in (track, first, last))
-    begin_X, redrawn = _audible(source, track_X, first_X, last_X, draw)
+    begin_X, redrawn = _draw_audible(source, track_X, first_X, last_X, draw)
     moved = (begin_X.reshape(groups, 1, others) + (anchor_GS - anchor_GS[:, :1])[:, :, None]).reshape(-1)
     inside = np.clip(moved, first, last)
-    lost = np.flatnonzero((moved != inside) | ~source.audible(track, inside))
-    moved[lost], again = _audible(source, track[lost], first[lost], last[lost], draw)
+    lost = np.flatnonzero((moved != inside) | ~source.is_audible(track, inside))
+    moved[lost], again = _draw_audible(source, track[lost], first[lost], last[lost], draw)
     return moved.reshape(shape), redrawn + again
 
 
-def _gains(sources_B: Ints, config: TrainConfig, draw: np.random.Generator) -> Floats:
+def _draw_gains(sources_B: Ints, config: TrainConfig, draw: np.random.Generator) -> Floats:
     """Return a gain for each source (B, K), 0 from the number of sources on. One source alone is left as it is."""
     many = config.mixture.sources[1]
     if many == 1:
@@ -164,76 +168,82 @@ def _gains(sources_B: Ints, config: TrainConfig, draw: np.random.Generator) -> F
     return np.where(np.arange(many) < sources_B[:, None], gain_BK, np.float32(0))
 
 
-def _muted(gain_BK: Floats, sources_B: Ints, draw: np.random.Generator) -> Floats:
+def _mute_sources(gain_BK: Floats, sources_B: Ints, draw: np.random.Generator) -> Floats:
     """Return the gains with 0 to all but one of the sources muted: one at least is left."""
     drawn_BK = np.where(gain_BK > 0, draw.random(gain_BK.shape), np.inf)
     rank_BK = drawn_BK.argsort(axis=1).argsort(axis=1)
     return np.where(rank_BK < draw.integers(sources_B)[:, None], np.float32(0), gain_BK)
 
 
-def _places(source: Material, track_G: Ints, config: TrainConfig, draw: np.random.Generator) -> tuple[Ints, int]:
+def _draw_segment_starts(
+    source: TrainingPool, track_G: Ints, config: TrainConfig, draw: np.random.Generator
+) -> tuple[Ints, int]:
     """Return where the segments (G, S) of each track begin, and how many silent places were drawn again.
 
     The first lies anywhere, `neighbours_per_track` at multiples of `neighbour_ms` from it and `twins_per_track` at
     what sounds most like it, as far as they fit into the track, the others anywhere.
     """
     groups, count = len(track_G), config.segments_per_track
-    offset = _samples(config.offset_ms)
+    offset = _ms_to_samples(config.offset_ms)
     track_B = np.repeat(track_G, count)
-    first_B, last_B = _bounds(source, track_B, config)
-    place_B, redrawn = _audible(source, track_B, first_B, last_B, draw)
+    first_B, last_B = _anchor_bounds(source, track_B, config)
+    place_B, redrawn = _draw_audible(source, track_B, first_B, last_B, draw)
     place_GS = place_B.reshape(groups, count)
     reach = config.neighbour_reach or count
-    away = np.array([k for k in range(-reach, reach + 1) if k], dtype=np.int64) * _samples(config.neighbour_ms)
+    away = np.array([k for k in range(-reach, reach + 1) if k], dtype=np.int64) * _ms_to_samples(config.neighbour_ms)
     near_GX = place_GS[:, :1] + away
     last_G1 = last_B.reshape(groups, count)[:, :1]
     fits_GX = _fits(source, track_G, near_GX, offset, last_G1)
     order_GX = np.argsort(np.where(fits_GX, draw.random(near_GX.shape), np.inf), axis=1)
     near_GN = np.take_along_axis(near_GX, order_GX[:, : config.neighbours_per_track], axis=1)
-    wanted_GW = np.hstack([near_GN, _twins(source, track_G, place_GS[:, 0], near_GN, config.twins_per_track)])
+    wanted_GW = np.hstack(
+        [near_GN, _find_negative_starts(source, track_G, place_GS[:, 0], near_GN, config.twins_per_track)]
+    )
     rest_GW = place_GS[:, 1 : 1 + wanted_GW.shape[1]]
     rest_GW[:] = np.where(_fits(source, track_G, wanted_GW, offset, last_G1), wanted_GW, rest_GW)
     return place_GS, redrawn
 
 
-def _twins(source: Material, track_G: Ints, first_G: Ints, near_GN: Ints, count: int) -> Ints:
+def _find_negative_starts(source: TrainingPool, track_G: Ints, first_G: Ints, near_GN: Ints, count: int) -> Ints:
     """Return the places (G, R) of each track that sound most like the first ones, NOWHERE for none.
 
     None is one of the neighbours: a place that is there twice is its own negative.
     """
     if not count:
         return np.empty((len(track_G), 0), dtype=np.int64)
-    place_G = first_G // HOP_SAMPLES
-    twin_GR = np.stack([source.twins(t, p, count) for t, p in zip(track_G.tolist(), place_G.tolist(), strict=True)])
-    start_GR = first_G[:, None] + (twin_GR - place_G[:, None]) * HOP_SAMPLES
-    beside_GR = (np.abs(start_GR[:, :, None] - near_GN[:, None]) < HOP_SAMPLES).any(axis=2)
-    return np.where((twin_GR == NONE) | beside_GR, NOWHERE, start_GR)
+    place_G = first_G // GRID_HOP_SAMPLES
+    twin_GR = np.stack(
+        [source.find_hard_negatives(t, p, count) for t, p in zip(track_G.tolist(), place_G.tolist(), strict=True)]
+    )
+    start_GR = first_G[:, None] + (twin_GR - place_G[:, None]) * GRID_HOP_SAMPLES
+    beside_GR = (np.abs(start_GR[:, :, None] - near_GN[:, None]) < GRID_HOP_SAMPLES).any(axis=2)
+    return np.where((twin_GR == NO_NEGATIVE) | beside_GR, NO_START, start_GR)
 
 
-def _fits(source: Material, track_G: Ints, place_GX: Ints, first: int, last_G1: Ints) -> np.ndarray:
+def _fits(source: TrainingPool, track_G: Ints, place_GX: Ints, first: int, last_G1: Ints) -> np.ndarray:
     """Return which places, in samples, are between the first and the last of their track and not silent."""
     inside_GX = np.clip(place_GX, 0, last_G1)
     track_GX = np.broadcast_to(track_G[:, None], place_GX.shape)
-    heard_GX = source.audible(track_GX.reshape(-1), inside_GX.reshape(-1)).reshape(place_GX.shape)
+    heard_GX = source.is_audible(track_GX.reshape(-1), inside_GX.reshape(-1)).reshape(place_GX.shape)
     fits_GX: np.ndarray = (place_GX >= first) & (place_GX <= last_G1) & heard_GX
     return fits_GX
 
 
-def _bounds(source: Material, track_B: Ints, config: TrainConfig) -> tuple[Ints, Ints]:
+def _anchor_bounds(source: TrainingPool, track_B: Ints, config: TrainConfig) -> tuple[Ints, Ints]:
     """Return the first and the last place of an anchor in each track, with room for its positive where there is any."""
-    offset = _samples(config.offset_ms)
+    offset = _ms_to_samples(config.offset_ms)
     last_B = np.maximum(source.music.lengths[track_B] - source.segment_samples - offset, 0)
     return np.minimum(offset, last_B), last_B
 
 
-def _audible(
-    source: Material, track_B: Ints, first_B: Ints, last_B: Ints, draw: np.random.Generator
+def _draw_audible(
+    source: TrainingPool, track_B: Ints, first_B: Ints, last_B: Ints, draw: np.random.Generator
 ) -> tuple[Ints, int]:
     """Return places (B,) between first and last, drawn again where it is silent, and how often that was."""
     place_B = draw.integers(first_B, last_B + 1)
     redrawn = 0
     for _ in range(MAX_DRAWS - 1):
-        silent = np.flatnonzero(~source.audible(track_B, place_B))
+        silent = np.flatnonzero(~source.is_audible(track_B, place_B))
         if not len(silent):
             break
         place_B[silent] = draw.integers(first_B[silent], last_B[silent] + 1)
@@ -241,16 +251,16 @@ def _audible(
     return place_B, redrawn
 
 
-def _offsets(config: TrainConfig, draw: np.random.Generator, shape: tuple[int, ...]) -> Ints:
+def _draw_offsets(config: TrainConfig, draw: np.random.Generator, shape: tuple[int, ...]) -> Ints:
     """Return how many samples after their anchors positives begin, at most `offset_ms` either way.
 
     A distance is offset_ms x u^offset_power with u uniform in [0, 1]; both sides are equally likely.
     """
-    most = _samples(config.offset_ms)
+    most = _ms_to_samples(config.offset_ms)
     drawn = draw.integers(-most, most + 1, shape)
     distance = most * (np.abs(drawn) / max(1, most)) ** config.offset_power
     return np.rint(np.sign(drawn) * distance).astype(np.int64)
 
 
-def _samples(ms: float) -> int:
+def _ms_to_samples(ms: float) -> int:
     return round(ms * RATE_HZ / 1000)

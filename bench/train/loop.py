@@ -19,14 +19,14 @@ from bench.errors import DataError
 from bench.fingerprint import Embedder
 from bench.store import digest, read_json, write_json
 from bench.train import checkpoint
-from bench.train.feed import Served, feed
-from bench.train.material import Material, material
 from bench.train.optimisers import optimiser_of, set_rate
 from bench.train.pairs import degrade_pairs
+from bench.train.pool import TrainingPool, load_pool
+from bench.train.prefetch import Ready, prefetch
 from bench.train.ranks import ALONE, Ranks
 from bench.train.schedules import learning_rate
-from bench.train.step import Stepper, TrainingError, memory_named
-from bench.train.validation import Validation, top1, validation_of
+from bench.train.step import Stepper, TrainingError, explain_memory_errors
+from bench.train.validation import Validation, build_validation, top1
 from bench.values import RATE_HZ, Ints, Progress
 
 WEIGHTS, RESUME, HISTORY = "model.safetensors", "resume.safetensors", "history.json"
@@ -38,7 +38,7 @@ Watch = Callable[[dict[str, float], int], None]
 """Called as watch(metrics, step) with the points of the training curves as they come."""
 
 
-def unwatched(values: dict[str, float], step: int) -> None:
+def watch_nothing(values: dict[str, float], step: int) -> None:
     """Watches nothing."""
 
 
@@ -87,15 +87,15 @@ def fit(
     """
     ranks.share(config.train.batch_pairs)
     size = round(encoder.segment_s * RATE_HZ)  # type: ignore[operator, arg-type]
-    train, val = sides(data.music)
-    task = validation_of(data.music, val, data.noise, data.banks, size, config.train.val_queries)
-    source = material(data.music, train, data.noise, data.banks, config.train, size, device)
+    train, val = split_tracks(data.music)
+    task = build_validation(data.music, val, data.noise, data.banks, size, config.train.val_queries)
+    source = load_pool(data.music, train, data.noise, data.banks, config.train, size, device)
     _warn_of_overlaps(source, config.train, warn)
-    stepper = Stepper(_normalising_together(encoder.to(device), ranks, warn), config.train, config.seed, ranks, warn)
+    stepper = Stepper(_sync_batch_norm(encoder.to(device), ranks, warn), config.train, config.seed, ranks, warn)
     run = _Run(stepper, device, folder, watch, task)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         run.resume()
-        run.meet()
+        run.check_ranks_agree()
         run.train(source, progress)
     progress("training", config.train.steps, config.train.steps)
     if run.writes:
@@ -103,7 +103,7 @@ def fit(
         (folder / RESUME).unlink(missing_ok=True)
 
 
-def _warn_of_overlaps(source: Material, config: TrainConfig, warn: Callable[[str], None]) -> None:
+def _warn_of_overlaps(source: TrainingPool, config: TrainConfig, warn: Callable[[str], None]) -> None:
     """Say so where tracks are too short for several segments: the same moment would be a pair and its own negative."""
     wanted = source.segment_samples * config.segments_per_track
     short = int((source.music.lengths[source.tracks] < wanted).sum()) if config.segments_per_track > 1 else 0
@@ -115,10 +115,10 @@ def _warn_of_overlaps(source: Material, config: TrainConfig, warn: Callable[[str
         )
 
 
-def _normalising_together(encoder: nn.Module, ranks: Ranks, warn: Callable[[str], None]) -> nn.Module:
+def _sync_batch_norm(encoder: nn.Module, ranks: Ranks, warn: Callable[[str], None]) -> nn.Module:
     """Return the encoder with batch normalisation over all processes, where there are several and it has any."""
     norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if ranks.world == 1 or not norms:
+    if ranks.world_size == 1 or not norms:
         return encoder
     if norms[0].running_mean is not None and norms[0].running_mean.is_cuda:
         together: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)  # type: ignore[no-untyped-call]
@@ -127,12 +127,12 @@ def _normalising_together(encoder: nn.Module, ranks: Ranks, warn: Callable[[str]
     return encoder
 
 
-def history(folder: Path) -> Curve:
+def load_history(folder: Path) -> Curve:
     """Return the points of the training curves of a finished training: (step, values)."""
     return [(int(step), values) for step, values in read_json(folder / HISTORY)]
 
 
-def sides(music: Corpus) -> tuple[Ints, Ints]:
+def split_tracks(music: Corpus) -> tuple[Ints, Ints]:
     """Return the tracks to train on, and those held out to validate on. Raises: DataError if there are too few."""
     train, val = music.numbers("train"), music.numbers("val")
     if len(train) < 2:
@@ -163,13 +163,13 @@ class _Run:
         self.optimiser = optimiser_of(self.config, self.trainable or [torch.zeros(0)], self.device)
         self.writes = self.ranks.rank == 0
 
-    def train(self, source: Material, progress: Progress) -> None:
+    def train(self, source: TrainingPool, progress: Progress) -> None:
         """Take the steps that are left, with validations and checkpoints among them."""
         config = self.config
         steps = config.steps if self.trainable else 0
-        with feed(source, config, self.stepper.seed, self.ranks, self.device, self.done, steps) as served:
+        with prefetch(source, config, self.stepper.seed, self.ranks, self.device, self.done, steps) as served:
             for step in served:
-                if self.stopped():
+                if self.should_stop():
                     break
                 progress("training", self.done, steps)
                 self.advance(step, source)
@@ -180,22 +180,24 @@ class _Run:
         if self.best < 0:
             self.validate()  # no step at all: the untrained encoder
 
-    def advance(self, served: Served, source: Material) -> None:
+    def advance(self, served: Ready, source: TrainingPool) -> None:
         """Take one step of the optimiser."""
         self.encoder.train()
         rate = learning_rate(self.config, served.step)
         set_rate(self.optimiser, rate)
-        with memory_named(self.config):
-            heard = degrade_pairs(served.cuts, source)
-            feature_M = self.stepper.features(*heard, served.cuts.stripe_BC22)
-        loss = self.stepper.gradients(feature_M, served.step)
+        with explain_memory_errors(self.config):
+            heard = degrade_pairs(served.batch, source)
+            feature_M = self.stepper.features(*heard, served.batch.stripe_BC22)
+        loss = self.stepper.backpropagate(feature_M, served.step)
         self.ranks.sum_gradients(self.trainable)
         self.optimiser.step()
         self.done = served.step + 1
         self.unchecked.append(loss)
         if served.step % LOG_EVERY_STEPS == 0:
             self.check()
-            self._point({"train/loss": loss.item(), "train/lr": rate, "train/silent_redrawn": float(served.redrawn)})
+            self._add_point(
+                {"train/loss": loss.item(), "train/lr": rate, "train/silent_redrawn": float(served.redrawn)}
+            )
 
     def check(self) -> None:
         """Raise TrainingError if a loss since the last check, or a weight, is not finite; it waits for the device."""
@@ -205,7 +207,7 @@ class _Run:
         bad = [
             f"the loss is {loss} at step {step}" for step, loss in enumerate(losses, first) if not math.isfinite(loss)
         ]
-        if not bad and not _finite(self.trainable):
+        if not bad and not _is_finite(self.trainable):
             bad = [f"weights are not finite after step {self.done - 1}"]
         if bad:
             raise TrainingError(
@@ -218,8 +220,8 @@ class _Run:
         self.check()
         encoder: Any = self.encoder.eval()
         embedder = Embedder(encoder, self.device, self.config.precision, "")
-        found = self.ranks.first_says(top1(self.task, embedder) if self.writes else 0.0, self.device)
-        self._point({"val/top1_50ms": found})
+        found = self.ranks.broadcast_first(top1(self.task, embedder) if self.writes else 0.0, self.device)
+        self._add_point({"val/top1_50ms": found})
         self.worse = 0 if found > self.best else self.worse + 1
         if found > self.best:
             self.best = found
@@ -228,7 +230,7 @@ class _Run:
                 checkpoint.save(self.folder / WEIGHTS, self.encoder.state_dict(), state)
             self.save()  # a run that goes on must know how good the weights are that it may replace
 
-    def stopped(self) -> bool:
+    def should_stop(self) -> bool:
         """Return whether validations have not become better for too long."""
         return 0 < self.config.patience <= self.worse
 
@@ -243,7 +245,7 @@ class _Run:
         tensors |= {f"optimiser.{name}": tensor for name, tensor in moments.items()}
         state = {
             "done": self.done, "best": self.best, "worse": self.worse,
-            "piece": self.stepper.piece, "history": self.history,
+            "piece": self.stepper.chunk, "history": self.history,
         }  # fmt: skip
         checkpoint.save(self.folder / RESUME, tensors, state)
 
@@ -259,23 +261,23 @@ class _Run:
         self.encoder.load_state_dict(parts["model"])
         checkpoint.restore_optimiser(self.optimiser, parts["optimiser"])
         self.done, self.best, self.worse = state["done"], state["best"], state["worse"]
-        self.stepper.piece = state["piece"]
+        self.stepper.chunk = state["piece"]
         self.saved = self.done
         self.history = [(step, values) for step, values in state["history"]]
         for step, values in self.history:  # who watches may be another process than the one that was killed
             self.watch(values, step)
 
-    def meet(self) -> None:
+    def check_ranks_agree(self) -> None:
         """Wait for the other processes. Raises: TrainingError if they would go on from another step."""
-        if self.ranks.first_says(float(self.done), self.device) != self.done:
+        if self.ranks.broadcast_first(float(self.done), self.device) != self.done:
             raise TrainingError("the processes found different checkpoints; start them all on the same --store")
 
-    def _point(self, values: dict[str, float]) -> None:
+    def _add_point(self, values: dict[str, float]) -> None:
         self.history.append((self.done, values))
         self.watch(values, self.done)
 
 
-def _finite(tensors: Sequence[Tensor]) -> bool:
+def _is_finite(tensors: Sequence[Tensor]) -> bool:
     """Return whether every number is finite; one wait for the device, however many tensors."""
     norms = torch._foreach_norm(list(tensors)) if tensors else [torch.zeros(())]
     return bool(torch.stack(norms).isfinite().all())

@@ -79,7 +79,7 @@ def multi_positive(anchor_ND: Tensor, positive_ND: Tensor, group_N: Tensor, temp
     """
     both_MD = torch.cat([anchor_ND, positive_ND])
     similarity_MM = _cosines(both_MD, both_MD) / temperature
-    positive_MM = _same(torch.cat([group_N, group_N]))
+    positive_MM = _same_group(torch.cat([group_N, group_N]))
     attracted_M = (similarity_MM * positive_MM).sum(dim=1) / positive_MM.sum(dim=1)
     return (_without_self(similarity_MM).logsumexp(dim=1) - attracted_M).mean()
 
@@ -113,7 +113,7 @@ def semi_hard_triplet(anchor_ND: Tensor, positive_ND: Tensor, group_N: Tensor, m
     both_MD = torch.cat([anchor_ND, positive_ND])
     distance_MM = 2 - 2 * _cosines(both_MD, both_MD)
     group_M = torch.cat([group_N, group_N])
-    hardest_M1 = distance_MM.where(_same(group_M), -torch.inf).amax(dim=1, keepdim=True)
+    hardest_M1 = distance_MM.where(_same_group(group_M), -torch.inf).amax(dim=1, keepdim=True)
     negative_MM = distance_MM.where(group_M[:, None] != group_M, torch.inf)
     between_MM = (negative_MM > hardest_M1) & (negative_MM < hardest_M1 + margin)
     semi_hard_M = negative_MM.where(between_MM, torch.inf).amin(dim=1)
@@ -135,7 +135,7 @@ def _without_self(similarity_MM: Tensor) -> Tensor:
     return similarity_MM.masked_fill(diagonal_MM, float("-inf"))
 
 
-def _same(group_M: Tensor) -> Tensor:
+def _same_group(group_M: Tensor) -> Tensor:
     """Return which other views are of the same group, (M, M); none is of its own."""
     diagonal_MM = torch.eye(len(group_M), dtype=torch.bool, device=group_M.device)
     return (group_M[:, None] == group_M) & ~diagonal_MM

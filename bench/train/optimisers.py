@@ -71,7 +71,7 @@ class Lamb(torch.optim.Optimizer):
         return loss
 
     def _change(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        kept = [self._kept(weight) for weight in weights]
+        kept = [self._get_state(weight) for weight in weights]
         steps, first, second = ([state[name] for state in kept] for name in ("step", "exp_avg", "exp_avg_sq"))
         beta1, beta2 = group["betas"]
         torch._foreach_add_(steps, 1)
@@ -90,7 +90,7 @@ class Lamb(torch.optim.Optimizer):
         torch._foreach_mul_(change, (-group["lr"] * trust_P).unbind())
         torch._foreach_add_(weights, change)
 
-    def _kept(self, weight: Tensor) -> dict[str, Tensor]:
+    def _get_state(self, weight: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), device=weight.device)

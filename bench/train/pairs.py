@@ -18,15 +18,15 @@ from torch import Tensor
 from bench.config import TrainConfig
 from bench.degrade.room import DIRECT_AT
 from bench.train.draws import Draws
-from bench.train.material import Material, fft_samples
+from bench.train.pool import TrainingPool, fft_samples
 from bench.train.sound import Sound
 from bench.values import INT16_SCALE, Floats, Ints
 
-FULL_SCALE = 32_767
+INT16_PEAK = 32_767
 
 
 @dataclass(frozen=True, eq=False)
-class Cuts:
+class Batch:
     """The samples of one step and how to degrade them, on the device.
 
     Shapes: anchor (B, T); music and noise (B, context + T + DIRECT_AT), all int16; room_row and
@@ -44,11 +44,13 @@ class Cuts:
     stripe_BC22: Tensor
 
 
-Change = Callable[[Tensor, Ints], Tensor]
-"""Called as change(music_BT, seed_B) with int16 samples on the host; returns as many, transformed."""
+WaveTransform = Callable[[Tensor, Ints], Tensor]
+"""Called as transform(music_BT, seed_B) with int16 samples on the host; returns as many, transformed."""
 
 
-def cut_pairs(draws: Draws, source: Material, device: torch.device, change: Change | None = None) -> Cuts:
+def cut_pairs(
+    draws: Draws, source: TrainingPool, device: torch.device, transform: WaveTransform | None = None
+) -> Batch:
     """Return what was drawn, read, changed and brought to the device. Nothing here waits for the device."""
     total = source.context + source.segment_samples + DIRECT_AT
     room_row = np.flatnonzero(draws.has_room_B)
@@ -61,47 +63,47 @@ def cut_pairs(draws: Draws, source: Material, device: torch.device, change: Chan
     track_BK = np.column_stack([draws.track_B, draws.other_track_BJ])
     anchor_BK = np.column_stack([draws.anchor_B, draws.other_anchor_BJ])
     positive_BK = np.column_stack([draws.positive_B, draws.other_positive_BJ])
-    heard_BT = mixed(music, track_BK, positive_BK - source.context, draws.positive_gain_BK, total)
-    if change is not None:
+    heard_BT = mix_sources(music, track_BK, positive_BK - source.context, draws.positive_gain_BK, total)
+    if transform is not None:
         # From the segment's beginning on: a stretch of what came before would move it.
-        changed_BT = change(heard_BT[:, source.context :], draws.transform_seed_B)
-        heard_BT = torch.cat([heard_BT[:, : source.context], changed_BT], dim=1)
+        transformed_BT = transform(heard_BT[:, source.context :], draws.transform_seed_B)
+        heard_BT = torch.cat([heard_BT[:, : source.context], transformed_BT], dim=1)
     waves = (
-        mixed(music, track_BK, anchor_BK, draws.anchor_gain_BK, source.segment_samples),
+        mix_sources(music, track_BK, anchor_BK, draws.anchor_gain_BK, source.segment_samples),
         heard_BT,
-        noise.looped(draws.noise_B, draws.noise_start_B, total),
+        noise.read_looped(draws.noise_B, draws.noise_start_B, total),
     )
-    return Cuts(*(_to(tensor, device) for tensor in (*waves, *map(torch.from_numpy, host))))
+    return Batch(*(_to_device(tensor, device) for tensor in (*waves, *map(torch.from_numpy, host))))
 
 
-def mixed(sound: Sound, track_BK: Ints, start_BK: Ints, gain_BK: Floats, num_samples: int) -> Tensor:
+def mix_sources(sound: Sound, track_BK: Ints, start_BK: Ints, gain_BK: Floats, num_samples: int) -> Tensor:
     """Return the sum of the sources times their gains, shape (B, T) int16, turned down where it is above full scale.
 
-    It is made where the samples lie, before workers change it and before anything is sent to the device: both want
+    It is made where the samples lie, before workers transform it and before anything is sent to the device: both want
     what a recorder gives them, which is one channel of 16 bits, not K. A single source is returned as it is.
     DEVIATION: the report lets a sum exceed full scale; a recorder's gain does not, and our features of magnitudes
     know the level.
     Source: the BioDCASE report, equation 1.
     """
     if gain_BK.shape[1] == 1:
-        return sound.padded(track_BK[:, 0], start_BK[:, 0], num_samples)
+        return sound.read_padded(track_BK[:, 0], start_BK[:, 0], num_samples)
     columns = list(zip(track_BK.T, start_BK.T, strict=True))
-    first_BT = sound.padded(*columns[0], num_samples)
-    gain_BK1 = _to(torch.from_numpy(gain_BK), first_BT.device).unsqueeze(2)
+    first_BT = sound.read_padded(*columns[0], num_samples)
+    gain_BK1 = _to_device(torch.from_numpy(gain_BK), first_BT.device).unsqueeze(2)
     sum_BT = first_BT * gain_BK1[:, 0]
     for k, (track_B, start_B) in enumerate(columns[1:], 1):
-        sum_BT.addcmul_(sound.padded(track_B, start_B, num_samples).float(), gain_BK1[:, k])
-    above_B1 = (sum_BT.abs().amax(dim=1, keepdim=True) / FULL_SCALE).clamp_min(1)
+        sum_BT.addcmul_(sound.read_padded(track_B, start_B, num_samples).float(), gain_BK1[:, k])
+    above_B1 = (sum_BT.abs().amax(dim=1, keepdim=True) / INT16_PEAK).clamp_min(1)
     return (sum_BT / above_B1).round_().to(torch.int16)
 
 
-def degrade_pairs(cuts: Cuts, source: Material) -> tuple[Tensor, Tensor]:
+def degrade_pairs(cuts: Batch, source: TrainingPool) -> tuple[Tensor, Tensor]:
     """Return (anchors, positives), both (B, T) float32, positives with their peak at the drawn level."""
     music_BT, noise_BT = (wave.float() * INT16_SCALE for wave in (cuts.music_BT, cuts.noise_BT))
     here = slice(source.context, source.context + source.segment_samples)
     spectrum_BF = source.spectra_RF[cuts.response]
     heard_music_BT, heard_noise_BT = (
-        wave_BT[:, here].index_copy(0, cuts.room_row, _reverberated(wave_BT[cuts.room_row], spectrum_BF, here))
+        wave_BT[:, here].index_copy(0, cuts.room_row, _reverberate(wave_BT[cuts.room_row], spectrum_BF, here))
         for wave_BT in (music_BT, noise_BT)
     )
     mixture_BT = heard_music_BT + noise_gain(heard_music_BT, heard_noise_BT, cuts.noise_ratio_B1) * heard_noise_BT
@@ -120,7 +122,7 @@ def noise_gain(music_BT: Tensor, noise_BT: Tensor, noise_ratio_B1: Tensor) -> Te
     return torch.where(noise_power_B1 > 1e-12, gain_B1, torch.zeros_like(gain_B1))
 
 
-def _reverberated(wave_BT: Tensor, spectrum_BF: Tensor, here: slice) -> Tensor:
+def _reverberate(wave_BT: Tensor, spectrum_BF: Tensor, here: slice) -> Tensor:
     """Return the segment as heard in the room.
 
     A circular convolution is enough: a response is no longer than the context, so what wraps around
@@ -141,20 +143,20 @@ def mask_patches(patch_B1FW: Tensor, stripe_BC22: Tensor, config: TrainConfig) -
     """
     bands, frames = patch_B1FW.shape[2:]
     hidden_BF, hidden_BW = (
-        _hidden(stripe_BC22[:, :, axis], size, config.mask_fraction) for axis, size in enumerate((bands, frames))
+        _mark_stripes(stripe_BC22[:, :, axis], size, config.mask_fraction) for axis, size in enumerate((bands, frames))
     )
     hidden_B1FW = (hidden_BF.unsqueeze(2) | hidden_BW.unsqueeze(1)).unsqueeze(1)
     return torch.where(hidden_B1FW, patch_B1FW.mean(dim=(1, 2, 3), keepdim=True), patch_B1FW)
 
 
-def _hidden(stripe_BC2: Tensor, size: int, fraction: float) -> Tensor:
+def _mark_stripes(stripe_BC2: Tensor, size: int, fraction: float) -> Tensor:
     width_BC1 = stripe_BC2[..., :1] * fraction * size
     at_BC1 = stripe_BC2[..., 1:] * (size - width_BC1)
     place = torch.arange(size, device=stripe_BC2.device)
     return ((place >= at_BC1) & (place < at_BC1 + width_BC1)).any(dim=1)
 
 
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor if tensor.is_pinned() else tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -27,30 +27,30 @@ class Ranks:
     """Which of how many processes this is. One process alone talks to nobody."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     def share(self, pairs: int) -> slice:
         """Return which pairs of a batch are this process's. Raises: ConfigError if they cannot be shared equally."""
-        if pairs % self.world:
+        if pairs % self.world_size:
             raise ConfigError(
-                f"train.batch_pairs must be a multiple of the {self.world} processes (negatives are gathered from "
+                f"train.batch_pairs must be a multiple of the {self.world_size} processes (negatives are gathered from "
                 f"equal shares), got {pairs}"
             )
-        own = pairs // self.world
+        own = pairs // self.world_size
         return slice(self.rank * own, (self.rank + 1) * own)
 
-    def gathered(self, own_MD: Tensor) -> Tensor:
+    def all_gather(self, own_MD: Tensor) -> Tensor:
         """Return the vectors of all processes (W M, D); gradients flow to this process's own alone."""
-        if self.world == 1:
+        if self.world_size == 1:
             return own_MD
-        parts = [torch.empty_like(own_MD) for _ in range(self.world)]
+        parts = [torch.empty_like(own_MD) for _ in range(self.world_size)]
         torch.distributed.all_gather(parts, own_MD.detach().contiguous())
         parts[self.rank] = own_MD
         return torch.cat(parts)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients of all processes, in one message."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
@@ -58,9 +58,9 @@ class Ranks:
         for gradient, piece in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(piece.view_as(gradient))
 
-    def first_says(self, value: float, device: torch.device) -> float:
+    def broadcast_first(self, value: float, device: torch.device) -> float:
         """Return the value that the first process holds, so that all decide alike."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         told = torch.tensor([value], dtype=torch.float64, device=device)
         torch.distributed.broadcast(told, src=0)
@@ -70,7 +70,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def joined(device: torch.device) -> Ranks:
+def init_ranks(device: torch.device) -> Ranks:
     """Return this process's place among those that torchrun started; without torchrun it is alone."""
     if not torch.distributed.is_torchelastic_launched():
         return ALONE

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.audio.crop import looped, padded
+from bench.audio.crop import read_looped, read_padded
 from bench.audio.pcm import Corpus
 from bench.values import Ints
 
@@ -20,11 +20,11 @@ from bench.values import Ints
 class Sound(Protocol):
     """Cuts stretches (B, T) int16 out of tracks."""
 
-    def padded(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
+    def read_padded(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """Return the samples from each start on, silence where a track has not begun or is over."""
         ...
 
-    def looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
+    def read_looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """Return the samples from each start on, beginning again at a track's end. Starts are inside the track."""
         ...
 
@@ -36,18 +36,18 @@ class HostSound:
     corpus: Corpus
     pinned: bool = False
 
-    def padded(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
+    def read_padded(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """See `Sound`."""
         cut_BT = self._empty(len(track_B), num_samples)
         for row, track, start in zip(cut_BT.numpy(), track_B.tolist(), start_B.tolist(), strict=True):
-            row[:] = padded(self.corpus, track, start, start + num_samples)
+            row[:] = read_padded(self.corpus, track, start, start + num_samples)
         return cut_BT
 
-    def looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
+    def read_looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """See `Sound`."""
         cut_BT = self._empty(len(track_B), num_samples)
         for row, track, start in zip(cut_BT.numpy(), track_B.tolist(), start_B.tolist(), strict=True):
-            row[:] = looped(self.corpus, track, start, num_samples)
+            row[:] = read_looped(self.corpus, track, start, num_samples)
         return cut_BT
 
     def _empty(self, rows: int, num_samples: int) -> Tensor:
@@ -67,7 +67,7 @@ class DeviceSound:
             self.samples[end - length : end] = torch.from_numpy(corpus.read(track, 0, length))
         self.first, self.lengths = first
 
-    def padded(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
+    def read_padded(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """See `Sound`."""
         first_B1, length_B1, start_B1 = self._columns(track_B, start_B)
         place_BT = start_B1 + torch.arange(num_samples, device=self.samples.device)
@@ -75,7 +75,7 @@ class DeviceSound:
         clamped_BT = torch.minimum(place_BT.clamp_min(0), length_B1 - 1)
         return self.samples[first_B1 + clamped_BT] * inside_BT
 
-    def looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
+    def read_looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """See `Sound`."""
         first_B1, length_B1, start_B1 = self._columns(track_B, start_B)
         place_BT = start_B1 + torch.arange(num_samples, device=self.samples.device)

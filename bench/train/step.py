@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.config import TrainConfig
 from bench.errors import BenchError
-from bench.fingerprint import at_rate
+from bench.fingerprint import resample_to
 from bench.train.losses import Loss, loss_of
 from bench.train.pairs import mask_patches
 from bench.train.ranks import Ranks
@@ -30,7 +30,7 @@ class TrainingError(BenchError):
 class Stepper:
     """Takes the loss of a step and leaves its gradients in the encoder.
 
-    `piece` is how many segments are embedded at a time, 0 being the whole batch. In pieces, vectors are
+    `chunk` is how many segments are embedded at a time, 0 being the whole batch. In pieces, vectors are
     made twice: once for the loss, over the whole batch, and once more, piece by piece, for the gradients. For
     an encoder without batch normalisation that is the same gradient; one with it sees a piece as its batch.
     It is halved when memory runs out. Source: Gao et al., GradCache, 2021.
@@ -41,7 +41,7 @@ class Stepper:
     seed: int
     ranks: Ranks
     warn: Callable[[str], None]
-    piece: int = 0
+    chunk: int = 0
     loss: Loss = field(init=False)
     embed: Callable[[Tensor], Tensor] = field(init=False)
 
@@ -57,38 +57,38 @@ class Stepper:
         """Return the features (M, ...) of anchors and of masked positives."""
         encoder: Any = self.encoder
         anchor_B, positive_B = (
-            encoder.features(at_rate(wave_BT, encoder.rate_hz)) for wave_BT in (anchor_BT, positive_BT)
+            encoder.features(resample_to(wave_BT, encoder.rate_hz)) for wave_BT in (anchor_BT, positive_BT)
         )
         return torch.cat([anchor_B, mask_patches(positive_B, stripe_BC22, self.config)])
 
-    def gradients(self, feature_M: Tensor, step: int) -> Tensor:
+    def backpropagate(self, feature_M: Tensor, step: int) -> Tensor:
         """Return the loss over all pairs; leave the gradients of this process's share.
 
         Raises: TrainingError if not even one segment fits into memory.
         """
         while True:
             try:
-                return self._gradients(feature_M, step)
+                return self._backpropagate(feature_M, step)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 self._halve(error, len(feature_M))
 
-    def _gradients(self, feature_M: Tensor, step: int) -> Tensor:
+    def _backpropagate(self, feature_M: Tensor, step: int) -> Tensor:
         self.encoder.zero_grad(set_to_none=True)
-        pieces = torch.split(feature_M, self.piece or len(feature_M))
+        pieces = torch.split(feature_M, self.chunk or len(feature_M))
         if len(pieces) == 1:
-            loss = self.batch_loss(self.vectors(feature_M, step, 0))
+            loss = self.batch_loss(self.embed_chunk(feature_M, step, 0))
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
         with torch.no_grad():
-            vector_MD = torch.cat([self.vectors(piece, step, i) for i, piece in enumerate(pieces)])
+            vector_MD = torch.cat([self.embed_chunk(piece, step, i) for i, piece in enumerate(pieces)])
         loss = self.batch_loss(vector_MD.requires_grad_())
         loss.backward()  # type: ignore[no-untyped-call]
         assert vector_MD.grad is not None
-        for i, (piece, gradient) in enumerate(zip(pieces, torch.split(vector_MD.grad, self.piece), strict=True)):
-            self.vectors(piece, step, i).backward(gradient)  # type: ignore[no-untyped-call]
+        for i, (piece, gradient) in enumerate(zip(pieces, torch.split(vector_MD.grad, self.chunk), strict=True)):
+            self.embed_chunk(piece, step, i).backward(gradient)  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def vectors(self, feature_M: Tensor, step: int, piece: int) -> Tensor:
+    def embed_chunk(self, feature_M: Tensor, step: int, piece: int) -> Tensor:
         """Return the vectors (M, D) of some of the features, as training makes them."""
         # What an encoder draws (dropped paths) is a function of the step too, and the same both times.
         seeds = np.random.SeedSequence([self.seed, step, self.ranks.rank, piece])
@@ -98,44 +98,44 @@ class Stepper:
 
     def batch_loss(self, vector_MD: Tensor) -> Tensor:
         """Return the loss over the pairs of all processes, of this one's vectors (M, D)."""
-        anchor_ND, positive_ND = (self.ranks.gathered(half) for half in vector_MD.chunk(2))
+        anchor_ND, positive_ND = (self.ranks.all_gather(half) for half in vector_MD.chunk(2))
         moment_N = torch.arange(len(anchor_ND), device=anchor_ND.device) // self.config.pairs_per_moment
         return self.loss(anchor_ND, positive_ND, moment_N)
 
     def _halve(self, error: RuntimeError, segments: int) -> None:
-        if not _out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise error
-        now = self.piece or segments
-        if self.ranks.world > 1 or now == 1:
-            raise too_large(self.config, f"a step of {segments} segments, {now} at a time,") from error
-        self.piece = -(-now // 2)
+        now = self.chunk or segments
+        if self.ranks.world_size > 1 or now == 1:
+            raise memory_error(self.config, f"a step of {segments} segments, {now} at a time,") from error
+        self.chunk = -(-now // 2)
         self.encoder.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.warn(
-            f"a step of {segments} segments does not fit into memory at once; going on with {self.piece} at a time "
+            f"a step of {segments} segments does not fit into memory at once; going on with {self.chunk} at a time "
             f"(train.batch_pairs = {self.config.batch_pairs} and its loss stay as they are, each segment is embedded "
             "twice)"
         )
 
 
 @contextmanager
-def memory_named(config: TrainConfig) -> Iterator[None]:
+def explain_memory_errors(config: TrainConfig) -> Iterator[None]:
     """Make what runs out of memory inside a TrainingError that says what to lower."""
     try:
         yield
     except RuntimeError as error:
-        if not _out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
-        raise too_large(config, "the audio of a step") from error
+        raise memory_error(config, "the audio of a step") from error
 
 
-def too_large(config: TrainConfig, what: str) -> TrainingError:
+def memory_error(config: TrainConfig, what: str) -> TrainingError:
     """Return the error that something of a step does not fit into memory."""
     return TrainingError(
         f"{what} does not fit into memory; lower train.batch_pairs = {config.batch_pairs} or the size of the encoder"
     )
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -15,11 +15,11 @@ import torch
 from bench.audio.pcm import Corpus
 from bench.config import TrainConfig
 from bench.degrade.room import RoomBank
-from bench.fingerprint import Embedder, segments
+from bench.fingerprint import Embedder, cut_segments
 from bench.train.draws import draw_pairs
-from bench.train.material import material
+from bench.train.hard_negatives import GRID_HOP_SAMPLES
 from bench.train.pairs import cut_pairs, degrade_pairs
-from bench.train.twins import HOP_SAMPLES
+from bench.train.pool import load_pool
 from bench.values import RATE_HZ, Floats, Ints
 
 SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
@@ -44,28 +44,28 @@ class Validation:
     start_N: Ints
 
 
-def validation_of(
+def build_validation(
     music: Corpus, tracks: Ints, noise: Corpus, banks: Sequence[RoomBank], segment_samples: int, num_queries: int
 ) -> Validation:
     """Return the validation task of held-out tracks, degraded as training is, by a seed of its own."""
     host = torch.device("cpu")
-    short, config = _beginnings(music), replace(TASK, batch_pairs=num_queries)
-    source = material(short, tracks[:MAX_TRACKS], noise, banks, config, segment_samples, host)
+    short, config = _truncate_tracks(music), replace(TASK, batch_pairs=num_queries)
+    source = load_pool(short, tracks[:MAX_TRACKS], noise, banks, config, segment_samples, host)
     draws = draw_pairs(source, config, SEED, 0)
     _anchor, query_QT = degrade_pairs(cut_pairs(draws, source, host), source)
     waves, tracks_N, starts = [], [], []
     for track in source.tracks:
         wave_T = short.read(track, 0, short.num_samples(track))
-        waves.append(segments(wave_T, segment_samples, HOP_SAMPLES))
+        waves.append(cut_segments(wave_T, segment_samples, GRID_HOP_SAMPLES))
         tracks_N.append(np.full(len(waves[-1]), track))
-        starts.append(np.arange(len(waves[-1])) * HOP_SAMPLES)
+        starts.append(np.arange(len(waves[-1])) * GRID_HOP_SAMPLES)
     return Validation(
         query_QT.numpy(), draws.track_B, draws.positive_B,
         np.concatenate(waves), np.concatenate(tracks_N), np.concatenate(starts),
     )  # fmt: skip
 
 
-def _beginnings(music: Corpus) -> Corpus:
+def _truncate_tracks(music: Corpus) -> Corpus:
     """Return the corpus with every track ended after MAX_SAMPLES: hours-long mixes would not fit into memory."""
     return replace(music, tracks=music.tracks.assign(num_samples=music.tracks["num_samples"].clip(upper=MAX_SAMPLES)))
 

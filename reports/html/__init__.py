@@ -17,9 +17,9 @@ from bench.reports.html.blocks import Block, Facts, Section, Text
 from bench.reports.html.conditions import curves, heat_maps
 from bench.reports.html.costs import quality_against_cost, recall_against_time
 from bench.reports.html.failures import failures
-from bench.reports.html.material import Asked, Material, Run, gathered
-from bench.reports.html.origins import provenance, without_folders
-from bench.reports.html.standing import standings
+from bench.reports.html.load import ComparisonKey, ReportData, Run, load_report_data
+from bench.reports.html.provenance import provenance, without_folders
+from bench.reports.html.ranking import rank_runs
 from bench.reports.html.summary import summary, tables
 from bench.reports.html.sweeps import sweeps
 from bench.reports.paper import label, paper_tables
@@ -42,7 +42,7 @@ def render(store: Store, runs: Sequence[str] = (), audio: bool = True) -> str:
     Without `audio` neither sound nor pictures of it are in it.
     Raises: ConfigError if there is no finished run or a name is not one run's.
     """
-    material = gathered(store, runs)
+    material = load_report_data(store, runs)
     names = {run.key: label(run.result) for run in material.runs}
     sections = _sections(material, names, audio)
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -51,7 +51,7 @@ def render(store: Store, runs: Sequence[str] = (), audio: bool = True) -> str:
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     return environment.get_template("page.html").render(
-        tested=_tested(material),
+        tested=_format_benchmarks(material),
         sections=sections,
         style=Markup(style),  # our own files, not input
         script=Markup(script),
@@ -62,11 +62,11 @@ def render(store: Store, runs: Sequence[str] = (), audio: bool = True) -> str:
     )
 
 
-def _sections(material: Material, names: Mapping[str, str], audio: bool) -> list[Section]:
-    several = len(material.asked) > 1
+def _sections(material: ReportData, names: Mapping[str, str], audio: bool) -> list[Section]:
+    several = len(material.comparable_runs) > 1
     sections: list[Section] = []
-    for i, (asked, runs) in enumerate(material.asked.items()):
-        sections += _of_questions(f"q{i}", asked, runs, material.store, names, audio, several)
+    for i, (asked, runs) in enumerate(material.comparable_runs.items()):
+        sections += _build_group_sections(f"q{i}", asked, runs, material.store, names, audio, several)
     parts: list[tuple[str, str, list[Block]]] = [
         ("alignment", "Alignment of recorders", alignment(material.aligned, names) if material.aligned else []),
         ("indexes", "Recall against time of the indexes", recall_against_time(material.searches)),
@@ -77,9 +77,9 @@ def _sections(material: Material, names: Mapping[str, str], audio: bool) -> list
     return [*glance, *sections, Section("provenance", "Provenance", provenance(material.runs, names))]
 
 
-def _at_a_glance(material: Material, sections: Sequence[Section], several: bool) -> list[Section]:
+def _at_a_glance(material: ReportData, sections: Sequence[Section], several: bool) -> list[Section]:
     """Return what is to be known first: warnings, and the leading sentence of each part where there are several."""
-    warnings = [Text(SEPARATE.format(len(material.asked)), "warning")] if several else []
+    warnings = [Text(SEPARATE.format(len(material.comparable_runs)), "warning")] if several else []
     warnings += [Text(f"Left out: {without_folders(reason)}", "warning") for reason in material.left_out]
     led = [
         (section.title, block.text)
@@ -91,11 +91,17 @@ def _at_a_glance(material: Material, sections: Sequence[Section], several: bool)
     return [Section("glance", "At a glance", blocks)] if blocks else []
 
 
-def _of_questions(
-    key: str, asked: Asked, runs: Sequence[Run], store: Store, names: Mapping[str, str], audio: bool, several: bool
+def _build_group_sections(
+    key: str,
+    asked: ComparisonKey,
+    runs: Sequence[Run],
+    store: Store,
+    names: Mapping[str, str],
+    audio: bool,
+    several: bool,
 ) -> list[Section]:
     """Return the sections of runs that answered the same queries."""
-    ranking = standings(runs)
+    ranking = rank_runs(runs)
     ranked = [own.run for own in ranking]
     papers = paper_tables([run.result for run in ranked])
     parts: list[tuple[str, list[Block]]] = [
@@ -110,7 +116,7 @@ def _of_questions(
     return [first, *(Section(f"{key}-{i}", name, blocks, key) for i, (name, blocks) in enumerate(parts) if blocks)]
 
 
-def _tested(material: Material) -> str:
-    benchmarks = dict.fromkeys(asked.benchmark for asked in material.asked)
+def _format_benchmarks(material: ReportData) -> str:
+    benchmarks = dict.fromkeys(asked.benchmark for asked in material.comparable_runs)
     aligned = dict.fromkeys(str(run.result.summary["benchmark"]) for run in material.aligned)
     return ", ".join(benchmarks | aligned)

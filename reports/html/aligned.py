@@ -10,12 +10,12 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from bench.align.evaluate import ORACLE, summed_up
-from bench.reports.alignment import published
-from bench.reports.html.blocks import Block, Cell, Figure, Table, Text
-from bench.reports.html.material import Run
-from bench.reports.html.standing import ALPHA
-from bench.reports.html.svg import INK, MUTED, SERIES, canvas, drawn
+from bench.align.evaluate import ORACLE, summarise_sets
+from bench.reports.alignment import load_published_alignment
+from bench.reports.html.blocks import Block, Figure, Table, TableCell, Text
+from bench.reports.html.load import Run
+from bench.reports.html.ranking import ALPHA
+from bench.reports.html.svg import INK, MUTED, SERIES, canvas, render_svg
 from bench.store import digest
 
 PLOT_PX, ROW_PX, LETTER_PX, FRAME_PX = 470, 22, 6, 76
@@ -25,7 +25,7 @@ JITTER = 0.22
 
 def alignment(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return a figure and a table for each set of the same recordings, of all runs that aligned them."""
-    found = {title: (files, summed_up(files)) for title, files in same_recordings(runs, names).items()}
+    found = {title: (files, summarise_sets(files)) for title, files in group_by_recordings(runs, names).items()}
     blocks: list[Block] = [Text(" ".join(verdict(title, table) for title, (_, table) in found.items()), "lead")]
     for title, (files, table) in found.items():
         order = list(table.sort_values("mae_ms")["aligner"])
@@ -34,10 +34,10 @@ def alignment(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
             f"{ORACLE}: the best line of the grid that crosscor and deeplearning choose from."
         )
         blocks += [Figure(title, [_strips(files, order, title)], caption, least_px=PLOT_PX), _table(table, title)]
-    return blocks + _published({str(name) for run in runs for name in run.result.alignment["set"].unique()})
+    return blocks + _render_published({str(name) for run in runs for name in run.result.alignment["set"].unique()})
 
 
-def same_recordings(runs: Sequence[Run], names: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+def group_by_recordings(runs: Sequence[Run], names: Mapping[str, str]) -> dict[str, pd.DataFrame]:
     """Return the errors of all runs by set, where they aligned the very same recordings, known by the true times.
 
     An aligner that gave the same errors in several runs (most hear no fingerprints) is there once; else each carries
@@ -46,31 +46,31 @@ def same_recordings(runs: Sequence[Run], names: Mapping[str, str]) -> dict[str, 
     found: dict[tuple[str, str, str], dict[str, pd.DataFrame]] = {}
     for run in runs:
         for (set_name, split), files in run.result.alignment.groupby(["set", "split"], sort=False):
-            key = (str(set_name), str(split), _truth(run, str(set_name), str(split)))
+            key = (str(set_name), str(split), _truth_digest(run, str(set_name), str(split)))
             found.setdefault(key, {})[names[run.key]] = files
     titles = [f"{name}, {split}" for name, split, _ in found]
     made = {}
     for (name, split, truth), by_run in found.items():
         title = f"{name}, {split}"
         title += f" (recordings {truth[:6]})" if titles.count(title) > 1 else ""
-        made[title] = _merged(by_run)
+        made[title] = _merge_runs(by_run)
     return made
 
 
-def _truth(run: Run, set_name: str, split: str) -> str:
+def _truth_digest(run: Run, set_name: str, split: str) -> str:
     points = run.result.keypoints
     own = points[(points["set"] == set_name) & (points["split"] == split)]
     first = own[own["aligner"] == own["aligner"].iloc[0]].sort_values(["file", "time0_s"]) if len(own) else own
     return digest(first["file"].tolist(), first["time0_s"].tolist(), first["time1_s"].tolist()) if len(own) else run.key
 
 
-def _merged(by_run: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def _merge_runs(by_run: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     versions: dict[str, list[tuple[str, pd.DataFrame]]] = {}
     for run, files in by_run.items():
         for aligner, own in files.groupby("aligner", sort=False):
             own = own.sort_values("name")
             seen = versions.setdefault(str(aligner), [])
-            if not any(_same(own, other) for _, other in seen):
+            if not any(_has_same_errors(own, other) for _, other in seen):
                 seen.append((run, own))
     return pd.concat(
         [
@@ -82,7 +82,7 @@ def _merged(by_run: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     )
 
 
-def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+def _has_same_errors(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     return one["name"].tolist() == other["name"].tolist() and np.allclose(one["mse_s2"], other["mse_s2"], rtol=1e-9)
 
 
@@ -109,7 +109,7 @@ def _strips(files: pd.DataFrame, order: Sequence[str], title: str) -> Markup:
         axes.grid(False, axis="y")
         axes.set_xlabel("mean absolute error of a file, ms")
         axes.set_title(f"{files['name'].nunique()} files", color=INK)
-        return drawn(axes, f"Alignment error per file: {title}", f"Median over files, ms: {'; '.join(told)}")
+        return render_svg(axes, f"Alignment error per file: {title}", f"Median over files, ms: {'; '.join(told)}")
 
 
 def verdict(title: str, table: pd.DataFrame) -> str:
@@ -128,11 +128,11 @@ def _table(table: pd.DataFrame, title: str) -> Table:
         mse = f"{row['mse_s2']:.2g}{alike}"
         rows.append(
             [
-                Cell(str(row["aligner"]), kind),
-                Cell(mse, f"num {kind}", row["mse_s2"], _between(row, "mse_s2", "{:.2g}".format)),
-                Cell(_ms(row["mae_ms"]), f"num {kind}", row["mae_ms"], _between(row, "mae_ms", _ms)),
-                Cell(_ms(row["median_ms"]), "num", row["median_ms"], _between(row, "median_ms", _ms)),
-                Cell("" if np.isnan(row["p"]) else f"{row['p']:.2g}", "num", row["p"]),
+                TableCell(str(row["aligner"]), kind),
+                TableCell(mse, f"num {kind}", row["mse_s2"], _format_range(row, "mse_s2", "{:.2g}".format)),
+                TableCell(_ms(row["mae_ms"]), f"num {kind}", row["mae_ms"], _format_range(row, "mae_ms", _ms)),
+                TableCell(_ms(row["median_ms"]), "num", row["median_ms"], _format_range(row, "median_ms", _ms)),
+                TableCell("" if np.isnan(row["p"]) else f"{row['p']:.2g}", "num", row["p"]),
             ]
         )
     columns = ("aligner", "MSE, s2", "MAE, ms", "median, ms", "p (Holm)")
@@ -143,7 +143,7 @@ def _table(table: pd.DataFrame, title: str) -> Table:
     return Table(title, columns, rows, caption)
 
 
-def _between(row: Mapping[Hashable, Any], name: str, shown: Callable[[float], str]) -> str:
+def _format_range(row: Mapping[Hashable, Any], name: str, shown: Callable[[float], str]) -> str:
     return f"{shown(row[f'{name}_low'])} to {shown(row[f'{name}_high'])}"
 
 
@@ -151,16 +151,16 @@ def _ms(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
-def _published(sets: set[str]) -> list[Block]:
-    rows = [row for row in published() if row["set"] in sets]
+def _render_published(sets: set[str]) -> list[Block]:
+    rows = [row for row in load_published_alignment() if row["set"] in sets]
     if not rows:
         return []
     body = [
         [
-            Cell(str(row[name]), "num" if name in ("value", "year") else "")
+            TableCell(str(row[name]), "num" if name in ("value", "year") else "")
             for name in ("system", "set", "split", "year")
         ]
-        + [Cell(str(row["metric"])), Cell(f"{row['value']:g}", "num"), Cell(str(row["source"]))]
+        + [TableCell(str(row["metric"])), TableCell(f"{row['value']:g}", "num"), TableCell(str(row["source"]))]
         for row in rows
     ]
     columns = ("system", "set", "split", "year", "metric", "value", "source")

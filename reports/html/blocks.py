@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell of a table. `kind` are its classes; `sort` orders it where its text does not start with its number.
 
     `small` stands below the text, as an interval; `title` is shown on pointing at it.
@@ -30,7 +30,7 @@ class Table:
     shape: ClassVar[str] = "table"
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     caption: str = ""
 
 
@@ -52,7 +52,7 @@ class Heat:
     title: str
     corner: str
     columns: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Cell]]]
+    rows: Sequence[tuple[str, Sequence[TableCell]]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Miss:
 
 
 @dataclass(frozen=True)
-class Hidden:
+class Collapsible:
     """Blocks that a click opens."""
 
     shape: ClassVar[str] = "hidden"
@@ -122,7 +122,7 @@ class Hidden:
     blocks: Sequence[Block]
 
 
-Block = Table | Figure | Heats | Cards | Text | Facts | Miss | Hidden
+Block = Table | Figure | Heats | Cards | Text | Facts | Miss | Collapsible
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ class Section:
     under: str = ""
 
 
-def points(share: float) -> str:
+def format_percent(share: float) -> str:
     """Return a share as per cent with one digit; 100 needs none."""
     return "100" if share >= 1 else f"{100 * share:.1f}"
 
 
-def interval(low: float | None, high: float | None) -> str:
+def format_interval(low: float | None, high: float | None) -> str:
     """Return an interval of shares in per cent: `61.8-71.5`; nothing where there is none."""
-    return "" if low is None or high is None or low != low else f"{points(low)}-{points(high)}"
+    return "" if low is None or high is None or low != low else f"{format_percent(low)}-{format_percent(high)}"

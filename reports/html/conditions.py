@@ -8,10 +8,30 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from bench.reports.html.blocks import Block, Cell, Figure, Heat, Heats, Hidden, interval, points
-from bench.reports.html.material import Run
-from bench.reports.html.svg import INK, MARKERS, MUTED, REST, SERIES, Ends, canvas, drawn, room, write_ends
-from bench.results import RANDOM_PROJECTION, chosen
+from bench.reports.html.blocks import (
+    Block,
+    Collapsible,
+    Figure,
+    Heat,
+    Heats,
+    TableCell,
+    format_interval,
+    format_percent,
+)
+from bench.reports.html.load import Run
+from bench.reports.html.svg import (
+    INK,
+    MARKERS,
+    MUTED,
+    REST,
+    SERIES,
+    EndLabel,
+    canvas,
+    label_ends,
+    label_width,
+    render_svg,
+)
+from bench.results import RANDOM_PROJECTION, select_rows
 
 METRIC = "segment_top1"
 AXES = {
@@ -25,17 +45,17 @@ OPEN_MAPS = 6  # further runs' maps are opened by a click
 HEAT_STEPS = 10
 
 
-def own_rows(run: Run, metric: str = METRIC) -> pd.DataFrame:
+def select_encoder_rows(run: Run, metric: str = METRIC) -> pd.DataFrame:
     """Return the rows of a run's encoder, of its first index and sequence search."""
     summary = run.result.summary
-    rows = chosen(run.result.rows, run.encoder, summary["index"], summary["sequence"])
+    rows = select_rows(run.result.rows, run.encoder, summary["index"], summary["sequence"])
     return rows[rows["metric"] == metric]
 
 
 def curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return a figure for each kind of degradation: a panel a query length, all runs in each."""
-    rows = {run.key: own_rows(run) for run in runs}
-    floor = chosen(runs[0].result.rows, RANDOM_PROJECTION, "exact")
+    rows = {run.key: select_encoder_rows(run) for run in runs}
+    floor = select_rows(runs[0].result.rows, RANDOM_PROJECTION, "exact")
     floor = floor[floor["metric"] == METRIC]
     blocks: list[Block] = []
     for kind, (column, title, unit) in AXES.items():
@@ -73,7 +93,7 @@ def _panel(
     title: str,
 ) -> Markup:
     ends = []
-    with canvas(WIDTH, HEIGHT, right=room([FLOOR, *(names[key] for key in list(rows)[: len(SERIES)])])) as axes:
+    with canvas(WIDTH, HEIGHT, right=label_width([FLOOR, *(names[key] for key in list(rows)[: len(SERIES)])])) as axes:
         for i, (key, own) in reversed(list(enumerate(rows.items()))):
             if own.empty:
                 continue
@@ -83,34 +103,34 @@ def _panel(
                 continue
             axes.fill_between(x, 100 * own["low"], 100 * own["high"], color=SERIES[i], alpha=0.13, linewidth=0)
             axes.plot(x, y, color=SERIES[i], marker=MARKERS[i])
-            ends.append(Ends(float(x.iloc[-1]), float(y.iloc[-1]), names[key], SERIES[i]))
+            ends.append(EndLabel(float(x.iloc[-1]), float(y.iloc[-1]), names[key], SERIES[i]))
         if len(floor):
             axes.plot(floor[column], 100 * floor["value"], color=MUTED, linestyle="--", linewidth=1.2)
-            ends.append(Ends(float(floor[column].iloc[-1]), 100 * float(floor["value"].iloc[-1]), FLOOR, MUTED))
+            ends.append(EndLabel(float(floor[column].iloc[-1]), 100 * float(floor["value"].iloc[-1]), FLOOR, MUTED))
         axes.set_ylim(0, 103)
         axes.set_xticks(sorted({value for own in rows.values() for value in own[column]}))
         axes.set_xlabel(unit)
         axes.set_title(title, color=INK)
-        write_ends(axes, ends)
-        told = "; ".join(_in_words(names[key], own, column) for key, own in list(rows.items())[: len(SERIES)])
-        return drawn(axes, f"Top-1 by {unit}: {title}", f"Top-1 in per cent. {told}")
+        label_ends(axes, ends)
+        told = "; ".join(_describe_curve(names[key], own, column) for key, own in list(rows.items())[: len(SERIES)])
+        return render_svg(axes, f"Top-1 by {unit}: {title}", f"Top-1 in per cent. {told}")
 
 
-def _in_words(name: str, own: pd.DataFrame, column: str) -> str:
-    values = ", ".join(f"{points(v)} at {x:g}" for x, v in zip(own[column], own["value"], strict=True))
+def _describe_curve(name: str, own: pd.DataFrame, column: str) -> str:
+    values = ", ".join(f"{format_percent(v)} at {x:g}" for x, v in zip(own[column], own["value"], strict=True))
     return f"{name}: {values or 'not measured'}"
 
 
 def heat_maps(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return the grid of each run, SNR down and t60 across, a map a query length; gaps where nothing was measured."""
-    rows = [own_rows(run) for run in runs]
-    grid = _all_of(rows)
+    rows = [select_encoder_rows(run) for run in runs]
+    grid = _collect_axes(rows)
     maps = [Heats(names[run.key], _maps(own, grid)) for run, own in zip(runs, rows, strict=True)]
-    hidden = [Hidden(f"The other {len(maps) - OPEN_MAPS} runs", maps[OPEN_MAPS:])] if len(maps) > OPEN_MAPS else []
+    hidden = [Collapsible(f"The other {len(maps) - OPEN_MAPS} runs", maps[OPEN_MAPS:])] if len(maps) > OPEN_MAPS else []
     return [*maps[:OPEN_MAPS], *hidden]
 
 
-def _all_of(tables: Sequence[pd.DataFrame]) -> tuple[list[float], list[float], list[float]]:
+def _collect_axes(tables: Sequence[pd.DataFrame]) -> tuple[list[float], list[float], list[float]]:
     """Return all SNR, t60 and lengths that any of the runs was tested at."""
     rows = pd.concat([own[["snr_db", "t60_s", "length_s"]] for own in tables])
     snr, t60, length = (sorted(float(v) for v in rows[name].dropna().unique()) for name in rows)
@@ -120,7 +140,7 @@ def _all_of(tables: Sequence[pd.DataFrame]) -> tuple[list[float], list[float], l
 def _maps(rows: pd.DataFrame, grid: tuple[list[float], list[float], list[float]]) -> list[Heat]:
     snrs, t60s, lengths = grid
     rows = rows[rows["kind"] != "identity"]
-    found = {_condition(row): row for row in rows.to_dict("records")}
+    found = {_condition_key(row): row for row in rows.to_dict("records")}
     columns = ["dry", *(f"{t60:g}" for t60 in t60s)]
     return [
         Heat(
@@ -135,14 +155,18 @@ def _maps(rows: pd.DataFrame, grid: tuple[list[float], list[float], list[float]]
     ]  # fmt: skip
 
 
-def _condition(row: Mapping[Hashable, Any]) -> tuple[float | None, float | None, float]:
+def _condition_key(row: Mapping[Hashable, Any]) -> tuple[float | None, float | None, float]:
     snr_db, t60_s = (None if pd.isna(row[name]) else float(row[name]) for name in ("snr_db", "t60_s"))
     return snr_db, t60_s, float(row["length_s"])
 
 
-def _heat(row: Mapping[Hashable, Any] | None) -> Cell:
+def _heat(row: Mapping[Hashable, Any] | None) -> TableCell:
     if row is None:
-        return Cell("", "gap", title="not measured")
+        return TableCell("", "gap", title="not measured")
     value, low, high = row["value"], row["low"], row["high"]
     step = min(HEAT_STEPS - 1, int(value * HEAT_STEPS))
-    return Cell(f"{100 * value:.0f}", f"h{step}", title=f"{points(value)} ({interval(low, high)}), n = {row['n']}")
+    return TableCell(
+        f"{100 * value:.0f}",
+        f"h{step}",
+        title=f"{format_percent(value)} ({format_interval(low, high)}), n = {row['n']}",
+    )

@@ -11,14 +11,25 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
 
-from bench.reports.html.blocks import Block, Cell, Figure, Table, Text, interval, points
-from bench.reports.html.standing import Standing
-from bench.reports.html.svg import INK, MARKERS, MUTED, REST, SERIES, Ends, canvas, drawn, room, write_ends
+from bench.reports.html.blocks import Block, Figure, Table, TableCell, Text, format_interval, format_percent
+from bench.reports.html.ranking import RankingRow
+from bench.reports.html.svg import (
+    INK,
+    MARKERS,
+    MUTED,
+    REST,
+    SERIES,
+    EndLabel,
+    canvas,
+    label_ends,
+    label_width,
+    render_svg,
+)
 from bench.reports.paper import PaperTable, cost_table
 
 WIDTH, HEIGHT = 430, 270
 CHEAPER_IS_LESS = {"parameters": True, "segments/s": False, "bytes/h": True, "training, s": True}
-FEW = 12  # points that still have room for their names
+MAX_LABELS = 12  # points that still have room for their names
 RING: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none"}
 BRUTE_FORCE = 0  # the first row of a measurement of indexes
 
@@ -36,7 +47,7 @@ class Point:
     high: float = np.nan
 
 
-def front(points_: Sequence[Point], less: bool) -> list[Point]:
+def pareto_front(points_: Sequence[Point], less: bool) -> list[Point]:
     """Return those that no other point beats in one without losing in the other, the cheapest first.
 
     `less`: a smaller cost is better. Of two alike in both, both are kept.
@@ -54,7 +65,7 @@ def front(points_: Sequence[Point], less: bool) -> list[Point]:
     return sorted(best, key=lambda point: point.cost if less else -point.cost)
 
 
-def quality_against_cost(ranking: Sequence[Standing], names: Mapping[str, str]) -> list[Block]:
+def quality_against_cost(ranking: Sequence[RankingRow], names: Mapping[str, str]) -> list[Block]:
     """Return a panel for each cost that any of the runs has: mean top-1 over it, and the front."""
     costs = cost_table([own.run.result for own in ranking])
     panels, same = [], []
@@ -65,7 +76,7 @@ def quality_against_cost(ranking: Sequence[Standing], names: Mapping[str, str]) 
                 MARKERS[rank % len(MARKERS)], 100 * own.low, 100 * own.high,
             )
             for rank, (own, line) in enumerate(zip(ranking, costs.lines, strict=True))
-            if (entry := line.entries[i]) is not None and own.ranked and entry.value > 0
+            if (entry := line.entries[i]) is not None and own.is_ranked and entry.value > 0
         ]  # fmt: skip
         if len({point.cost for point in found}) > 1:
             panels.append(_plane(found, column, CHEAPER_IS_LESS.get(column, True)))
@@ -79,13 +90,15 @@ def quality_against_cost(ranking: Sequence[Standing], names: Mapping[str, str]) 
     return [*drawings, _cost_table(costs, names, ranking)]
 
 
-def _cost_table(costs: PaperTable, names: Mapping[str, str], ranking: Sequence[Standing]) -> Table:
+def _cost_table(costs: PaperTable, names: Mapping[str, str], ranking: Sequence[RankingRow]) -> Table:
     rows = [
         [
-            Cell(names[own.run.key]),
-            Cell(points(own.value) if own.ranked else "-", "num"),
+            TableCell(names[own.run.key]),
+            TableCell(format_percent(own.value) if own.is_ranked else "-", "num"),
             *(
-                Cell("-" if entry is None else f"{entry.value:,.0f}", "num", None if entry is None else entry.value)
+                TableCell(
+                    "-" if entry is None else f"{entry.value:,.0f}", "num", None if entry is None else entry.value
+                )
                 for entry in line.entries
             ),
         ]
@@ -95,9 +108,9 @@ def _cost_table(costs: PaperTable, names: Mapping[str, str], ranking: Sequence[S
 
 
 def _plane(found: Sequence[Point], unit: str, less: bool) -> Markup:
-    best = front(found, less)
-    written = found if len(found) <= FEW else best[:FEW]
-    with canvas(WIDTH, HEIGHT, right=room(point.name for point in written)) as axes:
+    best = pareto_front(found, less)
+    written = found if len(found) <= MAX_LABELS else best[:MAX_LABELS]
+    with canvas(WIDTH, HEIGHT, right=label_width(point.name for point in written)) as axes:
         axes.set_xscale("log")
         # The front is a staircase: between two of its points the cheaper one is what can be had.
         axes.step(
@@ -112,9 +125,9 @@ def _plane(found: Sequence[Point], unit: str, less: bool) -> Markup:
         axes.margins(y=0.12)
         axes.set_xlabel(f"{unit} ({'less' if less else 'more'} is better)")
         axes.set_title(f"Top-1 mean, %, by {unit}", color=INK)
-        write_ends(axes, [Ends(p.cost, p.quality, p.name, p.colour) for p in written], leaders=True)
+        label_ends(axes, [EndLabel(p.cost, p.quality, p.name, p.colour) for p in written], leaders=True)
         told = "; ".join(f"{p.name}: {p.quality:.1f} % at {p.cost:,.0f}" for p in written)
-        return drawn(axes, f"Top-1 against {unit}", f"{told}. On the front: {', '.join(p.name for p in best)}.")
+        return render_svg(axes, f"Top-1 against {unit}", f"{told}. On the front: {', '.join(p.name for p in best)}.")
 
 
 def _log_axis(axes: Any, values: Sequence[float]) -> None:
@@ -162,8 +175,8 @@ def _recall(rows: Sequence[Mapping[str, Any]], title: str, cost: str, unit: str)
         )
         for i, row in enumerate(rows)
     ]  # fmt: skip
-    best = front(found, less=True)
-    with canvas(WIDTH, HEIGHT, right=room(point.name for point in found)) as axes:
+    best = pareto_front(found, less=True)
+    with canvas(WIDTH, HEIGHT, right=label_width(point.name for point in found)) as axes:
         axes.set_xscale("log")
         axes.step([p.cost for p in best], [p.quality for p in best], where="post", color=MUTED, linewidth=1.0, zorder=1)
         for point in found:
@@ -172,9 +185,9 @@ def _recall(rows: Sequence[Mapping[str, Any]], title: str, cost: str, unit: str)
         axes.margins(y=0.12)
         axes.set_xlabel(unit)
         axes.set_title("recall@1 against brute force", color=INK)
-        write_ends(axes, [Ends(p.cost, p.quality, p.name, p.colour) for p in found], leaders=True)
+        label_ends(axes, [EndLabel(p.cost, p.quality, p.name, p.colour) for p in found], leaders=True)
         told = "; ".join(f"{p.name}: {p.quality:.4f} at {p.cost:.3g}" for p in found)
-        return drawn(axes, f"Recall against {unit}: {title}", told)
+        return render_svg(axes, f"Recall against {unit}: {title}", told)
 
 
 def _search_table(search: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str) -> Table:
@@ -187,7 +200,7 @@ def _search_table(search: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
     for row in rows:
         costs, quality = row["costs"], row["quality"]
         times = [
-            Cell(f"{costs[name]:.3g}", "num", costs[name], f"{brute[name] / costs[name]:.3g} times")
+            TableCell(f"{costs[name]:.3g}", "num", costs[name], f"{brute[name] / costs[name]:.3g} times")
             for name in ("batched_ms", "single_ms")
         ]
         numbers = (
@@ -197,11 +210,15 @@ def _search_table(search: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
         )
         body.append(
             [
-                Cell(_name(row)),
-                *(Cell(f"{quality[name]:.4f}", "num") for name in ("recall_at_1", "recall_at_k")),
-                Cell(points(quality["top1"]), "num", small=interval(quality["top1_low"], quality["top1_high"])),
+                TableCell(_name(row)),
+                *(TableCell(f"{quality[name]:.4f}", "num") for name in ("recall_at_1", "recall_at_k")),
+                TableCell(
+                    format_percent(quality["top1"]),
+                    "num",
+                    small=format_interval(quality["top1_low"], quality["top1_high"]),
+                ),
                 *times,
-                *(Cell(number, "num") for number in numbers),
+                *(TableCell(number, "num") for number in numbers),
             ]
         )
     caption = "Top-1 after the sequence search, with its 95 % interval; times: how many times less than brute force."

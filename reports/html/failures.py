@@ -12,32 +12,34 @@ import numpy as np
 import pandas as pd
 
 from bench.degrade.queries import QuerySet
-from bench.reports.html.blocks import Block, Cell, Miss, Table, Text
-from bench.reports.html.conditions import own_rows
-from bench.reports.html.material import Asked, Run, query_set
+from bench.reports.html.blocks import Block, Miss, Table, TableCell, Text
+from bench.reports.html.conditions import select_encoder_rows
+from bench.reports.html.load import ComparisonKey, Run, load_query_set
 from bench.store import Store
 from bench.values import RATE_HZ, Floats
 from bench.values import Cell as Condition
 
-MOST = 6
+MAX_MISSES = 6
 COLUMNS = ("run", "answer", "track found", "at, s", "off by, s", "rank")
-ANSWERS = 12  # of so many runs is told what they found instead
+MAX_ANSWERS = 12  # of so many runs is told what they found instead
 FRAME, HOP = 512, 160  # samples: 32 ms windows every 10 ms
 RANGE_DB = 70.0
 
 
-def failures(runs: Sequence[Run], asked: Asked, store: Store, names: Mapping[str, str], audio: bool) -> list[Block]:
+def failures(
+    runs: Sequence[Run], asked: ComparisonKey, store: Store, names: Mapping[str, str], audio: bool
+) -> list[Block]:
     """Return the queries that most runs miss, with picture and sound if wanted and the query set is there."""
-    condition = easiest(runs)
+    condition = find_easiest(runs)
     if condition is None:
         return []
     cell, length_s = condition
-    answers = pd.concat([_answers(run, cell, length_s).assign(run=run.key) for run in runs], ignore_index=True)
+    answers = pd.concat([_select_answers(run, cell, length_s).assign(run=run.key) for run in runs], ignore_index=True)
     worst = worst_queries(answers)
-    lead = f"In the easiest condition, {in_words(cell)}, queries of {length_s:g} s, "
+    lead = f"In the easiest condition, {describe_condition(cell)}, queries of {length_s:g} s, "
     if not worst:
         return [Text(f"{lead}no run missed any query.")]
-    queries = query_set(store, asked.queries) if audio else None
+    queries = load_query_set(store, asked.queries) if audio else None
     told = (
         f"{lead}these were missed by most runs. Off by: how far the place found is from the true one, where the track "
         "is right. Rank: that of the right place among those ranked; -: not among them."
@@ -52,9 +54,9 @@ def failures(runs: Sequence[Run], asked: Asked, store: Store, names: Mapping[str
     return [Text(told), *misses]
 
 
-def easiest(runs: Sequence[Run]) -> tuple[Condition, float] | None:
+def find_easiest(runs: Sequence[Run]) -> tuple[Condition, float] | None:
     """Return the condition of highest SNR and the longest queries that all runs met, None if there is none."""
-    frames = [own_rows(run) for run in runs]
+    frames = [select_encoder_rows(run) for run in runs]
     shared = set.intersection(
         *(
             set(zip(own["snr_db"], own["length_s"], strict=True))
@@ -72,16 +74,16 @@ def worst_queries(answers: pd.DataFrame) -> list[int]:
     counts = answers.assign(miss=~answers["hit"], lost=~answers["track_hit"], far=~answers["near"])
     missed = counts.groupby("query")[["miss", "lost", "far"]].sum()
     missed = missed[missed["miss"] > 0].sort_values(["miss", "lost", "far"], ascending=False, kind="stable")
-    return [int(query) for query in missed.index[:MOST]]
+    return [int(query) for query in missed.index[:MAX_MISSES]]
 
 
-def in_words(cell: Condition) -> str:
+def describe_condition(cell: Condition) -> str:
     """Return a condition for readers."""
     noise = f"noise at {cell.snr_db:g} dB" if cell.snr_db is not None else "no noise"
     return noise if cell.t60_s is None else f"{noise}, t60 {cell.t60_s:g} s"
 
 
-def _answers(run: Run, cell: Condition, length_s: float) -> pd.DataFrame:
+def _select_answers(run: Run, cell: Condition, length_s: float) -> pd.DataFrame:
     hits = run.result.hits
     return hits[(hits["cell"] == cell.name) & (hits["length_s"] == length_s)]
 
@@ -99,16 +101,16 @@ def _miss(
     track, start_s = own["track_id"].iloc[0], own["start_s"].iloc[0]
     rows = [
         [
-            Cell(names[str(row["run"])]),
-            Cell(*_answer(row)),
-            Cell(str(row["found_track_id"]) or "nothing"),
-            Cell("-" if np.isnan(row["found_s"]) else f"{row['found_s']:.2f}", "num"),
-            Cell(f"{row['found_s'] - start_s:+.3f}" if row["track_hit"] else "-", "num"),
-            Cell(str(row["rank"]) if row["rank"] else "-", "num"),
+            TableCell(names[str(row["run"])]),
+            TableCell(*_classify_answer(row)),
+            TableCell(str(row["found_track_id"]) or "nothing"),
+            TableCell("-" if np.isnan(row["found_s"]) else f"{row['found_s']:.2f}", "num"),
+            TableCell(f"{row['found_s'] - start_s:+.3f}" if row["track_hit"] else "-", "num"),
+            TableCell(str(row["rank"]) if row["rank"] else "-", "num"),
         ]
-        for row in own.head(ANSWERS).to_dict("records")
+        for row in own.head(MAX_ANSWERS).to_dict("records")
     ]
-    caption = f"The first {ANSWERS} of {len(own)} runs." if len(own) > ANSWERS else ""
+    caption = f"The first {MAX_ANSWERS} of {len(own)} runs." if len(own) > MAX_ANSWERS else ""
     wave_T = queries.wave(cell, query, length_s) if queries is not None else None
     return Miss(
         f"Query {query}: missed by {int((~own['hit']).sum())} of {num_runs}",
@@ -121,7 +123,7 @@ def _miss(
     )
 
 
-def _answer(row: Mapping[Hashable, Any]) -> tuple[str, str]:
+def _classify_answer(row: Mapping[Hashable, Any]) -> tuple[str, str]:
     """Return what an answer is, and how it is shown."""
     if row["hit"]:
         return "right", ""

@@ -8,10 +8,20 @@ from dataclasses import replace
 import numpy as np
 from markupsafe import Markup
 
-from bench.reports.html.blocks import Block, Card, Cards, Cell, Figure, Table, Text, interval, points
-from bench.reports.html.material import Asked
-from bench.reports.html.standing import ALPHA, Standing
-from bench.reports.html.svg import INK, MARKERS, REST, SERIES, canvas, cut, drawn, room
+from bench.reports.html.blocks import (
+    Block,
+    Card,
+    Cards,
+    Figure,
+    Table,
+    TableCell,
+    Text,
+    format_interval,
+    format_percent,
+)
+from bench.reports.html.load import ComparisonKey
+from bench.reports.html.ranking import ALPHA, RankingRow
+from bench.reports.html.svg import INK, MARKERS, REST, SERIES, canvas, cut, label_width, render_svg
 from bench.reports.paper import Entry, PaperTable
 
 WIDTH, ROW_PX, FRAME_PX = 480, 22, 60
@@ -19,15 +29,15 @@ MOST_ROWS = 40  # of the picture of all runs
 
 
 def summary(
-    asked: Asked, ranking: Sequence[Standing], names: Mapping[str, str], papers: Sequence[PaperTable]
+    asked: ComparisonKey, ranking: Sequence[RankingRow], names: Mapping[str, str], papers: Sequence[PaperTable]
 ) -> list[Block]:
     """Return the verdict in a sentence, the numbers to see first, and the ranking as a picture and a table."""
     best = ranking[0]
     shared = best.run.result.summary
     cards = [
         Card("best run", names[best.run.key], f"of {len(ranking)} on the same queries"),
-        Card("top-1, mean", f"{points(best.value)} %", f"95 % interval {points(best.low)} to {points(best.high)}"),
-        *([_margin(ranking[1], names)] if len(ranking) > 1 and ranking[1].ranked else []),
+        Card("top-1, mean", f"{format_percent(best.value)} %", f"95 % interval {format_percent(best.low)} to {format_percent(best.high)}"),
+        *([_margin(ranking[1], names)] if len(ranking) > 1 and ranking[1].is_ranked else []),
         Card("queries a condition", f"{best.n:,}", f"against {shared['database_tracks']:,} tracks, "
              f"{shared['database_vectors']:,} fingerprints"),
     ]  # fmt: skip
@@ -37,7 +47,7 @@ def summary(
         "conditions and lengths."
     )
     blocks: list[Block] = [Text(verdict(ranking, names), "lead"), Cards(cards), Text(words)]
-    missing = [own for own in ranking if not own.ranked]
+    missing = [own for own in ranking if not own.is_ranked]
     if missing:
         told = ", ".join(f"{names[own.run.key]} ({own.missing} missing)" for own in missing)
         blocks.append(
@@ -47,11 +57,11 @@ def summary(
     return [*blocks, *_ranking(ranking, names, notes)]
 
 
-def verdict(ranking: Sequence[Standing], names: Mapping[str, str]) -> str:
+def verdict(ranking: Sequence[RankingRow], names: Mapping[str, str]) -> str:
     """Return who won, by how much over the next, and over whom by more than chance, in a sentence or two."""
     best, name = ranking[0], names[ranking[0].run.key]
-    rivals = [own for own in ranking[1:] if own.ranked]
-    found = f"{name} finds {points(best.value)} % of queries"
+    rivals = [own for own in ranking[1:] if own.is_ranked]
+    found = f"{name} finds {format_percent(best.value)} % of queries"
     if not rivals:
         return f"{found}; there is no other run with the same conditions to compare it with."
     second = rivals[0]
@@ -72,16 +82,16 @@ def verdict(ranking: Sequence[Standing], names: Mapping[str, str]) -> str:
     )
 
 
-def _interval(own: Standing) -> str:
+def _interval(own: RankingRow) -> str:
     return f"{100 * own.behind_low:.1f} to {100 * own.behind_high:.1f}"
 
 
-def _margin(second: Standing, names: Mapping[str, str]) -> Card:
+def _margin(second: RankingRow, names: Mapping[str, str]) -> Card:
     told = "more than chance" if second.differs else "may be chance"
     return Card("ahead of the next", f"{100 * second.behind:.1f} points", f"{_interval(second)}: {told}")
 
 
-def _ranking(ranking: Sequence[Standing], names: Mapping[str, str], notes: Mapping[str, str]) -> list[Block]:
+def _ranking(ranking: Sequence[RankingRow], names: Mapping[str, str], notes: Mapping[str, str]) -> list[Block]:
     columns = (
         "run", "top-1 mean, %", "behind the best, points", "more than chance", "conditions worse", "better",
         "audio-level, %", "false reject, %",
@@ -92,12 +102,14 @@ def _ranking(ranking: Sequence[Standing], names: Mapping[str, str], notes: Mappi
         compared = i > 0 and not np.isnan(own.behind)
         rows.append(
             [
-                Cell(name, kind, small=notes.get(name, "")),
-                Cell(points(own.value), f"num {kind}", own.value, interval(own.low, own.high)),
-                Cell(f"{100 * own.behind:.1f}", "num", own.behind, _interval(own)) if compared else Cell("-", "num"),
-                Cell(("yes" if own.differs else "no") if compared else "-"),
-                Cell(f"{own.worse} of {own.tested}" if compared else "-", "num"),
-                Cell(f"{own.better}" if compared else "-", "num"),
+                TableCell(name, kind, small=notes.get(name, "")),
+                TableCell(format_percent(own.value), f"num {kind}", own.value, format_interval(own.low, own.high)),
+                TableCell(f"{100 * own.behind:.1f}", "num", own.behind, _interval(own))
+                if compared
+                else TableCell("-", "num"),
+                TableCell(("yes" if own.differs else "no") if compared else "-"),
+                TableCell(f"{own.worse} of {own.tested}" if compared else "-", "num"),
+                TableCell(f"{own.better}" if compared else "-", "num"),
                 *(_headline(headline.get(number)) for number in ("audio_top1/mean", "false_reject/mean")),
             ]
         )
@@ -115,19 +127,19 @@ def _ranking(ranking: Sequence[Standing], names: Mapping[str, str], notes: Mappi
     ]
 
 
-def _headline(value: float | None) -> Cell:
-    return Cell("-" if value is None else points(value), "num")
+def _headline(value: float | None) -> TableCell:
+    return TableCell("-" if value is None else format_percent(value), "num")
 
 
-def _forest(ranking: Sequence[Standing], names: Mapping[str, str]) -> Markup:
+def _forest(ranking: Sequence[RankingRow], names: Mapping[str, str]) -> Markup:
     labels = [cut(names[own.run.key]) for own in ranking]
-    with canvas(WIDTH, FRAME_PX + ROW_PX * len(ranking), left=room(labels), right=50, top=10, bottom=42) as axes:
+    with canvas(WIDTH, FRAME_PX + ROW_PX * len(ranking), left=label_width(labels), right=50, top=10, bottom=42) as axes:
         for row, own in enumerate(ranking):
             colour = SERIES[row] if row < len(SERIES) else REST
             axes.plot([100 * own.low, 100 * own.high], [row, row], color=colour, linewidth=2.2)
             axes.plot(100 * own.value, row, MARKERS[row % len(MARKERS)], color=colour, markersize=7)
             axes.text(
-                1.01, row, f"{points(own.value)}{'' if own.ranked else ' *'}", transform=axes.get_yaxis_transform(),
+                1.01, row, f"{format_percent(own.value)}{'' if own.is_ranked else ' *'}", transform=axes.get_yaxis_transform(),
                 va="center", color=INK,
             )  # fmt: skip
         axes.set_yticks(range(len(ranking)), labels)
@@ -135,8 +147,10 @@ def _forest(ranking: Sequence[Standing], names: Mapping[str, str]) -> Markup:
         axes.set_ylim(len(ranking) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.set_xlabel("segment-level top-1, mean, %")
-        told = "; ".join(f"{names[o.run.key]} {points(o.value)} ({interval(o.low, o.high)})" for o in ranking)
-        return drawn(axes, "Mean top-1 of all runs", f"Per cent with 95 % intervals. {told}")
+        told = "; ".join(
+            f"{names[o.run.key]} {format_percent(o.value)} ({format_interval(o.low, o.high)})" for o in ranking
+        )
+        return render_svg(axes, "Mean top-1 of all runs", f"Per cent with 95 % intervals. {told}")
 
 
 def tables(papers: Sequence[PaperTable]) -> list[Block]:
@@ -156,18 +170,20 @@ def paper_table(table: PaperTable) -> Table:
         first = "first" if line.group != last and last else ""
         last = line.group
         dim = "" if line.origin == "run" else "dim"
-        name = Cell(line.label, f"{dim} {first}".strip(), title=line.note)
-        note = Cell(line.note, f"note {first}".strip())
-        group = [Cell(line.group, f"num {first}".strip())] if grouped else []
+        name = TableCell(line.label, f"{dim} {first}".strip(), title=line.note)
+        note = TableCell(line.note, f"note {first}".strip())
+        group = [TableCell(line.group, f"num {first}".strip())] if grouped else []
         number = " ".join(f"num {dim} {first}".split())
         rows.append([name, *group, *(_entry(entry, number) for entry in line.entries), note])
     columns = ("system", *(["query"] if grouped else []), *table.columns, "note")
     return Table(table.title[:1].upper() + table.title[1:], columns, rows, table.caption)
 
 
-def _entry(entry: Entry | None, kind: str) -> Cell:
+def _entry(entry: Entry | None, kind: str) -> TableCell:
     if entry is None:
-        return Cell("-", f"{kind} gap")
+        return TableCell("-", f"{kind} gap")
     mark = " =" if entry.alike else ""
     best = " best" if entry.best else ""
-    return Cell(f"{points(entry.value)}{mark}", f"{kind}{best}", entry.value, interval(entry.low, entry.high))
+    return TableCell(
+        f"{format_percent(entry.value)}{mark}", f"{kind}{best}", entry.value, format_interval(entry.low, entry.high)
+    )

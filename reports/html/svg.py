@@ -57,7 +57,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5.0,
 }
-SWEPT = (
+CLEANUPS = (
     (re.compile(r"<metadata>.*?</metadata>|<!--.*?-->|<style[^>]*>.*?</style>", re.S), ""),
     (re.compile(r'<g id="[^"]*"'), "<g"),
     (re.compile(r"xlink:href"), "href"),
@@ -67,7 +67,7 @@ SWEPT = (
 
 
 @dataclass(frozen=True)
-class Ends:
+class EndLabel:
     """What is written at the right edge beside a point, in data coordinates."""
 
     x: float
@@ -88,7 +88,7 @@ def canvas(width: int, height: int, left: int = 46, right: int = 16, top: int = 
         yield axes
 
 
-def drawn(axes: Axes, title: str, text: str) -> Markup:
+def render_svg(axes: Axes, title: str, text: str) -> Markup:
     """Return the drawing as an SVG element with a title and a description for those who do not see it."""
     figure = axes.figure
     assert isinstance(figure, Figure)
@@ -98,7 +98,7 @@ def drawn(axes: Axes, title: str, text: str) -> Markup:
         figure.savefig(out, format="svg", metadata={"Date": None})
     drawing = out.getvalue()
     drawing = drawing[drawing.index("<svg") :]
-    for pattern, new in SWEPT:
+    for pattern, new in CLEANUPS:
         drawing = pattern.sub(new, drawing)
     for colour, variable in VARIABLES.items():
         drawing = drawing.replace(colour, variable)
@@ -112,7 +112,7 @@ def drawn(axes: Axes, title: str, text: str) -> Markup:
     return Markup(head + drawing[drawing.index(">") + 1 :])  # names are escaped by matplotlib and here
 
 
-def room(names: Iterable[str]) -> int:
+def label_width(names: Iterable[str]) -> int:
     """Return the pixels to leave at the right edge for the longest of these names."""
     return LABEL_MARGIN_PX + LETTER_PX * max((len(cut(name)) for name in names), default=0)
 
@@ -122,7 +122,7 @@ def cut(name: str) -> str:
     return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 3]}..."
 
 
-def write_ends(axes: Axes, ends: Sequence[Ends], leaders: bool = False) -> None:
+def label_ends(axes: Axes, ends: Sequence[EndLabel], leaders: bool = False) -> None:
     """Write labels at the right edge, apart from each other, with a thin line from each point if wanted.
 
     Call it when the limits of the axes are final.

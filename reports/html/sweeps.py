@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from bench.reports.html.blocks import Block, Cell, Facts, Figure, Section, Table, Text
-from bench.reports.html.material import Study
-from bench.reports.html.svg import INK, MUTED, REST, SERIES, Ends, canvas, drawn, write_ends
+from bench.reports.html.blocks import Block, Facts, Figure, Section, Table, TableCell, Text
+from bench.reports.html.load import Study
+from bench.reports.html.svg import INK, MUTED, REST, SERIES, EndLabel, canvas, label_ends, render_svg
 
 WIDTH, HEIGHT = 430, 260
 WIDE, BAR_PX, NAMES_PX = 430, 22, 190
@@ -36,7 +36,7 @@ def _study(study: Study) -> list[Block]:
     done = trials[trials["state"] == COMPLETE]
     lead = (
         f"{about['encoder']} on {about['benchmark']}: {counts.sum()} trials ({told}). "
-        f"{f'{repeated.sum()} more were killed and repeated. ' if repeated.any() else ''}{_best_in_words(study)}"
+        f"{f'{repeated.sum()} more were killed and repeated. ' if repeated.any() else ''}{_describe_best(study)}"
         f"{f'Promoted: run {promoted[:6]}.' if promoted else 'None is promoted yet.'}"
     )
     blocks: list[Block] = [Text(lead, "lead")]
@@ -61,26 +61,26 @@ def _study(study: Study) -> list[Block]:
     return [*blocks, *[facts for facts in best if facts], _trials_table(study)]
 
 
-def _best_in_words(study: Study) -> str:
+def _describe_best(study: Study) -> str:
     best = study.trials[study.trials["number"].isin(study.about["best"])]
     if len(best) != 1:
         return f"{len(best)} are on the Pareto front. " if len(best) else ""
-    number, value = best["number"].iloc[0], best[_value(study)].iloc[0]
+    number, value = best["number"].iloc[0], best[_value_column(study)].iloc[0]
     return f"The best, number {number}, reaches a {study.about['objectives'][0]} of {value:.4g}. "
 
 
-def _value(study: Study, i: int = 0) -> str:
+def _value_column(study: Study, i: int = 0) -> str:
     return f"{VALUE}{study.about['objectives'][i]}"
 
 
-def _upwards(study: Study, i: int = 0) -> bool:
+def _is_maximized(study: Study, i: int = 0) -> bool:
     return bool(study.about["directions"][i] == MAXIMIZE)
 
 
 def _history(study: Study, i: int, done: pd.DataFrame) -> Markup:
-    objective, column = study.about["objectives"][i], _value(study, i)
+    objective, column = study.about["objectives"][i], _value_column(study, i)
     done = done.sort_values("number")
-    best = done[column].cummax() if _upwards(study, i) else done[column].cummin()
+    best = done[column].cummax() if _is_maximized(study, i) else done[column].cummin()
     pruned = study.trials.loc[study.trials["state"] == PRUNED, "number"].tolist()
     with canvas(WIDTH, HEIGHT) as axes:
         axes.step(done["number"], best, where="post", color=SERIES[0])
@@ -90,7 +90,7 @@ def _history(study: Study, i: int, done: pd.DataFrame) -> Markup:
         axes.set_title(f"{objective} by trial", color=INK)
         first = done[column].iloc[0]
         told = f"The best of {len(done)} complete trials is {best.iloc[-1]:.4g}, the first gave {first:.4g}."
-        return drawn(axes, f"{study.name}: {objective} by trial", told)
+        return render_svg(axes, f"{study.name}: {objective} by trial", told)
 
 
 def _intermediate(study: Study) -> Markup:
@@ -107,13 +107,15 @@ def _intermediate(study: Study) -> Markup:
             if pruned:  # often after one value, of which there is no line to see
                 axes.plot(own["step"].iloc[-1], own["value"].iloc[-1], "x", color=MUTED)
             if first:
-                ends.append(Ends(float(own["step"].iloc[-1]), float(own["value"].iloc[-1]), f"trial {number}", colour))
+                ends.append(
+                    EndLabel(float(own["step"].iloc[-1]), float(own["value"].iloc[-1]), f"trial {number}", colour)
+                )
         axes.set_xlabel("training step")
         axes.set_title("validation top-1 while training", color=INK)
         axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # final only now: matplotlib scales when it is asked
-        write_ends(axes, ends)
+        label_ends(axes, ends)
         told = f"{study.curves['number'].nunique()} trials; {sum(s == PRUNED for s in states.values())} were pruned."
-        return drawn(axes, f"{study.name}: validation top-1 by step", told)
+        return render_svg(axes, f"{study.name}: validation top-1 by step", told)
 
 
 def _importances(importances: dict[str, float]) -> Markup:
@@ -128,11 +130,11 @@ def _importances(importances: dict[str, float]) -> Markup:
         axes.grid(False, axis="y")
         axes.set_xlabel("importance, %")
         axes.set_title("importance of the settings", color=INK)
-        return drawn(axes, "Importance of settings", "; ".join(f"{n} {100 * s:.0f} %" for n, s in ordered))
+        return render_svg(axes, "Importance of settings", "; ".join(f"{n} {100 * s:.0f} %" for n, s in ordered))
 
 
 def _pareto(study: Study, done: pd.DataFrame) -> Markup:
-    x, y = _value(study, 1), _value(study, 0)
+    x, y = _value_column(study, 1), _value_column(study, 0)
     best = done[done["number"].isin(study.about["best"])].sort_values(x)
     with canvas(WIDTH, HEIGHT, right=70) as axes:
         axes.plot(done[x], done[y], "o", color=REST)
@@ -140,21 +142,21 @@ def _pareto(study: Study, done: pd.DataFrame) -> Markup:
         axes.margins(0.1)
         axes.set_xlabel(study.about["objectives"][1])
         axes.set_title(f"{study.about['objectives'][0]}: Pareto front", color=INK)
-        ends = [Ends(row[x], row[y], f"trial {row['number']}", SERIES[0]) for row in best.to_dict("records")]
-        write_ends(axes, ends, leaders=True)
+        ends = [EndLabel(row[x], row[y], f"trial {row['number']}", SERIES[0]) for row in best.to_dict("records")]
+        label_ends(axes, ends, leaders=True)
         told = "; ".join(f"trial {row['number']}: {row[y]:.4g} at {row[x]:.4g}" for row in best.to_dict("records"))
-        return drawn(axes, f"{study.name}: Pareto front", f"On the front: {told}")
+        return render_svg(axes, f"{study.name}: Pareto front", f"On the front: {told}")
 
 
 def _parallel(study: Study, done: pd.DataFrame) -> Markup | None:
     """Return the lines of all complete trials through their settings, None if there are too few to see anything."""
-    names = [name for name in _named(done, PARAM) if done[name].nunique() > 1]
+    names = [name for name in _find_columns(done, PARAM) if done[name].nunique() > 1]
     if len(names) < 2 or len(done) < 3:
         return None
-    value = _value(study)
-    places = [_scaled(done[name], study.about["space"].get(name.removeprefix(PARAM), {})) for name in names]
-    places.append(_scaled(done[value], {}))
-    rank = done[value].rank(ascending=_upwards(study), pct=True)
+    value = _value_column(study)
+    places = [_scale_to_unit(done[name], study.about["space"].get(name.removeprefix(PARAM), {})) for name in names]
+    places.append(_scale_to_unit(done[value], {}))
+    rank = done[value].rank(ascending=_is_maximized(study), pct=True)
     width = max(WIDTH, AXES_PX * len(places) + 60)
     with canvas(width, 300, left=30, right=60, top=44, bottom=44) as axes:
         for i in rank.sort_values().index:
@@ -171,10 +173,10 @@ def _parallel(study: Study, done: pd.DataFrame) -> Markup | None:
         axes.set_ylim(-0.03, 1.03)
         axes.axis("off")
         told = f"{len(done)} complete trials over {', '.join(name.removeprefix(PARAM) for name in names)}."
-        return drawn(axes, f"{study.name}: parallel coordinates", told)
+        return render_svg(axes, f"{study.name}: parallel coordinates", told)
 
 
-def _scaled(column: pd.Series, space: dict[str, Any]) -> tuple[pd.Series, str, str]:
+def _scale_to_unit(column: pd.Series, space: dict[str, Any]) -> tuple[pd.Series, str, str]:
     """Return values as places between 0 and 1 by trial, NaN where unset, and what the lower and upper end stand for."""
     if "choices" in space or not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
         choices = [_plain(choice) for choice in space.get("choices", sorted(column.dropna().astype(str).unique()))]
@@ -196,31 +198,35 @@ def _settings(study: Study, number: int) -> Facts | None:
     if rows.empty:
         return None
     row = rows.iloc[0]
-    values = [(name.removeprefix(VALUE), shown(row[name])) for name in _named(rows, VALUE)]
-    facts = [(name.removeprefix(PARAM), shown(row[name])) for name in _named(rows, PARAM) if pd.notna(row[name])]
+    values = [(name.removeprefix(VALUE), format_value(row[name])) for name in _find_columns(rows, VALUE)]
+    facts = [
+        (name.removeprefix(PARAM), format_value(row[name]))
+        for name in _find_columns(rows, PARAM)
+        if pd.notna(row[name])
+    ]
     return Facts(f"Best: trial {number}", [*values, *facts, ("run", str(row["run"])[:6] or "-")])
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a setting for readers: at most four digits of a float."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _named(trials: pd.DataFrame, prefix: str) -> list[str]:
+def _find_columns(trials: pd.DataFrame, prefix: str) -> list[str]:
     return [str(name) for name in trials.columns if str(name).startswith(prefix)]
 
 
 def _trials_table(study: Study) -> Table:
     trials = study.trials
     repeated = set(trials["repeats"])
-    names = [*_named(trials, VALUE), *_named(trials, PARAM)]
+    names = [*_find_columns(trials, VALUE), *_find_columns(trials, PARAM)]
     rows = [
         [
-            Cell(str(row["number"]), "best" if row["number"] in study.about["best"] else ""),
-            Cell(str(row["state"])),
-            Cell("-" if pd.isna(row["seconds"]) else f"{row['seconds']:.0f}", "num"),
-            *(Cell("-" if pd.isna(row[name]) else shown(row[name]), "num") for name in names),
-            Cell("killed, and repeated" if row["number"] in repeated else str(row.get("reason") or ""), "note"),
+            TableCell(str(row["number"]), "best" if row["number"] in study.about["best"] else ""),
+            TableCell(str(row["state"])),
+            TableCell("-" if pd.isna(row["seconds"]) else f"{row['seconds']:.0f}", "num"),
+            *(TableCell("-" if pd.isna(row[name]) else format_value(row[name]), "num") for name in names),
+            TableCell("killed, and repeated" if row["number"] in repeated else str(row.get("reason") or ""), "note"),
         ]
         for row in trials.to_dict("records")
     ]

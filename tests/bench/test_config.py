@@ -331,13 +331,19 @@ def test_kept_settings_are_restored_as_they_were(plugin: ModuleType) -> None:
     ]  # fmt: skip
     run = config.resolve("mine", plugin, "tiny", overrides=overrides)
     kept = json.loads(json.dumps(config.flatten(run)))
-    assert config.restored("mine", plugin, kept) == run
-    changed = config.restored("mine", plugin, kept, ["aligner.gcc-phat:aru.window_s=0.7"])
+    assert config.restore_config("mine", plugin, kept) == run
+    changed = config.restore_config("mine", plugin, kept, ["aligner.gcc-phat:aru.window_s=0.7"])
     assert {name: getattr(c, "window_s", None) for name, c in changed.aligner.items()} == {
         "gcc-phat:aru": 0.7, "gcc-phat": 0.5, "nosync": None,
     }  # fmt: skip
 
 
 def test_a_plug_in_given_by_its_path_is_called_by_its_file() -> None:
-    assert config.called("./my/own_aligner.py") == "own-aligner" and config.called("/a/b.py:fast") == "b:fast"
-    assert config.called("gcc-phat:aru") == "gcc-phat:aru" and config.called("falconn") == "falconn"
+    assert (
+        config.format_plugin_name("./my/own_aligner.py") == "own-aligner"
+        and config.format_plugin_name("/a/b.py:fast") == "b:fast"
+    )
+    assert (
+        config.format_plugin_name("gcc-phat:aru") == "gcc-phat:aru"
+        and config.format_plugin_name("falconn") == "falconn"
+    )

@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from bench.audio.pcm import prepare
+from bench.audio.pcm import prepare_corpus
 from bench.config import EvalConfig
-from bench.data import Data
-from bench.degrade.cells import grid
+from bench.data import BenchmarkData
+from bench.degrade.cells import list_cells
 from bench.degrade.queries import prepare_queries
-from bench.degrade.room import Response, align, prepare_rooms
-from bench.evaluate import OWN, SHUFFLED, Evaluation, evaluate
+from bench.degrade.room import Response, align_direct_sound, prepare_rooms
+from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, evaluate
 from bench.fingerprint import Embedder
-from bench.results import decided
+from bench.results import add_thresholds
 from bench.store import Store
 from bench.testing import Arrays
 from bench.values import RATE_HZ, Cell, no_progress
@@ -54,9 +54,9 @@ class Rooms:
     def load(self, name: str) -> Response:
         decay = np.random.default_rng(0).standard_normal(3_200) * 10 ** (-3 * np.arange(3_200) / 3_200)
         decay[0] = 8
-        return Response(name, align(decay.astype(np.float32)), "test", 0.2)
+        return Response(name, align_direct_sound(decay.astype(np.float32)), "test", 0.2)
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         return "one"
 
 
@@ -73,34 +73,34 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def data(store: Store) -> Data:
+def data(store: Store) -> BenchmarkData:
     waves = {f"m{i}": sound(i, 3 + i / 5) for i in range(TRACKS)}
-    music = prepare(store, "m", Arrays(waves, dict.fromkeys(waves, "test")), min_track_s=1, workers=1)
-    noise = prepare(store, "n", Arrays({"n": sound(99, 4.0)}, {"n": "test"}), min_track_s=1, workers=1)
+    music = prepare_corpus(store, "m", Arrays(waves, dict.fromkeys(waves, "test")), min_track_s=1, workers=1)
+    noise = prepare_corpus(store, "n", Arrays({"n": sound(99, 4.0)}, {"n": "test"}), min_track_s=1, workers=1)
     rooms = prepare_rooms(store, "toy", Rooms(), no_progress)
-    return Data(music, noise, (rooms,), prepare_queries(store, CONFIG, music, noise, rooms, no_progress))
+    return BenchmarkData(music, noise, (rooms,), prepare_queries(store, CONFIG, music, noise, rooms, no_progress))
 
 
 def evaluated(
-    store: Store, data: Data, config: EvalConfig = CONFIG, encoder: torch.nn.Module | None = None
+    store: Store, data: BenchmarkData, config: EvalConfig = CONFIG, encoder: torch.nn.Module | None = None
 ) -> Evaluation:
     embedder = Embedder(encoder or Toy(), torch.device("cpu"), "fp32", "toy")  # type: ignore[arg-type]
     return evaluate(embedder, data, config, store, no_progress)
 
 
 @pytest.fixture(scope="module")
-def found(store: Store, data: Data) -> Evaluation:
+def found(store: Store, data: BenchmarkData) -> Evaluation:
     torch.set_num_threads(1)
     return evaluated(store, data)
 
 
-def of(found: Evaluation, cell: Cell, truth: str = OWN) -> pd.DataFrame:
+def of(found: Evaluation, cell: Cell, truth: str = UNSHUFFLED) -> pd.DataFrame:
     hits = found.hits[cell]
     return hits[hits["truth"] == truth]
 
 
 def test_every_cell_length_and_search_has_every_query_once(found: Evaluation) -> None:
-    assert list(found.hits) == grid(CONFIG)
+    assert list(found.hits) == list_cells(CONFIG)
     for cell in found.hits:
         groups = of(found, cell).groupby(["length_s", "index", "sequence"])["query"].apply(list).to_dict()
         searches = ("interpolate", "rescore", "vote")
@@ -116,7 +116,7 @@ def test_clean_queries_on_the_grid_are_found_without_exception(found: Evaluation
     np.testing.assert_allclose(hits["score"], 1, atol=1e-4)
 
 
-def test_impostor_is_the_best_place_outside_the_own_track(found: Evaluation, store: Store, data: Data) -> None:
+def test_impostor_is_the_best_place_outside_the_own_track(found: Evaluation, store: Store, data: BenchmarkData) -> None:
     hits = of(found, Cell("clean")).query("length_s == 1.5 and sequence == 'rescore'")
     database = found.database
     for row in hits.itertuples():
@@ -140,7 +140,9 @@ def test_votes_have_no_impostor(found: Evaluation) -> None:
     assert hits.loc[hits["sequence"] == "vote", "impostor_score"].isna().all()
 
 
-def test_the_search_of_all_places_stands_under_the_exact_index_and_loses_nothing(store: Store, data: Data) -> None:
+def test_the_search_of_all_places_stands_under_the_exact_index_and_loses_nothing(
+    store: Store, data: BenchmarkData
+) -> None:
     config = replace(CONFIG, sequences=("rescore", "diagonal"))
     for hits in evaluated(store, data, config).hits.values():
         rescored, everywhere = (hits[hits["sequence"] == name] for name in ("rescore", "diagonal"))
@@ -160,7 +162,7 @@ def test_times_between_places_are_nearer_to_the_truth_and_change_nothing_else(fo
 
 
 def test_thresholds_are_set_where_a_score_is_a_similarity(found: Evaluation) -> None:
-    for cell, hits in decided(found).items():
+    for cell, hits in add_thresholds(found).items():
         similar = (hits["sequence"] != "vote") & (cell.kind != "identity")
         assert hits.loc[similar, "threshold"].notna().all() and hits.loc[~similar, "threshold"].isna().all()
         assert len(hits) == len(of(found, cell))
@@ -192,7 +194,7 @@ class Deaf(Toy):
         raise AssertionError("what is in the store is embedded again")
 
 
-def test_what_is_in_the_store_is_not_made_again(store: Store, data: Data, found: Evaluation) -> None:
+def test_what_is_in_the_store_is_not_made_again(store: Store, data: BenchmarkData, found: Evaluation) -> None:
     again = evaluated(store, data, encoder=Deaf())
     for cell, hits in found.hits.items():
         pd.testing.assert_frame_equal(again.hits[cell], hits)
@@ -202,7 +204,7 @@ def test_what_is_in_the_store_is_not_made_again(store: Store, data: Data, found:
 
 
 def test_killed_evaluation_keeps_the_cells_that_are_done(
-    tmp_path: Path, store: Store, data: Data, found: Evaluation
+    tmp_path: Path, store: Store, data: BenchmarkData, found: Evaluation
 ) -> None:
     def kill(stage: str, done: int, total: int) -> None:
         if stage == "test cells" and done == 3:

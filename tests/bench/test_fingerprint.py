@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import fingerprint
-from bench.audio.pcm import Corpus, prepare
+from bench.audio.pcm import Corpus, prepare_corpus
 from bench.errors import PluginError
 from bench.fingerprint import (
     Embedder,
-    at_rate,
+    cut_segments,
     embed,
     fingerprint_queries,
     fingerprint_tracks,
     num_segments,
-    segments,
+    resample_to,
 )
 from bench.store import Store
 from bench.testing import Arrays
@@ -69,7 +69,7 @@ def noise(seed: int, samples: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     waves = {f"t{i}": noise(i, samples) for i, samples in enumerate((40_000, 16_000, 33_333))}
-    return prepare(Store(tmp_path_factory.mktemp("pcm")), "toy", Arrays(waves), min_track_s=1.0, workers=1)
+    return prepare_corpus(Store(tmp_path_factory.mktemp("pcm")), "toy", Arrays(waves), min_track_s=1.0, workers=1)
 
 
 # How many segments
@@ -88,7 +88,7 @@ def test_number_of_segments_is_that_of_counting(samples: int, segment: int, hop:
     assert num_segments(samples, segment, hop) == count
     if count:
         wave = np.arange(samples, dtype=np.float32)
-        cut = segments(wave, segment, hop)
+        cut = cut_segments(wave, segment, hop)
         assert cut.shape == (count, segment)
         assert np.array_equal(cut, [wave[i * hop : i * hop + segment] for i in range(count)])
         assert np.shares_memory(cut, wave)
@@ -96,17 +96,17 @@ def test_number_of_segments_is_that_of_counting(samples: int, segment: int, hop:
 
 def test_segments_of_a_batch_are_those_of_each_wave() -> None:
     waves = np.random.default_rng(0).standard_normal((3, 500)).astype(np.float32)
-    cut = segments(waves, 100, 30)
+    cut = cut_segments(waves, 100, 30)
     assert cut.shape == (3, 14, 100)
     for found, wave in zip(cut, waves, strict=True):
-        assert np.array_equal(found, segments(wave, 100, 30))
+        assert np.array_equal(found, cut_segments(wave, 100, 30))
 
 
 # Embedding
 
 
 def test_vectors_do_not_depend_on_how_segments_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
-    waves = segments(noise(0, 60_000).astype(np.float32), SEGMENT, HOP)
+    waves = cut_segments(noise(0, 60_000).astype(np.float32), SEGMENT, HOP)
     whole = embedder()(waves)
     assert whole.shape == (28, 8) and whole.dtype == np.float32
     for size in (1, 5, 27, 28, 29):
@@ -125,7 +125,7 @@ def test_no_segment_gives_no_vector() -> None:
 
 
 def test_16_bit_audio_is_heard_as_floats_of_full_scale_one() -> None:
-    waves = segments((noise(0, 40_000) * 32_767).astype(np.int16), SEGMENT, HOP)
+    waves = cut_segments((noise(0, 40_000) * 32_767).astype(np.int16), SEGMENT, HOP)
     same = embedder()(waves.astype(np.float32) / np.float32(32_768))
     np.testing.assert_array_equal(embedder()(waves), same)
 
@@ -134,7 +134,7 @@ def test_read_only_and_overlapping_audio_is_left_as_it_is(corpus: Corpus) -> Non
     wave = corpus.read(0, 0, 40_000)
     before = wave.copy()
     wave.flags.writeable = False
-    embedder()(segments(wave, SEGMENT, HOP))
+    embedder()(cut_segments(wave, SEGMENT, HOP))
     assert np.array_equal(wave, before)
 
 
@@ -149,7 +149,7 @@ def test_low_precision_reaches_the_network_alone() -> None:
             assert code.dtype == (torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32)
             return functional.normalize(code.float(), dim=1)
 
-    wave = torch.from_numpy(segments(noise(0, 20_000).astype(np.float32), SEGMENT, HOP).copy())
+    wave = torch.from_numpy(cut_segments(noise(0, 20_000).astype(np.float32), SEGMENT, HOP).copy())
     half, full = (embed(Watched(), wave, precision) for precision in ("bf16", "fp32"))  # type: ignore[arg-type]
     assert half.dtype == full.dtype == torch.float32
     np.testing.assert_allclose(half, full, atol=0.02)
@@ -160,7 +160,7 @@ def test_low_precision_reaches_the_network_alone() -> None:
 
 def test_own_rate_is_left_alone() -> None:
     wave = torch.randn(2, SEGMENT)
-    assert at_rate(wave, RATE_HZ) is wave
+    assert resample_to(wave, RATE_HZ) is wave
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 11_025, 32_000])
@@ -168,7 +168,7 @@ def test_tone_is_the_same_tone_at_another_rate(rate_hz: int) -> None:
     def tone(rate: int) -> torch.Tensor:
         return torch.sin(2 * torch.pi * 440 * torch.arange(round(0.96 * rate)) / rate)[None]
 
-    heard = at_rate(tone(RATE_HZ), rate_hz)
+    heard = resample_to(tone(RATE_HZ), rate_hz)
     assert heard.shape == (1, round(0.96 * rate_hz))
     middle = slice(rate_hz // 20, -rate_hz // 20)  # the ends are cut out of the tone
     np.testing.assert_allclose(heard[:, middle], tone(rate_hz)[:, middle], atol=0.01)
@@ -176,7 +176,7 @@ def test_tone_is_the_same_tone_at_another_rate(rate_hz: int) -> None:
 
 def test_what_a_lower_rate_cannot_hold_is_taken_out() -> None:
     tone = torch.sin(2 * torch.pi * 6_000 * torch.arange(SEGMENT) / RATE_HZ)[None]
-    assert float(at_rate(tone, 8_000).square().mean()) < 1e-3
+    assert float(resample_to(tone, 8_000).square().mean()) < 1e-3
 
 
 def test_encoder_of_8_khz_is_given_8_khz(tmp_path: Path, corpus: Corpus) -> None:
@@ -186,7 +186,7 @@ def test_encoder_of_8_khz_is_given_8_khz(tmp_path: Path, corpus: Corpus) -> None
     # Its segments are still 0.96 s of the corpus, at every hop of the corpus.
     assert made.first_vector.tolist() == [0, 16, 17, 29]
     cut = torch.from_numpy(corpus.read(2, 3 * HOP, SEGMENT).astype(np.float32) / 32_768)[None]
-    np.testing.assert_allclose(made.vectors[17 + 3], encoder(at_rate(cut, 8_000))[0], atol=1e-5)
+    np.testing.assert_allclose(made.vectors[17 + 3], encoder(resample_to(cut, 8_000))[0], atol=1e-5)
 
 
 # A database
@@ -202,7 +202,7 @@ def test_every_vector_is_that_of_its_place(tmp_path: Path, corpus: Corpus) -> No
     for place, track in enumerate(tracks):
         for j in range(int(made.first_vector[place + 1] - made.first_vector[place])):
             number = int(made.first_vector[place]) + j
-            assert made.place_of(np.array([number])).tolist() == [place]
+            assert made.track_row_of(np.array([number])).tolist() == [place]
             alone = embedder()(corpus.read(int(track), j * HOP, SEGMENT)[None])[0]
             np.testing.assert_allclose(made.vectors[number], alone, atol=1e-6)
 
@@ -295,4 +295,4 @@ def test_query_shorter_than_a_segment_ends_in_its_own_end_mirrored() -> None:
 def test_place_of_a_vector_is_that_of_its_track_and_minus_one_stays() -> None:
     first = np.array([0, 3, 3, 5])
     made = Fingerprints(np.zeros((5, 2), np.float32), np.array([7, 8, 9]), first, HOP, "key")
-    assert made.place_of(np.array([[0, 2], [3, 4], [-1, -1]])).tolist() == [[0, 0], [2, 2], [-1, -1]]
+    assert made.track_row_of(np.array([[0, 2], [3, 4], [-1, -1]])).tolist() == [[0, 0], [2, 2], [-1, -1]]

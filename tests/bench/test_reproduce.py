@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bench import registry
 from bench.config import resolve
-from bench.degrade.room import Response, align
+from bench.degrade.room import Response, align_direct_sound
 from bench.errors import ConfigError
 from bench.reproduce import (
     REPRODUCTIONS,
@@ -29,14 +29,14 @@ from bench.reproduce import (
     Outcome,
     Record,
     Says,
-    attempt,
-    compared,
-    recorded,
-    refuse,
-    reproduced,
+    check_reproducible,
+    compare_results,
+    load_record,
+    prepare_attempt,
+    reproduce,
 )
 from bench.results import CONFIG, SUMMARY, Result
-from bench.run import Plan, run
+from bench.run import RunContext, run
 from bench.store import Store
 from bench.train import checkpoint
 from bench.train.loop import WEIGHTS
@@ -65,7 +65,7 @@ def silent(told: str) -> None:
 
 
 def attempted(store: Store, *, keep_weights: bool = False) -> Attempt:
-    return attempt(store, None, None, no_progress, silent, keep_weights=keep_weights)
+    return prepare_attempt(store, None, None, no_progress, silent, keep_weights=keep_weights)
 
 
 def shown(renderable: object) -> str:
@@ -81,7 +81,7 @@ def quick_room(rooms: object, name: str) -> Response:
     time_T = np.arange(round(1.2 * t60_s * RATE_HZ)) / RATE_HZ
     decay_T = np.random.default_rng(len(name)).standard_normal(len(time_T)) * 10 ** (-3 * time_T / t60_s)
     decay_T[0] = 8
-    return Response(name, align(decay_T.astype(np.float32)), "test" if split == "test" else "train", t60_s)
+    return Response(name, align_direct_sound(decay_T.astype(np.float32)), "test" if split == "test" else "train", t60_s)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Store:
     config = resolve("now-playing", plugin, "tiny", overrides=SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry.load("dataset", "rooms").Rooms, "load", quick_room)
-        assert run(config, Plan(plugin, None, store, no_progress, silent)) is not None
+        assert run(config, RunContext(plugin, None, store, no_progress, silent)) is not None
     return store
 
 
@@ -118,8 +118,8 @@ def edit(path: Path, **changes: object) -> None:
 @pytest.fixture(scope="module")
 def again(finished: Store) -> Outcome:
     found = attempted(finished)
-    refuse(found)
-    outcome = reproduced(found, finished, no_progress)
+    check_reproducible(found)
+    outcome = reproduce(found, finished, no_progress)
     assert outcome is not None
     return outcome
 
@@ -158,7 +158,7 @@ def test_the_command_goes_on_from_what_is_there_and_ends_with_0(again: Outcome, 
 
 def test_kept_weights_are_tested_without_training(finished: Store) -> None:
     found = attempted(finished, keep_weights=True)
-    outcome = reproduced(
+    outcome = reproduce(
         found, finished, lambda stage, done, total: pytest.fail("trained") if stage == "training" else None
     )
     assert outcome is not None and outcome.changed == 0
@@ -174,13 +174,13 @@ def test_what_a_run_did_not_record_is_known_by_its_key(finished: Store) -> None:
 
 
 def test_other_music_is_refused_and_named(copied: Store) -> None:
-    music = recorded(copied, None).digests["music"]
+    music = load_record(copied, None).digests["music"]
     for path in (run_folder(copied) / "events.jsonl", run_folder(copied) / "result.json"):
         assert music in path.read_text()
         path.write_text(path.read_text().replace(music, "0123456789abcdef"))
     found = attempted(copied)
     with pytest.raises(ConfigError, match=r"music: not as in the run .* --data-root, or go on with --anyway"):
-        refuse(found)
+        check_reproducible(found)
     assert "0123456789ab" in shown(REPORT.checks(found.record.run, found.checks))
 
 
@@ -197,7 +197,7 @@ def test_a_setting_that_is_gone_is_refused_and_a_new_one_has_its_default(copied:
     )
     assert found.config.train.mixture.gain == (0.2, 5.0) and found.config.train.steps == 4
     with pytest.raises(ConfigError, match=r"train\.sparkle: not as in the run"):
-        refuse(found)
+        check_reproducible(found)
 
 
 def test_another_library_is_a_difference_that_is_not_refused(copied: Store) -> None:
@@ -205,7 +205,7 @@ def test_another_library_is_a_difference_that_is_not_refused(copied: Store) -> N
     events.write_text(events.read_text().replace(f'"bench.lib.numpy": "{np.__version__}"', '"bench.lib.numpy": "1.0"'))
     found = attempted(copied)
     assert Check("libraries", "numpy", "1.0", np.__version__, "differs") in found.checks
-    refuse(found)
+    check_reproducible(found)
 
 
 def test_a_journal_that_is_gone_leaves_everything_unknown_but_the_data(copied: Store) -> None:
@@ -224,7 +224,7 @@ def test_a_run_that_was_given_weights_wants_them_again(copied: Store) -> None:
 
 def test_weights_for_a_run_that_trained_are_refused(finished: Store) -> None:
     with pytest.raises(ConfigError, match="trained its weights; leave --checkpoint out"):
-        attempt(finished, None, None, no_progress, silent, weights=Path("model.safetensors"))
+        prepare_attempt(finished, None, None, no_progress, silent, weights=Path("model.safetensors"))
 
 
 def test_weights_that_differ_by_one_number_are_not_equal(copied: Store, finished: Store, again: Outcome) -> None:
@@ -236,7 +236,7 @@ def test_weights_that_differ_by_one_number_are_not_equal(copied: Store, finished
     tensors[name].view(-1)[0] += 0.5
     checkpoint.save(path, tensors, state)
     shutil.copytree(finished.root / REPRODUCTIONS, copied.root / REPRODUCTIONS, symlinks=True)
-    outcome = reproduced(attempted(copied), copied, no_progress)
+    outcome = reproduce(attempted(copied), copied, no_progress)
     assert outcome is not None and outcome.as_expected
     assert outcome.weights == f"trained anew, 1 of {len(tensors)} tensors differ, by 0.5 at most"
     assert outcome.verdict.endswith("(weights are not to the bit)")
@@ -262,9 +262,9 @@ def judged(new: Result, *checks: Check, weights_equal: bool, old: Result | None 
     plugin = registry.load("encoder", "random-projection")
     config = resolve("random-projection", plugin, "tiny")
     record = Record("a" * 16, old or made([True] * 10 + [False] * 10), {}, {}, {})
-    plan = Plan(plugin, None, Store(Path()), no_progress, silent)
+    plan = RunContext(plugin, None, Store(Path()), no_progress, silent)
     found = Attempt(record, config, plan, "all", checks or KNOWN)
-    return compared(found, new, "trained anew", weights_equal=weights_equal)
+    return compare_results(found, new, "trained anew", weights_equal=weights_equal)
 
 
 def test_equal_weights_must_give_equal_answers() -> None:

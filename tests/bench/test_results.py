@@ -12,8 +12,8 @@ from rich.console import Console
 from bench import config, registry
 from bench.config import RunConfig
 from bench.errors import ConfigError, StoreError
-from bench.results import CONDITIONS, CONFIG, HITS, ROWS, SUMMARY, Result, headline, keep, load_result
-from bench.score.rows import Row, frame, records, schema
+from bench.results import CONDITIONS, CONFIG, HITS, ROWS, SUMMARY, Result, headline, load_result, write_result
+from bench.score.rows import Row, load_schema, to_frame, to_records
 from bench.store import Store
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -37,7 +37,7 @@ def settings() -> RunConfig:
 
 @pytest.fixture
 def rows() -> pd.DataFrame:
-    return frame(
+    return to_frame(
         [
             row("mine", "identity", 1.0),
             row("mine", "noise", 0.5),
@@ -80,9 +80,9 @@ def test_headline_means_are_over_degraded_cells_and_the_floor_is_at_the_shortest
 
 
 def test_records_say_null_for_what_is_not_there_and_fit_the_schema(rows: pd.DataFrame) -> None:
-    told = records(rows)
+    told = to_records(rows)
     assert told[0]["snr_db"] is None and told[1]["snr_db"] == 0.0
-    jsonschema.validate(told, schema())
+    jsonschema.validate(told, load_schema())
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_kept_result_is_found_by_the_beginning_of_its_key_or_as_the_latest(
     for key in ("aa11", "ab22"):
         folder = tmp_path / "runs" / key
         folder.mkdir(parents=True)
-        keep(folder, result, settings)
+        write_result(folder, result, settings)
         assert {path.name for path in folder.iterdir()} == {ROWS, HITS, CONDITIONS, SUMMARY, CONFIG}
     pd.testing.assert_frame_equal(load_result(Store(tmp_path), "aa").rows, result.rows)
     pd.testing.assert_frame_equal(load_result(Store(tmp_path), None).rows, result.rows)
@@ -126,7 +126,7 @@ def test_kept_result_is_found_by_the_beginning_of_its_key_or_as_the_latest(
 def test_damaged_result_is_named(result: Result, settings: RunConfig, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "aa11"
     folder.mkdir(parents=True)
-    keep(folder, result, settings)
+    write_result(folder, result, settings)
     (folder / ROWS).write_bytes((folder / ROWS).read_bytes()[:50])
     with pytest.raises(StoreError, match=r"rows\.parquet is damaged"):
         load_result(Store(tmp_path), "aa11")

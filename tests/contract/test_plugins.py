@@ -12,10 +12,10 @@ import soundfile
 import torch
 import torch.nn.functional as functional
 
-from bench.align.contract import Ears, Pair, TimeMap
+from bench.align.contract import Pair, PairEmbedder, TimeMap
 from bench.align.pairs import Keypoints, Recipe, write_split
 from bench.config import resolve
-from bench.degrade.room import Response, align
+from bench.degrade.room import Response, align_direct_sound
 from bench.errors import StoreError
 from bench.registry import load, names
 from bench.store import Store
@@ -295,14 +295,14 @@ class OneResponse:
     def load(self, name: str) -> Response:
         return Response(name, self.wave_T, "train")
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         return "one"
 
 
 def test_response_that_is_not_aligned_is_named() -> None:
     decay = np.zeros(8_000, np.float32)
     decay[800:] = 10 ** (-3 * np.arange(7_200) / RATE_HZ / 0.1)
-    check_responses(OneResponse(align(decay)))
+    check_responses(OneResponse(align_direct_sound(decay)))
     with pytest.raises(AssertionError, match="direct sound is at sample 40"):
         check_responses(OneResponse(decay))
 
@@ -313,7 +313,7 @@ class Lagging:
     def __init__(self, fault: str) -> None:
         self.fault, self.asked = fault, 0
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> Any:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> Any:
         self.asked += 1
         if self.fault == "same length":
             np.add(pair.wave0_T, pair.wave1_T)
@@ -323,7 +323,9 @@ class Lagging:
         product_T = np.fft.irfft(np.fft.rfft(pair.wave1_T, size) * np.fft.rfft(pair.wave0_T, size).conj(), size)
         best = int(product_T.argmax())
         lag_s = (best if best < size // 2 else best - size) / RATE_HZ * (-1 if self.fault == "turned" else 1)
-        lag_s += {"name": len(pair.name), "key": len(pair.key), "remembers": self.asked}.get(self.fault, 0) / 1e6
+        lag_s += {"name": len(pair.name), "key": len(pair.key), "remembers": self.asked}.get(
+            self.fault, 0
+        ) / 1e6
         time0_K = pair.keypoints
         time1_K = -time0_K if self.fault == "falls" else time0_K + lag_s
         sure = 1.0 if product_T.max() > 0 or self.fault == "sure of silence" else 0.0
@@ -331,7 +333,7 @@ class Lagging:
 
 
 def lagging(fault: str, **parts: Any) -> ModuleType:
-    return module(**{"HEARS": False, "build": lambda config: Lagging(fault), **parts})
+    return module(**{"NEEDS_ENCODER": False, "build": lambda config: Lagging(fault), **parts})
 
 
 def test_sound_toy_aligner_passes() -> None:
@@ -358,8 +360,8 @@ def test_fault_of_an_aligner_is_named(fault: str, rule: str) -> None:
 
 
 def test_aligner_that_does_not_say_whether_it_hears_is_named() -> None:
-    with pytest.raises(AssertionError, match="HEARS is a truth value; found no"):
-        check_aligner(lagging("", HEARS="no"))
+    with pytest.raises(AssertionError, match="NEEDS_ENCODER is a truth value; found no"):
+        check_aligner(lagging("", NEEDS_ENCODER="no"))
 
 
 def learning(fault: str) -> ModuleType:
@@ -406,7 +408,7 @@ class Recorders:
     def max_lag_s(self, set_name: str) -> float:
         return 0.0 if self.fault == "no lag" else 0.2
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         self.made += self.fault == "fingerprint"
         return f"owls {self.made}"
 

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from bench.align.clock import Clock, ClockRange, Wobble
-from bench.align.pairs import tasks
+from bench.align.pairs import list_pair_files
 from bench.datasets import aru_sim
 from bench.datasets.aru_sim import RATE_HZ, Config
 from bench.errors import ConfigError, DataError
@@ -56,7 +56,7 @@ class Hiss:
 )
 def test_the_channels_are_apart_by_what_the_clock_says(regime: str, clock: Clock) -> None:
     """Up to what the recorders' spacing, half a sample, and a clock that swings within 0.1 s may add."""
-    wave0_T, wave1_T = aru_sim.recorded(CLEAR, Hiss(), clock, aru_sim.MAX_LAG_S[regime], 3)
+    wave0_T, wave1_T = aru_sim.simulate_pair(CLEAR, Hiss(), clock, aru_sim.MAX_LAG_S[regime], 3)
     errors = []
     for at0_s in np.arange(1.0, 11.5, 0.25):
         true_s = float(clock.lag(np.array([at0_s]))[0])
@@ -86,7 +86,7 @@ def test_the_layout_is_written_and_clipped_and_the_same_again(tmp_path: Path) ->
     assert sums(folders[0]) == sums(folders[1]) and len(sums(folders[0])) == 2 * (1 + 1 + 2 + 1)
     lags = []
     for set_name in source.sets():
-        for task in tasks(folders[0], set_name, "test"):
+        for task in list_pair_files(folders[0], set_name, "test"):
             assert task.truth is not None and task.problem == ""
             assert task.truth.time0_K.tolist() == list(range(12))
             assert task.truth.time1_K.min() >= 0 and task.truth.time1_K.max() <= 12
@@ -107,7 +107,7 @@ def test_a_kill_costs_one_file(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         source.folder(store, killed)
-    partial = store.partial("pairs", source.fingerprint())
+    partial = store.partial("pairs", source.digest())
     times = {path.name: path.stat().st_mtime_ns for path in (partial / "formatted_data/aru-sim-fine").rglob("*.wav")}
     folder = source.folder(store, no_progress)
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "formatted_data/aru-sim-fine").rglob("*.wav")}
@@ -126,7 +126,7 @@ def test_sides_and_seeds_and_sounds_have_their_own_fingerprints(tmp_path: Path) 
         aru_sim.build(replace(SHORT, spacing_m=(0.1, 0.2)), tmp_path),
     ]
     assert field.field == tmp_path / "field" and others[0].field is None
-    assert len({source.fingerprint() for source in [field, *others]}) == 4
+    assert len({source.digest() for source in [field, *others]}) == 4
     made = [field.recipes("aru-sim-fine", split)[0].make.args[1] for split in ("train", "test")]  # type: ignore[attr-defined]
     assert [[path.name for path in calls.paths] for calls in made] == [["train.wav"], ["test.wav"]]
 
@@ -155,15 +155,15 @@ def test_settings_that_make_no_scene_are_refused(settings: dict[str, float], rul
 
 def test_a_missing_source_is_heard_by_one_recorder_and_the_first_by_both() -> None:
     config = replace(SHORT, missing_share=1.0)
-    heard_RS = aru_sim._heard(50, config, np.random.default_rng(0))
+    heard_RS = aru_sim._draw_audible(50, config, np.random.default_rng(0))
     assert heard_RS[:, 0].tolist() == [1, 1]
     assert (heard_RS[:, 1:].sum(axis=0) == 1).all() and heard_RS[:, 1:].any(axis=1).all()
-    assert aru_sim._heard(50, replace(SHORT, missing_share=0.0), np.random.default_rng(0)).all()
+    assert aru_sim._draw_audible(50, replace(SHORT, missing_share=0.0), np.random.default_rng(0)).all()
 
 
 def test_nobody_calls_in_a_silence() -> None:
     config = replace(SHORT, num_silences=(1, 1), silence_s=(5.0, 5.0), num_sources=(6, 6))
-    dry_ST = aru_sim._dry(config, aru_sim.MadeUpCalls(), 40 * RATE_HZ, np.random.default_rng(3))
+    dry_ST = aru_sim._draw_calls(config, aru_sim.MadeUpCalls(), 40 * RATE_HZ, np.random.default_rng(3))
     quiet = np.abs(dry_ST).max(axis=0) == 0
     edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(int), [0]])))
     assert (edges[1::2] - edges[::2]).max() >= 4.9 * RATE_HZ
@@ -172,11 +172,13 @@ def test_nobody_calls_in_a_silence() -> None:
 def test_noise_floors_are_independent_and_fall_by_3_db_an_octave() -> None:
     silent_RT = np.zeros((2, 30 * RATE_HZ), np.float32)
     draw = np.random.default_rng(0)
-    heard_T = [aru_sim._recorder(silent_T, 0.1, draw) for silent_T in silent_RT]
+    heard_T = [aru_sim._apply_recorder(silent_T, 0.1, draw) for silent_T in silent_RT]
     assert abs(np.corrcoef(*heard_T)[0, 1]) < 0.02
     power = np.zeros(RATE_HZ // 2 + 1)
     for _ in range(20):  # the equalisers' mean is flat
-        power += np.square(np.abs(np.fft.rfft(aru_sim._recorder(silent_RT[0], 0.1, draw).reshape(-1, RATE_HZ)))).mean(0)
+        power += np.square(
+            np.abs(np.fft.rfft(aru_sim._apply_recorder(silent_RT[0], 0.1, draw).reshape(-1, RATE_HZ)))
+        ).mean(0)
     octaves_db = [10 * np.log10(power[low : 2 * low].mean()) for low in (150, 300, 600)]
     assert np.diff(octaves_db) == pytest.approx([-3.0, -3.0], abs=2.0)
 
@@ -185,7 +187,7 @@ def test_equalisers_move_nothing() -> None:
     click_T = np.zeros(RATE_HZ, np.float32)
     click_T[8000] = 1
     for seed in range(5):
-        assert np.argmax(np.abs(aru_sim._recorder(click_T, 1e-6, np.random.default_rng(seed)))) == 8000
+        assert np.argmax(np.abs(aru_sim._apply_recorder(click_T, 1e-6, np.random.default_rng(seed)))) == 8000
 
 
 def test_recorders_stand_as_far_apart_as_the_setting_says() -> None:
@@ -193,7 +195,7 @@ def test_recorders_stand_as_far_apart_as_the_setting_says() -> None:
     config = replace(SHORT, spacing_m=(3.0, 3.0), reverberant_share=0.0)
     apart = []
     for seed in range(10):
-        for near, far in zip(*aru_sim._responses(config, 5, np.random.default_rng(seed)), strict=True):
+        for near, far in zip(*aru_sim._simulate_responses(config, 5, np.random.default_rng(seed)), strict=True):
             apart.append(abs(int(np.argmax(near)) - int(np.argmax(far))) / RATE_HZ * SPEED_M_S)
     assert max(apart) <= 3.0 + 2 / RATE_HZ * SPEED_M_S
     assert max(apart) > 2.5  # some call from the line through both
@@ -208,5 +210,5 @@ def test_made_up_syllables_are_audible_and_below_7_khz(kind: object) -> None:
 
 
 def test_ranges_of_both_regimes_are_the_documented_ones() -> None:
-    assert Config().clocks("coarse") == ClockRange(4.5, 500.0, 0.05)
-    assert Config().clocks("fine") == ClockRange(0.45, 100.0, 0.005)
+    assert Config().clock_range("coarse") == ClockRange(4.5, 500.0, 0.05)
+    assert Config().clock_range("fine") == ClockRange(0.45, 100.0, 0.005)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.align.pairs import tasks
+from bench.align.pairs import list_pair_files
 from bench.datasets import biodcase
 from bench.errors import DataError
 from bench.store import Store
@@ -26,9 +26,9 @@ def test_the_user_s_folder_is_read_as_it_is(tmp_path: Path, home: str) -> None:
     source = biodcase.build(biodcase.Config(), tmp_path)
     assert source.sets() == ("aru", "zebra_finch")
     folder = source.folder(Store(tmp_path / "store"), no_progress)
-    (task,) = tasks(folder, "aru", "val")
+    (task,) = list_pair_files(folder, "aru", "val")
     assert task.truth is not None and task.truth.time1_K.tolist() == [0.25]
-    assert [task.truth for task in tasks(folder, "aru", "eval")] == [None]
+    assert [task.truth for task in list_pair_files(folder, "aru", "eval")] == [None]
     assert not (tmp_path / "store").exists()
 
 
@@ -38,15 +38,15 @@ def test_only_what_is_there_is_a_set_and_the_year_sets_the_largest_lag(tmp_path:
     assert old.sets() == new.sets() == ("aru",)
     assert (old.max_lag_s("aru"), new.max_lag_s("aru")) == (5.0, 0.5)
     assert old.max_lag_s("zebra_finch") == new.max_lag_s("zebra_finch") == 5.0
-    assert old.fingerprint() != new.fingerprint()
+    assert old.digest() != new.digest()
 
 
 def test_another_annotation_is_another_set(tmp_path: Path) -> None:
     source = biodcase.build(biodcase.Config(), unpacked(tmp_path, "aru/val"))
-    before = source.fingerprint()
-    assert source.fingerprint() == before
+    before = source.digest()
+    assert source.digest() == before
     (tmp_path / "formatted_data" / "aru" / "val" / "annotations.csv").write_text("other")
-    assert source.fingerprint() != before
+    assert source.digest() != before
 
 
 @pytest.mark.parametrize("has_root", [True, False])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.datasets import field
-from bench.datasets.field import _group, _held_out
+from bench.datasets.field import _choose_held_out, _group
 from bench.errors import ConfigError, DataError
 from bench.values import Source
 
@@ -61,8 +61,8 @@ def test_added_files_move_no_other_file(tmp_path: Path) -> None:
 
 
 def test_one_of_two_groups_is_held_out_and_none_of_one() -> None:
-    assert len(_held_out({"a", "b"}, 1e-9)) == 1
-    assert _held_out({"a"}, 1e-9) == set() and _held_out({"a", "b"}, 0.0) == set()
+    assert len(_choose_held_out({"a", "b"}, 1e-9)) == 1
+    assert _choose_held_out({"a"}, 1e-9) == set() and _choose_held_out({"a", "b"}, 0.0) == set()
 
 
 def test_folder_without_a_side_is_refused(tmp_path: Path) -> None:

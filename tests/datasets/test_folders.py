@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.audio.files import inside
+from bench.audio.files import resolve_inside
 from bench.datasets import folder, noise_folder
-from bench.datasets.folder import _sides
+from bench.datasets.folder import _assign_splits
 from bench.errors import ConfigError, DataError
 from bench.values import Source
 
@@ -52,7 +52,7 @@ def test_added_albums_move_no_other_album(tmp_path: Path) -> None:
 
 @given(st.sets(st.text(min_size=1), min_size=3), st.floats(0, 0.5), st.floats(0, 0.45))
 def test_no_wanted_side_is_empty(groups: set[str], val_share: float, test_share: float) -> None:
-    found = set(_sides(groups, folder.Config(val_share, test_share)).values())
+    found = set(_assign_splits(groups, folder.Config(val_share, test_share)).values())
     assert "train" in found
     assert ("val" in found) >= (val_share > 0) and ("test" in found) >= (test_share > 0)
 
@@ -98,7 +98,7 @@ def test_name_that_is_not_utf_8_is_named_not_fatal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["../x.mp3", "/etc/passwd", "a/../../x", "a/../../home2/x"])
 def test_paths_stay_inside_the_root(tmp_path: Path, path: str) -> None:
     with pytest.raises(DataError, match="leads outside"):
-        inside(tmp_path / "home", path)
+        resolve_inside(tmp_path / "home", path)
 
 
 @pytest.mark.parametrize("under", ["", "noise"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from bench.align.pairs import tasks
+from bench.align.pairs import list_pair_files
 from bench.datasets import multi_recorder
 from bench.datasets.multi_recorder import COPY_FILE, COPY_LAG_S, LOCAR_FILE, Config
 from bench.errors import ConfigError, DataError
@@ -42,7 +42,7 @@ def found_lag_s(wave0_T: np.ndarray, wave1_T: np.ndarray, at0_s: float, near_s: 
 def errors_s(folder: Path, set_name: str) -> list[float]:
     """Return found less annotated lags, of the keypoints that both channels hold."""
     errors = []
-    for task in tasks(folder, set_name, "test"):
+    for task in list_pair_files(folder, set_name, "test"):
         assert task.truth is not None
         wave_TC, _rate_hz = soundfile.read(task.path, dtype="float32")
         last_s = len(wave_TC) / RATE_HZ - 0.15
@@ -58,7 +58,7 @@ def test_the_channels_are_apart_by_what_is_annotated(root: Path, tmp_path: Path,
     folder = source.folder(Store(tmp_path / "store"), no_progress)
     found = errors_s(folder, set_name)
     assert len(found) > 10 and np.abs(found).max() <= 1 / RATE_HZ
-    lags = [task.truth.time1_K - task.truth.time0_K for task in tasks(folder, set_name, "test") if task.truth]
+    lags = [task.truth.time1_K - task.truth.time0_K for task in list_pair_files(folder, set_name, "test") if task.truth]
     assert np.min(np.concatenate(lags)) < -0.1 and np.max(np.concatenate(lags)) > 0.1  # both signs
     assert np.abs(np.concatenate(lags)).max() <= source.max_lag_s(set_name)
 
@@ -79,14 +79,14 @@ def test_real_copies_are_apart_by_what_is_annotated(real_data: Path, tmp_path: P
 
 
 def test_real_recorders_are_neighbours(real_data: Path) -> None:
-    origins = multi_recorder.build(Config(), real_data).origins["locar"]
+    origins = multi_recorder.build(Config(), real_data).recording_pairs["locar"]
     assert len(origins) == 12  # a grid of 3 x 3 has 12 edges
     assert {origin.name for origin in origins} >= {"Ex-1_Ex-2", "Ex-5_Ex-8"}
     assert "Ex-1_Ex-5" not in {origin.name for origin in origins}
 
 
 def test_far_recorders_make_no_pair(root: Path) -> None:
-    names = [origin.name for origin in multi_recorder.build(Config(), root).origins["locar"]]
+    names = [origin.name for origin in multi_recorder.build(Config(), root).recording_pairs["locar"]]
     assert names == ["Ex-1_Ex-2", "Ex-2_Ex-3"]
     with pytest.raises(DataError, match="max_distance_m = 10"):
         multi_recorder.build(Config(max_distance_m=10.0), root)

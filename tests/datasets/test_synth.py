@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.audio.near import WordList, _band_power, hash_words, shared_seconds
+from bench.audio.near_duplicates import WordList, _band_power, hash_words, match_tracks
 from bench.datasets import noise_synth, synth
 from bench.errors import ConfigError
 from bench.registry import load, names
@@ -61,7 +61,7 @@ def test_no_second_is_silent_and_none_is_like_another() -> None:
     assert likeness.max() < 0.85
     words = [hash_words(np.rint(wave * 2**15).astype(np.int16)) for wave in waves]
     listed = WordList(np.concatenate(words), np.cumsum([0, *map(len, words)]))
-    assert all(i == j for i, j in shared_seconds(listed, listed))
+    assert all(i == j for i, j in match_tracks(listed, listed))
 
 
 def test_thirty_seconds_take_less_than_a_tenth_of_a_second_of_work() -> None:

@@ -20,8 +20,8 @@ import soundfile
 
 from bench.audio.pcm import open_corpus
 from bench.results import ROWS, load_result
-from bench.score.rows import schema
-from bench.speed import read_speed
+from bench.score.rows import load_schema
+from bench.speed.network import read_speed
 from bench.store import Store
 from bench.values import RATE_HZ
 
@@ -94,7 +94,7 @@ def test_results_validate_against_the_published_schema(finished: Path) -> None:
     shown = bench("results", "--format", "json", "--store", str(finished))
     assert shown.returncode == 0, shown.stderr
     rows = json.loads(shown.stdout)
-    jsonschema.validate(rows, schema())
+    jsonschema.validate(rows, load_schema())
     own = [row for row in rows if row["system"] == "now-playing"]
     cells, lengths, indexes, sequences, metrics = 7, 2, 2, 3, 6
     # Two of them for each search but votes, not on the grid.

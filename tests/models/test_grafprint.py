@@ -15,11 +15,11 @@ from bench.models import grafprint
 from bench.models.grafprint import (
     Config,
     GraFPrint,
-    _dropped,
+    _drop_path,
     _FeedForward,
     _Grapher,
-    convolved,
-    multiplied,
+    convolve,
+    multiply,
     nearest_edges,
 )
 from bench.registry import load
@@ -223,7 +223,7 @@ def test_both_ways_to_a_product_agree(groups: int) -> None:
         group = o // (12 // groups)
         own = slice(group * (8 // groups), (group + 1) * (8 // groups))
         wanted[:, o] = (x[:, own] * weight[o]).sum(1) + bias[o]
-    for way in (convolved, multiplied):
+    for way in (convolve, multiply):
         np.testing.assert_allclose(way(x, weight, bias, groups), wanted, atol=1e-5)
 
 
@@ -278,7 +278,7 @@ def test_message_passing_carries_the_graph_convolution(conv: str) -> None:
 
 def test_branches_are_left_out_by_segment_and_keep_their_mean() -> None:
     torch.manual_seed(0)
-    kept = _dropped(torch.ones(10_000, 2, 3), 0.25)
+    kept = _drop_path(torch.ones(10_000, 2, 3), 0.25)
     assert set(kept[:, 0, 0].tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert (kept == kept[:, :1, :1]).all()
     assert abs(float(kept.mean()) - 1) < 0.03  # five standard errors

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.align.contract import Pair, TimeMap
 from bench.align.evaluate import ORACLE
-from bench.align.once import Alignment
+from bench.align_pair import Alignment
 from bench.reports import alignment, lag_path
 from bench.values import RATE_HZ
 

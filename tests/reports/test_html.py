@@ -25,10 +25,10 @@ from bench.store import Store, write_frame, write_json
 from bench.values import RATE_HZ, Cell
 
 report = registry.load("report", "html")
-from bench.reports.html.costs import Point, front  # noqa: E402  # through the registry first, as users load it
+from bench.reports.html.costs import Point, pareto_front  # noqa: E402  # through the registry first, as users load it
 from bench.reports.html.failures import worst_queries  # noqa: E402
-from bench.reports.html.origins import without_folders  # noqa: E402
-from bench.reports.html.svg import cut, room, spread  # noqa: E402
+from bench.reports.html.provenance import without_folders  # noqa: E402
+from bench.reports.html.svg import cut, label_width, spread  # noqa: E402
 
 NUM_QUERIES = 40
 LENGTHS_S = (0.96, 3.0)
@@ -402,8 +402,8 @@ def test_worst_queries_are_those_that_most_runs_miss_and_further_off_first() -> 
 
 def test_front_holds_what_nothing_beats() -> None:
     found = [Point(1, 50, "cheap", ""), Point(2, 40, "beaten", ""), Point(3, 60, "good", ""), Point(4, 60, "dear", "")]
-    assert [point.name for point in front(found, less=True)] == ["cheap", "good"]
-    assert [point.name for point in front(found, less=False)] == ["dear"]
+    assert [point.name for point in pareto_front(found, less=True)] == ["cheap", "good"]
+    assert [point.name for point in pareto_front(found, less=False)] == ["dear"]
 
 
 def test_labels_are_spread_and_stay_below_the_top() -> None:
@@ -418,7 +418,7 @@ def test_long_names_are_cut_beside_points_and_whole_in_tables(tmp_path: Path) ->
     keep(tmp_path, OTHER, hits(0.5, 2))
     html = report.render(Store(tmp_path))
     assert cut(name) == "an-encoder-with-a-very-lo..." and f">{cut(name)}</text>" in html
-    assert room([name]) == room(["x" * 28]) > room(["mine"])
+    assert label_width([name]) == label_width(["x" * 28]) > label_width(["mine"])
     assert page(tmp_path).cells("Ranking")[0]["run"] == f"{name} aaaaaa"
 
 

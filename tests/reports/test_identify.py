@@ -12,8 +12,8 @@ import pandas as pd
 from rich.console import Console
 
 from bench import registry
-from bench.catalogue import Limit
-from bench.identify import Answer, Match
+from bench.catalogue.build import Answer, Match
+from bench.catalogue.folder import Limit
 
 
 def shown(rendered: Any) -> str:

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from bench.config import EvalConfig
-from bench.degrade.cells import grid
+from bench.degrade.cells import list_cells
 from bench.errors import ConfigError
 from bench.reports import paper
 from bench.reports.paper import Entry, Line, PaperTable
@@ -56,7 +56,9 @@ def result(
 def on_the_grid(run: str, encoder: str = "mine", settings: dict[str, Any] | None = None) -> Result:
     """Return a result of all cells and lengths of the benchmark."""
     standard = EvalConfig()
-    return result(run, {(cell, s): MANY for cell in grid(standard) for s in standard.lengths_s}, encoder, settings)
+    return result(
+        run, {(cell, s): MANY for cell in list_cells(standard) for s in standard.lengths_s}, encoder, settings
+    )
 
 
 def table(results: Sequence[Result], key: str) -> PaperTable:
@@ -134,7 +136,7 @@ def test_missing_cells_are_empty_entries_and_judged_among_those_that_have_them()
     assert none is None and one and two and best
     assert (one.best, two.best, best.best) == (False, False, True)
     assert [line.entries for line in runs(found.lines) if line.group == "3 s"][1] == (None, None)
-    row = next(line for line in shown(paper.drawn([found]), 80).splitlines() if line.startswith("mine bbbbbb"))
+    row = next(line for line in shown(paper.render_tables([found]), 80).splitlines() if line.startswith("mine bbbbbb"))
     assert row.split() == ["mine", "bbbbbb", "-", "90.0", "70-97"]
     # The mean is over the one cell that both have.
     means = runs(table([whole, partly], "mean").lines)
@@ -198,13 +200,13 @@ def test_costs_by_hand() -> None:
     assert [[entry and entry.value for entry in line.entries] for line in costs.lines] == [
         [1_234_567, 250, 18_432_000, 60], [1_234_567, None, None, None],
     ]  # fmt: skip
-    assert [paper.formatted(entry, costs.unit) for entry in costs.lines[0].entries] == [
+    assert [paper.format_number(entry, costs.unit) for entry in costs.lines[0].entries] == [
         "1,234,567",
         "250",
         "18,432,000",
         "60",
     ]
-    assert paper.formatted(None, "share") == "-"
+    assert paper.format_number(None, "share") == "-"
 
 
 def test_runs_that_aligned_recorders_alone_have_costs_and_no_tables() -> None:
@@ -239,7 +241,7 @@ def test_published_numbers_are_those_of_the_papers(row: tuple[Any, ...]) -> None
     system, metric, cell, length_s, percent, source, confidence = row
     found = [
         number
-        for number in paper.published()
+        for number in paper.load_published_segments()
         if (number.system, number.metric, number.cell, number.length_s) == (system, metric, cell, length_s)
         and source in number.source
     ]
@@ -247,7 +249,7 @@ def test_published_numbers_are_those_of_the_papers(row: tuple[Any, ...]) -> None
 
 
 def test_every_published_number_says_what_it_is_of_and_is_certain_enough() -> None:
-    numbers = paper.published()
+    numbers = paper.load_published_segments()
     # Tables 3, 4, 5: eight rows of 4, 5, 4; table 6: two of 5; table 7: four of 4, two of 5; thesis: eight of 2; NAFP.
     assert len(numbers) == 8 * (4 + 5 + 4) + 2 * 5 + (4 * 4 + 2 * 5) + 8 * 2 + (6 + 1)
     assert {number.confidence for number in numbers} == {"A", "B"}
@@ -260,7 +262,7 @@ def test_every_published_number_of_a_length_that_is_tested_is_shown_once_and_nev
     both = [on_the_grid(run, "attention-cnn", own) for run, own in zip("ab", settings, strict=True)]
     lines = [line for each in paper.paper_tables(both) for line in each.lines if line.origin == "published"]
     entries = [entry for line in lines for entry in line.entries if entry]
-    wanted = [number.value for number in paper.published() if number.length_s <= 5]
+    wanted = [number.value for number in paper.load_published_segments() if number.length_s <= 5]
     assert Counter(entry.value for entry in entries) == Counter(wanted)
     assert not any(entry.best or entry.alike or entry.n or entry.low for entry in entries)
     assert all(line.note.startswith("published, ") for line in lines)
@@ -288,7 +290,7 @@ def test_tables_fit_the_terminal_with_intervals(width: int) -> None:
 
 
 def test_a_narrow_terminal_gets_the_numbers_without_intervals() -> None:
-    text = shown(paper.drawn([table([on_the_grid("a")], "segment_noise")]), 50)
+    text = shown(paper.render_tables([table([on_the_grid("a")], "segment_noise")]), 50)
     assert max(map(len, text.splitlines())) <= 50
     row = next(line for line in text.splitlines() if line.startswith("mine aaaaaa"))
     assert row.split()[2:] == ["90.0"] * 5
@@ -297,7 +299,7 @@ def test_a_narrow_terminal_gets_the_numbers_without_intervals() -> None:
 def test_best_is_bold_and_alike_is_marked_and_published_is_dim() -> None:
     hits = [FEW, MANY, [False, *MANY[1:]]]
     own = [result(run, {(NOISE, 0.96): found}) for run, found in zip("abc", hits, strict=True)]
-    text = shown(paper.drawn([table(own, "segment_noise")]), 80, styles=True)
+    text = shown(paper.render_tables([table(own, "segment_noise")]), 80, styles=True)
     best, alike = (next(line for line in text.splitlines() if line.startswith(f"mine {run * 6}")) for run in "bc")
     assert "\x1b[1m" in best and "\x1b[1m" not in alike
     assert best.split("\x1b[1m")[1].lstrip().startswith("90.0")

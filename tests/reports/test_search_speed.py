@@ -9,15 +9,15 @@ import pytest
 from rich.console import Console
 
 from bench import registry
-from bench.search.own_process import Costs
-from bench.search.speed import Quality, Row, SearchSpeed
+from bench.speed.isolated import Costs
+from bench.speed.search import IndexRow, Quality, SearchSpeed
 
 report = registry.load("report", "search-speed")
 
 
-def row(index: str, preset: str, single_ms: float, batched_ms: float, recall: float, exact: bool = False) -> Row:
+def row(index: str, preset: str, single_ms: float, batched_ms: float, recall: float, exact: bool = False) -> IndexRow:
     costs = Costs(exact, 4_096_000, 12.5, single_ms, 100 if single_ms < 50 else 7, batched_ms, 512.4, 99.6)
-    return Row(index, preset, {}, "measured", "", costs, Quality(recall, recall - 0.01, 400, 0.8, 0.763, 0.832))
+    return IndexRow(index, preset, {}, "measured", "", costs, Quality(recall, recall - 0.01, 400, 0.8, 0.763, 0.832))
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def result() -> SearchSpeed:
     rows = (
         row("exact", "", 80.0, 2.0, 1.0, exact=True),
         row("faiss", "ivf-pq", 0.5, 0.04, 0.7312),
-        Row("falconn", "", {}, "not installed", "it needs the package falconn"),
-        Row("mine.py", "", {}, "out of memory", "its process was killed"),
+        IndexRow("falconn", "", {}, "not installed", "it needs the package falconn"),
+        IndexRow("mine.py", "", {}, "out of memory", "its process was killed"),
     )
     return SearchSpeed(
         run="abcdef0123", encoder="mine", cell="noise/snr_5", length_s=3.0, top_k=20, vectors=8_000, real_vectors=5_000,

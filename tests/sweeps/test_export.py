@@ -12,10 +12,10 @@ from rich.console import Console
 from bench import registry
 from bench.results import CURVES, STUDY, TRIALS
 from bench.store import Store, read_frame, read_json
-from bench.sweeps.export import export, promoted
+from bench.sweeps.export import export, write_promotion
 from bench.sweeps.space import Parameter, Space, distributions
-from bench.sweeps.study import OBJECTIVES, Definition, Origin, entered, opened
-from bench.sweeps.worker import Orders, read_orders
+from bench.sweeps.study import OBJECTIVES, Definition, Origin, create_or_join, open_storage
+from bench.sweeps.worker import WorkerSpec, parse_worker_spec
 
 SPACE = Space(
     "tiny",
@@ -27,7 +27,7 @@ SPACE = Space(
 def study_of(folder: Path, objectives: tuple[str, ...], values: list[list[float]]) -> optuna.Study:
     """Return a study with a trial for each list of values; its first parameter rises with the trial."""
     definition = Definition("now-playing", "synth-validation/v1", "d", "s", "0", (), objectives, SPACE)
-    study = entered(opened(None, Store(folder)), definition, Origin("now-playing", None, None), None)
+    study = create_or_join(open_storage(None, Store(folder)), definition, Origin("now-playing", None, None), None)
     for i, of_trial in enumerate(values):
         params = {"train.lr": (i + 1) / 10, "train.snr_db": "[0.0, 20.0]" if i % 2 else "[5.0, 15.0]"}
         attrs = {"run": f"run{i}", "seconds": 2.0}
@@ -69,7 +69,7 @@ def test_files_say_what_was_tried_and_what_won(tmp_path: Path) -> None:
 def test_what_was_promoted_stays_when_the_files_are_written_again(tmp_path: Path) -> None:
     study = study_of(tmp_path, ("segment_top1",), [[0.1]])
     export(study, tmp_path / "files")
-    promoted(tmp_path / "files", "abc", 0)
+    write_promotion(tmp_path / "files", "abc", 0)
     export(study, tmp_path / "files")
     assert read_json(tmp_path / "files" / STUDY)["promoted"] == {"run": "abc", "trial": 0}
 
@@ -112,17 +112,17 @@ def test_objectives_by_hand() -> None:
     summary = {
         "headline": {"segment_top1/mean": 0.25}, "dim": 128, "database_vectors": 3000, "seconds": {"database": 2.0},
     }  # fmt: skip
-    found = {name: objective.of(summary, Config()) for name, objective in OBJECTIVES.items()}  # type: ignore[arg-type]
+    found = {name: objective.extract(summary, Config()) for name, objective in OBJECTIVES.items()}  # type: ignore[arg-type]
     # 128 numbers of 4 bytes, ten times a second; 3000 segments in 2 s.
     assert found == {"segment_top1": 0.25, "bytes_per_s": 5120.0, "segments_per_s": 1500.0}
     assert [objective.direction for objective in OBJECTIVES.values()] == ["maximize", "minimize", "maximize"]
 
 
 def test_orders_come_out_of_their_line_as_they_went_in() -> None:
-    orders = Orders(
+    orders = WorkerSpec(
         "./mine.py", "mine", "tiny", None, ("train.lr=0.1",), "/music", "/store", "postgresql://me:secret@host/x",
         "study", "median", 5, 1, "parent", SPACE,
     )  # fmt: skip
     line = orders.line()
     assert line.count("\n") == 1 and line.endswith("\n")
-    assert read_orders(line) == orders
+    assert parse_worker_spec(line) == orders

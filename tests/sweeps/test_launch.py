@@ -12,21 +12,21 @@ from bench import registry
 from bench.errors import ConfigError
 from bench.store import Store
 from bench.sweeps import launch
-from bench.sweeps.launch import Sweep, sweep
+from bench.sweeps.launch import SweepRequest, sweep
 from bench.sweeps.space import Basis, Parameter, Space
 from bench.values import no_progress
 
 SPACE = Space("tiny", {"train.lr": Parameter(1e-4, 1e-2)})
 
 
-def wanted(folder: Path, **changes: Any) -> Sweep:
+def wanted(folder: Path, **changes: Any) -> SweepRequest:
     basis = Basis("now-playing", "now-playing", registry.load("encoder", "now-playing"), "tiny", None)
     asked: dict[str, Any] = {
         "basis": basis, "space": SPACE, "where": Path("mine.toml"), "trials": 2, "workers": 1,
         "objectives": ("segment_top1",), "pruner": "none", "storage": None, "study": None, "data_root": None,
         "store": Store(folder),
     }  # fmt: skip
-    return Sweep(**asked | changes)
+    return SweepRequest(**asked | changes)
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_wrong_request_is_refused_before_any_work(tmp_path: Path, changes: dict[
 def test_cores_are_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "cores", lambda: 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert launch._share(0, 3) == {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
-    assert launch._share(0, 16)["OMP_NUM_THREADS"] == "1"
+    assert launch._build_environment(0, 3) == {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    assert launch._build_environment(0, 16)["OMP_NUM_THREADS"] == "1"
 
 
 def test_each_worker_has_a_gpu_of_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [launch._share(i, 4)["CUDA_VISIBLE_DEVICES"] for i in range(4)] == ["0", "1", "0", "1"]
+    assert [launch._build_environment(i, 4)["CUDA_VISIBLE_DEVICES"] for i in range(4)] == ["0", "1", "0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [launch._share(i, 2)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["5", "7"]
+    assert [launch._build_environment(i, 2)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["5", "7"]

@@ -18,9 +18,9 @@ from bench.sweeps.space import (
     differences,
     distributions,
     load_space,
-    params,
-    settings,
     space_file,
+    to_params,
+    to_settings,
 )
 
 
@@ -42,7 +42,7 @@ def test_space_of_every_encoder_keeps_the_rules_and_holds_the_preset(encoder: st
     space = load_space(path)
     own = Basis(encoder, encoder, registry.load("encoder", encoder), space.preset, "fma")
     check(space, own, path)
-    assert params(space, own.config(space.budget)).keys() == space.parameters.keys()
+    assert to_params(space, own.config(space.budget)).keys() == space.parameters.keys()
 
 
 def test_encoder_without_a_space_is_told_how_to_write_one() -> None:
@@ -106,19 +106,19 @@ def test_trial_gets_its_parameters_over_budget_over_own_settings(basis: Basis) -
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
         trial = study.ask(distributions(space))
-        config = basis.config(space.budget, settings(space, trial.params))
+        config = basis.config(space.budget, to_settings(space, trial.params))
         flat = flatten(config)
         assert config.train.steps == 7
         assert config.train.clean == 0.75
         assert flat["train.lr"] == trial.params["train.lr"]
         assert flat["train.mask_count"] in (0, 2, 4)
         assert flat["train.snr_db"] in ((0.0, 20.0), (5.0, 15.0))
-        assert params(space, config) == trial.params
+        assert to_params(space, config) == trial.params
 
 
 def test_preset_outside_of_the_space_gives_only_the_parameters_that_are_inside(basis: Basis) -> None:
     space = Space("tiny", {"train.lr": Parameter(0.5, 1.0), "train.mask_count": Parameter(0, 4)})
-    assert params(space, basis.config()) == {"train.mask_count": 1}
+    assert to_params(space, basis.config()) == {"train.mask_count": 1}
 
 
 def test_differences_name_what_was_and_what_is() -> None:

@@ -20,8 +20,17 @@ from optuna.trial import TrialState
 from bench.errors import ConfigError, StoreError
 from bench.store import Store
 from bench.sweeps.space import Parameter, Space
-from bench.sweeps.study import Definition, Origin, begun_before, entered, journal_of, loaded, opened, without_password
-from bench.sweeps.trials import AGAIN, Desk, begun, first_trial, heartbeat
+from bench.sweeps.study import (
+    Definition,
+    Origin,
+    create_or_join,
+    describe_other_studies,
+    find_stored_study,
+    journal_of,
+    open_storage,
+    without_password,
+)
+from bench.sweeps.trials import REPEAT_OF, TrialQueue, count_begun, enqueue_preset, heartbeat
 
 SPACE = Space("tiny", {"train.lr": Parameter(1e-4, 1e-2, log=True)})
 DEFINITION = Definition("now-playing", "synth-validation/v1", "d", "s", "0", (), ("segment_top1",), SPACE)
@@ -53,13 +62,13 @@ def warned() -> list[str]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, warned: list[str]) -> Desk:
+def desk(tmp_path: Path, warned: list[str]) -> TrialQueue:
     return desk_in(Store(tmp_path), warned)
 
 
-def desk_in(store: Store, warned: list[str], url: str | None = None, name: str | None = None) -> Desk:
-    study = entered(opened(url, store), DEFINITION, ORIGIN, name)
-    return Desk(study, SPACE, store.root / "sweeps" / study.study_name, warned.append, pauses_s=(0.0,))
+def desk_in(store: Store, warned: list[str], url: str | None = None, name: str | None = None) -> TrialQueue:
+    study = create_or_join(open_storage(url, store), DEFINITION, ORIGIN, name)
+    return TrialQueue(study, SPACE, store.root / "sweeps" / study.study_name, warned.append, pauses_s=(0.0,))
 
 
 def started(tmp_path: Path, url: str | None, wanted: int, *more: str) -> subprocess.Popen[str]:
@@ -83,7 +92,7 @@ def together(tmp_path: Path, url: str | None) -> None:
     assert [worker.returncode for worker in workers] == [0] * 4, ends
     numbers = asked([out for out, _ in ends])
     assert sorted(numbers) == list(range(12))
-    trials = loaded(opened(url, Store(tmp_path / "store")), DEFINITION.name).get_trials()
+    trials = find_stored_study(open_storage(url, Store(tmp_path / "store")), DEFINITION.name).get_trials()
     assert Counter(trial.state for trial in trials) == {TrialState.COMPLETE: 12}
     assert all(trial.values == [trial.params["train.lr"]] for trial in trials)
 
@@ -112,8 +121,8 @@ def test_trial_of_a_killed_worker_is_tried_once_more_with_the_same_settings(tmp_
     assert lost == [0, 1]
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
     assert trials[0].params == trials[1].params
-    assert trials[1].system_attrs[AGAIN] == 0
-    assert begun(trials) == 1
+    assert trials[1].system_attrs[REPEAT_OF] == 0
+    assert count_begun(trials) == 1
 
 
 def test_living_trial_of_another_worker_is_left_alone(tmp_path: Path, warned: list[str]) -> None:
@@ -125,19 +134,19 @@ def test_living_trial_of_another_worker_is_left_alone(tmp_path: Path, warned: li
     assert first.number != second.number
 
 
-def test_interrupted_trial_goes_on_as_often_as_wanted(desk: Desk) -> None:
+def test_interrupted_trial_goes_on_as_often_as_wanted(desk: TrialQueue) -> None:
     settings = []
     for _ in range(3):
         trial = desk.ask(1)
         assert trial is not None
         settings.append(trial.params)
-        desk.again(trial)
+        desk.requeue(trial)
     assert settings[0] == settings[1] == settings[2]
-    assert begun(desk.study.get_trials()) == 1
+    assert count_begun(desk.study.get_trials()) == 1
 
 
 def test_result_is_kept_while_the_storage_is_away_and_told_by_the_next_who_asks(
-    desk: Desk, warned: list[str], monkeypatch: pytest.MonkeyPatch
+    desk: TrialQueue, warned: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = desk.ask(2)
     assert trial is not None
@@ -157,7 +166,9 @@ def test_result_is_kept_while_the_storage_is_away_and_told_by_the_next_who_asks(
     assert not kept.exists()
 
 
-def test_storage_that_is_away_ends_no_trial(desk: Desk, warned: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_is_away_ends_no_trial(
+    desk: TrialQueue, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial = desk.ask(1)
     assert trial is not None
 
@@ -169,7 +180,7 @@ def test_storage_that_is_away_ends_no_trial(desk: Desk, warned: list[str], monke
     assert warned == ["the sweep's storage does not answer (ConnectionError: gone); the trial goes on"]
 
 
-def test_bad_trial_is_pruned_once_others_did_better(desk: Desk) -> None:
+def test_bad_trial_is_pruned_once_others_did_better(desk: TrialQueue) -> None:
     desk.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
     for value in (0.5, 0.6):
         good = desk.ask(9)
@@ -191,9 +202,9 @@ def test_draws_depend_on_the_trials_so_far_not_on_who_asks(tmp_path: Path, warne
     assert len(set(drawn[0])) == 4
 
 
-def test_first_trial_is_the_preset_itself(desk: Desk) -> None:
-    first_trial(desk.study, {"train.lr": 2e-3})
-    first_trial(desk.study, {"train.lr": 3e-3})  # it has a trial now
+def test_first_trial_is_the_preset_itself(desk: TrialQueue) -> None:
+    enqueue_preset(desk.study, {"train.lr": 2e-3})
+    enqueue_preset(desk.study, {"train.lr": 3e-3})  # it has a trial now
     first = desk.ask(5)
     assert first is not None and first.params == {"train.lr": 2e-3}
     assert len(desk.study.get_trials()) == 1
@@ -276,33 +287,33 @@ def test_asking_waits_for_a_database_to_come_back_and_gives_up_in_one_sentence(
 
 
 def test_study_of_another_space_is_a_study_of_its_own_and_told_of(tmp_path: Path) -> None:
-    storage = opened(None, Store(tmp_path))
-    entered(storage, DEFINITION, ORIGIN, None)
+    storage = open_storage(None, Store(tmp_path))
+    create_or_join(storage, DEFINITION, ORIGIN, None)
     other = replace(DEFINITION, space=Space("tiny", {"train.lr": Parameter(1e-4, 0.1, log=True)}))
     assert other.name != DEFINITION.name
     assert DEFINITION.name.startswith("synth-validation-v1.now-playing.")
-    assert begun_before(storage, DEFINITION) == []
-    (told,) = begun_before(storage, other)
+    assert describe_other_studies(storage, DEFINITION) == []
+    (told,) = describe_other_studies(storage, other)
     assert told.endswith("is another study: space: parameters: train.lr: high was 0.01, is 0.1")
 
 
 def test_study_under_its_name_with_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:
-    storage = opened(None, Store(tmp_path))
-    entered(storage, DEFINITION, ORIGIN, "mine")
-    entered(storage, DEFINITION, ORIGIN, "mine")
+    storage = open_storage(None, Store(tmp_path))
+    create_or_join(storage, DEFINITION, ORIGIN, "mine")
+    create_or_join(storage, DEFINITION, ORIGIN, "mine")
     other = replace(DEFINITION, space=Space("tiny", {"train.lr": Parameter(1e-4, 0.1, log=True)}))
     with pytest.raises(ConfigError, match=r"study mine was begun .*: train.lr: high was 0.01, is 0.1; put it back"):
-        entered(storage, other, ORIGIN, "mine")
+        create_or_join(storage, other, ORIGIN, "mine")
 
 
 def test_study_is_found_by_the_beginning_of_its_digest(tmp_path: Path) -> None:
-    storage = opened(None, Store(tmp_path))
+    storage = open_storage(None, Store(tmp_path))
     with pytest.raises(ConfigError, match="no study in this store"):
-        loaded(storage, "x")
-    entered(storage, DEFINITION, ORIGIN, None)
-    assert loaded(storage, DEFINITION.name.rpartition(".")[2][:5]).study_name == DEFINITION.name
+        find_stored_study(storage, "x")
+    create_or_join(storage, DEFINITION, ORIGIN, None)
+    assert find_stored_study(storage, DEFINITION.name.rpartition(".")[2][:5]).study_name == DEFINITION.name
     with pytest.raises(ConfigError, match="no study called 'other'"):
-        loaded(storage, "other")
+        find_stored_study(storage, "other")
 
 
 def test_line_that_a_kill_left_unfinished_in_the_journal_is_cut_off(tmp_path: Path, warned: list[str]) -> None:
@@ -329,7 +340,7 @@ def test_storage_that_cannot_be_reached_is_one_sentence_without_the_password(
     tmp_path: Path, url: str, told: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        opened(url, Store(tmp_path))
+        open_storage(url, Store(tmp_path))
     assert told in str(refused.value)
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)

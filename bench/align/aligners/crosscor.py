@@ -24,13 +24,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from bench.align.aligners.nosync import unmoved
-from bench.align.candidates import candidates, inside, standing_out, windows
-from bench.align.contract import Ears, Pair, Seconds, TimeMap
+from bench.align.aligners.nosync import build_identity_map
+from bench.align.baseline_grid import candidates, mean_prominence, usable_mask, windows
+from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap
 from bench.config import require
 from bench.values import RATE_HZ, Ints, Progress
 
-HEARS = False
+NEEDS_ENCODER = False
 CITE = "BioDCASE challenge 2025, Task 1, baseline crosscor"
 LICENSE = "MIT"
 SOURCE = "own writing of the published algorithm"
@@ -73,7 +73,7 @@ class CrossCor:
 
     config: Config
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
         """Return the best line.
 
         Its confidence is how far the cosine of its spectrograms is from the mean of all lines to 1, times the share of
@@ -82,13 +82,13 @@ class CrossCor:
         time0_K = pair.keypoints
         time1_CK = candidates(time0_K, pair.durations_s[0], pair.max_lag_s)
         product_CK, cosine_CK = self._agreement(pair, time0_K, time1_CK, progress)
-        used_CK = inside(time1_CK) & np.isfinite(product_CK)
+        used_CK = usable_mask(time1_CK) & np.isfinite(product_CK)
         score_C, cosine_C = _means(product_CK, used_CK), _means(cosine_CK, used_CK)
         best = int(score_C.argmax()) if len(time0_K) else 0
         if not len(time0_K) or score_C[best] <= 0:
-            return unmoved(pair)
-        held_K = _shared(self.config, pair, _first(time0_K), _first(time1_CK[best])) / self.config.num_samples
-        return TimeMap(time0_K, time1_CK[best], standing_out(cosine_C, best) * held_K)
+            return build_identity_map(pair)
+        held_K = _count_shared(self.config, pair, _first(time0_K), _first(time1_CK[best])) / self.config.num_samples
+        return TimeMap(time0_K, time1_CK[best], mean_prominence(cosine_C, best) * held_K)
 
     def _agreement(
         self, pair: Pair, time0_K: Seconds, time1_CK: Seconds, progress: Progress
@@ -107,7 +107,7 @@ class CrossCor:
 @torch.inference_mode()
 def _products(config: Config, mel: nn.Module, pair: Pair, first0: Ints, first1_C: Ints) -> tuple[Seconds, Seconds]:
     """Return mean product and cosine (C,) of one window of channel 0 with windows of channel 1, NaN of no sample."""
-    shared_C = _shared(config, pair, first0, first1_C)
+    shared_C = _count_shared(config, pair, first0, first1_C)
     num_frames_C = torch.from_numpy(np.where(shared_C > 0, shared_C // config.hop + 1, 0))
     one_MW = mel(torch.from_numpy(windows(pair.wave0_T, first0, config.num_samples)))[0]
     each_CMW = mel(torch.from_numpy(windows(pair.wave1_T, first1_C, config.num_samples)))
@@ -126,7 +126,7 @@ def _first(time: Seconds) -> Ints:
     return np.rint(time * RATE_HZ).astype(np.int64)
 
 
-def _shared(config: Config, pair: Pair, first0: Ints, first1: Ints) -> Ints:
+def _count_shared(config: Config, pair: Pair, first0: Ints, first1: Ints) -> Ints:
     """Return how many samples windows that begin there have in common before a recording ends."""
     left: Ints = np.minimum(len(pair.wave0_T) - first0, len(pair.wave1_T) - first1)
     return left.clip(0, config.num_samples)

@@ -28,16 +28,16 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from bench.align.aligners.nosync import unmoved
-from bench.align.candidates import candidates, inside, standing_out
-from bench.align.contract import Ears, Pair, Seconds, TimeMap
+from bench.align.aligners.nosync import build_identity_map
+from bench.align.baseline_grid import candidates, mean_prominence, usable_mask
+from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap
 from bench.align.pairs import Keypoints
 from bench.config import require
 from bench.errors import ConfigError, DataError
 from bench.train import checkpoint
 from bench.values import Floats, Ints, Progress
 
-HEARS = True
+NEEDS_ENCODER = True
 CITE = "BioDCASE challenge 2025, Task 1, baseline deeplearning"
 LICENSE = "MIT"
 SOURCE = "own writing of the published algorithm"
@@ -115,7 +115,7 @@ class DeepLearning:
     classifier: Classifier
     hop_s: float
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
         """Return the candidate at which most keypoints are judged right; ties keep the first.
 
         The confidence is how far their share is from the mean of all candidates to 1.
@@ -124,17 +124,17 @@ class DeepLearning:
         assert ears is not None
         time0_K = pair.keypoints
         time1_CK = candidates(time0_K, pair.durations_s[0], pair.max_lag_s)
-        right_CK, asked_CK = self._judged(ears(pair, self.hop_s), time0_K, time1_CK, progress)
+        right_CK, asked_CK = self._classify(ears(pair, self.hop_s), time0_K, time1_CK, progress)
         num_right_C, num_asked_C = right_CK.sum(axis=1), asked_CK.sum(axis=1)
         score_C = np.where((num_asked_C >= FEWEST) & (num_right_C > 0), num_right_C.astype(np.float64), -np.inf)
         best = int(score_C.argmax())
         if not np.isfinite(score_C[best]):
-            return unmoved(pair)
-        confidence = standing_out(num_right_C / num_asked_C.clip(1), best)
+            return build_identity_map(pair)
+        confidence = mean_prominence(num_right_C / num_asked_C.clip(1), best)
         return TimeMap(time0_K, time1_CK[best], np.full(len(time0_K), confidence))
 
     @torch.inference_mode()
-    def _judged(
+    def _classify(
         self, vectors: tuple[Floats, Floats], time0_K: Seconds, time1_CK: Seconds, progress: Progress
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Return of each candidate's keypoints (C, K) whether they are judged right, and whether they are judged."""
@@ -145,19 +145,19 @@ class DeepLearning:
                 f"the weights of deeplearning are for embeddings of {wanted} numbers, got {one_ND.shape[1]}; align "
                 f"with the encoder that it was trained on"
             )
-        place0_K, place1_CK = _places(time0_K, self.hop_s), _places(time1_CK, self.hop_s)
-        asked_CK = inside(time1_CK) & (place0_K < len(one_ND)) & (place1_CK < len(other_ND))
+        place0_K, place1_CK = _nearest_vectors(time0_K, self.hop_s), _nearest_vectors(time1_CK, self.hop_s)
+        asked_CK = usable_mask(time1_CK) & (place0_K < len(one_ND)) & (place1_CK < len(other_ND))
         right_CK = np.zeros_like(asked_CK)
         for row in range(len(asked_CK)):
             progress("deeplearning", row, len(asked_CK))
             asked_K = asked_CK[row]
-            chosen = (_taken(one_ND, place0_K[asked_K]), _taken(other_ND, place1_CK[row, asked_K]))
+            chosen = (_take(one_ND, place0_K[asked_K]), _take(other_ND, place1_CK[row, asked_K]))
             right_CK[row, asked_K] = (self.classifier(*chosen) > 0).numpy()
         progress("deeplearning", len(asked_CK), len(asked_CK))
         return right_CK, asked_CK
 
 
-def train(config: Config, pairs: Sequence[Labelled], ears: Ears, seed: int, progress: Progress) -> DeepLearning:
+def train(config: Config, pairs: Sequence[Labelled], ears: PairEmbedder, seed: int, progress: Progress) -> DeepLearning:
     """Return the aligner trained on annotated pairs: the last weights, as published.
 
     The same seed gives the same weights. Memory: the embeddings of all pairs, as `ears` gives them.
@@ -218,9 +218,9 @@ def _moments(config: Config, pairs: Sequence[Labelled], heard: Sequence[tuple[Fl
     for number, ((_, true), (one_ND, other_ND)) in enumerate(zip(pairs, heard, strict=True)):
         time0_K, first = np.unique(true.time0_K, return_index=True)
         time1_K = true.time1_K[first]
-        place0_K, place1_K = _places(time0_K, config.hop_s), _places(time1_K, config.hop_s)
+        place0_K, place1_K = _nearest_vectors(time0_K, config.hop_s), _nearest_vectors(time1_K, config.hop_s)
         ends_K = (place0_K + _shifts(config) <= len(one_ND)) & (place1_K + _shifts(config) <= len(other_ND))
-        usable_K = inside(time1_K) & ends_K
+        usable_K = usable_mask(time1_K) & ends_K
         numbered = np.full(int(usable_K.sum()), number)
         found.append(np.stack([numbered, place0_K[usable_K], place1_K[usable_K]], axis=1))
     return np.concatenate(found)
@@ -245,10 +245,10 @@ def _shifts(config: Config) -> int:
     return round(CONTEXT_S / config.hop_s) + 1
 
 
-def _places(time: Seconds, hop_s: float) -> Ints:
+def _nearest_vectors(time: Seconds, hop_s: float) -> Ints:
     """Return the vectors whose segments begin nearest to these times."""
     return np.rint(time / hop_s).astype(np.int64)
 
 
-def _taken(vectors_ND: Floats, place_K: Ints) -> Tensor:
+def _take(vectors_ND: Floats, place_K: Ints) -> Tensor:
     return torch.from_numpy(np.asarray(vectors_ND[place_K], dtype=np.float32))

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.align.contract import Ears, Pair, TimeMap
-from bench.align.lags import band, best_lag, half, mean_scores, most_lag, shifted, standing_out
+from bench.align.contract import Pair, PairEmbedder, TimeMap
+from bench.align.lags import band, best_lag, build_constant_map, mean_scores, median_prominence, min_overlap, most_lag
 from bench.config import require
 from bench.values import Progress
 
 CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"
 LICENSE = "MIT"
 SOURCE = "section 3.2, equation 2"
-HEARS = True
+NEEDS_ENCODER = True
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class GlobalLag:
 
     config: Config
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
         """See `bench.align.contract.Aligner`."""
         assert ears is not None
         hop_s = self.config.hop_ms / 1000
         vectors0_ND, vectors1_ND = ears(pair, hop_s)
         if not len(vectors0_ND) or not len(vectors1_ND):
-            return shifted(pair, 0.0, 0.0)
+            return build_constant_map(pair, 0.0, 0.0)
         band_NL = band(vectors0_ND, vectors1_ND, most_lag(pair.max_lag_s, hop_s))
-        score_L = mean_scores(band_NL, half(vectors0_ND, vectors1_ND))
-        return shifted(pair, float(best_lag(score_L)) * hop_s, float(standing_out(score_L)))
+        score_L = mean_scores(band_NL, min_overlap(vectors0_ND, vectors1_ND))
+        return build_constant_map(pair, float(best_lag(score_L)) * hop_s, float(median_prominence(score_L)))

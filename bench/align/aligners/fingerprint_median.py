@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.align.contract import Ears, Pair, TimeMap
-from bench.align.lags import local_lags, shifted
+from bench.align.contract import Pair, PairEmbedder, TimeMap
+from bench.align.lags import build_constant_map, local_lags
 from bench.config import require
 from bench.values import Progress
 
 CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"
 LICENSE = "MIT"
 SOURCE = "section 3.3 without the regression"
-HEARS = True
+NEEDS_ENCODER = True
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class MedianLag:
 
     config: Config
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
         """See `bench.align.contract.Aligner`."""
         assert ears is not None
         local = local_lags(pair, ears, self.config.hop_ms / 1000, self.config.window_s)
-        return shifted(pair, float(np.median(local.lag_K)), local.agreement(np.median(local.lag_K)))
+        return build_constant_map(pair, float(np.median(local.lag_K)), local.agreement(np.median(local.lag_K)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.align.contract import Ears, Pair, Seconds, TimeMap, rising
+from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap, make_monotonic
 from bench.align.lags import local_lags
 from bench.config import require
 from bench.values import Progress
@@ -17,7 +17,7 @@ from bench.values import Progress
 CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"
 LICENSE = "MIT"
 SOURCE = "section 3.3, equation 3; Huber regression as scikit-learn's defaults, for the report gives none"
-HEARS = True
+NEEDS_ENCODER = True
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MedianLine:
 
     config: Config
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
         """See `bench.align.contract.Aligner`."""
         assert ears is not None
         hop_s = self.config.hop_ms / 1000
@@ -70,7 +70,7 @@ class MedianLine:
         slope, intercept_s = huber_line(time0_K, local.lag_K - median_s, self.config)
         drift_K = slope * time0_K + intercept_s if abs(slope) <= self.config.max_slope else np.zeros(len(time0_K))
         time1_K = np.clip(time0_K + median_s + drift_K, 0.0, pair.durations_s[1])
-        return TimeMap(time0_K, rising(time1_K), np.full(len(time0_K), local.agreement(median_s + drift_K)))
+        return TimeMap(time0_K, make_monotonic(time1_K), np.full(len(time0_K), local.agreement(median_s + drift_K)))
 
 
 def huber_line(time_K: Seconds, residual_K: Seconds, config: Config) -> tuple[float, float]:

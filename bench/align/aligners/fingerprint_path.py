@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import uniform_filter1d
 
-from bench.align.contract import SPACING_S, Ears, Pair, Seconds, TimeMap, rising
-from bench.align.lags import heights, informative, moments, most_lag
-from bench.align.refine import Peaks, peaks, top
+from bench.align.contract import SPACING_S, Pair, PairEmbedder, Seconds, TimeMap, make_monotonic
+from bench.align.lags import most_lag, robust_z_scores, segment_starts, subtract_mean
+from bench.align.refine import Correlogram, correlate_along, interpolate_peak
 from bench.align.smooth import smooth
 from bench.align.viterbi import best_path
 from bench.config import require
@@ -36,7 +36,7 @@ from bench.values import Floats, Ints, Progress
 CITE = ""
 LICENSE = "MIT"
 SOURCE = "own definition"
-HEARS = True
+NEEDS_ENCODER = True
 
 BLINDS = 16
 SURE = 4.0  # deviations above blind paths that mean a confidence of one half
@@ -45,7 +45,7 @@ MOST_HEIGHT = 30.0  # of a knot: its weight is the square
 COARSE_WEIGHT = 0.02
 AGREES_S = 0.002
 FEWEST = 5  # knots: a curve through fewer agrees with any of them, which makes nobody sure
-UNHEARD = 0.7  # of the confidence is left where no peak of the waves agrees
+UNCONFIRMED = 0.7  # of the confidence is left where no peak of the waves agrees
 CHANCE, ENOUGH = 0.2, 0.3  # of the knots within a bend: what agrees by chance at least, how many more make one sure
 STRANGERS_S = (-4.57, -3.71, -2.83, -1.91, 1.91, 2.83, 3.71, 4.57)  # how far off it is measured what agrees by chance
 STRETCH = 40  # knots, for each of them
@@ -76,50 +76,50 @@ class Config:
         require(self.fine_window_s >= 0.5, "fingerprint-path: fine_window_s must be >= 0.5", self.fine_window_s)
 
 
-def build(config: Config) -> Path:
+def build(config: Config) -> PathAligner:
     """Return the aligner."""
-    return Path(config)
+    return PathAligner(config)
 
 
 @dataclass(frozen=True)
-class Path:
+class PathAligner:
     """See the top of the file."""
 
     config: Config
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
         """See `bench.align.contract.Aligner`."""
         assert ears is not None
         knot_K = pair.keypoints
         lag_K, confidence_K = self.coarse(pair, ears)
         if self.config.refine:
-            lag_K, confidence_K = self.refined(pair, lag_K, confidence_K, progress)
-        return TimeMap(knot_K, rising(knot_K + lag_K), confidence_K)
+            lag_K, confidence_K = self.refine(pair, lag_K, confidence_K, progress)
+        return TimeMap(knot_K, make_monotonic(knot_K + lag_K), confidence_K)
 
-    def coarse(self, pair: Pair, ears: Ears) -> tuple[Seconds, Seconds]:
+    def coarse(self, pair: Pair, ears: PairEmbedder) -> tuple[Seconds, Seconds]:
         """Return lag and confidence (K,) by fingerprints alone."""
         hop_s, knot_K = self.config.hop_ms / 1000, pair.keypoints
-        vectors0_ND, vectors1_ND = (informative(vectors_ND) for vectors_ND in ears(pair, hop_s))
+        vectors0_ND, vectors1_ND = (subtract_mean(vectors_ND) for vectors_ND in ears(pair, hop_s))
         if min(len(vectors0_ND), len(vectors1_ND)) < 2:
             return np.zeros(len(knot_K)), np.zeros(len(knot_K))
         most = most_lag(pair.max_lag_s, hop_s)
-        at_K = moments(pair, len(vectors0_ND), hop_s, ears.segment_s)
-        score_KL = self._heights(vectors0_ND, vectors1_ND, most, at_K)
+        at_K = segment_starts(pair, len(vectors0_ND), hop_s, ears.segment_s)
+        score_KL = self._z_scores(vectors0_ND, vectors1_ND, most, at_K)
         column_K = best_path(score_KL, self.config.penalty, 1)
         lag_K = (column_K - most + _tops(score_KL, column_K)) * hop_s
         height_K = score_KL[np.arange(len(column_K)), column_K]
         curve_K = smooth(lag_K, np.clip(height_K, 0.05, None), SPACING_S, self.config.bend_s)
-        blind_B = self._blind(vectors0_ND, vectors1_ND, most, at_K)
+        blind_B = self._null_heights(vectors0_ND, vectors1_ND, most, at_K)
         spread = max(float(blind_B.std()), 0.1)
         sure = _half_at((float(height_K.mean()) - float(blind_B.mean())) / spread, SURE)
         return curve_K, np.full(len(knot_K), sure)
 
-    def refined(self, pair: Pair, lag_K: Seconds, confidence_K: Seconds, progress: Progress) -> tuple[Seconds, Seconds]:
+    def refine(self, pair: Pair, lag_K: Seconds, confidence_K: Seconds, progress: Progress) -> tuple[Seconds, Seconds]:
         """Return lag and confidence (K,) after the waves were correlated along the curve."""
         knot_K, found_K, leasts = pair.keypoints, lag_K, []
         for step, (reach_s, blur_s) in enumerate(self._passes()):
             progress("refining", step, len(PASSES_S) + 1)
-            blind_K = self._peaks(pair, knot_K, found_K + BLIND_S, reach_s, blur_s)[1]
+            blind_K = self._find_peaks(pair, knot_K, found_K + BLIND_S, reach_s, blur_s)[1]
             leasts.append(float(np.quantile(blind_K, BLIND_SHARE)))
             found_K, agrees_K = self._nearer(pair, knot_K, lag_K, found_K, leasts[-1], reach_s, blur_s)
         progress("refining", len(PASSES_S), len(PASSES_S) + 1)
@@ -127,7 +127,7 @@ class Path:
         progress("refining", len(PASSES_S) + 1, len(PASSES_S) + 1)
         sure_K = np.clip((self._share(agrees_K) - chance) / ENOUGH, 0, 1) * (len(found_K) >= FEWEST)
         # Where the waves say nothing the lag is that of the fingerprints, or of a line through a silence.
-        return found_K, 1 - (1 - confidence_K * (UNHEARD + (1 - UNHEARD) * sure_K)) * (1 - sure_K)
+        return found_K, 1 - (1 - confidence_K * (UNCONFIRMED + (1 - UNCONFIRMED) * sure_K)) * (1 - sure_K)
 
     def _passes(self) -> list[tuple[float, float]]:
         return [(reach_s or 1.2 * self.config.hop_ms / 1000, blur_s) for reach_s, blur_s in PASSES_S]
@@ -136,7 +136,7 @@ class Path:
         self, pair: Pair, knot_K: Seconds, lag_K: Seconds, found_K: Seconds, least: float, reach_s: float, blur_s: float
     ) -> tuple[Seconds, npt.NDArray[np.bool_]]:
         """Return the curve (K,) after one more pass, and which knots agree with it: they stand out, and lie near it."""
-        near_K, height_K = self._peaks(pair, knot_K, found_K, reach_s, blur_s)
+        near_K, height_K = self._find_peaks(pair, knot_K, found_K, reach_s, blur_s)
         heard_K = height_K > least
         # Where no peak stands out the coarse lag has a small say: in a long silence it is all there is.
         weight_K = np.where(heard_K, np.minimum(height_K - least + 0.5, MOST_HEIGHT) ** 2, COARSE_WEIGHT)
@@ -168,15 +168,17 @@ class Path:
         share_K: npt.NDArray[np.float64] = uniform_filter1d(agrees_K.astype(np.float64), bend, mode="nearest")
         return share_K
 
-    def _peaks(
+    def _find_peaks(
         self, pair: Pair, knot_K: Seconds, lag_K: Seconds, reach_s: float, blur_s: float
     ) -> tuple[Seconds, Seconds]:
         """Return the lag and the height (K,) of the best path through the correlations along a curve."""
-        found = peaks(pair, knot_K, lag_K, reach_s, self.config.fine_window_s, blur_s)
-        beside_K, height_K = top(found, _along(found))
+        found = correlate_along(pair, knot_K, lag_K, reach_s, self.config.fine_window_s, blur_s)
+        beside_K, height_K = interpolate_peak(found, _trace_peak(found))
         return lag_K + beside_K, height_K
 
-    def _blind(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> npt.NDArray[np.float64]:
+    def _null_heights(
+        self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds
+    ) -> npt.NDArray[np.float64]:
         """Return the mean heights (B,) of the best paths where the other channel is moved out of reach."""
         # Moved by more than two lags nothing matches; in a recording too short for that, backwards it does not either.
         least, size = 2 * most + 1, len(vectors1_ND)
@@ -186,22 +188,22 @@ class Path:
             turns = np.linspace(least, size - least, BLINDS)
         found = []
         for turn in turns.astype(int):
-            score_KL = self._heights(vectors0_ND, np.roll(vectors1_ND, turn, axis=0), most, at_K)
+            score_KL = self._z_scores(vectors0_ND, np.roll(vectors1_ND, turn, axis=0), most, at_K)
             column_K = best_path(score_KL, self.config.penalty, 1)
             found.append(score_KL[np.arange(len(column_K)), column_K].mean())
         return np.array(found)
 
-    def _heights(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> Floats:
-        return heights(vectors0_ND, vectors1_ND, most, self.config.hop_ms / 1000, at_K, self.config.window_s)
+    def _z_scores(self, vectors0_ND: Floats, vectors1_ND: Floats, most: int, at_K: Seconds) -> Floats:
+        return robust_z_scores(vectors0_ND, vectors1_ND, most, self.config.hop_ms / 1000, at_K, self.config.window_s)
 
 
 def _tops(score_KL: Floats, column_K: Ints) -> Seconds:
     """Return by how much of a hop the tops of parabolas lie beside these columns (K,), between -0.5 and 0.5."""
-    found = Peaks(np.arange(score_KL.shape[1], dtype=np.float64), score_KL)
-    return np.clip(top(found, column_K)[0] - column_K, -0.5, 0.5)
+    found = Correlogram(np.arange(score_KL.shape[1], dtype=np.float64), score_KL)
+    return np.clip(interpolate_peak(found, column_K)[0] - column_K, -0.5, 0.5)
 
 
-def _along(found: Peaks) -> Ints:
+def _trace_peak(found: Correlogram) -> Ints:
     """Return the columns of the best path through correlations: a clock's lag does not jump from second to second."""
     step_s = found.around_L[1] - found.around_L[0]
     ms = max(1, round(0.001 / step_s))

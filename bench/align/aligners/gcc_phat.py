@@ -31,15 +31,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.align.aligners.nosync import unmoved
-from bench.align.candidates import windows
-from bench.align.contract import Ears, Pair, Seconds, TimeMap, rising
+from bench.align.aligners.nosync import build_identity_map
+from bench.align.baseline_grid import windows
+from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap, make_monotonic
 from bench.align.viterbi import best_path
 from bench.config import require
 from bench.parabola import vertex
 from bench.values import RATE_HZ, Floats, Ints, Progress
 
-HEARS = False
+NEEDS_ENCODER = False
 CITE = "Knapp and Carter, The generalized correlation method for estimation of time delay, IEEE TASSP 1976"
 LICENSE = "MIT"
 SOURCE = "own writing of the published algorithm, its sign corrected"
@@ -96,11 +96,11 @@ class GccPhat:
 
     config: Config
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
         """Return the lag of each keypoint as a map; its confidence is that of each keypoint's peak."""
         time0_K = pair.keypoints
         if not len(time0_K):
-            return unmoved(pair)
+            return build_identity_map(pair)
         lag_K, confidence_K = self._lags(pair, time0_K, progress)
         if self.config.published_sign:
             lag_K = -lag_K
@@ -108,7 +108,7 @@ class GccPhat:
             path_K = smooth(lag_K, self.config.smoothness, self.config.step_s, pair.max_lag_s)
             near_K = self.config.interpolate & (np.abs(lag_K - path_K) <= self.config.step_s)
             lag_K = np.where(near_K, lag_K, path_K)
-        return TimeMap(time0_K, rising(time0_K + lag_K), confidence_K)
+        return TimeMap(time0_K, make_monotonic(time0_K + lag_K), confidence_K)
 
     def _lags(self, pair: Pair, time0_K: Seconds, progress: Progress) -> tuple[Seconds, Seconds]:
         """Return lag in seconds and confidence of each keypoint, (K,) each."""
@@ -125,9 +125,9 @@ class GccPhat:
                 self._cut(wave_T, first_K[block], num_samples) for wave_T in (pair.wave0_T, pair.wave1_T)
             )
             value_BN = correlation(wave0_BT, wave1_BT, reach)
-            lag_K[block], confidence_K[block] = peaks(value_BN, overlap_N, self.config.interpolate)
+            lag_K[block], confidence_K[block] = find_peaks(value_BN, overlap_N, self.config.interpolate)
         shortest = min(len(pair.wave0_T), len(pair.wave1_T))
-        confidence_K *= _held(first_K, num_samples, shortest) / num_samples
+        confidence_K *= _count_held(first_K, num_samples, shortest) / num_samples
         progress("gcc-phat", len(time0_K), len(time0_K))
         heard_K = np.isfinite(lag_K)
         if heard_K.any():
@@ -137,7 +137,7 @@ class GccPhat:
     def _cut(self, wave_T: Floats, first_B: Ints, num_samples: int) -> Floats:
         """Return windows (B, T) less the mean of what they hold, silence where the recording has none."""
         cut_BT = windows(wave_T, first_B, num_samples)
-        held_B = _held(first_B, num_samples, len(wave_T))
+        held_B = _count_held(first_B, num_samples, len(wave_T))
         place_BT = np.arange(num_samples) - (-first_B).clip(0)[:, None]  # in what is held
         inside_BT = (place_BT >= 0) & (place_BT < held_B[:, None])
         mean_B = cut_BT.sum(axis=1, dtype=np.float64) / held_B.clip(1)
@@ -163,7 +163,7 @@ def correlation(wave0_BT: Floats, wave1_BT: Floats, reach: int) -> Floats:
     return whole_BN
 
 
-def peaks(value_BN: Floats, overlap_N: Seconds, interpolate: bool) -> tuple[Seconds, Seconds]:
+def find_peaks(value_BN: Floats, overlap_N: Seconds, interpolate: bool) -> tuple[Seconds, Seconds]:
     """Return lag in samples (NaN where all is 0) and confidence of the largest magnitude of each row, (B,) each.
 
     The middle column is no lag. `overlap_N` is how large unrelated values are at each lag, beside each other.
@@ -223,7 +223,7 @@ def _fade(hann: bool, phase: Seconds) -> Seconds:
     return faded
 
 
-def _held(first_B: Ints, num_samples: int, length: int) -> Ints:
+def _count_held(first_B: Ints, num_samples: int, length: int) -> Ints:
     """Return how many samples of each window a recording of this length holds."""
     held_B: Ints = (first_B + num_samples).clip(0, length) - first_B.clip(0, length)
     return held_B

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.align.contract import Ears, Pair, TimeMap
+from bench.align.contract import Pair, PairEmbedder, TimeMap
 from bench.values import Progress
 
-HEARS = False
+NEEDS_ENCODER = False
 CITE = "BioDCASE challenge 2025, Task 1, baseline"
 LICENSE = "MIT"
 SOURCE = "own definition"
@@ -29,12 +29,12 @@ def build(config: Config) -> NoSync:
 class NoSync:
     """Takes both clocks for one."""
 
-    def align(self, pair: Pair, ears: Ears | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
         """Return equal times, with no confidence: it is a guess."""
-        return unmoved(pair)
+        return build_identity_map(pair)
 
 
-def unmoved(pair: Pair) -> TimeMap:
+def build_identity_map(pair: Pair) -> TimeMap:
     """Return the map without any lag and without confidence: what is left to say of a pair that tells nothing."""
     time0_K = pair.keypoints if len(pair.keypoints) else np.zeros(1)
     return TimeMap(time0_K, time0_K.copy(), np.zeros(len(time0_K)))

@@ -97,7 +97,9 @@ def build(config: Config, vectors_ND: Floats) -> Exact:
     Cost: two readings of the vectors for int8, one for fp16; memory the codes and one block.
     """
     vectors = _as_tensor(vectors_ND)
-    return _index(config, vectors, vectors if config.storage == "fp32" else _codes(vectors, TYPES[config.storage]))
+    return _build_index(
+        config, vectors, vectors if config.storage == "fp32" else _encode(vectors, TYPES[config.storage])
+    )
 
 
 def keeps(config: Config) -> bool:
@@ -123,7 +125,7 @@ def load(config: Config, folder: Path, vectors_ND: Floats) -> Exact:
             f"{path} holds {tuple(codes.shape)} {codes.dtype}, which are not codes of {vectors_ND.shape} vectors as "
             f"{config.storage}; {remedy}"
         )
-    return _index(config, _as_tensor(vectors_ND), codes)
+    return _build_index(config, _as_tensor(vectors_ND), codes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +157,13 @@ class Exact:
         best_QC = self._candidates(queries, top_k * self.spare + MARGIN)
         per_block = max(1, self.tiles.similarities // best_QC.shape[1] // queries.shape[1])
         for rows in _slices(len(queries), per_block):
-            found_QK[rows] = self._nearest(queries[rows], _numbers(best_QC[rows]), top_k).cpu().numpy()
+            found_QK[rows] = self._nearest(queries[rows], _unpack_numbers(best_QC[rows]), top_k).cpu().numpy()
         return found_QK
 
     def _candidates(self, queries_QD: Tensor, num_candidates: int) -> Tensor:
         """Return the keys (Q, C) of the best vectors by their codes, best first."""
-        kind = self._multiplied(len(queries_QD))
-        query_QD = _scaled(queries_QD, queries_QD.abs().amax(1, keepdim=True)) if kind == torch.int8 else queries_QD
+        kind = self._pick_dtype(len(queries_QD))
+        query_QD = _quantise(queries_QD, queries_QD.abs().amax(1, keepdim=True)) if kind == torch.int8 else queries_QD
         query_QD = query_QD.to(kind)
         best_QC = torch.full((len(query_QD), num_candidates), EMPTY, device=self.device)
         tiles = list(_slices(len(query_QD), self.tiles.queries))
@@ -169,7 +171,7 @@ class Exact:
             block_BD = self.codes_ND[block].to(self.device, kind)
             for rows in tiles:
                 whole_QGV, rest_QR = _products(query_QD[rows], block_BD, self.tiles.group)
-                best_QC[rows] = _better(best_QC[rows], whole_QGV, rest_QR, block.start)
+                best_QC[rows] = _update_best(best_QC[rows], whole_QGV, rest_QR, block.start)
         return best_QC
 
     def _nearest(self, queries_QD: Tensor, number_QC: Tensor, top_k: int) -> Tensor:
@@ -178,11 +180,11 @@ class Exact:
         place_QC = number_QC.clamp(max=num_vectors - 1).to(self.vectors_ND.device)
         # Multiplied and summed row by row: equal vectors have equal sums, wherever they stand.
         similarity_QC = (self.vectors_ND[place_QC].to(self.device) * queries_QD[:, None]).sum(2)
-        key_QC = torch.where(number_QC < num_vectors, _keys(similarity_QC, number_QC), EMPTY)
-        found_QK = _numbers(key_QC.topk(top_k, dim=1).values)
+        key_QC = torch.where(number_QC < num_vectors, _pack_keys(similarity_QC, number_QC), EMPTY)
+        found_QK = _unpack_numbers(key_QC.topk(top_k, dim=1).values)
         return torch.where(found_QK < num_vectors, found_QK, -1)
 
-    def _multiplied(self, num_queries: int) -> torch.dtype:
+    def _pick_dtype(self, num_queries: int) -> torch.dtype:
         """Return the kind of numbers to multiply: the codes', but a CPU is slow at matrices of half precision."""
         halves = self.codes_ND.dtype == torch.float16
         return torch.float32 if halves and num_queries > 1 and self.device.type == "cpu" else self.codes_ND.dtype
@@ -195,14 +197,14 @@ class Exact:
         return max(1, vectors // self.tiles.group) * self.tiles.group
 
 
-def _index(config: Config, vectors_ND: Tensor, codes_ND: Tensor) -> Exact:
+def _build_index(config: Config, vectors_ND: Tensor, codes_ND: Tensor) -> Exact:
     assert len(codes_ND) < LAST
     fastest = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(fastest if config.device == "auto" else config.device)
     same = codes_ND is vectors_ND
     # The codes first: if there is room for one of them only, every query reads all of these.
-    codes_ND = _placed(codes_ND, device)
-    vectors_ND = codes_ND if same else _placed(vectors_ND, device)
+    codes_ND = _move_if_fits(codes_ND, device)
+    vectors_ND = codes_ND if same else _move_if_fits(vectors_ND, device)
     return Exact(vectors_ND, codes_ND, device, 1 if same else config.spare, same, _tiles(device))
 
 
@@ -214,7 +216,7 @@ def _tiles(device: torch.device) -> Tiles:
     return replace(tiles, similarities=min(tiles.similarities, torch.cuda.mem_get_info(device)[0] // 16))
 
 
-def _placed(tensor_ND: Tensor, device: torch.device) -> Tensor:
+def _move_if_fits(tensor_ND: Tensor, device: torch.device) -> Tensor:
     """Return the tensor on a GPU if it takes at most half of its free memory, else where it is."""
     if device.type == "cpu" or tensor_ND.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
         return tensor_ND
@@ -228,7 +230,7 @@ def _as_tensor(vectors_ND: Floats) -> Tensor:
         return torch.from_numpy(np.require(vectors_ND, np.float32, ["C_CONTIGUOUS"]))
 
 
-def _codes(vectors_ND: Tensor, kind: torch.dtype) -> Tensor:
+def _encode(vectors_ND: Tensor, kind: torch.dtype) -> Tensor:
     """Return the vectors as halves, or as whole numbers of -127 to 127.
 
     One scale serves all vectors. With a scale for each int8 errs less, but takes 4 bytes a vector more and a
@@ -242,11 +244,11 @@ def _codes(vectors_ND: Tensor, kind: torch.dtype) -> Tensor:
     if kind == torch.int8:
         largest = torch.stack([largest, *(vectors_ND[block].abs().max() for block in blocks)]).max()
     for block in blocks:
-        codes_ND[block] = _scaled(vectors_ND[block], largest) if kind == torch.int8 else vectors_ND[block]
+        codes_ND[block] = _quantise(vectors_ND[block], largest) if kind == torch.int8 else vectors_ND[block]
     return codes_ND
 
 
-def _scaled(vectors_ND: Tensor, largest: Tensor) -> Tensor:
+def _quantise(vectors_ND: Tensor, largest: Tensor) -> Tensor:
     """Return the vectors in whole numbers of int8, `largest` becoming 127."""
     return (vectors_ND * (LARGEST_CODE / largest.clamp(min=torch.finfo(torch.float32).tiny))).round().to(torch.int8)
 
@@ -272,7 +274,7 @@ def _product(query_QD: Tensor, block_BD: Tensor) -> Tensor:
     if query_QD.dtype != torch.int8:
         return query_QD @ block_BD.T
     if query_QD.device.type == "cuda":
-        return _int_product(*_filled(query_QD, block_BD))[: len(query_QD)]
+        return _int_product(*_pad_for_cuda(query_QD, block_BD))[: len(query_QD)]
     return _int_product(query_QD, block_BD)
 
 
@@ -282,27 +284,27 @@ def _int_product(query_QD: Tensor, block_BD: Tensor) -> Tensor:
     return similarity_QB
 
 
-def _filled(query_QD: Tensor, block_BD: Tensor) -> tuple[Tensor, Tensor]:
+def _pad_for_cuda(query_QD: Tensor, block_BD: Tensor) -> tuple[Tensor, Tensor]:
     """Return both with zeros added, so that CUDA multiplies them: enough queries, and dimensions by 8."""
     dimensions = -query_QD.shape[1] % 8
     query_QD = pad(query_QD, (0, dimensions, 0, max(0, LEAST_ROWS - len(query_QD))))
     return query_QD, pad(block_BD, (0, dimensions)) if dimensions else block_BD  # pad copies, even if it adds nothing
 
 
-def _better(best_QC: Tensor, whole_QGV: Tensor, rest_QR: Tensor, start: int) -> Tensor:
+def _update_best(best_QC: Tensor, whole_QGV: Tensor, rest_QR: Tensor, start: int) -> Tensor:
     """Return the keys of the best C of those so far and of a block that begins with vector number `start`."""
     num_groups, group = whole_QGV.shape[1:]
     device = best_QC.device
-    key_QG = _keys(whole_QGV.amax(2), torch.arange(num_groups, device=device))
-    first_QC = _numbers(key_QG.topk(min(best_QC.shape[1], num_groups), dim=1).values)
+    key_QG = _pack_keys(whole_QGV.amax(2), torch.arange(num_groups, device=device))
+    first_QC = _unpack_numbers(key_QG.topk(min(best_QC.shape[1], num_groups), dim=1).values)
     member_QCV = whole_QGV.gather(1, first_QC[:, :, None].expand(-1, -1, group))
     place_QCV = first_QC[:, :, None] * group + torch.arange(start, start + group, device=device)
     rest_R = torch.arange(rest_QR.shape[1], device=device) + (start + num_groups * group)
-    key_QC = _keys(member_QCV, place_QCV).flatten(1)
-    return torch.cat([best_QC, key_QC, _keys(rest_QR, rest_R)], dim=1).topk(best_QC.shape[1], dim=1).values
+    key_QC = _pack_keys(member_QCV, place_QCV).flatten(1)
+    return torch.cat([best_QC, key_QC, _pack_keys(rest_QR, rest_R)], dim=1).topk(best_QC.shape[1], dim=1).values
 
 
-def _keys(similarity: Tensor, number: Tensor) -> Tensor:
+def _pack_keys(similarity: Tensor, number: Tensor) -> Tensor:
     """Return one int64 for each pair, the larger the more similar, and of equal ones the larger the lower the number.
 
     The similarity is in the upper 32 bits (a float as the whole number of the same order), LAST - number in the lower.
@@ -313,7 +315,7 @@ def _keys(similarity: Tensor, number: Tensor) -> Tensor:
     return torch.add(LAST - number, similarity, alpha=1 << 32)
 
 
-def _numbers(key: Tensor) -> Tensor:
+def _unpack_numbers(key: Tensor) -> Tensor:
     """Return the numbers in keys."""
     return LAST - (key & LAST)
 

@@ -101,15 +101,15 @@ def build(config: Config, vectors_ND: Floats) -> Faiss:
     Raises: PluginError if FAISS is not installed; ConfigError if the codes do not fit the number of dimensions.
     """
     library = _library()
-    index = _empty(library, config, *vectors_ND.shape)
+    index = _build_empty(library, config, *vectors_ND.shape)
     if not index.is_trained:
-        index.train(_training(config, vectors_ND))
+        index.train(_draw_training_vectors(config, vectors_ND))
     if config.kind == "flat":  # grown block by block it would be copied, and twice in memory then
         index.codes.resize(4 * vectors_ND.size)
         index.codes.resize(0)
     # Nodes that several threads put into a graph come in any order, and each time another graph comes of it.
     threads = 1 if config.kind == "hnsw" else library.omp_get_max_threads()
-    with _threads(library, threads):
+    with _limit_threads(library, threads):
         for start in range(0, len(vectors_ND), BLOCK_VECTORS):
             index.add(np.ascontiguousarray(vectors_ND[start : start + BLOCK_VECTORS], dtype=np.float32))
     return Faiss(index, exact=config.kind == "flat")
@@ -137,7 +137,7 @@ def load(config: Config, folder: Path, vectors_ND: Floats) -> Faiss:
     except (RuntimeError, MemoryError) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise StoreError(f"{path} cannot be read ({told}); {remedy}") from error
-    wanted = _empty(library, config, *vectors_ND.shape)
+    wanted = _build_empty(library, config, *vectors_ND.shape)
     for what, found, right in (
         ("kind", type(index).__name__, type(wanted).__name__),
         ("vectors", index.ntotal, len(vectors_ND)),
@@ -145,7 +145,7 @@ def load(config: Config, folder: Path, vectors_ND: Floats) -> Faiss:
     ):
         if found != right:
             raise StoreError(f"{path} is of another index ({what}: {found}, wanted {right}); {remedy}")
-    _ask_as(config, index)
+    _set_query_settings(config, index)
     return Faiss(index, exact=config.kind == "flat")
 
 
@@ -197,7 +197,7 @@ def _library() -> Any:
     return faiss
 
 
-def _empty(library: Any, config: Config, num_vectors: int, dim: int) -> Any:
+def _build_empty(library: Any, config: Config, num_vectors: int, dim: int) -> Any:
     """Return an index of this kind that has seen no vector."""
     if config.kind == "flat":
         return library.IndexFlatIP(dim)
@@ -205,7 +205,7 @@ def _empty(library: Any, config: Config, num_vectors: int, dim: int) -> Any:
         index = library.IndexHNSWFlat(dim, config.hnsw_m, library.METRIC_INNER_PRODUCT)
         index.hnsw.rng = library.RandomGenerator(config.seed)
         index.hnsw.efConstruction = config.ef_construction
-        _ask_as(config, index)
+        _set_query_settings(config, index)
         return index
     metric = library.METRIC_L2 if config.metric == "l2" else library.METRIC_INNER_PRODUCT
     centres = library.IndexFlat(dim, metric)
@@ -214,15 +214,15 @@ def _empty(library: Any, config: Config, num_vectors: int, dim: int) -> Any:
         index = library.IndexIVFFlat(centres, dim, nlist, metric)
         trained = [index]
     else:
-        index, trained = _coded(library, config, centres, nlist, metric)
+        index, trained = _build_pq(library, config, centres, nlist, metric)
     for part in trained:
         part.cp.seed = config.seed
         part.cp.min_points_per_centroid = 1  # it warns of fewer than 39, on the standard error of its own
-    _ask_as(config, index)
+    _set_query_settings(config, index)
     return index
 
 
-def _ask_as(config: Config, index: Any) -> None:
+def _set_query_settings(config: Config, index: Any) -> None:
     """Set what only matters to queries (QUERY_SETTINGS); the index may have been saved with other values."""
     if config.kind == "hnsw":
         index.hnsw.efSearch = config.ef_search
@@ -232,7 +232,7 @@ def _ask_as(config: Config, index: Any) -> None:
         index.k_factor = config.refine_factor
 
 
-def _coded(library: Any, config: Config, centres: Any, nlist: int, metric: int) -> tuple[Any, list[Any]]:
+def _build_pq(library: Any, config: Config, centres: Any, nlist: int, metric: int) -> tuple[Any, list[Any]]:
     """Return an index of codes, and all in it that is trained by clustering."""
     parts, dim = config.sub_quantisers, centres.d
     _check_divides("sub_quantisers", parts, dim)
@@ -254,7 +254,7 @@ def _check_divides(name: str, parts: int, dim: int) -> None:
         )
 
 
-def _training(config: Config, vectors_ND: Floats) -> Floats:
+def _draw_training_vectors(config: Config, vectors_ND: Floats) -> Floats:
     """Return the vectors to train on (T, D): a sample in the order of the database, repeated if codes need more."""
     num_vectors, dim = vectors_ND.shape
     draw = np.random.default_rng(config.seed)
@@ -266,7 +266,7 @@ def _training(config: Config, vectors_ND: Floats) -> Floats:
 
 
 @contextmanager
-def _threads(library: Any, number: int) -> Iterator[None]:
+def _limit_threads(library: Any, number: int) -> Iterator[None]:
     """Give FAISS so many threads for a while."""
     before = library.omp_get_max_threads()
     library.omp_set_num_threads(number)

@@ -73,11 +73,11 @@ def build(config: Config, vectors_ND: Floats) -> Falconn:
     Raises: PluginError if FALCONN is not installed, or for less than two vectors, which it cannot hold.
     """
     shift_D = _shift(config, vectors_ND)
-    return _asked(_hashed(config, vectors_ND, shift_D), config, vectors_ND, shift_D)
+    return _build_index(_build_tables(config, vectors_ND, shift_D), config, vectors_ND, shift_D)
 
 
 def trials(config: Config, vectors_ND: Floats) -> Iterator[Iterator[tuple[Config, Falconn]]]:
-    """Yield groups of settings worth trying on these vectors, with the index of each, for `bench.search.tune`.
+    """Yield groups of settings worth trying on these vectors, with the index of each, for `bench.catalogue.tune`.
 
     Fewer tables take less memory and need more probes. The number of hash bits is near log2 of the vectors, so that a
     bucket holds about one; the library's documentation advises the same. For each of these the tables are built once,
@@ -87,14 +87,14 @@ def trials(config: Config, vectors_ND: Floats) -> Iterator[Iterator[tuple[Config
     near = max(1, min(MOST_BITS, round(math.log2(max(2, len(vectors_ND))))))
     for tables in TABLES:
         for bits in sorted({max(1, near - 2), near, min(MOST_BITS, near + 2)}):
-            yield _probed(replace(config, tables=tables, bits=bits, probes=tables), vectors_ND, shift_D)
+            yield _try_probes(replace(config, tables=tables, bits=bits, probes=tables), vectors_ND, shift_D)
 
 
-def _probed(config: Config, vectors_ND: Floats, shift_D: Floats) -> Iterator[tuple[Config, Falconn]]:
-    hashed = _hashed(config, vectors_ND, shift_D)
+def _try_probes(config: Config, vectors_ND: Floats, shift_D: Floats) -> Iterator[tuple[Config, Falconn]]:
+    hashed = _build_tables(config, vectors_ND, shift_D)
     for times in PROBES_PER_TABLE:
         tried = replace(config, probes=times * config.tables)
-        yield tried, _asked(hashed, tried, vectors_ND, shift_D)
+        yield tried, _build_index(hashed, tried, vectors_ND, shift_D)
 
 
 def _shift(config: Config, vectors_ND: Floats) -> Floats:
@@ -114,7 +114,7 @@ def _shift(config: Config, vectors_ND: Floats) -> Floats:
     return shift_D
 
 
-def _hashed(config: Config, vectors_ND: Floats, shift_D: Floats) -> Any:
+def _build_tables(config: Config, vectors_ND: Floats, shift_D: Floats) -> Any:
     """Return the tables. FALCONN keeps a pointer to what it is given, which is copied only to be shifted."""
     if len(vectors_ND) < 2:
         raise PluginError(f"falconn needs at least 2 vectors, got {len(vectors_ND)}; use the index 'exact'")
@@ -140,7 +140,7 @@ def _hashed(config: Config, vectors_ND: Floats, shift_D: Floats) -> Any:
     return table
 
 
-def _asked(table: Any, config: Config, vectors_ND: Floats, shift_D: Floats) -> Falconn:
+def _build_index(table: Any, config: Config, vectors_ND: Floats, shift_D: Floats) -> Falconn:
     # A bit-packed table holds a number for each vector, and for each bucket where it begins among them.
     table_bytes = config.tables * (len(vectors_ND) + 2**config.bits) * len(vectors_ND).bit_length() // 8
     copies = 2 if shift_D.any() else 1
@@ -162,10 +162,10 @@ class Falconn:
         """Return the numbers of the nearest vectors it found (Q, K), best first; -1 where it found fewer."""
         parts = [queries_QD[start : start + BLOCK_QUERIES] for start in range(0, len(queries_QD), BLOCK_QUERIES)]
         with ThreadPoolExecutor(cores()) as threads:  # the library lets go of the interpreter's lock
-            found = list(threads.map(lambda part_QD: self._of_block(part_QD, top_k), parts))
+            found = list(threads.map(lambda part_QD: self._search_block(part_QD, top_k), parts))
         return np.concatenate([np.zeros((0, top_k), dtype=np.int64), *found])
 
-    def _of_block(self, queries_QD: Floats, top_k: int) -> Ints:
+    def _search_block(self, queries_QD: Floats, top_k: int) -> Ints:
         found_QK = np.full((len(queries_QD), top_k), -1, dtype=np.int64)
         for i, vector_D in enumerate(queries_QD - self.shift_D):
             near = self.pool.find_k_nearest_neighbors(vector_D, top_k)

@@ -1,0 +1,58 @@
+"""An encoder's fingerprints of both channels of a pair.
+
+Shape legend: T samples, N vectors, D dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bench.align.contract import Pair
+from bench.errors import PluginError
+from bench.fingerprint import Embedder, cut_segments
+from bench.values import RATE_HZ, Floats, Progress, no_progress
+
+BLOCK = 1_024  # segments embedded between two words to the user
+
+
+@dataclass
+class CachedPairEmbedder:
+    """Makes the fingerprints of a pair, and remembers those of the last pair at every hop they were asked for."""
+
+    embedder: Embedder
+    progress: Progress = no_progress
+    pair_key: str = ""
+    by_hop_s: dict[float, tuple[Floats, Floats]] = field(default_factory=dict)
+
+    @property
+    def segment_s(self) -> float:
+        """Return the length of a segment."""
+        return float(self.embedder.encoder.segment_s)
+
+    def __call__(self, pair: Pair, hop_s: float) -> tuple[Floats, Floats]:
+        """Return unit vectors (N, D) of both channels, one every hop; none of a channel shorter than a segment.
+
+        Memory: the vectors and one batch, 18 MB for an hour at 100 ms and 128 dimensions.
+        Raises: PluginError if the encoder gives NaN.
+        """
+        if pair.key != self.pair_key:
+            self.pair_key, self.by_hop_s = pair.key, {}
+        if hop_s not in self.by_hop_s:
+            self.by_hop_s[hop_s] = self._vectors(pair.wave0_T, hop_s), self._vectors(pair.wave1_T, hop_s)
+        return self.by_hop_s[hop_s]
+
+    def _vectors(self, wave_T: Floats, hop_s: float) -> Floats:
+        size, hop = self.embedder.segment_samples, round(hop_s * RATE_HZ)
+        if len(wave_T) < size:
+            return np.zeros((0, self.embedder.encoder.dim), dtype=np.float32)
+        piece_NT = cut_segments(wave_T, size, hop)
+        found = []
+        for start in range(0, len(piece_NT), BLOCK):
+            self.progress("fingerprints", start, len(piece_NT))
+            found.append(self.embedder(piece_NT[start : start + BLOCK]))
+        vectors_ND = np.concatenate(found)
+        if not np.isfinite(vectors_ND).all():
+            raise PluginError("the encoder gave NaN or infinite fingerprints; its weights are broken")
+        return vectors_ND

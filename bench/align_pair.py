@@ -1,0 +1,199 @@
+"""One pair of recordings, aligned: the numbers of its clocks, its keypoints, and the second put onto the first's clock.
+
+Shape legend: T samples, C channels, K keypoints, N vectors, L lags.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench import registry
+from bench.align.clock import warp_blocks
+from bench.align.contract import Aligner, Pair, PairEmbedder, TimeMap
+from bench.align.lags import lags_of, most_lag, robust_z_scores, segment_starts, subtract_mean
+from bench.align.pair_embedder import CachedPairEmbedder
+from bench.align.pairs import COLUMNS
+from bench.config import restore_config
+from bench.errors import ConfigError, DataError
+from bench.fingerprint import Embedder
+from bench.results import RANDOM_PROJECTION, find_run, find_weights, load_settings
+from bench.store import Store
+from bench.train import checkpoint
+from bench.values import Floats, Progress
+
+DOUBTFUL = 0.5  # below this confidence a recording is not believed to be of the same scene
+BLOCK_FRAMES = 1 << 18
+PICTURE_HOP_S = 0.1
+PICTURE_WINDOW_S = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """What was found out about a pair.
+
+    `offset_s` is the lag at the start of channel 0, `drift_ppm` the slope of the straight line through all lags that
+    confidence weights, `bend_s` the largest distance of a lag from that line; `confidence` is the mean. Moments that
+    only one of the channels has do not count.
+    """
+
+    pair: Pair
+    time_map: TimeMap
+    offset_s: float
+    drift_ppm: float
+    bend_s: float
+    confidence: float
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Return whether the recordings may share no sound, or none within the lags that were looked at."""
+        return self.confidence < DOUBTFUL
+
+    def keypoints(self) -> pd.DataFrame:
+        """Return a row for each second: the times in both channels, and the confidence."""
+        time0_K = self.pair.keypoints
+        time1_K = np.clip(self.time_map.at(time0_K), 0.0, self.pair.durations_s[1])
+        columns = (time0_K, time1_K, self.time_map.confidence_at(time0_K))
+        return pd.DataFrame(dict(zip((*COLUMNS[1:], "Confidence"), columns, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityMatrix:
+    """How alike both channels are at each keypoint and lag (K, L), in deviations over the whole recording."""
+
+    lag_s_L: np.ndarray
+    score_KL: Floats
+
+
+def load_pair_embedder(
+    store: Store, run: str | None, model: str | None, progress: Progress
+) -> tuple[CachedPairEmbedder, str]:
+    """Return ears with the encoder of a kept run, and its name in words.
+
+    `run` is the beginning of a run's key, None the latest; a store without runs gives the random projection, which
+    needs no training. `model` is the encoder's file where it is a user's own.
+    Raises: ConfigError if there is no such run or its weights are gone.
+    """
+    if run is None and not any((store.root / "runs").glob("*/result.json")):
+        plugin = registry.load("encoder", RANDOM_PROJECTION)
+        encoder, key, name = plugin.build(plugin.Config()), RANDOM_PROJECTION, "random projection, for want of a run"
+    else:
+        weights, kept = find_weights(store, run), load_settings(store, run)
+        plugin = registry.load("encoder", model or kept["encoder"])
+        own = {path: value for path, value in kept.items() if path.partition(".")[0] != "index"}
+        config = restore_config(kept["encoder"], plugin, own)
+        encoder, key = plugin.build(config.model), weights.key
+        checkpoint.load_weights(encoder, weights.path)
+        name = f"{kept['encoder']} of the run {find_run(store, run).name[:6]}"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return CachedPairEmbedder(Embedder(encoder.to(device).eval(), device, "fp32", key), progress), name
+
+
+def load_aligner(name: str) -> tuple[ModuleType, Any]:
+    """Return the plug-in of a name, with a preset after a colon if there is one, and its settings.
+
+    Raises: PluginError or ConfigError where there is no such aligner or preset.
+    """
+    plain, _, preset = name.partition(":")
+    plugin = registry.load("aligner", plain)
+    presets = plugin.presets() if hasattr(plugin, "presets") else {}
+    if preset and preset not in presets:
+        raise ConfigError(registry.format_unknown(f"preset of the aligner {plain!r}", preset, list(presets)))
+    return plugin, presets[preset] if preset else plugin.Config()
+
+
+def align_one(pair: Pair, aligner: Aligner, ears: PairEmbedder | None, progress: Progress) -> Alignment:
+    """Return what an aligner says of a pair."""
+    time_map = aligner.align(pair, ears, progress)
+    time0_K = pair.keypoints
+    time1_K = time_map.at(time0_K)
+    both_K = (time1_K > 0) & (time1_K < pair.durations_s[1])
+    time0_K, time1_K = (time0_K[both_K], time1_K[both_K]) if both_K.any() else (time0_K, time1_K)
+    lag_K = time1_K - time0_K
+    confidence_K = time_map.confidence_at(time0_K)
+    slope = 0.0
+    if len(time0_K) > 1:
+        slope = float(np.polyfit(time0_K, lag_K, 1, w=np.sqrt(confidence_K + 1e-6))[0])
+    middle_s = float(np.average(lag_K - slope * time0_K, weights=confidence_K + 1e-6))
+    bend_s = float(np.abs(lag_K - slope * time0_K - middle_s).max())
+    return Alignment(
+        pair, time_map, middle_s + slope * float(pair.keypoints[0]), 1e6 * slope, bend_s, float(confidence_K.mean())
+    )
+
+
+def similarity_matrix(pair: Pair, ears: PairEmbedder) -> SimilarityMatrix:
+    """Return the matrix that a picture shows behind the path. Raises: DataError if a channel is too short for it."""
+    vectors0_ND, vectors1_ND = (subtract_mean(vectors_ND) for vectors_ND in ears(pair, PICTURE_HOP_S))
+    if not min(len(vectors0_ND), len(vectors1_ND)):
+        raise DataError(f"{pair.name} is shorter than a segment of {ears.segment_s:g} s; there is nothing to draw")
+    most = most_lag(pair.max_lag_s, PICTURE_HOP_S)
+    at_K = segment_starts(pair, len(vectors0_ND), PICTURE_HOP_S, ears.segment_s)
+    score_KL = robust_z_scores(vectors0_ND, vectors1_ND, most, PICTURE_HOP_S, at_K, PICTURE_WINDOW_S)
+    return SimilarityMatrix(lags_of(most) * PICTURE_HOP_S, score_KL)
+
+
+def check_writable(path: Path | None) -> None:
+    """Check that a file can be written, before any work. Raises: DataError if it exists, or has no folder."""
+    if path is not None and path.exists():
+        raise DataError(f"{path} exists already; name another file, or remove it")
+    if path is not None and not path.parent.is_dir():
+        raise DataError(f"there is no folder {path.parent} to write {path.name} into; make it first")
+
+
+def write_aligned(
+    alignment: Alignment, path: Path, channels: Sequence[int] | None, to: Path, progress: Progress
+) -> None:
+    """Write a recording (all its channels, or some) on the clock of channel 0, at its own rate, as long as channel 0.
+
+    Blockwise: memory is flat in the length; the disk beside `to` holds a copy of 4 bytes a sample meanwhile.
+    Raises: DataError if it cannot be written as what its name says.
+    """
+    import soundfile
+
+    if to.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
+        raise DataError(f"{to} names no format of audio that can be written; use .wav or .flac")
+    partial = to.with_name(f".{to.stem}.{os.getpid()}{to.suffix}")
+    with ExitStack() as opened:
+        scratch = Path(opened.enter_context(TemporaryDirectory(dir=to.parent)))
+        source = opened.enter_context(soundfile.SoundFile(path))
+        chosen = list(range(source.channels)) if channels is None else list(channels)
+        waves = _decode_channels(source, chosen, scratch)
+        rate_hz, num_samples = source.samplerate, round(alignment.pair.durations_s[0] * source.samplerate)
+        subtype = source.subtype if soundfile.check_format(to.suffix[1:].upper(), source.subtype) else None
+        opened.callback(partial.unlink, missing_ok=True)
+        with soundfile.SoundFile(partial, "w", rate_hz, len(chosen), subtype) as file:
+            blocks = [warp_blocks(wave_T, alignment.time_map.at, num_samples, rate_hz) for wave_T in waves]
+            done = 0
+            for block_CT in zip(*blocks, strict=True):
+                progress("writing", done, num_samples)
+                file.write(np.clip(np.stack(block_CT, axis=1), -1, 1))
+                done += len(block_CT[0])
+        progress("writing", num_samples, num_samples)
+        os.replace(partial, to)
+
+
+def _decode_channels(source: object, channels: Sequence[int], scratch: Path) -> list[Floats]:
+    """Return the channels of a file, memory-mapped."""
+    import soundfile
+
+    assert isinstance(source, soundfile.SoundFile)
+    waves: list[Floats] = [
+        np.lib.format.open_memmap(scratch / f"{i}.npy", mode="w+", dtype=np.float32, shape=(source.frames,))
+        for i in range(len(channels))
+    ]
+    start = 0
+    for block_TC in source.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True):
+        for wave_T, channel in zip(waves, channels, strict=True):
+            wave_T[start : start + len(block_TC)] = block_TC[:, channel]
+        start += len(block_TC)
+    return waves

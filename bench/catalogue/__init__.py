@@ -1,0 +1,1 @@
+"""Catalogues: which track is this? Build one, ask it, tune its index."""

@@ -1,0 +1,276 @@
+"""A catalogue: one folder that answers "which track is this?" anywhere.
+
+It holds an encoder's weights, the fingerprints and names of the tracks, the index where it can be kept, and the
+thresholds above which an answer is accepted. Nothing in it points outside it, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench import registry
+from bench.config import RunConfig, parse_section
+from bench.errors import BenchError, ConfigError, DataError
+from bench.fingerprint import Embedder
+from bench.search.cached import keeps, version_of
+from bench.search.contract import Index
+from bench.store import read_array, read_frame, read_json, write_frame, write_json
+from bench.train import checkpoint
+from bench.values import RATE_HZ, Fingerprints, Floats
+
+FORMAT = 1
+ABOUT, WEIGHTS, VECTORS, TRACKS, CALIBRATION, INDEX = (
+    "about.json",
+    "weights.safetensors",
+    "vectors.npy",
+    "tracks.parquet",
+    "heard.npy",
+    "index",
+)
+ALIKE = 0.999  # cosine that the fingerprint of the known sound must keep on another machine or device
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The score from which on an answer of so many segments is accepted, and what that does.
+
+    `false_accept` is the share wanted of `impostors`; `false_reject` the share of the same excerpts, with their own
+    track in the database, that are rejected or given another track.
+    """
+
+    segments: int
+    threshold: float
+    impostors: int
+    false_accept: float
+    false_reject: float
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """An opened catalogue.
+
+    `tracks` has id, path, label and seconds, in the order of the database's. `calibration_QD` are fingerprints of degraded
+    excerpts, to tune an index with.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    tracks: pd.DataFrame
+    embedder: Embedder
+    database: Fingerprints
+    index: Index
+    limits: tuple[Limit, ...]
+    calibration_QD: Floats
+
+    def threshold(self, num_segments: int) -> float | None:
+        """Return the score from which on an answer of so many segments is accepted, None where nothing is known.
+
+        Between two calibrated lengths it is interpolated over the logarithm of the number of segments, which is about
+        how it falls; beyond the longest it stays.
+        """
+        if not self.limits:
+            return None
+        known = np.log([limit.segments for limit in self.limits])
+        return float(np.interp(np.log(num_segments), known, [limit.threshold for limit in self.limits]))
+
+
+def check_free(folder: Path) -> None:
+    """Raise ConfigError if something is where a catalogue is to be built."""
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already; name another folder, or delete it first")
+
+
+def write(
+    folder: Path,
+    config: RunConfig,
+    weights: Path,
+    embedder: Embedder,
+    tracks: pd.DataFrame,
+    database: Fingerprints,
+    index: Index,
+    limits: tuple[Limit, ...],
+    calibration_QD: Floats,
+) -> None:
+    """Write a catalogue, under a temporary name until it is whole. Raises: ConfigError if the folder exists.
+
+    `tracks` and `calibration_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
+    """
+    check_free(folder)
+    index_name = config.eval.indexes[0]
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / INDEX).mkdir(parents=True)
+    shutil.copyfile(weights, partial / WEIGHTS)
+    _link_or_copy(Path(str(database.vectors.filename)), partial / VECTORS)  # type: ignore[attr-defined]
+    write_frame(partial / TRACKS, tracks)
+    np.save(partial / CALIBRATION, calibration_QD)
+    index_plugin = registry.load("index", index_name)
+    if keeps(index_plugin, config.index[index_name]):
+        index_plugin.save(index, partial / INDEX)
+    library = getattr(index_plugin, "LIBRARY", "")
+    about = {
+        "format": FORMAT,
+        "encoder": config.encoder,
+        "model": asdict(config.model),
+        "precision": embedder.precision,
+        "hop_samples": database.hop_samples,
+        "first_vector": database.first_vector.tolist(),
+        "index": {"name": index_name, "config": asdict(config.index[index_name]), "library": version_of(library)},
+        "known_sound": _embed_known_sound(embedder).tolist(),
+        "limits": [asdict(limit) for limit in limits],
+        "sizes": {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)},
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    write_json(partial / ABOUT, about)
+    os.replace(partial, folder)
+
+
+def read(
+    folder: Path, model: str | None = None, device: torch.device | None = None, *, trust: bool = False
+) -> Catalogue:
+    """Return the catalogue in a folder; `model` is the encoder's plug-in, where it is not the one of that name.
+
+    `trust` says that the index's files are one's own: some libraries can be deceived by theirs.
+
+    Raises: DataError if there is no catalogue, or it is not whole, or its encoder gives other fingerprints here;
+    PluginError if the encoder or the index is not installed.
+    """
+    about = _about(folder)
+    plugin = registry.load("encoder", model) if model else _load_installed("encoder", about["encoder"], folder)
+    encoder = plugin.build(parse_section("model", plugin.Config, about["model"]))
+    try:
+        checkpoint.load_weights(encoder, folder / WEIGHTS)
+        vectors, calibration_QD = (read_array(folder / name) for name in (VECTORS, CALIBRATION))
+        tracks = read_frame(folder / TRACKS)
+    except BenchError as error:
+        raise DataError(f"the catalogue {folder} cannot be used: {error}") from error
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    embedder = Embedder(encoder.to(device).eval(), device, about["precision"], about["weights_sha256"][:16])
+    _check_alike(folder, embedder, np.array(about["known_sound"], dtype=np.float32))
+    first_vector = np.array(about["first_vector"], dtype=np.int64)
+    if first_vector[-1] != len(vectors) or len(first_vector) != len(tracks) + 1:
+        raise DataError(f"the catalogue {folder} does not fit together: {len(vectors)} fingerprints; build it again")
+    database = Fingerprints(
+        vectors, np.arange(len(tracks)), first_vector, about["hop_samples"], about["weights_sha256"][:16]
+    )
+    limits = tuple(Limit(**limit) for limit in about["limits"])
+    return Catalogue(folder, about, tracks, embedder, database, _index(folder, about, vectors, trust), limits, calibration_QD)
+
+
+def neighbours(catalogue: Catalogue, vectors_file: Path, top_k: int) -> pd.DataFrame:
+    """Return the nearest fingerprints of those in a .npy file, a row each: query, rank, track, start, similarity.
+
+    Raises: DataError if the file holds no (Q, D) float32 array, or vectors of another size.
+    """
+    try:
+        queries_QD = read_array(vectors_file)
+    except BenchError as error:
+        raise DataError(f"{vectors_file} is no .npy file of fingerprints ({error})") from error
+    database = catalogue.database
+    dim = database.vectors.shape[1]
+    if queries_QD.ndim != 2 or queries_QD.shape[1] != dim or queries_QD.dtype != np.float32:
+        told = f"{queries_QD.dtype} {queries_QD.shape}"
+        raise DataError(f"{vectors_file} holds {told}; this catalogue wants float32 (Q, {dim})")
+    found_QK = catalogue.index.neighbours(np.array(queries_QD), top_k)
+    query_R, rank_R = np.nonzero(found_QK >= 0)
+    vector_R = found_QK[query_R, rank_R]
+    track_R = database.track_row_of(vector_R)
+    start_R = (vector_R - database.first_vector[track_R]) * database.hop_samples
+    similarity_R = np.einsum("rd,rd->r", database.vectors[vector_R], queries_QD[query_R])
+    return pd.DataFrame(
+        {
+            "query": query_R,
+            "rank": rank_R + 1,
+            "id": catalogue.tracks["id"].to_numpy()[track_R],
+            "start_s": start_R / RATE_HZ,
+            "similarity": similarity_R,
+        }
+    )
+
+
+def _index(folder: Path, about: dict[str, Any], vectors: Floats, trust: bool) -> Index:
+    name = about["index"]["name"]
+    plugin = _load_installed("index", name, folder)
+    config = parse_section(f"index.{name}", plugin.Config, about["index"]["config"])
+    if not keeps(plugin, config):
+        built: Index = plugin.build(config, vectors)
+        return built
+    if getattr(plugin, "TRUSTED_FILES_ONLY", False) and not trust:
+        raise DataError(
+            f"the catalogue {folder} holds an index of {name!r}, whose files could do harm if somebody made them to; "
+            "if it is your own, say so with --trust"
+        )
+    version = version_of(getattr(plugin, "LIBRARY", ""))
+    try:
+        loaded: Index = plugin.load(config, folder / INDEX, vectors)
+    except BenchError as error:
+        was = about["index"]["library"]
+        raise DataError(
+            f"the index of the catalogue {folder} cannot be read ({error}); built with {name} {was}, here is {version}"
+        ) from error
+    return loaded
+
+
+def _load_installed(kind: str, name: str, folder: Path) -> ModuleType:
+    # By name alone: a path would let a catalogue from elsewhere say which code runs here.
+    if name not in registry.names(kind):
+        remedy = "give its file as --model" if kind == "encoder" else "install it"
+        raise DataError(f"the catalogue {folder} was made with the {kind} {name!r}, which is not installed; {remedy}")
+    return registry.load(kind, name)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    if not (folder / ABOUT).is_file():
+        raise DataError(f"no catalogue in {folder}; build one with `bench index build {folder}`")
+    try:
+        about: dict[str, Any] = read_json(folder / ABOUT)
+        if about["format"] != FORMAT:
+            raise DataError(f"the catalogue {folder} has format {about['format']}, this version reads {FORMAT}")
+        sizes = about["sizes"].items()
+    except (BenchError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / ABOUT} is damaged ({error}); build the catalogue again") from error
+    for name, size in sizes:
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else 0
+        if found != size:
+            raise DataError(f"{path} has {found} bytes where {size} were written; copy it again or build it anew")
+    return about
+
+
+def _embed_known_sound(embedder: Embedder) -> Floats:
+    """Return the fingerprint of a sound that everybody can make: noise that swells, from a fixed seed."""
+    samples = embedder.segment_samples
+    wave_T = np.random.default_rng(0).standard_normal(samples) * np.linspace(0.01, 0.2, samples)
+    vector_D: Floats = embedder(wave_T[None].astype(np.float32))[0]
+    return vector_D
+
+
+def _check_alike(folder: Path, embedder: Embedder, wanted_D: Floats) -> None:
+    found_D = _embed_known_sound(embedder)
+    if found_D.shape != wanted_D.shape or not float(found_D @ wanted_D) >= ALIKE:
+        raise DataError(
+            f"the encoder gives other fingerprints than those in {folder}: its code or its weights have changed; "
+            "build the catalogue again, or give the encoder it was built with as --model"
+        )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make the target the same file as the source, or a copy where that cannot be: gigabytes are not written twice."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

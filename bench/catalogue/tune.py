@@ -1,0 +1,65 @@
+"""The quickest settings of an index that find a wanted share of the true nearest neighbours.
+
+An index plug-in that can be tuned has `trials(config, vectors_ND)`, which yields groups: settings and the index of
+each, which share what was built, in the order of rising effort.
+
+Shape legend: N database vectors, Q queries, D dimensions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from bench.errors import ConfigError
+from bench.search.contract import Index
+from bench.values import Floats, Ints
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting: the share of queries whose true nearest vector it named first, and what it cost.
+
+    `batch_ms` is the time for one query of a batch on all processors.
+    """
+
+    config: Any
+    recall: float
+    batch_ms: float
+    num_bytes: int
+
+
+def run_trials(
+    plugin: ModuleType, config: Any, vectors_ND: Floats, queries_QD: Floats, truth_Q: Ints, recall: float
+) -> Iterator[Trial]:
+    """Yield every trial made. `truth_Q` are the numbers of the true nearest vectors.
+
+    The rest of a group is left out once one of it reached the recall: more effort only takes longer.
+    Raises: ConfigError if the index has nothing to tune.
+    """
+    if not hasattr(plugin, "trials"):
+        raise ConfigError(f"the index {plugin.__name__.rsplit('.', 1)[-1]!r} has nothing to tune; try falconn")
+    for group in plugin.trials(config, vectors_ND):
+        for tried, index in group:
+            trial = _measure(tried, index, queries_QD, truth_Q)
+            yield trial
+            if trial.recall >= recall:
+                break
+
+
+def best_trial(trials: Sequence[Trial], recall: float) -> Trial | None:
+    """Return the quickest trial that reached the recall, None if none did."""
+    reached = [trial for trial in trials if trial.recall >= recall]
+    return min(reached, key=lambda trial: trial.batch_ms, default=None)
+
+
+def _measure(config: Any, index: Index, queries_QD: Floats, truth_Q: Ints) -> Trial:
+    began_s = time.perf_counter()
+    found_Q = index.neighbours(queries_QD, 1)[:, 0]
+    batch_ms = 1000 * (time.perf_counter() - began_s) / len(queries_QD)
+    return Trial(config, float(np.mean(found_Q == truth_Q)), batch_ms, index.num_bytes)

@@ -1,0 +1,50 @@
+"""What counts as found: the right track, and a start within the tolerance of the true one.
+
+Judged in samples, so that exactly the tolerance is a hit on every machine. Judged on time, not on the
+index of a vector, so that any hop of the database can be compared, and an answer between two of its places too.
+
+Shape legend: Q queries, R ranked places.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from bench.search.sequence import Ranking
+from bench.values import RATE_HZ, Fingerprints, Ints
+
+
+def score_hits(
+    ranking: Ranking, database: Fingerprints, track_Q: Ints, start_Q: Ints, tolerance_samples: int
+) -> pd.DataFrame:
+    """Return one row a query: what was found first, and how right it is.
+
+    `track_Q` are track numbers of the corpus, `start_Q` true starts in samples. Columns: query, track,
+    start_s, found_track, found_s (-1 and NaN where nothing was found), score, hit (right track, start
+    within the tolerance), near (within the tolerance plus one hop), track_hit, and rank: the first
+    ranked place that would be a hit, from 1; 0 if there is none.
+    """
+    found_QR = ranking.places_QR >= 0
+    place_QR = np.maximum(ranking.places_QR, 0)
+    row_QR = np.where(found_QR, database.track_row_of(place_QR), 0)
+    found_track_QR = np.where(found_QR, database.tracks[row_QR], -1)
+    found_start_QR = ranking.starts(database)
+    right_QR = found_QR & (found_track_QR == track_Q[:, None])
+    off_QR = np.abs(found_start_QR - start_Q[:, None])
+    hit_QR = right_QR & (off_QR <= tolerance_samples)
+    near_QR = right_QR & (off_QR <= tolerance_samples + database.hop_samples)
+    return pd.DataFrame(
+        {
+            "query": np.arange(len(track_Q)),
+            "track": track_Q,
+            "start_s": start_Q / RATE_HZ,
+            "found_track": found_track_QR[:, 0],
+            "found_s": np.where(found_QR[:, 0], found_start_QR[:, 0] / RATE_HZ, np.nan),
+            "score": ranking.scores_QR[:, 0],
+            "hit": hit_QR[:, 0],
+            "near": near_QR[:, 0],
+            "track_hit": right_QR[:, 0],
+            "rank": np.where(hit_QR.any(axis=1), hit_QR.argmax(axis=1) + 1, 0),
+        }
+    )

@@ -1,0 +1,382 @@
+"""How fast an encoder trains and embeds on this machine, part by part, and how far that is from the floor.
+
+The floor is what the arithmetic takes at the matrix rate and the least traffic at the copy rate, both
+measured in the same call. Parts are timed one after the other, waiting for the device after each; the
+whole is timed as it runs, overlapped.
+
+Shape legend: B pairs, T samples, D dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bench.config import RunConfig, flatten, require
+from bench.data import prepare_data
+from bench.errors import ConfigError
+from bench.fingerprint import BATCH, Embedder, resample_to
+from bench.logbook import open_book, provenance
+from bench.machine import keep_freed_memory
+from bench.run import RunContext, check_run
+from bench.speed.logbook import block_steps, measure_overhead
+from bench.store import digest, write_json
+from bench.train.draws import draw_pairs
+from bench.train.loop import LOG_EVERY_STEPS, TrainingSet, Watch
+from bench.train.optimisers import optimiser_of
+from bench.train.pairs import cut_pairs, degrade_pairs
+from bench.train.pool import TrainingPool, load_pool
+from bench.train.prefetch import PREFETCH_STEPS, Ready, prefetch, start_transform_workers
+from bench.train.ranks import ALONE
+from bench.train.schedules import learning_rate
+from bench.train.step import Stepper, explain_memory_errors
+from bench.values import RATE_HZ, Progress
+
+RECORD = "speed.json"
+MATRIX = 4096  # side of the square matrices whose product gives the rate
+COPY_BYTES = 1 << 28
+WARM_UP = 3
+FLOAT_BYTES = 4
+# A training step reads each weight for the pass forward and the pass back, writes and reads its gradient, and
+# reads and writes the weight and both moments of Adam.
+PASSES_OVER_WEIGHTS = 10
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured.
+
+    Times in ms a step (training) or a batch (embedding): medians of the parts, the mean of the whole. Memory in
+    MiB at the peak. `floor_ms` is the larger of `arithmetic_ms` and `traffic_ms`. `tracking` is what
+    `bench.speed.logbook.measure_alternately` returns, empty if it was not asked for.
+    """
+
+    kind: str
+    encoder: str
+    preset: str
+    device: str
+    precision: str
+    segments: int
+    parts_ms: dict[str, float]
+    whole_ms: float
+    memory_mib: float
+    parameters: int
+    gflop: float
+    matrix_tflops: float
+    copy_gb_s: float
+    arithmetic_ms: float
+    traffic_ms: float
+    tracking: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def segments_per_s(self) -> float:
+        """Return the rate of the whole."""
+        return 1000 * self.segments / self.whole_ms
+
+    @property
+    def floor_ms(self) -> float:
+        """Return the least time that this machine could take."""
+        return max(self.arithmetic_ms, self.traffic_ms)
+
+    def numbers(self) -> dict[str, float]:
+        """Return everything that was measured, as flat names and numbers."""
+        told = {f"part/{name}_ms": value for name, value in self.parts_ms.items()}
+        for name in ("whole_ms", "segments_per_s", "memory_mib", "gflop", "matrix_tflops", "copy_gb_s"):
+            told[name] = getattr(self, name)
+        told |= {f"tracking/{name}": value for name, value in self.tracking.items()}
+        return told | {
+            "floor/arithmetic_ms": self.arithmetic_ms,
+            "floor/traffic_ms": self.traffic_ms,
+            "floor/times": self.whole_ms / self.floor_ms,
+        }
+
+
+def measure_network(
+    kind: Literal["train", "embed"], config: RunConfig, plan: RunContext, times: int, pairs: int = 0
+) -> tuple[Speed, Path]:
+    """Return what was measured, and the file in the store where it is kept; it is logged to MLflow too.
+
+    With `pairs`, what tracking costs a training step is measured as well, in so many pairs of blocks of steps.
+    """
+    device = check_run(config, plan)
+    if device.type == "cpu":
+        keep_freed_memory()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(config.seed)
+        encoder = plan.plugin.build(config.model)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    if kind == "train":
+        data = prepare_data(config, plan.root, plan.store, plan.progress).training
+        with explain_memory_errors(config.train):
+            training = build_training(encoder, config, data, device)
+            speed = measure_training(training, times, plan.progress)
+            if pairs:
+                steps = block_steps(times, speed.whole_ms)
+                speed = replace(speed, tracking=measure_tracking(training, steps, pairs, plan))
+    else:
+        speed = measure_embedding(encoder, config, device, times, plan.progress)
+    name = f"{kind}-{config.encoder}-{digest(asdict(speed), time.time())[:6]}"
+    folder = plan.store.root / "speed" / name
+    with open_book(folder, experiment="speed", name=name, store=plan.store.root, warn=plan.warn) as book:
+        write_json(folder / RECORD, asdict(speed))
+        book.params(flatten(config))
+        book.tags(provenance() | {"bench.task": f"speed-{kind}", "bench.encoder": config.encoder})
+        book.metrics(speed.numbers(), 0)
+    return speed, folder / RECORD
+
+
+def read_speed(path: Path) -> Speed:
+    """Return a measurement that was kept. Raises: ConfigError if the file is not one."""
+    try:
+        return Speed(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is no record of `bench speed` ({error}); give a {RECORD} that it wrote") from error
+
+
+def check_alike(speed: Speed, other: Speed) -> None:
+    """Raise ConfigError if two measurements are not of the same work."""
+    for name in ("kind", "segments"):
+        one, wanted = getattr(speed, name), getattr(other, name)
+        require(one == wanted, f"--against must be a measurement with the same {name}, {one}", wanted)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training whose steps are measured; the encoder's weights change."""
+
+    encoder: Any
+    config: RunConfig
+    device: torch.device
+    pool: TrainingPool
+    stepper: Stepper
+    optimiser: torch.optim.Optimizer
+
+    def take(self, served: Ready) -> Tensor:
+        """Take one step as training does; return its loss."""
+        heard = degrade_pairs(served.batch, self.pool)
+        loss = self.stepper.backpropagate(self.stepper.features(*heard, served.batch.stripe_BC22), served.step)
+        self.optimiser.step()
+        return loss
+
+
+def build_training(encoder: Any, config: RunConfig, data: TrainingSet, device: torch.device) -> Training:
+    """Return a training of the configured batch on real material."""
+    train = config.train
+    size = round(encoder.segment_s * RATE_HZ)
+    source = load_pool(data.music, data.music.numbers("train"), data.noise, data.banks, train, size, device)
+    encoder = encoder.to(device).train()
+    stepper = Stepper(encoder, train, config.seed, ALONE, _too_large)
+    optimiser = optimiser_of(train, [p for p in encoder.parameters() if p.requires_grad], device)
+    return Training(encoder, config, device, source, stepper, optimiser)
+
+
+def measure_training(training: Training, steps: int, progress: Progress) -> Speed:
+    """Measure training steps, in parts and as they run."""
+    config, train, device = training.config, training.config.train, training.device
+    encoder, source, stepper = training.encoder, training.pool, training.stepper
+    clock = Stopwatch(device)
+    fresh = replace(source, hard_negatives={})  # so that parts and whole steps both find the twins of new tracks
+
+    def in_parts(step: int) -> None:
+        with clock.part("draw"):
+            draws = draw_pairs(fresh, train, config.seed, step)
+        with clock.part("read"):
+            cuts = cut_pairs(draws, source, device, transform)
+        with clock.part("degrade"):
+            heard = degrade_pairs(cuts, source)
+        with clock.part("features"):
+            feature_M = stepper.features(*heard, cuts.stripe_BC22)
+        with clock.part("forward"):
+            encoder.zero_grad(set_to_none=True)
+            loss = stepper.batch_loss(stepper.embed_chunk(feature_M, step, 0))
+        with clock.part("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        with clock.part("optimiser"):
+            training.optimiser.step()
+
+    with start_transform_workers(train.transforms, 1) as transform:
+        _repeat(in_parts, steps, clock, "parts", progress)
+    # As many steps more as are made ahead, so that the last ones timed pay for making some too.
+    with prefetch(source, train, config.seed, ALONE, device, 0, WARM_UP + steps + PREFETCH_STEPS) as served:
+        whole_ms = _mean_ms(lambda _: training.take(next(served)), steps, clock, "whole steps", progress)
+    peak = _peak_memory(device)
+    feature_M = stepper.features(*degrade_pairs(cut_pairs(draw_pairs(source, train, 0, 0), source, device), source),
+                                 torch.zeros(train.batch_pairs, 0, 2, 2, device=device))  # fmt: skip
+    weights = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    # The pass back computes two products for each of the pass forward: for the inputs and for the weights. (The first
+    # layer needs none for its inputs; in these encoders that is less than 1 % of all.)
+    flop = 3 * flop_of(encoder, feature_M)
+    traffic = PASSES_OVER_WEIGHTS * FLOAT_BYTES * weights + 2 * feature_M.numel() * FLOAT_BYTES
+    return _speed(
+        "train", config, device, train.precision, clock, whole_ms, peak, len(feature_M), weights, flop, traffic
+    )
+
+
+def measure_tracking(training: Training, steps: int, pairs: int, plan: RunContext) -> dict[str, float]:
+    """Measure training steps with and without the logbook, in so many pairs of blocks of `steps` steps."""
+    config, device = training.config, training.device
+    last = WARM_UP + 2 * pairs * steps + PREFETCH_STEPS
+    with prefetch(training.pool, config.train, config.seed, ALONE, device, 0, last) as served:
+
+        def take(step: int, watch: Watch) -> None:
+            feeding = next(served)
+            loss = training.take(feeding)
+            if step % LOG_EVERY_STEPS == 0:  # the points of a training
+                rate = learning_rate(config.train, feeding.step)
+                watch(
+                    {"train/loss": loss.item(), "train/lr": rate, "train/silent_redrawn": float(feeding.redrawn)}, step
+                )
+
+        for _ in range(WARM_UP):
+            training.take(next(served))
+        return measure_overhead(take, Stopwatch(device).wait, pairs, steps, plan.store.root, plan.warn, plan.progress)
+
+
+def measure_embedding(encoder: Any, config: RunConfig, device: torch.device, batches: int, progress: Progress) -> Speed:
+    """Measure the embedding of batches of segments of noise, as a database is embedded."""
+    encoder = encoder.to(device).eval()
+    embedder = Embedder(encoder, device, config.eval.precision, "")
+    draw = torch.Generator().manual_seed(0)
+    wave_BT = torch.randint(-8000, 8000, (BATCH, embedder.segment_samples), generator=draw, dtype=torch.int16)
+    clock = Stopwatch(device)
+    bf16 = config.eval.precision == "bf16"
+
+    @torch.inference_mode()
+    def in_parts(_: int) -> None:
+        with clock.part("to device"):
+            moved_BT = wave_BT.to(device).float()
+        with clock.part("features"):
+            feature_B = encoder.features(resample_to(moved_BT, encoder.rate_hz))
+        with clock.part("network"), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            vector_BD = encoder.embed(feature_B)
+        with clock.part("to host"):
+            vector_BD.cpu()
+
+    _repeat(in_parts, batches, clock, "parts", progress)
+    samples = wave_BT.numpy()
+    whole_ms = _mean_ms(lambda _: embedder(samples), batches, clock, "whole batches", progress)
+    peak = _peak_memory(device)
+    with torch.inference_mode():
+        feature_B = encoder.features(resample_to(wave_BT.to(device).float(), encoder.rate_hz))
+    weights = sum(p.numel() for p in encoder.parameters())
+    flop = flop_of(encoder, feature_B)
+    traffic = FLOAT_BYTES * (weights + feature_B.numel()) + wave_BT.numel() * 2
+    return _speed("embed", config, device, config.eval.precision, clock, whole_ms, peak, BATCH, weights, flop, traffic)
+
+
+def flop_of(encoder: Any, feature_B: Tensor) -> float:
+    """Return the floating-point operations of a pass forward, a multiplication and an addition being two."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder.embed(feature_B[:2])  # an encoder in training may normalise over its batch, and needs two
+    return float(counter.get_total_flops() * len(feature_B) / 2)
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Return the rate in operations a second of a product of large matrices, best of five."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    side = MATRIX if device.type == "cuda" else MATRIX // 2
+    one, other = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    return float(2 * side**3 / _best_s(lambda: one @ other, device))
+
+
+def copy_rate(device: torch.device) -> float:
+    """Return the rate in bytes a second, read and written both counted, of a copy of 256 MiB, best of five."""
+    one = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+    other = torch.empty_like(one)
+    return 2 * COPY_BYTES / _best_s(lambda: other.copy_(one), device)
+
+
+@dataclass
+class Stopwatch:
+    """Times parts of repeated work on a device; a part ends when the device has done it."""
+
+    device: torch.device
+    parts_ms: dict[str, list[float]] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time what is done inside as one part."""
+        began_s = time.perf_counter()
+        yield
+        self.wait()
+        self.parts_ms.setdefault(name, []).append(1000 * (time.perf_counter() - began_s))
+
+    def wait(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def medians(self) -> dict[str, float]:
+        """Return the median time of each part in ms."""
+        return {name: statistics.median(times) for name, times in self.parts_ms.items()}
+
+
+def _repeat(work: Callable[[int], None], times: int, clock: Stopwatch, what: str, progress: Progress) -> None:
+    for i in range(times + WARM_UP):
+        progress(what, i, times + WARM_UP)
+        if i == WARM_UP:
+            clock.parts_ms.clear()
+        work(i)
+    progress(what, times + WARM_UP, times + WARM_UP)
+
+
+def _mean_ms(work: Callable[[int], object], times: int, clock: Stopwatch, what: str, progress: Progress) -> float:
+    """Return the mean time of repeated work that is not waited for in between."""
+    for i in range(WARM_UP):
+        work(i)
+    clock.wait()
+    began_s = time.perf_counter()
+    for i in range(times):
+        progress(what, i, times)
+        work(i)
+    clock.wait()
+    spent_s = time.perf_counter() - began_s
+    progress(what, times, times)
+    return 1000 * spent_s / times
+
+
+def _speed(
+    kind: str, config: RunConfig, device: torch.device, precision: str, clock: Stopwatch, whole_ms: float,
+    peak: float, segments: int, weights: int, flop: float, traffic: float,
+) -> Speed:  # fmt: skip
+    rate, copied = matrix_rate(device, precision), copy_rate(device)
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+    return Speed(
+        kind=kind, encoder=config.encoder, preset=config.preset, device=name, precision=precision,
+        segments=segments, parts_ms=clock.medians(), whole_ms=whole_ms, memory_mib=peak / 2**20,
+        parameters=weights, gflop=flop / 1e9, matrix_tflops=rate / 1e12, copy_gb_s=copied / 1e9,
+        arithmetic_ms=1000 * flop / rate, traffic_ms=1000 * traffic / copied,
+    )  # fmt: skip
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Return the most bytes held so far: of tensors on a GPU, of the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _best_s(work: Callable[[], object], device: torch.device) -> float:
+    clock = Stopwatch(device)
+    for _ in range(WARM_UP + 5):
+        with clock.part("it"):
+            work()
+    return min(clock.parts_ms["it"][WARM_UP:]) / 1000
+
+
+def _too_large(told: str) -> None:
+    raise ConfigError(f"{told}; lower train.batch_pairs to measure steps in one piece")
