@@ -114,7 +114,7 @@ class TrainConfig:
 
     A batch has `segments_per_track` segments of each of its tracks: one anywhere, `neighbours_per_track` at
     distinct multiples of `neighbour_ms` from it, as close as places in a database are and at most `neighbour_reach`
-    multiples away (0: as many as `segments_per_track`), `twins_per_track` where the track sounds most like it, the
+    multiples away (0: as many as `segments_per_track`), `hard_negatives_per_track` where the track sounds most like it, the
     others anywhere.
     Each place gives `pairs_per_moment` pairs, degraded differently (several are for the loss multi-positive).
     `mixture` makes a pair of several such places, of any tracks, heard at once.
@@ -154,7 +154,7 @@ class TrainConfig:
     neighbours_per_track: int = 0
     neighbour_ms: float = 100.0
     neighbour_reach: int = 0
-    twins_per_track: int = 0
+    hard_negatives_per_track: int = 0
     pairs_per_moment: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     val_every_steps: int = 250
@@ -188,8 +188,8 @@ class TrainConfig:
         reach = f"train.neighbour_reach must be 0, or from half of neighbours_per_track, so {fewest}, to 1000"
         require(self.neighbour_reach == 0 or fewest <= self.neighbour_reach <= 1_000, reach, self.neighbour_reach)
         left = self.segments_per_track - 1 - self.neighbours_per_track
-        beside = f"train.twins_per_track must be between 0 and segments_per_track - 1 - neighbours_per_track = {left}"
-        require(0 <= self.twins_per_track <= left, beside, self.twins_per_track)
+        beside = f"train.hard_negatives_per_track must be between 0 and segments_per_track - 1 - neighbours_per_track = {left}"
+        require(0 <= self.hard_negatives_per_track <= left, beside, self.hard_negatives_per_track)
         most = f"train.pairs_per_moment must be from 1 to below train.batch_pairs = {self.batch_pairs} (for a negative)"
         require(1 <= self.pairs_per_moment < self.batch_pairs, most, self.pairs_per_moment)
         require(self.val_every_steps >= 1, "train.val_every_steps must be >= 1", self.val_every_steps)

@@ -180,7 +180,7 @@ def _draw_segment_starts(
 ) -> tuple[Ints, int]:
     """Return where the segments (G, S) of each track begin, and how many silent places were drawn again.
 
-    The first lies anywhere, `neighbours_per_track` at multiples of `neighbour_ms` from it and `twins_per_track` at
+    The first lies anywhere, `neighbours_per_track` at multiples of `neighbour_ms` from it and `hard_negatives_per_track` at
     what sounds most like it, as far as they fit into the track, the others anywhere.
     """
     groups, count = len(track_G), config.segments_per_track
@@ -197,7 +197,7 @@ def _draw_segment_starts(
     order_GX = np.argsort(np.where(fits_GX, draw.random(near_GX.shape), np.inf), axis=1)
     near_GN = np.take_along_axis(near_GX, order_GX[:, : config.neighbours_per_track], axis=1)
     wanted_GW = np.hstack(
-        [near_GN, _find_negative_starts(source, track_G, place_GS[:, 0], near_GN, config.twins_per_track)]
+        [near_GN, _find_negative_starts(source, track_G, place_GS[:, 0], near_GN, config.hard_negatives_per_track)]
     )
     rest_GW = place_GS[:, 1 : 1 + wanted_GW.shape[1]]
     rest_GW[:] = np.where(_fits(source, track_G, wanted_GW, offset, last_G1), wanted_GW, rest_GW)

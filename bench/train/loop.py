@@ -111,7 +111,7 @@ def _warn_of_overlaps(source: TrainingPool, config: TrainConfig, warn: Callable[
         warn(
             f"{short} of {len(source.tracks)} training tracks are too short for {config.segments_per_track} segments "
             "that do not overlap: a moment may be told from nearly itself; set train.segments_per_track=1, "
-            "with neighbours_per_track=0 and twins_per_track=0, or a longer data.min_track_s"
+            "with neighbours_per_track=0 and hard_negatives_per_track=0, or a longer data.min_track_s"
         )
 
 

@@ -30,7 +30,7 @@ class Config:
 
 def presets() -> dict[str, Config]:
     """Return the settings of the report's models that use it."""
-    return {"report-1": Config(), "report-4": Config(hop_ms=50.0)}
+    return {"biodcase-1": Config(), "biodcase-4": Config(hop_ms=50.0)}
 
 
 def build(config: Config) -> GlobalLag:

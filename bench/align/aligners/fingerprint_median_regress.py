@@ -46,7 +46,7 @@ class Config:
 
 def presets() -> dict[str, Config]:
     """Return the report's settings, and a limit of the slope that clocks keep."""
-    return {"report-2": Config(), "clocks": Config(max_slope=0.005)}
+    return {"biodcase-2": Config(), "clocks": Config(max_slope=0.005)}
 
 
 def build(config: Config) -> MedianLine:

@@ -139,8 +139,8 @@ def test_informative_vectors_leave_out_what_is_always_there() -> None:
 
 def test_presets_are_the_models_of_the_report() -> None:
     global_lag = registry.load("aligner", "fingerprint-global")
-    assert {name: c.hop_ms for name, c in global_lag.presets().items()} == {"report-1": 100.0, "report-4": 50.0}
-    assert regress.presets()["report-2"].max_slope == 0.05 and regress.Config().epsilon == 1.35
+    assert {name: c.hop_ms for name, c in global_lag.presets().items()} == {"biodcase-1": 100.0, "biodcase-4": 50.0}
+    assert regress.presets()["biodcase-2"].max_slope == 0.05 and regress.Config().epsilon == 1.35
     assert registry.load("aligner", "fingerprint-median").Config().window_s == 20.0
 
 

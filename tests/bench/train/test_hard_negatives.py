@@ -116,7 +116,7 @@ def wave_of(source: TrainingPool, track: int) -> Floats:
 
 
 CONFIG = TrainConfig(
-    batch_pairs=12, segments_per_track=6, neighbours_per_track=2, neighbour_reach=1, twins_per_track=2, offset_ms=20.0
+    batch_pairs=12, segments_per_track=6, neighbours_per_track=2, neighbour_reach=1, hard_negatives_per_track=2, offset_ms=20.0
 )
 
 
@@ -215,7 +215,7 @@ def test_no_twins_read_no_audio(source: TrainingPool, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Corpus, "read", read)
     fresh = replace(source, hard_negatives={})
-    draw_pairs(fresh, replace(CONFIG, twins_per_track=0), 0, 0)
+    draw_pairs(fresh, replace(CONFIG, hard_negatives_per_track=0), 0, 0)
     with pytest.raises(AssertionError, match="audio is read"):
         draw_pairs(fresh, CONFIG, 0, 0)
 
@@ -223,8 +223,8 @@ def test_no_twins_read_no_audio(source: TrainingPool, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"twins_per_track": 4}, "train.twins_per_track must be between 0 and segments_per_track - 1"),
-        ({"twins_per_track": -1}, "train.twins_per_track"),
+        ({"hard_negatives_per_track": 4}, "train.hard_negatives_per_track must be between 0 and segments_per_track - 1"),
+        ({"hard_negatives_per_track": -1}, "train.hard_negatives_per_track"),
         (
             {"neighbours_per_track": 3},
             "train.neighbour_reach must be 0, or from half of neighbours_per_track, so 2,",
