@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from bench import registry
 from bench.align.clock import warp_blocks
@@ -24,14 +23,14 @@ from bench.align.contract import Aligner, Pair, PairEmbedder, TimeMap
 from bench.align.lags import lags_of, most_lag, robust_z_scores, segment_starts, subtract_mean
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align.pairs import COLUMNS
-from bench.config import restore_config
+from bench.device import usable_device
 from bench.errors import ConfigError, DataError
-from bench.fingerprint import Embedder
-from bench.results import RANDOM_PROJECTION, find_run, find_weights, load_settings
+from bench.fingerprint import build_random_projection
+from bench.runs import find_run, list_runs
 from bench.store import Store
-from bench.train import checkpoint
 from bench.values import Floats, Progress
 
+NO_RUN = "the random projection, as the store has no run"
 DOUBTFUL = 0.5  # below this confidence a recording is not believed to be of the same scene
 BLOCK_FRAMES = 1 << 18
 PICTURE_HOP_S = 0.1
@@ -78,25 +77,17 @@ class SimilarityMatrix:
 def load_pair_embedder(
     store: Store, run: str | None, model: str | None, progress: Progress
 ) -> tuple[CachedPairEmbedder, str]:
-    """Return ears with the encoder of a kept run, and its name in words.
+    """Return what embeds a pair with the encoder of a finished run, and a description of that encoder.
 
-    `run` is the beginning of a run's key, None the latest; a store without runs gives the random projection, which
-    needs no training. `model` is the encoder's file where it is a user's own.
+    `run` is the beginning of a run's key, None the latest run. A store without runs gives the random projection, which
+    needs no training. `model` is the encoder's file where it is the user's own.
     Raises: ConfigError if there is no such run or its weights are gone.
     """
-    if run is None and not any((store.root / "runs").glob("*/result.json")):
-        plugin = registry.load("encoder", RANDOM_PROJECTION)
-        encoder, key, name = plugin.build(plugin.Config()), RANDOM_PROJECTION, "random projection, for want of a run"
-    else:
-        weights, kept = find_weights(store, run), load_settings(store, run)
-        plugin = registry.load("encoder", model or kept["encoder"])
-        own = {path: value for path, value in kept.items() if path.partition(".")[0] != "index"}
-        config = restore_config(kept["encoder"], plugin, own)
-        encoder, key = plugin.build(config.model), weights.key
-        checkpoint.load_weights(encoder, weights.path)
-        name = f"{kept['encoder']} of the run {find_run(store, run).name[:6]}"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return CachedPairEmbedder(Embedder(encoder.to(device).eval(), device, "fp32", key), progress), name
+    if run is None and not list_runs(store):
+        return CachedPairEmbedder(build_random_projection(usable_device("auto")), progress), NO_RUN
+    finished = find_run(store, run)
+    embedder = finished.embedder(model=model)
+    return CachedPairEmbedder(embedder, progress), f"{finished.encoder} of the run {finished.key[:6]}"
 
 
 def load_aligner(name: str) -> tuple[ModuleType, Any]:

@@ -158,9 +158,9 @@ def results(
 ) -> None:
     """Show the results of a finished run, as a table, CSV or JSON (under the published schema, of all searches)."""
     _check_format(format_)
-    from bench.results import load_result
+    from bench.runs import find_run
 
-    _show(load_result(_store(store), run), format_, sequence)
+    _show(find_run(_store(store), run).load_result(), format_, sequence)
 
 
 @app.command()
@@ -174,10 +174,11 @@ def compare(
     """Show the paper's tables of runs beside published numbers, and their paired differences from the first run."""
     _check_format(format_)
     from bench.registry import load
-    from bench.results import load_result, load_settings
+    from bench.runs import find_run
 
     report, paper, where = load("report", "compare"), load("report", "paper"), _store(store)
-    results = [paper.with_settings(load_result(where, run), load_settings(where, run)) for run in runs]
+    found = [find_run(where, run) for run in runs]
+    results = [paper.with_settings(each.load_result(), each.settings) for each in found]
     if format_ == "table":
         from rich.console import Console
 
@@ -267,17 +268,18 @@ def identify(
     import pandas as pd
 
     from bench.audio.decode import decode
-    from bench.catalogue import build as identify
-    from bench.catalogue import folder as catalogue
+    from bench.catalogue.folder import read_catalogue
+    from bench.catalogue.query import identify as answer_recording
+    from bench.catalogue.query import to_frame
     from bench.console import show_progress
     from bench.registry import load
 
-    opened = catalogue.read(index, model, trust=trust)
+    opened = read_catalogue(index, model, trust=trust)
     found, unheard = {}, []
     with show_progress() as progress:
         for path in recordings:
             try:
-                found[path] = list(identify.identify(opened, decode(path), top=top, window_s=window, progress=progress))
+                found[path] = list(answer_recording(opened, decode(path), top=top, window_s=window, progress=progress))
             except DataError as error:
                 unheard.append(error)
     if format_ == "table":
@@ -287,7 +289,7 @@ def identify(
         for path, answers in found.items():
             Console().print(report.render(path.name, answers))
     elif found:
-        frames = [identify.frame(answers).assign(recording=str(path)) for path, answers in found.items()]
+        frames = [to_frame(answers).assign(recording=str(path)) for path, answers in found.items()]
         _print_frame(pd.concat(frames, ignore_index=True), format_)
     for reason in unheard:
         print(f"error: {reason}", file=sys.stderr)
@@ -375,18 +377,20 @@ def catalogue_build(
     set_: Set = None,
 ) -> None:
     """Fingerprint music with a run's encoder, index it, and find out which scores to believe."""
-    from bench.catalogue.build import build, settings_for
+    from bench.catalogue.build import build_catalogue, catalogue_config
     from bench.console import show_progress
+    from bench.device import usable_device
     from bench.registry import load
-    from bench.results import find_weights
+    from bench.runs import find_run
 
     where = _store(store)
-    settings, name = settings_for(where, run, index, dataset, model, set_ or [])
-    weights = find_weights(where, run)
+    finished = find_run(where, run)
+    settings = catalogue_config(finished, index, dataset, model, set_ or [])
+    embedder = finished.embedder(usable_device(settings.device), settings.eval.precision, model)
     with show_progress() as progress:
-        made = build(
-            folder, settings, name, weights, data_root, where,
-            test_side=test_side, false_accepts=false_accepts, progress=progress,
+        made = build_catalogue(
+            folder, settings, embedder, finished.weights().path, data_root, where,
+            model=model, test_side=test_side, false_accepts=false_accepts, progress=progress,
         )  # fmt: skip
     from rich.console import Console
 
@@ -399,10 +403,10 @@ def catalogue_info(folder: CatalogueFolder, model: ModelFile = None, trust: Trus
     """Show what a catalogue holds, what it takes, and the scores from which on it is believed."""
     from rich.console import Console
 
-    from bench.catalogue.folder import read
+    from bench.catalogue.folder import read_catalogue
     from bench.registry import load
 
-    Console().print(load("report", "catalogue").render(read(folder, model, trust=trust)))
+    Console().print(load("report", "catalogue").render(read_catalogue(folder, model, trust=trust)))
 
 
 @catalogue_app.command("query")
@@ -416,9 +420,10 @@ def catalogue_query(
 ) -> None:
     """Show the nearest fingerprints of given ones: track, time and similarity."""
     _check_format(format_)
-    from bench.catalogue.folder import neighbours, read
+    from bench.catalogue.folder import read_catalogue
+    from bench.catalogue.query import find_neighbours
 
-    found = neighbours(read(folder, model, trust=trust), vectors, top_k)
+    found = find_neighbours(read_catalogue(folder, model, trust=trust), vectors, top_k)
     print(found.to_string(index=False)) if format_ == "table" else _print_frame(found, format_)
 
 
@@ -433,12 +438,12 @@ def catalogue_tune(
     """Find the quickest settings of an index that find a wanted share of the true nearest neighbours."""
     from rich.console import Console
 
-    from bench.catalogue.build import tune_index
-    from bench.catalogue.folder import read
+    from bench.catalogue.folder import read_catalogue
+    from bench.catalogue.tune import tune_index
     from bench.console import show_progress
     from bench.registry import load
 
-    opened = read(folder, model, trust=trust)
+    opened = read_catalogue(folder, model, trust=trust)
     with show_progress() as progress:
         trials = tune_index(opened, index, recall, progress)
     report = load("report", "tune")
@@ -707,7 +712,7 @@ def sweep_promote(
     """Train the best trial at full budget, test it on the test grid, and register it in MLflow as champion."""
     from bench.console import show_progress, warn
     from bench.registry import load_module
-    from bench.results import find_study
+    from bench.runs import find_study
 
     chosen = study or find_study(_store(store), None).name
     with show_progress() as progress:
@@ -731,7 +736,7 @@ def sweep_show(
     store: StoreRoot = STORE,
 ) -> None:
     """Show what a sweep has found: its trials, the best, and which settings matter."""
-    from bench.results import find_study
+    from bench.runs import find_study
 
     _show_sweep(find_study(_store(store), study))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
@@ -14,14 +15,38 @@ from bench.audio.pcm import Corpus, prepare_corpus
 from bench.config import RunConfig
 from bench.degrade.queries import QuerySet, prepare_queries
 from bench.degrade.room import ResponseSource, RoomBank, prepare_rooms
-from bench.errors import ConfigError
+from bench.errors import ConfigError, DataError
 from bench.machine import cores
 from bench.store import Store, digest
-from bench.train.loop import TrainingSet, split_tracks
 from bench.values import Ints, Progress, Source
 
 VALIDATION_QUERIES = 500  # a cell, at least: an interval of 4 points for one encoder, less between two on the same
+VAL_SHARE = 20  # one in so many training tracks is held out where a data set has no validation side
 VALIDATION_ROOMS = {"seed": 1, "train_rooms": 0}  # the test rooms are those of seed 0
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """All the audio that training may see."""
+
+    music: Corpus
+    noise: Corpus
+    banks: Sequence[RoomBank]
+
+    @property
+    def digest(self) -> str:
+        """Return the content key of what is trained on; the test side has no part in it."""
+        music, noise = (corpus.tracks[["id", "sha256", "split"]] for corpus in (self.music, self.noise))
+        heard = (music[music["split"] != "test"], noise[noise["split"] == "train"])
+        rooms = [[sha256(bank.response(i).tobytes()).hexdigest() for i in bank.numbers("train")] for bank in self.banks]
+        return digest([rows.to_numpy().tolist() for rows in heard], rooms)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return digests of the parts by their content: a bank's own has the times of files, which a copy changes."""
+        measured = [(b.table["name"].tolist(), sha256(b.samples.tobytes()).hexdigest()) for b in self.banks[1:]]
+        rooms = digest(self.banks[0].digest, measured)
+        return {"music": self.music.digest, "noise": self.noise.digest, "rooms": rooms}
 
 
 @dataclass(frozen=True)
@@ -50,6 +75,15 @@ class BenchmarkData:
     def training(self) -> TrainingSet:
         """Return the part that training may see."""
         return TrainingSet(self.music, self.noise, self.banks)
+
+
+def split_tracks(music: Corpus) -> tuple[Ints, Ints]:
+    """Return the tracks to train on, and those held out to validate on. Raises: DataError if there are too few."""
+    train, val = music.numbers("train"), music.numbers("val")
+    if len(train) < 2:
+        raise DataError(f"training needs at least 2 usable tracks, got {len(train)}; `bench data verify` says why")
+    held_out = 0 if len(val) else max(1, len(train) // VAL_SHARE)
+    return (train[:-held_out], train[-held_out:]) if held_out else (train, val)
 
 
 def prepare_data(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> BenchmarkData:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import bench
+from bench import registry
 from bench.audio.pcm import Corpus
 from bench.errors import PluginError
 from bench.store import Store, digest, read_array
@@ -25,6 +27,7 @@ Sample = TypeVar("Sample", np.int16, np.float32)
 
 FORMAT = 1
 BATCH = 256
+RANDOM_PROJECTION = "random-projection"
 SHORTEST_QUERY = 0.9  # of a segment: a query of 0.96 s is for encoders that hear 1 s too
 
 
@@ -53,6 +56,13 @@ class Embedder:
                 found.append(embed(self.encoder, wave.float() * scale, self.precision).cpu())
         vectors: Floats = torch.cat(found).numpy()
         return vectors
+
+
+def build_random_projection(device: torch.device) -> Embedder:
+    """Return the control encoder, which learns nothing, at fp32. Its key names this version and its source."""
+    plugin = registry.load("encoder", RANDOM_PROJECTION)
+    key = digest(bench.__version__, registry.source_digest(plugin))
+    return Embedder(plugin.build(plugin.Config()).to(device).eval(), device, "fp32", key)
 
 
 def embed(encoder: Encoder, wave_BT: Tensor, precision: str) -> Tensor:

@@ -8,7 +8,7 @@ libraries and the machine: the same command goes on where it ended, and other co
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -24,14 +24,15 @@ from bench.config import RunConfig, flatten, restore_config
 from bench.data import prepare_training
 from bench.errors import ConfigError
 from bench.logbook import provenance
-from bench.logbook.journal import Journal
-from bench.results import Result, find_run, find_weights, load_result, load_settings
+from bench.logbook.journal import read_provenance
+from bench.results import Result
 from bench.run import RunContext, Task, check_run, prepare_test_data, run_key
 from bench.run import run as run_again
+from bench.runs import FinishedRun, find_run
 from bench.score.statistics import holm, mcnemar
 from bench.store import Store, digest, write_json
 from bench.train import checkpoint
-from bench.train.loop import WEIGHTS
+from bench.train.checkpoint import WEIGHTS
 from bench.values import RATE_HZ, Progress
 
 REPRODUCTIONS, VERDICT = "reproductions", "reproduction.json"
@@ -72,13 +73,22 @@ class Check:
 
 @dataclass(frozen=True)
 class Record:
-    """What a finished run left behind: its full key, result, settings, tags and the digests of its data by name."""
+    """What a finished run left behind: its result, its tags, and the digests of its data by name."""
 
-    run: str
+    finished: FinishedRun
     result: Result
-    settings: dict[str, Any]
-    tags: dict[str, str]
-    digests: dict[str, str]
+    tags: Mapping[str, str]
+    digests: Mapping[str, str]
+
+    @property
+    def run(self) -> str:
+        """Return the run's key."""
+        return self.finished.key
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return the run's settings by their dotted names."""
+        return self.finished.settings
 
     @property
     def has_trained(self) -> bool:
@@ -142,7 +152,7 @@ def prepare_attempt(
     Raises: ConfigError if there is no such run, or its weights are needed and not there; as `bench.data.prepare_data`.
     """
     record = load_record(store, run)
-    plugin = registry.load("encoder", model or record.settings["encoder"])
+    plugin = record.finished.load_plugin(model)
     if not record.has_trained and weights is None:
         raise ConfigError(f"the run {record.run} was given its weights; name them again with --checkpoint FILE")
     if record.has_trained and weights is not None:
@@ -150,13 +160,13 @@ def prepare_attempt(
     here = provenance() | {CODE: registry.code_digest(), THREADS: str(torch.get_num_threads())}
     own = _prepare_store(store, record.run, digest(registry.source_digest(plugin), _select_lasting(here)))
     config, task, settings = _restore_settings(record, plugin)
-    plan = RunContext(plugin, root, own, progress, warn, weights, tags={"bench.reproduces": record.run})
-    check_run(config, plan)
-    digests, key = _digest_data(config, plan, task)
+    context = RunContext(plugin, root, own, progress, warn, weights, tags={"bench.reproduces": record.run})
+    check_run(config, context)
+    digests, key = _digest_data(config, context, task)
     data = _data_checks(record, digests, proved=key == record.run)
     if keep_weights and record.has_trained:
-        plan = replace(plan, weights=find_weights(store, record.run).path)
-    return Attempt(record, config, plan, task, (*_environment(record, here), *settings, *data))
+        context = replace(context, weights=record.finished.weights().path)
+    return Attempt(record, config, context, task, (*_environment(record, here), *settings, *data))
 
 
 def check_reproducible(found: Attempt) -> None:
@@ -185,19 +195,11 @@ def reproduce(found: Attempt, store: Store, progress: Progress) -> Outcome | Non
 
 
 def load_record(store: Store, run: str | None) -> Record:
-    """Return what a kept run left behind. Raises: ConfigError as `bench.results.load_result`."""
-    folder = find_run(store, run)
-    result = load_result(store, folder.name)
-    tags: dict[str, str] = {}
-    digests: dict[str, str] = {}
-    for events, _ in Journal(folder).read():
-        for event in events:
-            if event["kind"] == "tags":
-                tags |= event["values"]
-            elif event["kind"] == "dataset":
-                digests[MUSIC if event["context"] == "train" else QUERIES] = event["digest"]
-    digests |= result.summary.get("digests", {})
-    return Record(folder.name, result, load_settings(store, folder.name), tags, digests)
+    """Return what a finished run left behind. Raises: ConfigError as `bench.runs.find_run`."""
+    finished = find_run(store, run)
+    result, journal = finished.load_result(), read_provenance(finished.folder)
+    recorded = {MUSIC if use == "train" else QUERIES: value for (_name, use), value in journal.data_digests.items()}
+    return Record(finished, result, journal.tags, recorded | result.summary.get("digests", {}))
 
 
 def compare_results(found: Attempt, new: Result, weights: str, *, weights_equal: bool) -> Outcome:
@@ -293,19 +295,19 @@ def _check(group: Group, name: str, then: str, now: str) -> Check:
     return Check(group, name, then or "not recorded", now or "none", says)
 
 
-def _digest_data(config: RunConfig, plan: RunContext, task: Task) -> tuple[dict[str, str], str]:
+def _digest_data(config: RunConfig, context: RunContext, task: Task) -> tuple[dict[str, str], str]:
     """Return the digests of data and encoder as they are now, and the key that the run would have today."""
-    heard = prepare_training(config, plan.root, plan.store, plan.progress)
-    data = prepare_test_data(config, heard, plan, task)
+    training_set = prepare_training(config, context.root, context.store, context.progress)
+    data = prepare_test_data(config, training_set, context, task)
     digests = {
-        ENCODER: registry.source_digest(plan.plugin),
-        **heard.digests,
+        ENCODER: registry.source_digest(context.plugin),
+        **training_set.digests,
     }
     if data is not None:
         digests[QUERIES] = data.queries.key
     if task in ("all", "alignment") and config.align.sets:
-        digests["pairs"] = digest([source.digest() for source in pair_sources(config, plan.root)])
-    return digests, run_key(config, plan, heard, data, task)
+        digests["pairs"] = digest([source.digest() for source in pair_sources(config, context.root)])
+    return digests, run_key(config, context, training_set, data, task)
 
 
 def _data_checks(record: Record, now: dict[str, str], *, proved: bool) -> list[Check]:

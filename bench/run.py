@@ -18,21 +18,23 @@ import torch
 
 import bench
 from bench import registry
-from bench.align.evaluate import align_name, evaluate_alignment, pair_sources
-from bench.align.evaluate import aligner_specs
+from bench.align.evaluate import align_name, aligner_specs, evaluate_alignment, pair_sources
 from bench.config import RunConfig, flatten, require
-from bench.data import BenchmarkData, format_left_out, prepare_training, with_queries, with_validation
+from bench.data import BenchmarkData, TrainingSet, format_left_out, prepare_training, with_queries, with_validation
 from bench.degrade.cells import benchmark_name, validation_config
+from bench.device import pick_device, use_full_fp32
 from bench.errors import ConfigError, PluginError, Pruned, StoreError
 from bench.evaluate import Evaluation, evaluate
-from bench.fingerprint import SHORTEST_QUERY, Embedder
+from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
 from bench.logbook import labels, open_book, provenance
+from bench.logbook.mlflow_metrics import log_result
 from bench.machine import keep_freed_memory
-from bench.results import RANDOM_PROJECTION, Result, log, start_result, with_alignment, with_segments, write_result
+from bench.results import Result, start_result, with_alignment, with_segments, write_result
 from bench.store import Store, digest
 from bench.train import checkpoint
-from bench.train.loop import WEIGHTS, TrainingSet, Watch, fit, load_history, watch_nothing
-from bench.train.ranks import Ranks, init_ranks, local_rank
+from bench.train.checkpoint import WEIGHTS
+from bench.train.loop import Watch, fit, load_history, watch_nothing
+from bench.train.ranks import Ranks, init_ranks
 from bench.train.unusual_settings import find_unusual_settings
 from bench.values import Progress, no_progress
 
@@ -59,7 +61,7 @@ class RunContext:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def run(config: RunConfig, plan: RunContext, task: Task = "all") -> Result | None:
+def run(config: RunConfig, context: RunContext, task: Task = "all") -> Result | None:
     """Train an encoder, test it on the whole grid with its controls and on recorders, log it, and return the result.
 
     `task` leaves one of both tests out, or puts that by which sweeps choose, on held-out training tracks, in their
@@ -68,60 +70,65 @@ def run(config: RunConfig, plan: RunContext, task: Task = "all") -> Result | Non
     """
     if task == "validation":
         config = replace(config, eval=validation_config(config.eval))
-    device = check_run(config, plan)
+    check_run(config, context)
+    device = pick_device(config.device)
+    use_full_fp32()
     ranks = init_ranks(device)
     if ranks.rank > 0:
-        plan = replace(plan, progress=no_progress, warn=lambda told: None)
-    for doubt in [] if plan.weights else find_unusual_settings(config.train, config.eval.hop_ms):
-        plan.warn(doubt)
+        context = replace(context, progress=no_progress, warn=lambda message: None)
+    if context.weights is None:
+        for sentence in find_unusual_settings(config.train, config.eval.hop_ms):
+            context.warn(sentence)
     if device.type == "cpu":
         keep_freed_memory()
-    heard = prepare_training(config, plan.root, plan.store, plan.progress)
+    training_set = prepare_training(config, context.root, context.store, context.progress)
     if ranks.rank > 0:
-        help_train(config, plan, heard, device, ranks)
+        help_train(config, context, training_set, device, ranks)
         return None
-    for told in format_left_out(heard):
-        plan.warn(told)
-    data = prepare_test_data(config, heard, plan, task)
+    for sentence in format_left_out(training_set):
+        context.warn(sentence)
+    data = prepare_test_data(config, training_set, context, task)
     benchmark = benchmark_of(config, task)
-    key = run_key(config, plan, heard, data, task)
-    folder = plan.store.root / "runs" / key
+    key = run_key(config, context, training_set, data, task)
+    folder = context.store.root / "runs" / key
     name = f"{config.encoder}/{config.seed}/{key[:6]}"
-    with open_book(folder, experiment=benchmark, name=name, store=plan.store.root, warn=plan.warn) as book:
+    with open_book(folder, experiment=benchmark, name=name, store=context.store.root, warn=context.warn) as book:
         book.params(flatten(config))
-        names = labels(config, device, heard.music.digest) | {"bench.task": benchmark, "bench.run": key}
-        book.tags(provenance() | names | {"bench.code": registry.code_digest()} | dict(plan.tags))
-        book.dataset(config.data.dataset, heard.music.digest, "train", config.data.dataset)
+        names = labels(config, device, training_set.music.digest) | {"bench.task": benchmark, "bench.run": key}
+        book.tags(provenance() | names | {"bench.code": registry.code_digest()} | dict(context.tags))
+        book.dataset(config.data.dataset, training_set.music.digest, "train", config.data.dataset)
 
         def watch(values: dict[str, float], step: int) -> None:
             book.metrics(values, step)
-            plan.watch(values, step)
+            context.watch(values, step)
 
-        embedder, facts = train_or_load(config, plan, heard, device, ranks, watch)
+        embedder, facts = train_or_load(config, context, training_set, device, ranks, watch)
         result = start_result(key, benchmark, config, facts)
         if data is not None:
             book.dataset(config.data.dataset, data.queries.key, "eval", config.data.dataset)
-            found = evaluate(embedder, data, config.eval, plan.store, plan.progress, config.index)
-            floor = evaluate_floor(config, plan, data, device)
-            result = with_segments(result, plan.store, config, data, found, floor)
+            found = evaluate(embedder, data, config.eval, context.store, context.progress, config.index)
+            floor = evaluate_floor(config, context, data, device)
+            result = with_segments(result, context.store, config, data, found, floor)
         if task in ("all", "alignment") and config.align.sets:
-            aligned = evaluate_alignment(embedder, config, plan.root, plan.store, plan.progress)
+            aligned = evaluate_alignment(embedder, config, context.root, context.store, context.progress)
             for problem in aligned.left_out:
-                plan.warn(f"left out of the alignment: {problem.reason}")
+                context.warn(f"left out of the alignment: {problem.reason}")
             result = with_alignment(result, aligned)
         write_result(folder, result, config)
-        log(book, folder, result, config)
+        log_result(book, folder, result, config)
     if (identity := result.summary["headline"].get("control/identity", 1.0)) < MIN_IDENTITY:
-        plan.warn(f"only {identity:.1%} of clean queries on the grid were found, {MIN_IDENTITY:.1%} are expected")
+        context.warn(f"only {identity:.1%} of clean queries on the grid were found, {MIN_IDENTITY:.1%} are expected")
     return result
 
 
-def prepare_test_data(config: RunConfig, heard: TrainingSet, plan: RunContext, task: Task) -> BenchmarkData | None:
+def prepare_test_data(
+    config: RunConfig, training_set: TrainingSet, context: RunContext, task: Task
+) -> BenchmarkData | None:
     """Return the queries of a task, with the music that holds them; None where recorders alone are aligned."""
     if task == "alignment":
         return None
     prepare = with_validation if task == "validation" else with_queries
-    return prepare(config, heard, plan.store, plan.progress)
+    return prepare(config, training_set, context.store, context.progress)
 
 
 def benchmark_of(config: RunConfig, task: Task) -> str:
@@ -131,12 +138,13 @@ def benchmark_of(config: RunConfig, task: Task) -> str:
     return benchmark_name(config.data.dataset, config.eval, "validation" if task == "validation" else "segment")
 
 
-def check_run(config: RunConfig, plan: RunContext) -> torch.device:
-    """Return the device to run on, having found every plug-in that the run will need.
+def check_run(config: RunConfig, context: RunContext) -> None:
+    """Check that a run can be computed here: its device, its weights, and every plug-in that it needs.
 
     Raises: ConfigError or PluginError, before any work starts.
     """
-    encoder = _build_encoder(plan.plugin, config)
+    pick_device(config.device)
+    encoder = build_encoder(context.plugin, config)
     lacking = [part for part in ENCODER_PARTS if not hasattr(encoder, part)]
     if lacking:
         raise PluginError(f"encoder {config.encoder!r} has no {', '.join(lacking)}; see `bench.testing.check_encoder`")
@@ -151,65 +159,62 @@ def check_run(config: RunConfig, plan: RunContext) -> torch.device:
         f"data.min_track_s must be >= the encoder's {segment_s} s",
         config.data.min_track_s,
     )
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device = cuda, but torch sees no GPU here; use --set device=auto, or see `bench doctor`")
-    if plan.weights is not None:
-        if not plan.weights.is_file():
-            raise ConfigError(f"no checkpoint at {plan.weights}; give the path of a {WEIGHTS}")
+    if context.weights is not None:
+        if not context.weights.is_file():
+            raise ConfigError(f"no checkpoint at {context.weights}; give the path of a {WEIGHTS}")
         try:
-            checkpoint.load_weights(encoder, plan.weights)
+            checkpoint.load_weights(encoder, context.weights)
         except StoreError as error:
             raise ConfigError(str(error)) from error
     for name, settings in config.index.items():
         registry.load("index", name).build(settings, np.eye(2, encoder.dim, dtype=np.float32))  # is it installed?
     aligner_specs(config)
-    pair_sources(config, plan.root)
-    if config.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    # fp32 is fp32: torch's own default rounds convolutions, and not matrix products, to ten bits on such a GPU.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda", local_rank())
+    pair_sources(config, context.root)
 
 
-def run_key(config: RunConfig, plan: RunContext, heard: TrainingSet, data: BenchmarkData | None, task: Task) -> str:
+def run_key(
+    config: RunConfig, context: RunContext, training_set: TrainingSet, data: BenchmarkData | None, task: Task
+) -> str:
     """Return the content key of a run: its settings, its encoder's source, its data, this version."""
     tested = data.digest if data else ""
-    recorded = [source.digest() for source in pair_sources(config, plan.root)]
-    return digest(bench.__version__, asdict(config), _weights_key(config, plan, heard), tested, recorded, task)
+    recorded = [source.digest() for source in pair_sources(config, context.root)]
+    return digest(
+        bench.__version__, asdict(config), _weights_key(config, context, training_set), tested, recorded, task
+    )
 
 
 def train_or_load(
-    config: RunConfig, plan: RunContext, data: TrainingSet, device: torch.device, ranks: Ranks, watch: Watch
+    config: RunConfig, context: RunContext, training_set: TrainingSet, device: torch.device, ranks: Ranks, watch: Watch
 ) -> tuple[Embedder, dict[str, Any]]:
     """Return the encoder with its best weights, trained now or found in the store, and facts about it."""
-    key = _weights_key(config, plan, data)
-    encoder = _build_encoder(plan.plugin, config)
+    key = _weights_key(config, context, training_set)
+    encoder = build_encoder(context.plugin, config)
     facts: dict[str, Any] = {
-        "digests": data.digests | {"encoder": registry.source_digest(plan.plugin)},
+        "digests": training_set.digests | {"encoder": registry.source_digest(context.plugin)},
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "segment_s": encoder.segment_s,
         "dim": encoder.dim,
         "seconds": {},
     }
-    if plan.weights is not None:
-        path = plan.weights
+    if context.weights is not None:
+        path = context.weights
     else:
         train = False
 
         def build(partial: Path) -> None:
             nonlocal train
             train = bool(ranks.broadcast_first(1.0, device))
-            fit(partial, encoder, config, data, device, watch, plan.progress, plan.warn, ranks)
+            _fit(partial, encoder, config, context, training_set, device, ranks, watch)
 
         try:
-            folder = plan.store.fetch("weights", key, build)
+            folder = context.store.fetch("weights", key, build)
         except Pruned:  # nobody will go on from here
-            shutil.rmtree(plan.store.partial("weights", key), ignore_errors=True)
+            shutil.rmtree(context.store.partial("weights", key), ignore_errors=True)
             raise
         if not train:
             ranks.broadcast_first(0.0, device)  # the others wait to hear whether there is something to do
         path = folder / WEIGHTS
-        facts["seconds"] = {"training": plan.store.seconds("weights", key)}
+        facts["seconds"] = {"training": context.store.seconds("weights", key)}
         for step, values in load_history(folder):
             watch(values, step)
     state = checkpoint.load_weights(encoder, path)
@@ -217,33 +222,48 @@ def train_or_load(
     return Embedder(encoder.to(device).eval(), device, config.eval.precision, key), facts
 
 
-def help_train(config: RunConfig, plan: RunContext, data: TrainingSet, device: torch.device, ranks: Ranks) -> None:
+def help_train(
+    config: RunConfig, context: RunContext, training_set: TrainingSet, device: torch.device, ranks: Ranks
+) -> None:
     """Train along with the first process, unless it finds the weights in the store; write nothing."""
-    if plan.weights is None and ranks.broadcast_first(0.0, device):
-        encoder = _build_encoder(plan.plugin, config)
-        partial = plan.store.partial("weights", _weights_key(config, plan, data))
-        fit(partial, encoder, config, data, device, watch_nothing, no_progress, plan.warn, ranks)
+    if context.weights is None and ranks.broadcast_first(0.0, device):
+        encoder = build_encoder(context.plugin, config)
+        partial = context.store.partial("weights", _weights_key(config, context, training_set))
+        _fit(partial, encoder, config, context, training_set, device, ranks)
 
 
-def evaluate_floor(config: RunConfig, plan: RunContext, data: BenchmarkData, device: torch.device) -> Evaluation:
+def _fit(
+    partial: Path,
+    encoder: Any,
+    config: RunConfig,
+    context: RunContext,
+    training_set: TrainingSet,
+    device: torch.device,
+    ranks: Ranks,
+    watch: Watch = watch_nothing,
+) -> None:
+    store, progress, warn = context.store, context.progress, context.warn
+    fit(partial, encoder, config, training_set, store, device, watch, progress, warn, ranks)
+
+
+def evaluate_floor(config: RunConfig, context: RunContext, data: BenchmarkData, device: torch.device) -> Evaluation:
     """Return the hits of the random projection: shortest queries, exact search. The same for every encoder."""
-    plugin = registry.load("encoder", RANDOM_PROJECTION)
-    encoder = plugin.build(plugin.Config()).to(device)
-    embedder = Embedder(encoder, device, "fp32", digest(bench.__version__, registry.source_digest(plugin)))
+    embedder = build_random_projection(device)
     short = replace(config.eval, lengths_s=(min(config.eval.lengths_s),), indexes=("exact",))
-    return evaluate(embedder, data, short, plan.store, plan.progress)
+    return evaluate(embedder, data, short, context.store, context.progress)
 
 
-def _build_encoder(plugin: ModuleType, config: RunConfig) -> Any:
+def build_encoder(plugin: ModuleType, config: RunConfig) -> Any:
+    """Return an untrained encoder, whose first weights depend on the run's seed alone."""
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
         return plugin.build(config.model)
 
 
-def _weights_key(config: RunConfig, plan: RunContext, data: TrainingSet) -> str:
-    if plan.weights is not None:
-        content = hashlib.sha256(plan.weights.read_bytes()).hexdigest()
-        return digest(bench.__version__, registry.source_digest(plan.plugin), asdict(config.model), content)
-    own = registry.source_digest(plan.plugin)
+def _weights_key(config: RunConfig, context: RunContext, data: TrainingSet) -> str:
+    if context.weights is not None:
+        content = hashlib.sha256(context.weights.read_bytes()).hexdigest()
+        return digest(bench.__version__, registry.source_digest(context.plugin), asdict(config.model), content)
+    own = registry.source_digest(context.plugin)
     settings = (asdict(config.model), asdict(config.train), config.seed)
     return digest(bench.__version__, config.encoder, own, settings, data.digest)

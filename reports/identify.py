@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.catalogue.build import Answer, Match
+from bench.catalogue.query import Answer, Match
 
 
 def render(name: str, answers: Sequence[Answer]) -> RenderableType:

@@ -1,6 +1,7 @@
 """The paper's tables: runs on the same queries, and published numbers as rows of their own.
 
-A report of one or more runs. `paper_tables` and `cost_table` give tables as values, `render_tables` puts them in a terminal.
+A report of one or more runs. `paper_tables` and `cost_table` give tables as values, `render_tables` puts them
+in a terminal.
 
 Shape legend: Q queries.
 """
@@ -24,7 +25,8 @@ from rich.text import Text
 
 from bench.config import format_setting, require
 from bench.errors import ConfigError
-from bench.results import DEGRADED, RANDOM_PROJECTION, Result, select_rows
+from bench.fingerprint import RANDOM_PROJECTION
+from bench.results import DEGRADED, Result, select_rows
 from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
 from bench.values import Cell, CellKind
 
@@ -140,7 +142,7 @@ def label(result: Result) -> str:
 
 
 def with_settings(result: Result, settings: Mapping[str, Any]) -> Result:
-    """Return a result that knows its run's settings (`bench.results.load_settings`).
+    """Return a result that knows its run's settings (`FinishedRun.settings`).
 
     Without them there is no ablation, no bytes an hour, and no word of what two runs of one encoder differ in.
     """

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.config import format_setting
-from bench.results import STUDY, TRIALS
+from bench.runs import STUDY, TRIALS
 from bench.store import read_frame, read_json
 
 MAX_TRIALS = 15

@@ -13,7 +13,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.results import CURVES, STUDY, TRIALS
+from bench.runs import CURVES, STUDY, TRIALS
 from bench.store import read_json, write_frame, write_json
 from bench.sweeps.study import definition_of
 from bench.sweeps.trials import REASON, REPEAT_OF, RUN, SECONDS

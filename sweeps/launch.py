@@ -25,8 +25,8 @@ from bench.degrade.cells import validation_config
 from bench.errors import BenchError, ConfigError
 from bench.logbook import Logbook, first_line, is_open, open_book, provenance
 from bench.machine import cores
-from bench.results import CURVES, STUDY, TRIALS
 from bench.run import RunContext, benchmark_of, check_run, prepare_test_data
+from bench.runs import CURVES, STUDY, TRIALS
 from bench.store import Store, digest, read_frame, read_json
 from bench.sweeps import export
 from bench.sweeps.space import Basis, Space, check, to_params
@@ -120,15 +120,15 @@ def _prepare_definition(
     """Return the definition of the study, with the audio prepared that all trials share, and a trial's settings."""
     config = wanted.basis.config(wanted.space.budget)
     config = replace(config, eval=validation_config(config.eval))
-    plan = RunContext(wanted.basis.plugin, wanted.data_root, wanted.store, progress, warn)
-    check_run(config, plan)
-    heard = prepare_training(config, wanted.data_root, wanted.store, progress)
-    data = prepare_test_data(config, heard, plan, "validation")
+    context = RunContext(wanted.basis.plugin, wanted.data_root, wanted.store, progress, warn)
+    check_run(config, context)
+    training_set = prepare_training(config, wanted.data_root, wanted.store, progress)
+    data = prepare_test_data(config, training_set, context, "validation")
     assert data is not None
     definition = Definition(
         encoder=config.encoder,
         benchmark=benchmark_of(config, "validation"),
-        data=digest(heard.digest, data.digest),
+        data=digest(training_set.digest, data.digest),
         source=registry.source_digest(wanted.basis.plugin),
         version=bench.__version__,
         overrides=wanted.basis.overrides,

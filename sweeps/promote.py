@@ -14,8 +14,9 @@ from bench import registry
 from bench.config import RunConfig, flatten
 from bench.errors import ConfigError
 from bench.logbook import Package, alias_tags, register
-from bench.results import Result, find_weights
+from bench.results import Result
 from bench.run import RunContext, run
+from bench.runs import find_run
 from bench.store import Store
 from bench.sweeps import export
 from bench.sweeps.space import Basis, read_space, to_settings
@@ -113,7 +114,7 @@ def _register_model(
     )
     package = Package(
         encoder=config.encoder,
-        weights=find_weights(store, summary["run"]).path,
+        weights=find_run(store, summary["run"]).weights().path,
         settings=flatten(config),
         card=registry.load("report", "card").render(result, flatten(config), origin),
         rate_hz=plugin.build(config.model).rate_hz,

@@ -136,10 +136,10 @@ def _run(
         progress(f"trial {trial.number}: {stage}", done, total)
 
     root = Path(orders.data_root) if orders.data_root else None
-    plan = RunContext(
+    context = RunContext(
         load("encoder", orders.model), root, store, prefix_stage, warn, watch=watch, tags=_tags(orders, trial)
     )
-    result = run(config, plan, "validation")
+    result = run(config, context, "validation")
     assert result is not None  # one trial is one process: nobody else trains along
     return result
 

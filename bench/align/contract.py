@@ -102,9 +102,9 @@ class PairEmbedder(Protocol):
 class Aligner(Protocol):
     """What an aligner plug-in's `build(config)` returns.
 
-    The module says `NEEDS_ENCODER = True` if it needs an encoder; `ears` is None otherwise. One that learns from annotated
-    pairs has `train(config, pairs, ears, seed, progress)`, where `pairs` are of (Pair, Keypoints), and `save(aligner,
-    path)` and `load(path)`: it is trained on the split `train` of each set.
+    The module says `NEEDS_ENCODER = True` if it needs an encoder; `ears` is None otherwise. One that learns from
+    annotated pairs has `train(config, pairs, ears, seed, progress)`, where `pairs` are of (Pair, Keypoints), and
+    `save(aligner, path)` and `load(path)`: it is trained on the split `train` of each set.
     """
 
     def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:

@@ -26,7 +26,7 @@ from bench.search.cached import keeps, version_of
 from bench.search.contract import Index
 from bench.store import read_array, read_frame, read_json, write_frame, write_json
 from bench.train import checkpoint
-from bench.values import RATE_HZ, Fingerprints, Floats
+from bench.values import Fingerprints, Floats
 
 FORMAT = 1
 ABOUT, WEIGHTS, VECTORS, TRACKS, CALIBRATION, INDEX = (
@@ -59,8 +59,8 @@ class Limit:
 class Catalogue:
     """An opened catalogue.
 
-    `tracks` has id, path, label and seconds, in the order of the database's. `calibration_QD` are fingerprints of degraded
-    excerpts, to tune an index with.
+    `tracks` has id, path, label and seconds, in the order of the database's. `calibration_QD` are fingerprints of
+    degraded excerpts, to tune an index with.
     """
 
     folder: Path
@@ -90,7 +90,7 @@ def check_free(folder: Path) -> None:
         raise ConfigError(f"{folder} exists already; name another folder, or delete it first")
 
 
-def write(
+def write_catalogue(
     folder: Path,
     config: RunConfig,
     weights: Path,
@@ -135,7 +135,7 @@ def write(
     os.replace(partial, folder)
 
 
-def read(
+def read_catalogue(
     folder: Path, model: str | None = None, device: torch.device | None = None, *, trust: bool = False
 ) -> Catalogue:
     """Return the catalogue in a folder; `model` is the encoder's plug-in, where it is not the one of that name.
@@ -164,37 +164,8 @@ def read(
         vectors, np.arange(len(tracks)), first_vector, about["hop_samples"], about["weights_sha256"][:16]
     )
     limits = tuple(Limit(**limit) for limit in about["limits"])
-    return Catalogue(folder, about, tracks, embedder, database, _index(folder, about, vectors, trust), limits, calibration_QD)
-
-
-def neighbours(catalogue: Catalogue, vectors_file: Path, top_k: int) -> pd.DataFrame:
-    """Return the nearest fingerprints of those in a .npy file, a row each: query, rank, track, start, similarity.
-
-    Raises: DataError if the file holds no (Q, D) float32 array, or vectors of another size.
-    """
-    try:
-        queries_QD = read_array(vectors_file)
-    except BenchError as error:
-        raise DataError(f"{vectors_file} is no .npy file of fingerprints ({error})") from error
-    database = catalogue.database
-    dim = database.vectors.shape[1]
-    if queries_QD.ndim != 2 or queries_QD.shape[1] != dim or queries_QD.dtype != np.float32:
-        told = f"{queries_QD.dtype} {queries_QD.shape}"
-        raise DataError(f"{vectors_file} holds {told}; this catalogue wants float32 (Q, {dim})")
-    found_QK = catalogue.index.neighbours(np.array(queries_QD), top_k)
-    query_R, rank_R = np.nonzero(found_QK >= 0)
-    vector_R = found_QK[query_R, rank_R]
-    track_R = database.track_row_of(vector_R)
-    start_R = (vector_R - database.first_vector[track_R]) * database.hop_samples
-    similarity_R = np.einsum("rd,rd->r", database.vectors[vector_R], queries_QD[query_R])
-    return pd.DataFrame(
-        {
-            "query": query_R,
-            "rank": rank_R + 1,
-            "id": catalogue.tracks["id"].to_numpy()[track_R],
-            "start_s": start_R / RATE_HZ,
-            "similarity": similarity_R,
-        }
+    return Catalogue(
+        folder, about, tracks, embedder, database, _index(folder, about, vectors, trust), limits, calibration_QD
     )
 
 

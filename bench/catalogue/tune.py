@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import ConfigError
+from bench import registry
+from bench.catalogue.folder import Catalogue
+from bench.errors import ConfigError, DataError
 from bench.search.contract import Index
-from bench.values import Floats, Ints
+from bench.values import Floats, Ints, Progress
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,25 @@ def best_trial(trials: Sequence[Trial], recall: float) -> Trial | None:
     """Return the quickest trial that reached the recall, None if none did."""
     reached = [trial for trial in trials if trial.recall >= recall]
     return min(reached, key=lambda trial: trial.batch_ms, default=None)
+
+
+def tune_index(catalogue: Catalogue, index: str, recall: float, progress: Progress) -> list[Trial]:
+    """Return what trials of an index on the catalogue's fingerprints found, asked with those heard for calibration.
+
+    Raises: ConfigError if the index has nothing to tune; DataError if the catalogue was not calibrated.
+    """
+    plugin = registry.load("index", index)
+    queries_QD, vectors_ND = np.array(catalogue.calibration_QD), catalogue.database.vectors
+    if not len(queries_QD):
+        raise DataError(f"{catalogue.folder} has no degraded fingerprints to ask with; it needs two tracks at least")
+    exact = registry.load("index", "exact")
+    truth_Q = exact.build(exact.Config(), vectors_ND).neighbours(queries_QD, 1)[:, 0]
+    trials = []
+    for trial in run_trials(plugin, plugin.Config(), vectors_ND, queries_QD, truth_Q, recall):
+        trials.append(trial)
+        progress("trials", len(trials), len(trials) + 1)
+    progress("trials", len(trials), len(trials))
+    return trials
 
 
 def _measure(config: Any, index: Index, queries_QD: Floats, truth_Q: Ints) -> Trial:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,40 @@ class Journal:
         self.mend()
         self.append("status", value="KILLED")
         return True
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a run comes from, as its journal tells.
+
+    `data_digests` are by (name of the data set, what it was used for: "train" or "eval"). A run that was resumed has
+    several sessions: `began_ms` is the start of the first one, `took_ms` the time that all of them took.
+    """
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    data_digests: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    began_ms: int | None = None
+    took_ms: int = 0
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """Return the provenance of the run in a folder; it is empty where there is no journal."""
+    tags: dict[str, str] = {}
+    data_digests: dict[tuple[str, str], str] = {}
+    began_ms: list[int] = []
+    took_ms = 0
+    for events, _ in Journal(folder).read():
+        for event in events:
+            if event["kind"] == "tags":
+                tags |= event["values"]
+            elif event["kind"] == "dataset":
+                data_digests[event["name"], event["context"]] = event["digest"]
+            elif event["kind"] == "status":
+                if event["value"] == "RUNNING":
+                    began_ms.append(event["ms"])
+                elif began_ms:
+                    took_ms += event["ms"] - began_ms[-1]
+    return Provenance(tags, data_digests, min(began_ms, default=None), took_ms)
 
 
 def update_target(card: RunLink, target: Target) -> RunLink:

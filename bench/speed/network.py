@@ -14,7 +14,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,23 +23,22 @@ import torch
 from torch import Tensor
 
 from bench.config import RunConfig, flatten, require
-from bench.data import prepare_data
+from bench.data import TrainingSet, prepare_training
+from bench.device import pick_device, use_full_fp32
 from bench.errors import ConfigError
 from bench.fingerprint import BATCH, Embedder, resample_to
 from bench.logbook import open_book, provenance
 from bench.machine import keep_freed_memory
-from bench.run import RunContext, check_run
-from bench.speed.logbook import block_steps, measure_overhead
-from bench.store import digest, write_json
-from bench.train.draws import draw_pairs
-from bench.train.loop import LOG_EVERY_STEPS, TrainingSet, Watch
-from bench.train.optimisers import optimiser_of
-from bench.train.pairs import cut_pairs, degrade_pairs
-from bench.train.pool import TrainingPool, load_pool
-from bench.train.prefetch import PREFETCH_STEPS, Ready, prefetch, start_transform_workers
+from bench.run import RunContext, build_encoder, check_run
+from bench.speed.tracking_cost import block_steps, measure_overhead
+from bench.store import Store, digest, write_json
+from bench.train.hard_negatives import prepare_hard_negatives
+from bench.train.loop import Watch
+from bench.train.pairs import degrade_pairs
+from bench.train.pool import load_pool
+from bench.train.prefetch import PREFETCH_STEPS, Ready, make_batch, prefetch, start_transform_workers
 from bench.train.ranks import ALONE
-from bench.train.schedules import learning_rate
-from bench.train.step import Stepper, explain_memory_errors
+from bench.train.step import LOG_EVERY_STEPS, TrainingStep, build_step, explain_memory_errors
 from bench.values import RATE_HZ, Progress
 
 RECORD = "speed.json"
@@ -58,7 +57,7 @@ class Speed:
 
     Times in ms a step (training) or a batch (embedding): medians of the parts, the mean of the whole. Memory in
     MiB at the peak. `floor_ms` is the larger of `arithmetic_ms` and `traffic_ms`. `tracking` is what
-    `bench.speed.logbook.measure_alternately` returns, empty if it was not asked for.
+    `bench.speed.tracking_cost.measure_alternately` returns, empty if it was not asked for.
     """
 
     kind: str
@@ -102,33 +101,33 @@ class Speed:
 
 
 def measure_network(
-    kind: Literal["train", "embed"], config: RunConfig, plan: RunContext, times: int, pairs: int = 0
+    kind: Literal["train", "embed"], config: RunConfig, context: RunContext, times: int, pairs: int = 0
 ) -> tuple[Speed, Path]:
     """Return what was measured, and the file in the store where it is kept; it is logged to MLflow too.
 
     With `pairs`, what tracking costs a training step is measured as well, in so many pairs of blocks of steps.
     """
-    device = check_run(config, plan)
+    check_run(config, context)
+    device = pick_device(config.device)
+    use_full_fp32()
     if device.type == "cpu":
         keep_freed_memory()
-    with torch.random.fork_rng([]):
-        torch.manual_seed(config.seed)
-        encoder = plan.plugin.build(config.model)
+    encoder = build_encoder(context.plugin, config)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if kind == "train":
-        data = prepare_data(config, plan.root, plan.store, plan.progress).training
+        training_set = prepare_training(config, context.root, context.store, context.progress)
         with explain_memory_errors(config.train):
-            training = build_training(encoder, config, data, device)
-            speed = measure_training(training, times, plan.progress)
+            training = build_training(encoder, config, training_set, context.store, device, context.progress)
+            speed = measure_training(training, times, context.progress)
             if pairs:
                 steps = block_steps(times, speed.whole_ms)
-                speed = replace(speed, tracking=measure_tracking(training, steps, pairs, plan))
+                speed = replace(speed, tracking=measure_tracking(training, steps, pairs, context))
     else:
-        speed = measure_embedding(encoder, config, device, times, plan.progress)
+        speed = measure_embedding(encoder, config, device, times, context.progress)
     name = f"{kind}-{config.encoder}-{digest(asdict(speed), time.time())[:6]}"
-    folder = plan.store.root / "speed" / name
-    with open_book(folder, experiment="speed", name=name, store=plan.store.root, warn=plan.warn) as book:
+    folder = context.store.root / "speed" / name
+    with open_book(folder, experiment="speed", name=name, store=context.store.root, warn=context.warn) as book:
         write_json(folder / RECORD, asdict(speed))
         book.params(flatten(config))
         book.tags(provenance() | {"bench.task": f"speed-{kind}", "bench.encoder": config.encoder})
@@ -155,92 +154,70 @@ def check_alike(speed: Speed, other: Speed) -> None:
 class Training:
     """A training whose steps are measured; the encoder's weights change."""
 
-    encoder: Any
+    step: TrainingStep
     config: RunConfig
     device: torch.device
-    pool: TrainingPool
-    stepper: Stepper
-    optimiser: torch.optim.Optimizer
 
-    def take(self, served: Ready) -> Tensor:
-        """Take one step as training does; return its loss."""
-        heard = degrade_pairs(served.batch, self.pool)
-        loss = self.stepper.backpropagate(self.stepper.features(*heard, served.batch.stripe_BC22), served.step)
-        self.optimiser.step()
-        return loss
+    def prefetch(self, steps: int) -> AbstractContextManager[Iterator[Ready]]:
+        """Give the batches of so many steps, made ready as training makes them."""
+        return prefetch(self.step.pool, self.config.train, self.config.seed, ALONE, self.device, 0, steps)
 
 
-def build_training(encoder: Any, config: RunConfig, data: TrainingSet, device: torch.device) -> Training:
-    """Return a training of the configured batch on real material."""
-    train = config.train
-    size = round(encoder.segment_s * RATE_HZ)
-    source = load_pool(data.music, data.music.numbers("train"), data.noise, data.banks, train, size, device)
-    encoder = encoder.to(device).train()
-    stepper = Stepper(encoder, train, config.seed, ALONE, _too_large)
-    optimiser = optimiser_of(train, [p for p in encoder.parameters() if p.requires_grad], device)
-    return Training(encoder, config, device, source, stepper, optimiser)
+def build_training(
+    encoder: Any, config: RunConfig, training_set: TrainingSet, store: Store, device: torch.device, progress: Progress
+) -> Training:
+    """Return a training of the configured batch on real music."""
+    train, music = config.train, training_set.music
+    size, tracks = round(encoder.segment_s * RATE_HZ), music.numbers("train")
+    hard_negatives = prepare_hard_negatives(store, music, tracks, size, train.hard_negatives_per_track, progress)
+    pool = load_pool(training_set, tracks, train, size, device, hard_negatives)
+    step = build_step(pool, encoder.to(device), train, config.seed, device, ALONE, _refuse_chunks)
+    return Training(step, config, device)
 
 
 def measure_training(training: Training, steps: int, progress: Progress) -> Speed:
     """Measure training steps, in parts and as they run."""
     config, train, device = training.config, training.config.train, training.device
-    encoder, source, stepper = training.encoder, training.pool, training.stepper
-    clock = Stopwatch(device)
-    fresh = replace(source, hard_negatives={})  # so that parts and whole steps both find the twins of new tracks
+    step, pool = training.step, training.step.pool
+    stopwatch = Stopwatch(device)
 
-    def in_parts(step: int) -> None:
-        with clock.part("draw"):
-            draws = draw_pairs(fresh, train, config.seed, step)
-        with clock.part("read"):
-            cuts = cut_pairs(draws, source, device, transform)
-        with clock.part("degrade"):
-            heard = degrade_pairs(cuts, source)
-        with clock.part("features"):
-            feature_M = stepper.features(*heard, cuts.stripe_BC22)
-        with clock.part("forward"):
-            encoder.zero_grad(set_to_none=True)
-            loss = stepper.batch_loss(stepper.embed_chunk(feature_M, step, 0))
-        with clock.part("backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
-        with clock.part("optimiser"):
-            training.optimiser.step()
+    def in_parts(number: int) -> None:
+        ready = make_batch(pool, train, config.seed, number, ALONE, device, transform, stopwatch.part)
+        step.take(ready, stopwatch.part)
 
     with start_transform_workers(train.transforms, 1) as transform:
-        _repeat(in_parts, steps, clock, "parts", progress)
+        _repeat(in_parts, steps, stopwatch, "parts", progress)
+        ready = make_batch(pool, train, config.seed, 0, ALONE, device, transform)
     # As many steps more as are made ahead, so that the last ones timed pay for making some too.
-    with prefetch(source, train, config.seed, ALONE, device, 0, WARM_UP + steps + PREFETCH_STEPS) as served:
-        whole_ms = _mean_ms(lambda _: training.take(next(served)), steps, clock, "whole steps", progress)
+    with training.prefetch(WARM_UP + steps + PREFETCH_STEPS) as batches:
+        whole_ms = _mean_ms(lambda _: step.take(next(batches)), steps, stopwatch, "whole steps", progress)
     peak = _peak_memory(device)
-    feature_M = stepper.features(*degrade_pairs(cut_pairs(draw_pairs(source, train, 0, 0), source, device), source),
-                                 torch.zeros(train.batch_pairs, 0, 2, 2, device=device))  # fmt: skip
-    weights = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    feature_M = step.stepper.features(*degrade_pairs(ready.batch, pool), ready.batch.stripe_BC22)
+    weights = sum(p.numel() for p in step.stepper.trainable)
     # The pass back computes two products for each of the pass forward: for the inputs and for the weights. (The first
     # layer needs none for its inputs; in these encoders that is less than 1 % of all.)
-    flop = 3 * flop_of(encoder, feature_M)
+    flop = 3 * flop_of(step.stepper.encoder, feature_M)
     traffic = PASSES_OVER_WEIGHTS * FLOAT_BYTES * weights + 2 * feature_M.numel() * FLOAT_BYTES
     return _speed(
-        "train", config, device, train.precision, clock, whole_ms, peak, len(feature_M), weights, flop, traffic
+        "train", config, device, train.precision, stopwatch, whole_ms, peak, len(feature_M), weights, flop, traffic
     )
 
 
-def measure_tracking(training: Training, steps: int, pairs: int, plan: RunContext) -> dict[str, float]:
+def measure_tracking(training: Training, steps: int, pairs: int, context: RunContext) -> dict[str, float]:
     """Measure training steps with and without the logbook, in so many pairs of blocks of `steps` steps."""
-    config, device = training.config, training.device
     last = WARM_UP + 2 * pairs * steps + PREFETCH_STEPS
-    with prefetch(training.pool, config.train, config.seed, ALONE, device, 0, last) as served:
+    with training.prefetch(last) as batches:
 
-        def take(step: int, watch: Watch) -> None:
-            feeding = next(served)
-            loss = training.take(feeding)
-            if step % LOG_EVERY_STEPS == 0:  # the points of a training
-                rate = learning_rate(config.train, feeding.step)
-                watch(
-                    {"train/loss": loss.item(), "train/lr": rate, "train/silent_redrawn": float(feeding.redrawn)}, step
-                )
+        def take(number: int, watch: Watch) -> None:
+            ready = next(batches)
+            loss = training.step.take(ready)
+            if number % LOG_EVERY_STEPS == 0:
+                watch(training.step.metrics(ready, loss), number)
 
         for _ in range(WARM_UP):
-            training.take(next(served))
-        return measure_overhead(take, Stopwatch(device).wait, pairs, steps, plan.store.root, plan.warn, plan.progress)
+            training.step.take(next(batches))
+        wait = Stopwatch(training.device).wait
+        return measure_overhead(take, wait, pairs, steps, context.store.root, context.warn, context.progress)
 
 
 def measure_embedding(encoder: Any, config: RunConfig, device: torch.device, batches: int, progress: Progress) -> Speed:
@@ -249,30 +226,32 @@ def measure_embedding(encoder: Any, config: RunConfig, device: torch.device, bat
     embedder = Embedder(encoder, device, config.eval.precision, "")
     draw = torch.Generator().manual_seed(0)
     wave_BT = torch.randint(-8000, 8000, (BATCH, embedder.segment_samples), generator=draw, dtype=torch.int16)
-    clock = Stopwatch(device)
+    stopwatch = Stopwatch(device)
     bf16 = config.eval.precision == "bf16"
 
     @torch.inference_mode()
     def in_parts(_: int) -> None:
-        with clock.part("to device"):
+        with stopwatch.part("to device"):
             moved_BT = wave_BT.to(device).float()
-        with clock.part("features"):
+        with stopwatch.part("features"):
             feature_B = encoder.features(resample_to(moved_BT, encoder.rate_hz))
-        with clock.part("network"), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        with stopwatch.part("network"), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             vector_BD = encoder.embed(feature_B)
-        with clock.part("to host"):
+        with stopwatch.part("to host"):
             vector_BD.cpu()
 
-    _repeat(in_parts, batches, clock, "parts", progress)
+    _repeat(in_parts, batches, stopwatch, "parts", progress)
     samples = wave_BT.numpy()
-    whole_ms = _mean_ms(lambda _: embedder(samples), batches, clock, "whole batches", progress)
+    whole_ms = _mean_ms(lambda _: embedder(samples), batches, stopwatch, "whole batches", progress)
     peak = _peak_memory(device)
     with torch.inference_mode():
         feature_B = encoder.features(resample_to(wave_BT.to(device).float(), encoder.rate_hz))
     weights = sum(p.numel() for p in encoder.parameters())
     flop = flop_of(encoder, feature_B)
     traffic = FLOAT_BYTES * (weights + feature_B.numel()) + wave_BT.numel() * 2
-    return _speed("embed", config, device, config.eval.precision, clock, whole_ms, peak, BATCH, weights, flop, traffic)
+    return _speed(
+        "embed", config, device, config.eval.precision, stopwatch, whole_ms, peak, BATCH, weights, flop, traffic
+    )
 
 
 def flop_of(encoder: Any, feature_B: Tensor) -> float:
@@ -324,32 +303,32 @@ class Stopwatch:
         return {name: statistics.median(times) for name, times in self.parts_ms.items()}
 
 
-def _repeat(work: Callable[[int], None], times: int, clock: Stopwatch, what: str, progress: Progress) -> None:
+def _repeat(work: Callable[[int], None], times: int, stopwatch: Stopwatch, what: str, progress: Progress) -> None:
     for i in range(times + WARM_UP):
         progress(what, i, times + WARM_UP)
         if i == WARM_UP:
-            clock.parts_ms.clear()
+            stopwatch.parts_ms.clear()
         work(i)
     progress(what, times + WARM_UP, times + WARM_UP)
 
 
-def _mean_ms(work: Callable[[int], object], times: int, clock: Stopwatch, what: str, progress: Progress) -> float:
+def _mean_ms(work: Callable[[int], object], times: int, stopwatch: Stopwatch, what: str, progress: Progress) -> float:
     """Return the mean time of repeated work that is not waited for in between."""
     for i in range(WARM_UP):
         work(i)
-    clock.wait()
+    stopwatch.wait()
     began_s = time.perf_counter()
     for i in range(times):
         progress(what, i, times)
         work(i)
-    clock.wait()
+    stopwatch.wait()
     spent_s = time.perf_counter() - began_s
     progress(what, times, times)
     return 1000 * spent_s / times
 
 
 def _speed(
-    kind: str, config: RunConfig, device: torch.device, precision: str, clock: Stopwatch, whole_ms: float,
+    kind: str, config: RunConfig, device: torch.device, precision: str, stopwatch: Stopwatch, whole_ms: float,
     peak: float, segments: int, weights: int, flop: float, traffic: float,
 ) -> Speed:  # fmt: skip
     rate, copied = matrix_rate(device, precision), copy_rate(device)
@@ -357,7 +336,7 @@ def _speed(
     name = torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads"
     return Speed(
         kind=kind, encoder=config.encoder, preset=config.preset, device=name, precision=precision,
-        segments=segments, parts_ms=clock.medians(), whole_ms=whole_ms, memory_mib=peak / 2**20,
+        segments=segments, parts_ms=stopwatch.medians(), whole_ms=whole_ms, memory_mib=peak / 2**20,
         parameters=weights, gflop=flop / 1e9, matrix_tflops=rate / 1e12, copy_gb_s=copied / 1e9,
         arithmetic_ms=1000 * flop / rate, traffic_ms=1000 * traffic / copied,
     )  # fmt: skip
@@ -371,12 +350,12 @@ def _peak_memory(device: torch.device) -> float:
 
 
 def _best_s(work: Callable[[], object], device: torch.device) -> float:
-    clock = Stopwatch(device)
+    stopwatch = Stopwatch(device)
     for _ in range(WARM_UP + 5):
-        with clock.part("it"):
+        with stopwatch.part("it"):
             work()
-    return min(clock.parts_ms["it"][WARM_UP:]) / 1000
+    return min(stopwatch.parts_ms["it"][WARM_UP:]) / 1000
 
 
-def _too_large(told: str) -> None:
-    raise ConfigError(f"{told}; lower train.batch_pairs to measure steps in one piece")
+def _refuse_chunks(problem: str) -> None:
+    raise ConfigError(f"{problem}; lower train.batch_pairs to measure steps in one piece")

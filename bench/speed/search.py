@@ -23,22 +23,21 @@ import numpy as np
 import torch
 
 from bench import registry
-from bench.config import RunConfig, require, resolve, restore_config
+from bench.config import RunConfig, require, resolve
 from bench.data import prepare_data
 from bench.degrade.queries import hop_samples
 from bench.errors import ConfigError, PluginError
 from bench.evaluate import QUERY_BATCH
-from bench.fingerprint import SHORTEST_QUERY, Embedder, fingerprint_queries, fingerprint_tracks
+from bench.fingerprint import RANDOM_PROJECTION, SHORTEST_QUERY, fingerprint_queries, fingerprint_tracks
 from bench.logbook import open_book, provenance
 from bench.machine import cores
-from bench.results import RANDOM_PROJECTION, find_weights, load_result, load_settings
+from bench.runs import FinishedRun, find_run
 from bench.score.hits import score_hits
 from bench.score.statistics import wilson
 from bench.search.sequence import rescore
 from bench.speed.distractors import prepare_distractors
 from bench.speed.isolated import Costs, Status, measure_isolated
 from bench.store import Store, digest, write_json
-from bench.train import checkpoint
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
 RECORD, PICTURE, VECTORS = "search.json", "search.png", "vectors.npy"
@@ -163,8 +162,9 @@ def measure_indexes(
     `draw` makes the picture. Raises: BenchError where there is no such run, index or setting, before any work.
     """
     rows = parse_index_specs(wanted.indexes, wanted.overrides)
-    summary = load_result(store, wanted.run).summary
-    config = load_run_config(store, summary["run"])
+    run = find_run(store, wanted.run)
+    config = run.restore_config(run.load_plugin(), without=("index", "eval.indexes"))
+    summary = run.summary
     require(
         wanted.length_s <= max(config.eval.lengths_s),
         f"--length must be at most the run's longest query, {max(config.eval.lengths_s):g} s",
@@ -176,7 +176,7 @@ def measure_indexes(
         wanted.vectors,
     )
     cell = Cell("noise", snr_db=wanted.snr_db)
-    real, questions = fingerprint_run(config, summary, cell, wanted, root, store, progress)
+    real, questions = fingerprint_run(run, config, cell, wanted, root, progress)
     database = prepare_distractors(store, real, wanted.vectors, progress)
     path = store.folder("fingerprints" if database is real else "crowd", database.key) / VECTORS
     load = os.getloadavg()[0]
@@ -231,40 +231,28 @@ def parse_index_specs(names: Sequence[str], overrides: Sequence[str]) -> list[In
     return [*same[:1], *(row for row in rows[1:] if row not in same)] if same else rows
 
 
-def load_run_config(store: Store, run: str) -> RunConfig:
-    """Return the settings of a finished run but for those of its indexes, which are their defaults."""
-    kept = load_settings(store, run)
-    own = {path: value for path, value in kept.items() if path.partition(".")[0] != "index" and path != "eval.indexes"}
-    return restore_config(kept["encoder"], registry.load("encoder", kept["encoder"]), own)
-
-
 def fingerprint_run(
+    run: FinishedRun,
     config: RunConfig,
-    summary: dict[str, Any],
     cell: Cell,
     wanted: SearchSpeedOptions,
     root: Path | None,
-    store: Store,
     progress: Progress,
 ) -> tuple[Fingerprints, LabelledQueries]:
     """Return the database of a run, and its queries in one cell, fingerprinted with its weights.
 
     Raises: ConfigError if its weights are not in the store, DataError if its audio is not there.
     """
-    weights = find_weights(store, summary["run"])
-    encoder = registry.load("encoder", config.encoder).build(config.model)
-    checkpoint.load_weights(encoder, weights.path)
+    embedder = run.embedder()
+    segment_s = embedder.encoder.segment_s
     require(
-        wanted.length_s >= SHORTEST_QUERY * encoder.segment_s,
-        f"--length must be at least {SHORTEST_QUERY} of the encoder's {encoder.segment_s} s",
+        wanted.length_s >= SHORTEST_QUERY * segment_s,
+        f"--length must be at least {SHORTEST_QUERY} of the encoder's {segment_s} s",
         wanted.length_s,
     )
-    on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    embedder = Embedder(encoder.to(device).eval(), device, config.eval.precision, weights.key)
-    data = prepare_data(config, root, store, progress)
+    data = prepare_data(config, root, run.store, progress)
     hop = hop_samples(config.eval)
-    database = fingerprint_tracks(store, embedder, data.music, data.music.numbers("test"), hop, progress)
+    database = fingerprint_tracks(run.store, embedder, data.music, data.music.numbers("test"), hop, progress)
     count = min(wanted.queries, len(data.queries.table))
 
     def waves() -> Iterator[Floats]:

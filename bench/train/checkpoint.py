@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bench.errors import StoreError
 
 FORMAT = "1"
+WEIGHTS = "model.safetensors"  # the best weights of a training, in its folder
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

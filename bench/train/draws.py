@@ -1,4 +1,4 @@
-"""What one training step is made of, as numbers: which tracks, from where, degraded how. Audio is read for twins alone.
+"""What one training step is made of, as numbers: which tracks, from where, degraded how. No audio is read here.
 
 Every step draws from its own generator, so a step is a function of (seed, step): a run that was killed
 goes on exactly as it would have, and every process of a training on many devices draws the same.
@@ -60,22 +60,22 @@ class Draws:
         return Draws(**cut, redrawn=self.redrawn)
 
 
-def draw_pairs(source: TrainingPool, config: TrainConfig, seed: int, step: int) -> Draws:
+def draw_pairs(pool: TrainingPool, config: TrainConfig, seed: int, step: int) -> Draws:
     """Return the pairs of step `step`, a function of (seed, step) alone."""
     draw = np.random.default_rng([seed, step])
     pairs = config.batch_pairs
     moments = -(-pairs // config.pairs_per_moment)
     groups = -(-moments // config.segments_per_track)
-    track_G = draw.choice(source.tracks, groups, replace=groups > len(source.tracks))
-    anchor_GS, redrawn = _draw_segment_starts(source, track_G, config, draw)
+    track_G = draw.choice(pool.tracks, groups, replace=groups > len(pool.tracks))
+    anchor_GS, redrawn = _draw_segment_starts(pool, track_G, config, draw)
     track_B = np.repeat(track_G, config.segments_per_track * config.pairs_per_moment)[:pairs]
     anchor_B = np.repeat(anchor_GS.reshape(-1), config.pairs_per_moment)[:pairs]
-    noise_B = draw.choice(source.noises, pairs)
-    length_B = source.noise.lengths[noise_B]
+    noise_B = draw.choice(pool.noises, pairs)
+    length_B = pool.noise.lengths[noise_B]
     weights = np.array([config.clean, config.noise_only, config.reverb_only, config.noise_and_reverb])
     kind_B = draw.choice(len(weights), pairs, p=weights / weights.sum())
     positive_B = anchor_B + _draw_offsets(config, draw, (pairs,))
-    others = _draw_other_sources(source, anchor_GS, config, np.random.default_rng([seed, step, MIXTURE_STREAM]))
+    others = _draw_other_sources(pool, anchor_GS, config, np.random.default_rng([seed, step, MIXTURE_STREAM]))
     return Draws(
         track_B=track_B,
         anchor_B=anchor_B,
@@ -87,7 +87,7 @@ def draw_pairs(source: TrainingPool, config: TrainConfig, seed: int, step: int) 
         positive_gain_BK=others.positive_gain_BK,
         noise_B=noise_B,
         noise_start_B=draw.integers(length_B),
-        response_B=draw.integers(len(source.spectra_RF), size=pairs),
+        response_B=draw.integers(len(pool.spectra_RF), size=pairs),
         snr_db_B=draw.uniform(*config.snr_db, pairs).astype(np.float32),
         gain_db_B=draw.uniform(*config.gain_db, pairs).astype(np.float32),
         has_noise_B=np.isin(kind_B, (1, 3)),
@@ -111,7 +111,7 @@ class _OtherSources:
 
 
 def _draw_other_sources(
-    source: TrainingPool, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator
+    pool: TrainingPool, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator
 ) -> _OtherSources:
     """Return the sources beside each pair's own, and the gains of all.
 
@@ -121,8 +121,8 @@ def _draw_other_sources(
     few, many = config.mixture.sources
     groups, count = anchor_GS.shape
     pairs, repeats = config.batch_pairs, config.pairs_per_moment
-    track_GSJ = np.repeat(draw.choice(source.tracks, (groups, 1, many - 1)), count, axis=1)
-    place_GSJ, redrawn = _draw_moving_starts(source, track_GSJ, anchor_GS, config, draw)
+    track_GSJ = np.repeat(draw.choice(pool.tracks, (groups, 1, many - 1)), count, axis=1)
+    place_GSJ, redrawn = _draw_moving_starts(pool, track_GSJ, anchor_GS, config, draw)
     sources_M = np.repeat(draw.integers(few, many + 1, groups), count)
     track_BJ, anchor_BJ = (
         np.repeat(a.reshape(groups * count, many - 1), repeats, axis=0)[:pairs] for a in (track_GSJ, place_GSJ)
@@ -140,7 +140,7 @@ def _draw_other_sources(
 
 
 def _draw_moving_starts(
-    source: TrainingPool, track_GSJ: Ints, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator
+    pool: TrainingPool, track_GSJ: Ints, anchor_GS: Ints, config: TrainConfig, draw: np.random.Generator
 ) -> tuple[Ints, int]:
     """Return places of other sources that move with their groups, and how many silent ones were drawn again.
 
@@ -149,13 +149,13 @@ def _draw_moving_starts(
     """
     groups, _, others = shape = track_GSJ.shape
     track = track_GSJ.reshape(-1)
-    first, last = _anchor_bounds(source, track, config)
+    first, last = _anchor_bounds(pool, track, config)
     track_X, first_X, last_X = (a.reshape(shape)[:, 0].reshape(-1) for a in (track, first, last))
-    begin_X, redrawn = _draw_audible(source, track_X, first_X, last_X, draw)
+    begin_X, redrawn = _draw_audible(pool, track_X, first_X, last_X, draw)
     moved = (begin_X.reshape(groups, 1, others) + (anchor_GS - anchor_GS[:, :1])[:, :, None]).reshape(-1)
     inside = np.clip(moved, first, last)
-    lost = np.flatnonzero((moved != inside) | ~source.is_audible(track, inside))
-    moved[lost], again = _draw_audible(source, track[lost], first[lost], last[lost], draw)
+    lost = np.flatnonzero((moved != inside) | ~pool.is_audible(track, inside))
+    moved[lost], again = _draw_audible(pool, track[lost], first[lost], last[lost], draw)
     return moved.reshape(shape), redrawn + again
 
 
@@ -176,35 +176,36 @@ def _mute_sources(gain_BK: Floats, sources_B: Ints, draw: np.random.Generator) -
 
 
 def _draw_segment_starts(
-    source: TrainingPool, track_G: Ints, config: TrainConfig, draw: np.random.Generator
+    pool: TrainingPool, track_G: Ints, config: TrainConfig, draw: np.random.Generator
 ) -> tuple[Ints, int]:
     """Return where the segments (G, S) of each track begin, and how many silent places were drawn again.
 
-    The first lies anywhere, `neighbours_per_track` at multiples of `neighbour_ms` from it and `hard_negatives_per_track` at
-    what sounds most like it, as far as they fit into the track, the others anywhere.
+    The first lies anywhere, `neighbours_per_track` at multiples of `neighbour_ms` from it and
+    `hard_negatives_per_track` where the track sounds most like it, as far as they fit into the track, the others
+    anywhere.
     """
     groups, count = len(track_G), config.segments_per_track
     offset = _ms_to_samples(config.offset_ms)
     track_B = np.repeat(track_G, count)
-    first_B, last_B = _anchor_bounds(source, track_B, config)
-    place_B, redrawn = _draw_audible(source, track_B, first_B, last_B, draw)
+    first_B, last_B = _anchor_bounds(pool, track_B, config)
+    place_B, redrawn = _draw_audible(pool, track_B, first_B, last_B, draw)
     place_GS = place_B.reshape(groups, count)
     reach = config.neighbour_reach or count
     away = np.array([k for k in range(-reach, reach + 1) if k], dtype=np.int64) * _ms_to_samples(config.neighbour_ms)
     near_GX = place_GS[:, :1] + away
     last_G1 = last_B.reshape(groups, count)[:, :1]
-    fits_GX = _fits(source, track_G, near_GX, offset, last_G1)
+    fits_GX = _fits(pool, track_G, near_GX, offset, last_G1)
     order_GX = np.argsort(np.where(fits_GX, draw.random(near_GX.shape), np.inf), axis=1)
     near_GN = np.take_along_axis(near_GX, order_GX[:, : config.neighbours_per_track], axis=1)
     wanted_GW = np.hstack(
-        [near_GN, _find_negative_starts(source, track_G, place_GS[:, 0], near_GN, config.hard_negatives_per_track)]
+        [near_GN, _find_negative_starts(pool, track_G, place_GS[:, 0], near_GN, config.hard_negatives_per_track)]
     )
     rest_GW = place_GS[:, 1 : 1 + wanted_GW.shape[1]]
-    rest_GW[:] = np.where(_fits(source, track_G, wanted_GW, offset, last_G1), wanted_GW, rest_GW)
+    rest_GW[:] = np.where(_fits(pool, track_G, wanted_GW, offset, last_G1), wanted_GW, rest_GW)
     return place_GS, redrawn
 
 
-def _find_negative_starts(source: TrainingPool, track_G: Ints, first_G: Ints, near_GN: Ints, count: int) -> Ints:
+def _find_negative_starts(pool: TrainingPool, track_G: Ints, first_G: Ints, near_GN: Ints, count: int) -> Ints:
     """Return the places (G, R) of each track that sound most like the first ones, NOWHERE for none.
 
     None is one of the neighbours: a place that is there twice is its own negative.
@@ -213,37 +214,37 @@ def _find_negative_starts(source: TrainingPool, track_G: Ints, first_G: Ints, ne
         return np.empty((len(track_G), 0), dtype=np.int64)
     place_G = first_G // GRID_HOP_SAMPLES
     twin_GR = np.stack(
-        [source.find_hard_negatives(t, p, count) for t, p in zip(track_G.tolist(), place_G.tolist(), strict=True)]
+        [pool.hard_negatives.find(t, p) for t, p in zip(track_G.tolist(), place_G.tolist(), strict=True)]
     )
     start_GR = first_G[:, None] + (twin_GR - place_G[:, None]) * GRID_HOP_SAMPLES
     beside_GR = (np.abs(start_GR[:, :, None] - near_GN[:, None]) < GRID_HOP_SAMPLES).any(axis=2)
     return np.where((twin_GR == NO_NEGATIVE) | beside_GR, NO_START, start_GR)
 
 
-def _fits(source: TrainingPool, track_G: Ints, place_GX: Ints, first: int, last_G1: Ints) -> np.ndarray:
+def _fits(pool: TrainingPool, track_G: Ints, place_GX: Ints, first: int, last_G1: Ints) -> np.ndarray:
     """Return which places, in samples, are between the first and the last of their track and not silent."""
     inside_GX = np.clip(place_GX, 0, last_G1)
     track_GX = np.broadcast_to(track_G[:, None], place_GX.shape)
-    heard_GX = source.is_audible(track_GX.reshape(-1), inside_GX.reshape(-1)).reshape(place_GX.shape)
+    heard_GX = pool.is_audible(track_GX.reshape(-1), inside_GX.reshape(-1)).reshape(place_GX.shape)
     fits_GX: np.ndarray = (place_GX >= first) & (place_GX <= last_G1) & heard_GX
     return fits_GX
 
 
-def _anchor_bounds(source: TrainingPool, track_B: Ints, config: TrainConfig) -> tuple[Ints, Ints]:
+def _anchor_bounds(pool: TrainingPool, track_B: Ints, config: TrainConfig) -> tuple[Ints, Ints]:
     """Return the first and the last place of an anchor in each track, with room for its positive where there is any."""
     offset = _ms_to_samples(config.offset_ms)
-    last_B = np.maximum(source.music.lengths[track_B] - source.segment_samples - offset, 0)
+    last_B = np.maximum(pool.music.lengths[track_B] - pool.segment_samples - offset, 0)
     return np.minimum(offset, last_B), last_B
 
 
 def _draw_audible(
-    source: TrainingPool, track_B: Ints, first_B: Ints, last_B: Ints, draw: np.random.Generator
+    pool: TrainingPool, track_B: Ints, first_B: Ints, last_B: Ints, draw: np.random.Generator
 ) -> tuple[Ints, int]:
     """Return places (B,) between first and last, drawn again where it is silent, and how often that was."""
     place_B = draw.integers(first_B, last_B + 1)
     redrawn = 0
     for _ in range(MAX_DRAWS - 1):
-        silent = np.flatnonzero(~source.is_audible(track_B, place_B))
+        silent = np.flatnonzero(~pool.is_audible(track_B, place_B))
         if not len(silent):
             break
         place_B[silent] = draw.integers(first_B[silent], last_B[silent] + 1)

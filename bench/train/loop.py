@@ -5,33 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.audio.pcm import Corpus
 from bench.config import RunConfig, TrainConfig
-from bench.degrade.room import RoomBank
-from bench.errors import DataError
+from bench.data import TrainingSet, split_tracks
 from bench.fingerprint import Embedder
-from bench.store import digest, read_json, write_json
+from bench.store import Store, read_json, write_json
 from bench.train import checkpoint
-from bench.train.optimisers import optimiser_of, set_rate
-from bench.train.pairs import degrade_pairs
+from bench.train.checkpoint import WEIGHTS
+from bench.train.hard_negatives import prepare_hard_negatives
 from bench.train.pool import TrainingPool, load_pool
 from bench.train.prefetch import Ready, prefetch
 from bench.train.ranks import ALONE, Ranks
-from bench.train.schedules import learning_rate
-from bench.train.step import Stepper, TrainingError, explain_memory_errors
+from bench.train.step import LOG_EVERY_STEPS, TrainingError, TrainingStep, build_step
 from bench.train.validation import Validation, build_validation, top1
-from bench.values import RATE_HZ, Ints, Progress
+from bench.values import RATE_HZ, Progress
 
-WEIGHTS, RESUME, HISTORY = "model.safetensors", "resume.safetensors", "history.json"
-LOG_EVERY_STEPS = 10
-VAL_SHARE = 20  # one in so many training tracks is held out where a data set has no validation side
+RESUME, HISTORY = "resume.safetensors", "history.json"
 
 Curve = list[tuple[int, dict[str, float]]]
 Watch = Callable[[dict[str, float], int], None]
@@ -42,35 +36,12 @@ def watch_nothing(values: dict[str, float], step: int) -> None:
     """Watches nothing."""
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """All the audio that training may see."""
-
-    music: Corpus
-    noise: Corpus
-    banks: Sequence[RoomBank]
-
-    @property
-    def digest(self) -> str:
-        """Return the content key of what is trained on; the test side has no part in it."""
-        music, noise = (corpus.tracks[["id", "sha256", "split"]] for corpus in (self.music, self.noise))
-        heard = (music[music["split"] != "test"], noise[noise["split"] == "train"])
-        rooms = [[sha256(bank.response(i).tobytes()).hexdigest() for i in bank.numbers("train")] for bank in self.banks]
-        return digest([rows.to_numpy().tolist() for rows in heard], rooms)
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Return digests of the parts by their content: a bank's own has the times of files, which a copy changes."""
-        measured = [(b.table["name"].tolist(), sha256(b.samples.tobytes()).hexdigest()) for b in self.banks[1:]]
-        rooms = digest(self.banks[0].digest, measured)
-        return {"music": self.music.digest, "noise": self.noise.digest, "rooms": rooms}
-
-
 def fit(
     folder: Path,
     encoder: nn.Module,
     config: RunConfig,
-    data: TrainingSet,
+    training_set: TrainingSet,
+    store: Store,
     device: torch.device,
     watch: Watch,
     progress: Progress,
@@ -78,6 +49,8 @@ def fit(
     ranks: Ranks = ALONE,
 ) -> None:
     """Train the encoder; leave the best weights by validation top-1, and the curves, in `folder`.
+
+    Hard negatives come from `store`, where they are kept for the next training on the same tracks.
 
     `folder` may hold what an interrupted call with the same arguments left: training goes on from there
     with the same draws, so that on one machine it ends with the same weights. Of several processes the
@@ -87,29 +60,31 @@ def fit(
     """
     ranks.share(config.train.batch_pairs)
     size = round(encoder.segment_s * RATE_HZ)  # type: ignore[operator, arg-type]
-    train, val = split_tracks(data.music)
-    task = build_validation(data.music, val, data.noise, data.banks, size, config.train.val_queries)
-    source = load_pool(data.music, train, data.noise, data.banks, config.train, size, device)
-    _warn_of_overlaps(source, config.train, warn)
-    stepper = Stepper(_sync_batch_norm(encoder.to(device), ranks, warn), config.train, config.seed, ranks, warn)
-    run = _Run(stepper, device, folder, watch, task)
+    music = training_set.music
+    train, val = split_tracks(music)
+    task = build_validation(training_set, val, size, config.train.val_queries)
+    hard_negatives = prepare_hard_negatives(store, music, train, size, config.train.hard_negatives_per_track, progress)
+    pool = load_pool(training_set, train, config.train, size, device, hard_negatives)
+    _warn_of_overlaps(pool, config.train, warn)
+    encoder = _sync_batch_norm(encoder.to(device), ranks, warn)
+    run = _Run(build_step(pool, encoder, config.train, config.seed, device, ranks, warn), device, folder, watch, task)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         run.resume()
         run.check_ranks_agree()
-        run.train(source, progress)
+        run.train(progress)
     progress("training", config.train.steps, config.train.steps)
     if run.writes:
         write_json(folder / HISTORY, run.history)
         (folder / RESUME).unlink(missing_ok=True)
 
 
-def _warn_of_overlaps(source: TrainingPool, config: TrainConfig, warn: Callable[[str], None]) -> None:
+def _warn_of_overlaps(pool: TrainingPool, config: TrainConfig, warn: Callable[[str], None]) -> None:
     """Say so where tracks are too short for several segments: the same moment would be a pair and its own negative."""
-    wanted = source.segment_samples * config.segments_per_track
-    short = int((source.music.lengths[source.tracks] < wanted).sum()) if config.segments_per_track > 1 else 0
+    wanted = pool.segment_samples * config.segments_per_track
+    short = int((pool.music.lengths[pool.tracks] < wanted).sum()) if config.segments_per_track > 1 else 0
     if short:
         warn(
-            f"{short} of {len(source.tracks)} training tracks are too short for {config.segments_per_track} segments "
+            f"{short} of {len(pool.tracks)} training tracks are too short for {config.segments_per_track} segments "
             "that do not overlap: a moment may be told from nearly itself; set train.segments_per_track=1, "
             "with neighbours_per_track=0 and hard_negatives_per_track=0, or a longer data.min_track_s"
         )
@@ -132,20 +107,11 @@ def load_history(folder: Path) -> Curve:
     return [(int(step), values) for step, values in read_json(folder / HISTORY)]
 
 
-def split_tracks(music: Corpus) -> tuple[Ints, Ints]:
-    """Return the tracks to train on, and those held out to validate on. Raises: DataError if there are too few."""
-    train, val = music.numbers("train"), music.numbers("val")
-    if len(train) < 2:
-        raise DataError(f"training needs at least 2 usable tracks, got {len(train)}; `bench data verify` says why")
-    held_out = 0 if len(val) else max(1, len(train) // VAL_SHARE)
-    return (train[:-held_out], train[-held_out:]) if held_out else (train, val)
-
-
 @dataclass
 class _Run:
     """What changes while training goes on; all of it is in the resume checkpoint."""
 
-    stepper: Stepper
+    step: TrainingStep
     device: torch.device
     folder: Path
     watch: Watch
@@ -157,22 +123,36 @@ class _Run:
     unchecked: list[Tensor] = field(default_factory=list)
     history: Curve = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.config, self.encoder, self.ranks = self.stepper.config, self.stepper.encoder, self.stepper.ranks
-        self.trainable = [p for p in self.encoder.parameters() if p.requires_grad]
-        self.optimiser = optimiser_of(self.config, self.trainable or [torch.zeros(0)], self.device)
-        self.writes = self.ranks.rank == 0
+    @property
+    def config(self) -> TrainConfig:
+        """Return the settings of the training."""
+        return self.step.config
 
-    def train(self, source: TrainingPool, progress: Progress) -> None:
+    @property
+    def encoder(self) -> nn.Module:
+        """Return the encoder in training."""
+        return self.step.stepper.encoder
+
+    @property
+    def ranks(self) -> Ranks:
+        """Return this process's rank among those that train together."""
+        return self.step.stepper.ranks
+
+    @property
+    def writes(self) -> bool:
+        """Return whether this process writes the checkpoints."""
+        return self.ranks.rank == 0
+
+    def train(self, progress: Progress) -> None:
         """Take the steps that are left, with validations and checkpoints among them."""
-        config = self.config
-        steps = config.steps if self.trainable else 0
-        with prefetch(source, config, self.stepper.seed, self.ranks, self.device, self.done, steps) as served:
-            for step in served:
+        config, stepper = self.config, self.step.stepper
+        steps = config.steps if stepper.trainable else 0
+        with prefetch(self.step.pool, config, stepper.seed, self.ranks, self.device, self.done, steps) as batches:
+            for ready in batches:
                 if self.should_stop():
                     break
                 progress("training", self.done, steps)
-                self.advance(step, source)
+                self.advance(ready)
                 if self.done % config.val_every_steps == 0 or self.done == steps:
                     self.validate()
                 if self.done % config.checkpoint_every_steps == 0:
@@ -180,24 +160,14 @@ class _Run:
         if self.best < 0:
             self.validate()  # no step at all: the untrained encoder
 
-    def advance(self, served: Ready, source: TrainingPool) -> None:
-        """Take one step of the optimiser."""
-        self.encoder.train()
-        rate = learning_rate(self.config, served.step)
-        set_rate(self.optimiser, rate)
-        with explain_memory_errors(self.config):
-            heard = degrade_pairs(served.batch, source)
-            feature_M = self.stepper.features(*heard, served.batch.stripe_BC22)
-        loss = self.stepper.backpropagate(feature_M, served.step)
-        self.ranks.sum_gradients(self.trainable)
-        self.optimiser.step()
-        self.done = served.step + 1
+    def advance(self, ready: Ready) -> None:
+        """Take one step, and log it now and then."""
+        loss = self.step.take(ready)
+        self.done = ready.step + 1
         self.unchecked.append(loss)
-        if served.step % LOG_EVERY_STEPS == 0:
+        if ready.step % LOG_EVERY_STEPS == 0:
             self.check()
-            self._add_point(
-                {"train/loss": loss.item(), "train/lr": rate, "train/silent_redrawn": float(served.redrawn)}
-            )
+            self._add_point(self.step.metrics(ready, loss))
 
     def check(self) -> None:
         """Raise TrainingError if a loss since the last check, or a weight, is not finite; it waits for the device."""
@@ -207,12 +177,12 @@ class _Run:
         bad = [
             f"the loss is {loss} at step {step}" for step, loss in enumerate(losses, first) if not math.isfinite(loss)
         ]
-        if not bad and not _is_finite(self.trainable):
+        if not bad and not _is_finite(self.step.stepper.trainable):
             bad = [f"weights are not finite after step {self.done - 1}"]
         if bad:
             raise TrainingError(
-                f"{bad[0]} (seed {self.stepper.seed}); the last good checkpoint is that of step {self.saved}; lower "
-                f"train.lr = {self.config.lr:g} or raise train.temperature = {self.config.temperature:g}"
+                f"{bad[0]} (seed {self.step.stepper.seed}); the last good checkpoint is that of step {self.saved}; "
+                f"lower train.lr = {self.config.lr:g} or raise train.temperature = {self.config.temperature:g}"
             )
 
     def validate(self) -> None:
@@ -241,11 +211,11 @@ class _Run:
         if not self.writes:
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
-        moments = checkpoint.optimiser_tensors(self.optimiser)
+        moments = checkpoint.optimiser_tensors(self.step.optimiser)
         tensors |= {f"optimiser.{name}": tensor for name, tensor in moments.items()}
         state = {
             "done": self.done, "best": self.best, "worse": self.worse,
-            "piece": self.stepper.chunk, "history": self.history,
+            "chunk": self.step.stepper.chunk, "history": self.history,
         }  # fmt: skip
         checkpoint.save(self.folder / RESUME, tensors, state)
 
@@ -259,9 +229,9 @@ class _Run:
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         self.encoder.load_state_dict(parts["model"])
-        checkpoint.restore_optimiser(self.optimiser, parts["optimiser"])
+        checkpoint.restore_optimiser(self.step.optimiser, parts["optimiser"])
         self.done, self.best, self.worse = state["done"], state["best"], state["worse"]
-        self.stepper.chunk = state["piece"]
+        self.step.stepper.chunk = state["chunk"]
         self.saved = self.done
         self.history = [(step, values) for step, values in state["history"]]
         for step, values in self.history:  # who watches may be another process than the one that was killed

@@ -48,28 +48,26 @@ WaveTransform = Callable[[Tensor, Ints], Tensor]
 """Called as transform(music_BT, seed_B) with int16 samples on the host; returns as many, transformed."""
 
 
-def cut_pairs(
-    draws: Draws, source: TrainingPool, device: torch.device, transform: WaveTransform | None = None
-) -> Batch:
+def cut_pairs(draws: Draws, pool: TrainingPool, device: torch.device, transform: WaveTransform | None = None) -> Batch:
     """Return what was drawn, read, changed and brought to the device. Nothing here waits for the device."""
-    total = source.context + source.segment_samples + DIRECT_AT
+    total = pool.context + pool.segment_samples + DIRECT_AT
     room_row = np.flatnonzero(draws.has_room_B)
     noise_ratio_B = np.where(draws.has_noise_B, 10 ** (-draws.snr_db_B / 20), 0).astype(np.float32)
     host = (
         room_row, draws.response_B[room_row], noise_ratio_B[:, None],
         10 ** (draws.gain_db_B[:, None] / 20), draws.stripe_BC22,
     )  # fmt: skip
-    music, noise = source.music_sound, source.noise_sound
+    music, noise = pool.music_sound, pool.noise_sound
     track_BK = np.column_stack([draws.track_B, draws.other_track_BJ])
     anchor_BK = np.column_stack([draws.anchor_B, draws.other_anchor_BJ])
     positive_BK = np.column_stack([draws.positive_B, draws.other_positive_BJ])
-    heard_BT = mix_sources(music, track_BK, positive_BK - source.context, draws.positive_gain_BK, total)
+    heard_BT = mix_sources(music, track_BK, positive_BK - pool.context, draws.positive_gain_BK, total)
     if transform is not None:
         # From the segment's beginning on: a stretch of what came before would move it.
-        transformed_BT = transform(heard_BT[:, source.context :], draws.transform_seed_B)
-        heard_BT = torch.cat([heard_BT[:, : source.context], transformed_BT], dim=1)
+        transformed_BT = transform(heard_BT[:, pool.context :], draws.transform_seed_B)
+        heard_BT = torch.cat([heard_BT[:, : pool.context], transformed_BT], dim=1)
     waves = (
-        mix_sources(music, track_BK, anchor_BK, draws.anchor_gain_BK, source.segment_samples),
+        mix_sources(music, track_BK, anchor_BK, draws.anchor_gain_BK, pool.segment_samples),
         heard_BT,
         noise.read_looped(draws.noise_B, draws.noise_start_B, total),
     )
@@ -97,11 +95,11 @@ def mix_sources(sound: Sound, track_BK: Ints, start_BK: Ints, gain_BK: Floats, n
     return (sum_BT / above_B1).round_().to(torch.int16)
 
 
-def degrade_pairs(cuts: Batch, source: TrainingPool) -> tuple[Tensor, Tensor]:
+def degrade_pairs(cuts: Batch, pool: TrainingPool) -> tuple[Tensor, Tensor]:
     """Return (anchors, positives), both (B, T) float32, positives with their peak at the drawn level."""
     music_BT, noise_BT = (wave.float() * INT16_SCALE for wave in (cuts.music_BT, cuts.noise_BT))
-    here = slice(source.context, source.context + source.segment_samples)
-    spectrum_BF = source.spectra_RF[cuts.response]
+    here = slice(pool.context, pool.context + pool.segment_samples)
+    spectrum_BF = pool.spectra_RF[cuts.response]
     heard_music_BT, heard_noise_BT = (
         wave_BT[:, here].index_copy(0, cuts.room_row, _reverberate(wave_BT[cuts.room_row], spectrum_BF, here))
         for wave_BT in (music_BT, noise_BT)

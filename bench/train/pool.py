@@ -1,10 +1,8 @@
-"""What training pairs are made from: one split of music, the training side of noise and rooms."""
+"""The pool that training pairs are drawn from: one split of the music, the training side of noise and rooms."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +12,10 @@ from torch import Tensor
 
 from bench.audio.pcm import Corpus
 from bench.config import TrainConfig
-from bench.degrade.room import DIRECT_AT, RoomBank
+from bench.data import TrainingSet
+from bench.degrade.room import DIRECT_AT
 from bench.errors import DataError
-from bench.train.hard_negatives import GRID_HOP_SAMPLES, NO_NEGATIVE, STRETCH_HOPS, mine_hard_negatives
+from bench.train.hard_negatives import NO_HARD_NEGATIVES, HardNegatives
 from bench.train.sound import Sound, sound_of
 from bench.values import INT16_SCALE, RATE_HZ, Ints
 
@@ -29,8 +28,7 @@ class TrainingPool:
     """One side of the music with the training noise and rooms, ready to be drawn from.
 
     `energy` and `first_block` tell what is silent (see `is_audible`); `spectra_RF` are the transforms of the
-    responses, cut to `context` samples, on the device. `hard_negatives` keeps what `find_hard_negatives` has found, (P, R) int32 by
-    track, first place of the stretch, and R.
+    responses, cut to `context` samples, on the device.
     """
 
     music: Corpus
@@ -44,7 +42,7 @@ class TrainingPool:
     spectra_RF: Tensor
     context: int
     segment_samples: int
-    hard_negatives: dict[tuple[int, int, int], npt.NDArray[np.int32]] = field(default_factory=dict, repr=False)
+    hard_negatives: HardNegatives = NO_HARD_NEGATIVES
 
     def is_audible(self, track_B: Ints, start_B: Ints) -> np.ndarray:
         """Return whether the whole 10 ms blocks inside each segment have a mean power above -60 dB, shape (B,)."""
@@ -54,42 +52,22 @@ class TrainingPool:
         power_B = (self.energy[last_B] - self.energy[first_B]) / (blocks_B * BLOCK_SAMPLES)
         return np.asarray(power_B > ANCHOR_GATE_POWER)
 
-    def find_hard_negatives(self, track: int, place: int, count: int) -> Ints:
-        """Return the `count` twins (R,) of a place, which begins at sample place x HOP_SAMPLES, within its stretch.
-
-        See `mine_hard_negatives`. A track is cut into stretches of equal length, each looked through when it is first drawn from.
-        """
-        length = int(self.music.lengths[track])
-        places = max(0, length - self.segment_samples) // GRID_HOP_SAMPLES + 1
-        stretch = math.ceil(places / math.ceil(places / STRETCH_HOPS))
-        first = place - place % stretch
-        if (track, first, count) not in self.hard_negatives:
-            begin = first * GRID_HOP_SAMPLES
-            samples = min(stretch * GRID_HOP_SAMPLES - 1 + self.segment_samples, length - begin)
-            wave_T = self.music.read(track, begin, samples).astype(np.float32) * INT16_SCALE
-            twin_PR = mine_hard_negatives(wave_T, self.segment_samples, count)
-            self.hard_negatives[track, first, count] = np.where(
-                twin_PR != NO_NEGATIVE, twin_PR + first, NO_NEGATIVE
-            ).astype(np.int32)
-        twin_R: Ints = self.hard_negatives[track, first, count][place - first].astype(np.int64)
-        return twin_R
-
 
 def load_pool(
-    music: Corpus,
+    training_set: TrainingSet,
     tracks: Ints,
-    noise: Corpus,
-    banks: Sequence[RoomBank],
     config: TrainConfig,
     segment_samples: int,
     device: torch.device,
+    hard_negatives: HardNegatives = NO_HARD_NEGATIVES,
 ) -> TrainingPool:
-    """Return the material of some tracks with the training noise and rooms. Raises: DataError if one is empty.
+    """Return the pool of some tracks with the training noise and rooms. Raises: DataError if one is empty.
 
     Cost: reads the tracks once; 8 bytes for each 10 ms of them, and their samples on a GPU that has room.
     """
+    music, noise = training_set.music, training_set.noise
     context = round(config.max_rir_s * RATE_HZ)
-    responses = [bank.response(i)[:context] for bank in banks for i in bank.numbers("train")]
+    responses = [bank.response(i)[:context] for bank in training_set.banks for i in bank.numbers("train")]
     noises = noise.numbers("train")
     for what, found in (("music track", tracks), ("noise", noises), ("impulse response", responses)):
         if not len(found):
@@ -99,10 +77,19 @@ def load_pool(
         row[: len(response)] = torch.from_numpy(np.array(response))
     energy, first_block = _sum_energy(music, tracks)
     return TrainingPool(
-        music, tracks, sound_of(music, tracks, device, on_host=not config.transforms.is_idle), energy, first_block,
-        noise, noises, sound_of(noise, noises, device),
-        torch.fft.rfft(cut_RT).to(device), context, segment_samples,
-    )  # fmt: skip
+        music=music,
+        tracks=tracks,
+        music_sound=sound_of(music, tracks, device, on_host=not config.transforms.is_idle),
+        energy=energy,
+        first_block=first_block,
+        noise=noise,
+        noises=noises,
+        noise_sound=sound_of(noise, noises, device),
+        spectra_RF=torch.fft.rfft(cut_RT).to(device),
+        context=context,
+        segment_samples=segment_samples,
+        hard_negatives=hard_negatives,
+    )
 
 
 def fft_samples(context: int, segment_samples: int) -> int:
@@ -111,7 +98,7 @@ def fft_samples(context: int, segment_samples: int) -> int:
 
 
 def _sum_energy(music: Corpus, tracks: Ints) -> tuple[npt.NDArray[np.float64], Ints]:
-    """Return the running sum of energy over all whole blocks, track after track, and each track's first place in it."""
+    """Return the running sum of energy over all whole blocks, track after track, and each track's first block in it."""
     blocks = music.lengths // BLOCK_SAMPLES
     ends = np.cumsum(blocks[tracks])
     first_block = np.zeros(len(music.lengths), dtype=np.int64)
@@ -119,7 +106,7 @@ def _sum_energy(music: Corpus, tracks: Ints) -> tuple[npt.NDArray[np.float64], I
     energy = np.zeros(int(ends[-1]) + 1)  # float64: a running sum over years of audio
     for track in tracks.tolist():
         wave_T = music.read(track, 0, int(blocks[track]) * BLOCK_SAMPLES).astype(np.float32) * INT16_SCALE
-        place = 1 + first_block[track]
-        energy[place : place + blocks[track]] = np.square(wave_T).reshape(-1, BLOCK_SAMPLES).sum(axis=1)
+        first = 1 + first_block[track]
+        energy[first : first + blocks[track]] = np.square(wave_T).reshape(-1, BLOCK_SAMPLES).sum(axis=1)
     np.cumsum(energy, out=energy)
     return energy, first_block

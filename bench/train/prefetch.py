@@ -21,6 +21,7 @@ from bench.train.draws import draw_pairs
 from bench.train.pairs import Batch, WaveTransform, cut_pairs
 from bench.train.pool import TrainingPool
 from bench.train.ranks import Ranks
+from bench.train.timing import Timer, untimed
 from bench.values import Ints
 
 PREFETCH_STEPS = 3  # steps made ready before they are needed
@@ -35,28 +36,44 @@ class Ready:
     redrawn: int
 
 
+def make_batch(
+    pool: TrainingPool,
+    config: TrainConfig,
+    seed: int,
+    step: int,
+    ranks: Ranks,
+    device: torch.device,
+    transform: WaveTransform | None,
+    timed: Timer = untimed,
+) -> Ready:
+    """Return the samples of one step: drawn for all processes, cut for this one."""
+    with timed("draw"):
+        draws = draw_pairs(pool, config, seed, step)
+    with timed("read"):
+        batch = cut_pairs(draws.rows(ranks.share(config.batch_pairs)), pool, device, transform)
+    return Ready(step, batch, draws.redrawn)
+
+
 @contextmanager
 def prefetch(
-    source: TrainingPool, config: TrainConfig, seed: int, ranks: Ranks, device: torch.device, first: int, last: int
+    pool: TrainingPool, config: TrainConfig, seed: int, ranks: Ranks, device: torch.device, first: int, last: int
 ) -> Iterator[Iterator[Ready]]:
     """Give the samples of steps first to last (exclusive), drawn for all processes, cut for this one.
 
-    One thread works ahead: numpy and copies let go of the interpreter, and what the thread asks of a GPU is
-    queued behind the step in progress. Where training itself wants every core, and no worker transforms, they are
-    made as they are asked for.
+    One thread works ahead: numpy and copies release the GIL, and what the thread asks of a GPU is queued behind the
+    step in progress. On a CPU without transform workers, where training itself uses every core, batches are made on
+    demand.
     """
     with start_transform_workers(config.transforms, ranks.world_size) as transform, ThreadPoolExecutor(1) as thread:
 
-        def serve(step: int) -> Ready:
-            draws = draw_pairs(source, config, seed, step)
-            own = draws.rows(ranks.share(config.batch_pairs))
-            return Ready(step, cut_pairs(own, source, device, transform), draws.redrawn)
+        def make(step: int) -> Ready:
+            return make_batch(pool, config, seed, step, ranks, device, transform)
 
         if device.type == "cpu" and transform is None:
-            yield map(serve, range(first, last))
+            yield map(make, range(first, last))
             return
         try:
-            yield _run_ahead(thread, serve, first, last)
+            yield _run_ahead(thread, make, first, last)
         finally:
             thread.shutdown(cancel_futures=True)
 
@@ -78,10 +95,10 @@ def start_transform_workers(transforms: Transforms, world: int) -> Iterator[Wave
         yield transform
 
 
-def _run_ahead(thread: ThreadPoolExecutor, serve: Callable[[int], Ready], first: int, last: int) -> Iterator[Ready]:
+def _run_ahead(thread: ThreadPoolExecutor, make: Callable[[int], Ready], first: int, last: int) -> Iterator[Ready]:
     waiting: deque[Future[Ready]] = deque()
     for step in range(first, last):
-        waiting.append(thread.submit(serve, step))
+        waiting.append(thread.submit(make, step))
         if len(waiting) > PREFETCH_STEPS:
             yield waiting.popleft().result()
     while waiting:

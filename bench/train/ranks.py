@@ -8,7 +8,6 @@ Shape legend: M own vectors, W processes, D dimensions.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -77,8 +76,3 @@ def init_ranks(device: torch.device) -> Ranks:
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
-
-
-def local_rank() -> int:
-    """Return which of this machine's processes this is: the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,4 +1,6 @@
-"""One training step after its samples are on the device: features, vectors, loss, gradients.
+"""One training step: the batch degraded, features, vectors, loss, gradients, weights.
+
+`bench speed` measures this very step: `timed` names its parts.
 
 Shape legend: N pairs of all processes, M segments of this one (anchors, then positives), D dimensions.
 """
@@ -13,17 +15,78 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bench.config import TrainConfig
 from bench.errors import BenchError
 from bench.fingerprint import resample_to
 from bench.train.losses import Loss, loss_of
-from bench.train.pairs import mask_patches
+from bench.train.optimisers import optimiser_of, set_rate
+from bench.train.pairs import degrade_pairs, mask_patches
+from bench.train.pool import TrainingPool
+from bench.train.prefetch import Ready
 from bench.train.ranks import Ranks
+from bench.train.schedules import learning_rate
+from bench.train.timing import Timer, untimed
+
+LOG_EVERY_STEPS = 10
 
 
 class TrainingError(BenchError):
     """Says that a training cannot go on, and where it stopped."""
+
+
+@dataclass
+class TrainingStep:
+    """Everything that changes an encoder in one step, from a batch on the device to the optimiser."""
+
+    pool: TrainingPool
+    stepper: Stepper
+    optimiser: Optimizer
+
+    @property
+    def config(self) -> TrainConfig:
+        """Return the settings of the training."""
+        return self.stepper.config
+
+    def take(self, ready: Ready, timed: Timer = untimed) -> Tensor:
+        """Take one step and return its loss, without waiting for the device.
+
+        Raises: TrainingError if the step does not fit into memory.
+        """
+        stepper = self.stepper
+        stepper.encoder.train()
+        set_rate(self.optimiser, learning_rate(self.config, ready.step))
+        with explain_memory_errors(self.config):
+            with timed("degrade"):
+                waves = degrade_pairs(ready.batch, self.pool)
+            with timed("features"):
+                feature_M = stepper.features(*waves, ready.batch.stripe_BC22)
+        loss = stepper.backpropagate(feature_M, ready.step, timed)
+        with timed("optimiser"):
+            stepper.ranks.sum_gradients(stepper.trainable)
+            self.optimiser.step()
+        return loss
+
+    def metrics(self, ready: Ready, loss: Tensor) -> dict[str, float]:
+        """Return the point of the training curves at a step that was taken; it waits for the device."""
+        rate = learning_rate(self.config, ready.step)
+        return {"train/loss": loss.item(), "train/lr": rate, "train/silent_redrawn": float(ready.redrawn)}
+
+
+def build_step(
+    pool: TrainingPool,
+    encoder: nn.Module,
+    config: TrainConfig,
+    seed: int,
+    device: torch.device,
+    ranks: Ranks,
+    warn: Callable[[str], None],
+) -> TrainingStep:
+    """Return the training step of an encoder, which is on the device already, with an optimiser of its own."""
+    stepper = Stepper(encoder, config, seed, ranks, warn)
+    # An encoder without weights to train (a control) is given something for the optimiser to hold.
+    return TrainingStep(pool, stepper, optimiser_of(config, stepper.trainable or [torch.zeros(0)], device))
 
 
 @dataclass
@@ -52,6 +115,11 @@ class Stepper:
         talks = any(isinstance(module, nn.SyncBatchNorm) for module in self.encoder.modules())  # within the pass
         self.embed = torch.compile(embed) if on_gpu and not talks else embed
 
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """Return the weights that are trained."""
+        return [p for p in self.encoder.parameters() if p.requires_grad]
+
     @torch.no_grad()
     def features(self, anchor_BT: Tensor, positive_BT: Tensor, stripe_BC22: Tensor) -> Tensor:
         """Return the features (M, ...) of anchors and of masked positives."""
@@ -61,37 +129,40 @@ class Stepper:
         )
         return torch.cat([anchor_B, mask_patches(positive_B, stripe_BC22, self.config)])
 
-    def backpropagate(self, feature_M: Tensor, step: int) -> Tensor:
+    def backpropagate(self, feature_M: Tensor, step: int, timed: Timer = untimed) -> Tensor:
         """Return the loss over all pairs; leave the gradients of this process's share.
 
         Raises: TrainingError if not even one segment fits into memory.
         """
         while True:
             try:
-                return self._backpropagate(feature_M, step)
+                return self._backpropagate(feature_M, step, timed)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 self._halve(error, len(feature_M))
 
-    def _backpropagate(self, feature_M: Tensor, step: int) -> Tensor:
+    def _backpropagate(self, feature_M: Tensor, step: int, timed: Timer) -> Tensor:
         self.encoder.zero_grad(set_to_none=True)
-        pieces = torch.split(feature_M, self.chunk or len(feature_M))
-        if len(pieces) == 1:
-            loss = self.batch_loss(self.embed_chunk(feature_M, step, 0))
-            loss.backward()  # type: ignore[no-untyped-call]
+        chunks = torch.split(feature_M, self.chunk or len(feature_M))
+        if len(chunks) == 1:
+            with timed("forward"):
+                loss = self.batch_loss(self.embed_chunk(feature_M, step, 0))
+            with timed("backward"):
+                loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
-        with torch.no_grad():
-            vector_MD = torch.cat([self.embed_chunk(piece, step, i) for i, piece in enumerate(pieces)])
-        loss = self.batch_loss(vector_MD.requires_grad_())
-        loss.backward()  # type: ignore[no-untyped-call]
-        assert vector_MD.grad is not None
-        for i, (piece, gradient) in enumerate(zip(pieces, torch.split(vector_MD.grad, self.chunk), strict=True)):
-            self.embed_chunk(piece, step, i).backward(gradient)  # type: ignore[no-untyped-call]
+        with timed("forward"), torch.no_grad():
+            vector_MD = torch.cat([self.embed_chunk(chunk, step, i) for i, chunk in enumerate(chunks)])
+        with timed("backward"):
+            loss = self.batch_loss(vector_MD.requires_grad_())
+            loss.backward()  # type: ignore[no-untyped-call]
+            assert vector_MD.grad is not None
+            for i, (chunk, gradient) in enumerate(zip(chunks, torch.split(vector_MD.grad, self.chunk), strict=True)):
+                self.embed_chunk(chunk, step, i).backward(gradient)  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def embed_chunk(self, feature_M: Tensor, step: int, piece: int) -> Tensor:
+    def embed_chunk(self, feature_M: Tensor, step: int, number: int) -> Tensor:
         """Return the vectors (M, D) of some of the features, as training makes them."""
         # What an encoder draws (dropped paths) is a function of the step too, and the same both times.
-        seeds = np.random.SeedSequence([self.seed, step, self.ranks.rank, piece])
+        seeds = np.random.SeedSequence([self.seed, step, self.ranks.rank, number])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
         with torch.autocast(feature_M.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self.embed(feature_M).float()

@@ -5,7 +5,6 @@ Shape legend: Q queries, N database segments, T samples, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 
 from bench.audio.pcm import Corpus
 from bench.config import TrainConfig
-from bench.degrade.room import RoomBank
+from bench.data import TrainingSet
 from bench.fingerprint import Embedder, cut_segments
 from bench.train.draws import draw_pairs
 from bench.train.hard_negatives import GRID_HOP_SAMPLES
@@ -44,17 +43,15 @@ class Validation:
     start_N: Ints
 
 
-def build_validation(
-    music: Corpus, tracks: Ints, noise: Corpus, banks: Sequence[RoomBank], segment_samples: int, num_queries: int
-) -> Validation:
+def build_validation(training_set: TrainingSet, tracks: Ints, segment_samples: int, num_queries: int) -> Validation:
     """Return the validation task of held-out tracks, degraded as training is, by a seed of its own."""
     host = torch.device("cpu")
-    short, config = _truncate_tracks(music), replace(TASK, batch_pairs=num_queries)
-    source = load_pool(short, tracks[:MAX_TRACKS], noise, banks, config, segment_samples, host)
-    draws = draw_pairs(source, config, SEED, 0)
-    _anchor, query_QT = degrade_pairs(cut_pairs(draws, source, host), source)
+    short, config = _truncate_tracks(training_set.music), replace(TASK, batch_pairs=num_queries)
+    pool = load_pool(replace(training_set, music=short), tracks[:MAX_TRACKS], config, segment_samples, host)
+    draws = draw_pairs(pool, config, SEED, 0)
+    _anchor, query_QT = degrade_pairs(cut_pairs(draws, pool, host), pool)
     waves, tracks_N, starts = [], [], []
-    for track in source.tracks:
+    for track in pool.tracks:
         wave_T = short.read(track, 0, short.num_samples(track))
         waves.append(cut_segments(wave_T, segment_samples, GRID_HOP_SAMPLES))
         tracks_N.append(np.full(len(waves[-1]), track))

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from bench.fingerprint import RANDOM_PROJECTION
 from bench.reports.html.blocks import (
     Block,
     Collapsible,
@@ -31,7 +32,7 @@ from bench.reports.html.svg import (
     label_width,
     render_svg,
 )
-from bench.results import RANDOM_PROJECTION, select_rows
+from bench.results import select_rows
 
 METRIC = "segment_top1"
 AXES = {

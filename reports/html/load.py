@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from bench.degrade.queries import QuerySet
 from bench.errors import ConfigError, StoreError
-from bench.logbook.journal import EVENTS, Journal
+from bench.logbook.journal import Provenance, read_provenance
 from bench.reports.paper import with_settings
-from bench.results import CONFIG, CURVES, STUDY, SUMMARY, TRIALS, Result, find_run, load_result
+from bench.results import Result
+from bench.runs import CURVES, STUDY, TRIALS, FinishedRun, find_run, list_runs
 from bench.store import Store, read_frame, read_json
 
 ANSWER = ("query", "hit", "near", "track_hit", "rank", "found_s", "start_s", "track_id", "found_track_id")
 HIT_COLUMNS = (*ANSWER, "cell", "length_s", "index", "sequence")
 SEARCH = "search.json"
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a run comes from: tags, digests of data by what they were used for, when it began, what it took in all."""
-
-    tags: Mapping[str, str] = field(default_factory=dict)
-    digests: Mapping[str, str] = field(default_factory=dict)
-    began_ms: int | None = None
-    took_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,10 @@ class Study:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows. `comparable_runs` holds the runs that answered queries, by what they share, most runs first."""
+    """All that a report shows.
+
+    `comparable_runs` holds the runs that answered queries, by what they share, most runs first.
+    """
 
     store: Store
     comparable_runs: Mapping[ComparisonKey, Sequence[Run]]
@@ -95,17 +88,11 @@ def load_report_data(store: Store, wanted: Sequence[str]) -> ReportData:
     Raises: ConfigError if no run is finished or a name is not one run's; StoreError if a named run is damaged.
     """
     studies = _load_studies(store)
-    keys, left_out = [find_run(store, name).name for name in wanted], []
-    if not wanted:
-        find_run(store, None)
-        trials = {str(key) for study in studies for key in study.trials["run"]}
-        keys = sorted({path.parent.name for path in (store.root / "runs").glob(f"*/{SUMMARY}")} - trials)
-        if not keys:
-            raise ConfigError(f"every run in {store.root} is the trial of a sweep; name those that the report is about")
-    runs = []
+    keys = [find_run(store, name).key for name in wanted] or _keys_outside_sweeps(store, studies)
+    runs, left_out = [], []
     for key in dict.fromkeys(keys):
         try:
-            runs.append(_load_run(store, key))
+            runs.append(_load_run(find_run(store, key)))
         except StoreError as error:
             if wanted:
                 raise
@@ -116,6 +103,16 @@ def load_report_data(store: Store, wanted: Sequence[str]) -> ReportData:
         studies = [study for study in studies if {*study.trials["run"], _find_promoted_run(study)} & set(keys)]
     aligned = [run for run in runs if len(run.result.alignment)]
     return ReportData(store, _group_comparable(runs), aligned, searches, studies, left_out)
+
+
+def _keys_outside_sweeps(store: Store, studies: Sequence[Study]) -> list[str]:
+    """Return the keys of all finished runs that are no trial of a sweep. Raises: ConfigError if there are none."""
+    finished = list_runs(store) or [find_run(store).key]  # which says that there is no run
+    trials = {str(key) for study in studies for key in study.trials["run"]}
+    keys = sorted(set(finished) - trials)
+    if not keys:
+        raise ConfigError(f"every run in {store.root} is the trial of a sweep; name those that the report is about")
+    return keys
 
 
 def load_query_set(store: Store, key: str) -> QuerySet | None:
@@ -131,35 +128,13 @@ def load_query_set(store: Store, key: str) -> QuerySet | None:
     return QuerySet(folder, table, stem.stat().st_size // (2 * len(table)), key)
 
 
-def _load_run(store: Store, key: str) -> Run:
-    result = load_result(store, key)
-    folder = store.root / "runs" / key
+def _load_run(finished: FinishedRun) -> Run:
+    result = finished.load_result()
     if len(result.hits):
         summary, hits = result.summary, result.hits
         own = (hits["index"] == summary["index"]) & (hits["sequence"] == summary["sequence"])
         result = replace(result, hits=hits.loc[own, [name for name in HIT_COLUMNS if name in hits]])
-    settings = read_json(folder / CONFIG)
-    return Run(with_settings(result, settings), settings, _load_provenance(folder))
-
-
-def _load_provenance(folder: Path) -> Provenance:
-    """Return what the run's journal says of its origin; nothing if it has none."""
-    tags: dict[str, str] = {}
-    digests: dict[str, str] = {}
-    began_ms: list[int] = []  # of its sessions: a run that was resumed has several
-    took_ms = 0
-    for events, _ in Journal(folder).read() if (folder / EVENTS).is_file() else ():
-        for event in events:
-            if event["kind"] == "tags":
-                tags |= event["values"]
-            elif event["kind"] == "dataset":
-                digests[f"{event['name']}, {event['context']}"] = event["digest"]
-            elif event["kind"] == "status":
-                if event["value"] == "RUNNING":
-                    began_ms.append(event["ms"])
-                elif began_ms:
-                    took_ms += event["ms"] - began_ms[-1]
-    return Provenance(tags, digests, min(began_ms, default=None), took_ms)
+    return Run(with_settings(result, finished.settings), finished.settings, read_provenance(finished.folder))
 
 
 def _group_comparable(runs: Sequence[Run]) -> dict[ComparisonKey, list[Run]]:

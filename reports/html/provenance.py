@@ -45,10 +45,8 @@ def _details(run: Run) -> list[Block]:
     machine = [(name, tags[TAG + name]) for name in MACHINE_TAGS if TAG + name in tags]
     libraries = [(name.removeprefix(LIBRARY), value) for name, value in tags.items() if name.startswith(LIBRARY)]
     checkpoint = run.result.summary.get("checkpoint", {})
-    data = [
-        *run.provenance.digests.items(),
-        *((f"checkpoint {name}", str(value)) for name, value in checkpoint.items()),
-    ]
+    data = [(f"{name}, {use}", value) for (name, use), value in run.provenance.data_digests.items()]
+    data += [(f"checkpoint {name}", str(value)) for name, value in checkpoint.items()]
     seconds = run.result.summary["seconds"]
     return [
         Text(without_folders(_tag(run, "cmd")), "mono"),

@@ -34,9 +34,10 @@ def summary(
     """Return the verdict in a sentence, the numbers to see first, and the ranking as a picture and a table."""
     best = ranking[0]
     shared = best.run.result.summary
+    interval = f"{format_percent(best.low)} to {format_percent(best.high)}"
     cards = [
         Card("best run", names[best.run.key], f"of {len(ranking)} on the same queries"),
-        Card("top-1, mean", f"{format_percent(best.value)} %", f"95 % interval {format_percent(best.low)} to {format_percent(best.high)}"),
+        Card("top-1, mean", f"{format_percent(best.value)} %", f"95 % interval {interval}"),
         *([_margin(ranking[1], names)] if len(ranking) > 1 and ranking[1].is_ranked else []),
         Card("queries a condition", f"{best.n:,}", f"against {shared['database_tracks']:,} tracks, "
              f"{shared['database_vectors']:,} fingerprints"),
@@ -138,8 +139,9 @@ def _forest(ranking: Sequence[RankingRow], names: Mapping[str, str]) -> Markup:
             colour = SERIES[row] if row < len(SERIES) else REST
             axes.plot([100 * own.low, 100 * own.high], [row, row], color=colour, linewidth=2.2)
             axes.plot(100 * own.value, row, MARKERS[row % len(MARKERS)], color=colour, markersize=7)
+            percent = f"{format_percent(own.value)}{'' if own.is_ranked else ' *'}"
             axes.text(
-                1.01, row, f"{format_percent(own.value)}{'' if own.is_ranked else ' *'}", transform=axes.get_yaxis_transform(),
+                1.01, row, percent, transform=axes.get_yaxis_transform(),
                 va="center", color=INK,
             )  # fmt: skip
         axes.set_yticks(range(len(ranking)), labels)

@@ -267,7 +267,7 @@ def kept(store: Path, key: str, dim: int, seed: int, *overrides: str) -> torch.n
 
 def test_without_a_run_the_random_projection_hears(tmp_path: Path) -> None:
     ears, name = load_pair_embedder(Store(tmp_path), None, None, no_progress)
-    assert name == "random projection, for want of a run"
+    assert name == "the random projection, as the store has no run"
     one_ND, other_ND = ears(Pair("made", hiss(2), hiss(1.5), "made"), 0.1)
     assert (len(one_ND), len(other_ND)) == (11, 6) and not (tmp_path / "runs").exists()
 

@@ -37,9 +37,10 @@ from bench.reproduce import (
 )
 from bench.results import CONFIG, SUMMARY, Result
 from bench.run import RunContext, run
+from bench.runs import FinishedRun
 from bench.store import Store
 from bench.train import checkpoint
-from bench.train.loop import WEIGHTS
+from bench.train.checkpoint import WEIGHTS
 from bench.values import RATE_HZ, no_progress
 
 SETTINGS = (
@@ -181,7 +182,7 @@ def test_other_music_is_refused_and_named(copied: Store) -> None:
     found = attempted(copied)
     with pytest.raises(ConfigError, match=r"music: not as in the run .* --data-root, or go on with --anyway"):
         check_reproducible(found)
-    assert "0123456789ab" in shown(REPORT.checks(found.record.run, found.checks))
+    assert "0123456789ab" in shown(REPORT.render_checks(found.record.run, found.checks))
 
 
 def test_a_setting_that_is_gone_is_refused_and_a_new_one_has_its_default(copied: Store) -> None:
@@ -261,9 +262,10 @@ def made(hits: list[bool], mae_ms: tuple[float, float] = (1.0, 2.0)) -> Result:
 def judged(new: Result, *checks: Check, weights_equal: bool, old: Result | None = None) -> Outcome:
     plugin = registry.load("encoder", "random-projection")
     config = resolve("random-projection", plugin, "tiny")
-    record = Record("a" * 16, old or made([True] * 10 + [False] * 10), {}, {}, {})
-    plan = RunContext(plugin, None, Store(Path()), no_progress, silent)
-    found = Attempt(record, config, plan, "all", checks or KNOWN)
+    finished = FinishedRun(Store(Path()), Path("a" * 16), {}, {})
+    record = Record(finished, old or made([True] * 10 + [False] * 10), {}, {})
+    context = RunContext(plugin, None, Store(Path()), no_progress, silent)
+    found = Attempt(record, config, context, "all", checks or KNOWN)
     return compare_results(found, new, "trained anew", weights_equal=weights_equal)
 
 
@@ -354,7 +356,7 @@ def test_the_report_shows_both_and_the_verdict() -> None:
 
 def test_the_table_of_checks_names_what_is_alike_in_one_line() -> None:
     lines = shown(
-        REPORT.checks("a" * 16, (*KNOWN, Check("code", "commit", "f" * 40, "e" * 40, "differs")))
+        REPORT.render_checks("a" * 16, (*KNOWN, Check("code", "commit", "f" * 40, "e" * 40, "differs")))
     ).splitlines()
     assert any("torch 2" in line and "alike" in line for line in lines)
     assert any(line.split()[-4:] == ["commit", "f" * 12, "e" * 12, "differs"] for line in lines)

@@ -12,7 +12,8 @@ from rich.console import Console
 from bench import config, registry
 from bench.config import RunConfig
 from bench.errors import ConfigError, StoreError
-from bench.results import CONDITIONS, CONFIG, HITS, ROWS, SUMMARY, Result, headline, load_result, write_result
+from bench.results import CONDITIONS, CONFIG, HITS, ROWS, SUMMARY, Result, headline, write_result
+from bench.runs import find_run
 from bench.score.rows import Row, load_schema, to_frame, to_records
 from bench.store import Store
 
@@ -113,14 +114,14 @@ def test_kept_result_is_found_by_the_beginning_of_its_key_or_as_the_latest(
         folder.mkdir(parents=True)
         write_result(folder, result, settings)
         assert {path.name for path in folder.iterdir()} == {ROWS, HITS, CONDITIONS, SUMMARY, CONFIG}
-    pd.testing.assert_frame_equal(load_result(Store(tmp_path), "aa").rows, result.rows)
-    pd.testing.assert_frame_equal(load_result(Store(tmp_path), None).rows, result.rows)
+    pd.testing.assert_frame_equal(find_run(Store(tmp_path), "aa").load_result().rows, result.rows)
+    pd.testing.assert_frame_equal(find_run(Store(tmp_path)).load_result().rows, result.rows)
     with pytest.raises(ConfigError, match="2 runs begin with 'a'"):
-        load_result(Store(tmp_path), "a")
+        find_run(Store(tmp_path), "a")
     with pytest.raises(ConfigError, match="no run called 'zz'"):
-        load_result(Store(tmp_path), "zz")
+        find_run(Store(tmp_path), "zz")
     with pytest.raises(ConfigError, match="no finished run"):
-        load_result(Store(tmp_path / "empty"), None)
+        find_run(Store(tmp_path / "empty"), None)
 
 
 def test_damaged_result_is_named(result: Result, settings: RunConfig, tmp_path: Path) -> None:
@@ -129,4 +130,4 @@ def test_damaged_result_is_named(result: Result, settings: RunConfig, tmp_path: 
     write_result(folder, result, settings)
     (folder / ROWS).write_bytes((folder / ROWS).read_bytes()[:50])
     with pytest.raises(StoreError, match=r"rows\.parquet is damaged"):
-        load_result(Store(tmp_path), "aa11")
+        find_run(Store(tmp_path), "aa11").load_result()

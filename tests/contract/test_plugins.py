@@ -323,9 +323,7 @@ class Lagging:
         product_T = np.fft.irfft(np.fft.rfft(pair.wave1_T, size) * np.fft.rfft(pair.wave0_T, size).conj(), size)
         best = int(product_T.argmax())
         lag_s = (best if best < size // 2 else best - size) / RATE_HZ * (-1 if self.fault == "turned" else 1)
-        lag_s += {"name": len(pair.name), "key": len(pair.key), "remembers": self.asked}.get(
-            self.fault, 0
-        ) / 1e6
+        lag_s += {"name": len(pair.name), "key": len(pair.key), "remembers": self.asked}.get(self.fault, 0) / 1e6
         time0_K = pair.keypoints
         time1_K = -time0_K if self.fault == "falls" else time0_K + lag_s
         sure = 1.0 if product_T.max() > 0 or self.fault == "sure of silence" else 0.0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-SESSIONS = ("session-1-train-a-fingerprinter.md", "session-2-index-and-search.md")
+SESSIONS = ("tutorial-train-by-hand.md", "tutorial-index-and-search.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MOST_LINES, MOST_CPU_S = 160, 60.0
 LEVELS = ("0 dB", "10 dB", "20 dB", "clean")

@@ -19,7 +19,8 @@ import pytest
 import soundfile
 
 from bench.audio.pcm import open_corpus
-from bench.results import ROWS, load_result
+from bench.results import ROWS
+from bench.runs import find_run
 from bench.score.rows import load_schema
 from bench.speed.network import read_speed
 from bench.store import Store
@@ -78,7 +79,7 @@ def run_until(store: Path, stage: str) -> None:
 
 
 def rows_of(store: Path) -> pd.DataFrame:
-    return load_result(Store(store), None).rows
+    return find_run(Store(store)).load_result().rows
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +273,7 @@ def test_every_encoder_runs_and_is_compared_with_another_on_the_same_queries(
     done = run(prepared, "--model", model, "--set", "train.steps=2")
     assert done.returncode == 0, done.stderr
     assert f"{model} on synth-segment/v1" in done.stdout
-    headline = load_result(Store(prepared), None).summary["headline"]
+    headline = find_run(Store(prepared)).load_result().summary["headline"]
     assert headline["control/identity"] > headline["control/shuffled_labels"]  # two steps teach it nothing
     for kept in (finished / "runs").iterdir():
         shutil.copytree(kept, prepared / "runs" / kept.name)
@@ -346,7 +347,7 @@ def test_alignment_alone_is_trained_tested_kept_and_shown_again(prepared: Path) 
     made = run(prepared, "--task", "alignment", "--set", "train.steps=2")
     assert made.returncode == 0, made.stderr
     assert "aru-sim-coarse, test, 2 files" in made.stdout and "fingerprint-path" in made.stdout
-    result = load_result(Store(prepared), None)
+    result = find_run(Store(prepared)).load_result()
     assert result.summary["benchmark"] == "custom-align" and result.rows.empty
     assert set(result.alignment["aligner"]) == {"nosync", "fingerprint-path", "oracle-of-the-grid"}
     logged = {name: value for name, value in result.summary["headline"].items() if name.startswith("align_mse/")}

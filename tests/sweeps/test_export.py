@@ -10,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from bench import registry
-from bench.results import CURVES, STUDY, TRIALS
+from bench.runs import CURVES, STUDY, TRIALS
 from bench.store import Store, read_frame, read_json
 from bench.sweeps.export import export, write_promotion
 from bench.sweeps.space import Parameter, Space, distributions

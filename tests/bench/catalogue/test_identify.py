@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 
 from bench import config, registry
 from bench.audio.decode import decode
-from bench.catalogue import build as identify
+from bench.catalogue import build as building
 from bench.catalogue import folder as catalogue
-from bench.catalogue.build import build
-from bench.catalogue.folder import ABOUT, TRACKS, VECTORS, WEIGHTS, Catalogue, Limit, neighbours, read
+from bench.catalogue import query
+from bench.catalogue.build import build_catalogue
+from bench.catalogue.folder import ABOUT, TRACKS, VECTORS, WEIGHTS, Catalogue, Limit, read_catalogue
+from bench.catalogue.query import find_neighbours, identify
 from bench.errors import ConfigError, DataError
-from bench.results import Weights
+from bench.fingerprint import Embedder
+from bench.runs import Weights
 from bench.store import Store
 from bench.train import checkpoint
 from bench.values import RATE_HZ
@@ -48,8 +52,18 @@ def weights_of(folder: Path, seed: int = 0) -> Weights:
     return Weights(path, f"weights{seed}")
 
 
+def built_from(
+    folder: Path, weights: Weights, music: Path, store: Store, index: str = "exact", **options: float
+) -> Catalogue:
+    plugin = registry.load("encoder", ENCODER)
+    encoder = plugin.build(plugin.Config())
+    checkpoint.load_weights(encoder, weights.path)
+    embedder = Embedder(encoder.eval(), torch.device("cpu"), "fp32", weights.key)
+    return build_catalogue(folder, settings(index), embedder, weights.path, music, store, **options)  # type: ignore[arg-type]
+
+
 def built(folder: Path, music: Path, index: str = "exact") -> Catalogue:
-    return build(folder / "catalogue", settings(index), ENCODER, weights_of(folder), music, Store(folder / "store"))
+    return built_from(folder / "catalogue", weights_of(folder), music, Store(folder / "store"), index)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +77,7 @@ def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory, music: Path) -> Catalogue:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(identify, "EXCERPTS", 100)
+        patch.setattr(building, "EXCERPTS", 100)
         return built(tmp_path_factory.mktemp("built"), music)
 
 
@@ -76,7 +90,7 @@ def noisy(wave_T: np.ndarray, snr_db: float = 10.0) -> np.ndarray:
 @pytest.mark.parametrize("song", range(6))
 def test_an_excerpt_played_through_noise_is_found_where_it_was_cut(opened: Catalogue, song: int) -> None:
     start = 20_000 + 731 * song
-    (answer,) = identify.identify(opened, noisy(sound(song)[start : start + 5 * RATE_HZ]))
+    (answer,) = identify(opened, noisy(sound(song)[start : start + 5 * RATE_HZ]))
     best = answer.matches[0]
     assert best.path == f"song {song}.wav" and best.accepted
     assert abs(round(best.start_s * RATE_HZ) - start) <= 480  # 30 ms: it is told between two places of the database
@@ -86,7 +100,7 @@ def test_an_excerpt_played_through_noise_is_found_where_it_was_cut(opened: Catal
 
 @pytest.mark.parametrize("stranger", range(100, 106))
 def test_what_is_not_in_the_catalogue_is_rejected(opened: Catalogue, stranger: int) -> None:
-    (answer,) = identify.identify(opened, noisy(sound(stranger, 10.0)))
+    (answer,) = identify(opened, noisy(sound(stranger, 10.0)))
     assert answer.matches and not any(match.accepted for match in answer.matches)
 
 
@@ -96,30 +110,30 @@ def test_any_file_is_heard(opened: Catalogue, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", stereo, 44_100, subtype="PCM_24")
     soundfile.write(tmp_path / "a.ogg", stereo, 44_100)
     for name in ("a.wav", "a.ogg"):
-        (answer,) = identify.identify(opened, decode(tmp_path / name))
+        (answer,) = identify(opened, decode(tmp_path / name))
         assert answer.matches[0].path == "song 2.wav" and answer.matches[0].accepted
 
 
 def test_a_long_recording_is_answered_piece_by_piece(opened: Catalogue) -> None:
     known = [sound(song)[: 10 * RATE_HZ] for song in (3, 5)]
     parts = [known[0], np.zeros(10 * RATE_HZ), sound(200, 10.0), known[1], sound(1, 0.5)]
-    answers = list(identify.identify(opened, np.concatenate(parts).astype(np.float32)))
+    answers = list(identify(opened, np.concatenate(parts).astype(np.float32)))
     assert [(a.from_s, a.to_s) for a in answers] == [(0, 10), (10, 20), (20, 30), (30, 40.4)]
     assert [bool(a.matches and a.matches[0].accepted) for a in answers] == [True, False, False, True]
     assert answers[1].why == "silent" and not answers[1].matches
     assert answers[3].matches[0].path == "song 5.wav"
-    table = identify.frame(answers)
+    table = query.to_frame(answers)
     assert table.groupby("from_s").size().tolist() == [5, 1, 5, 5]
     assert table.loc[table["from_s"] == 10, "why"].tolist() == ["silent"]
 
 
 def test_what_is_too_short_is_refused_with_what_is_needed(opened: Catalogue) -> None:
     with pytest.raises(DataError, match=r"0\.50 s long.*needs 0\.86 s"):
-        list(identify.identify(opened, sound(0, 1.0)[:8_000].astype(np.float32)))
+        list(identify(opened, sound(0, 1.0)[:8_000].astype(np.float32)))
 
 
 def test_a_piece_longer_than_every_track_is_said_to_be_so(opened: Catalogue) -> None:
-    (answer,) = identify.identify(opened, sound(0, 20.0).astype(np.float32), window_s=20.0)
+    (answer,) = identify(opened, sound(0, 20.0).astype(np.float32), window_s=20.0)
     assert not answer.matches and "longer than any track" in answer.why
 
 
@@ -134,7 +148,7 @@ def test_more_strangers_that_may_be_accepted_lower_the_thresholds(
     tmp_path: Path, music: Path, opened: Catalogue
 ) -> None:
     weights, store = weights_of(tmp_path), Store(tmp_path / "store")
-    loose = build(tmp_path / "loose", settings("exact"), ENCODER, weights, music, store, false_accepts=0.2)
+    loose = built_from(tmp_path / "loose", weights, music, store, false_accepts=0.2)
     for strict, limit in zip(opened.limits, loose.limits, strict=True):
         assert limit.segments == strict.segments and limit.false_accept == 0.2
         assert limit.threshold < strict.threshold and limit.false_reject <= strict.false_reject
@@ -152,25 +166,25 @@ def test_a_catalogue_of_one_track_has_no_threshold_and_accepts_nothing(tmp_path:
     (tmp_path / "music").mkdir()
     soundfile.write(tmp_path / "music" / "only.wav", sound(0), RATE_HZ)
     alone = built(tmp_path, tmp_path / "music")
-    (answer,) = identify.identify(alone, sound(0)[:32_000].astype(np.float32))
+    (answer,) = identify(alone, sound(0)[:32_000].astype(np.float32))
     assert alone.limits == () and answer.threshold is None
     assert answer.matches[0].score > 0.99 and not answer.matches[0].accepted
 
 
 def test_a_catalogue_works_where_it_is_copied_to(opened: Catalogue, tmp_path: Path) -> None:
     shutil.copytree(opened.folder, tmp_path / "moved")
-    moved = read(tmp_path / "moved")
+    moved = read_catalogue(tmp_path / "moved")
     query = sound(4)[16_000:64_000].astype(np.float32)
-    one, other = (list(identify.identify(c, query)) for c in (opened, moved))
+    one, other = (list(identify(c, query)) for c in (opened, moved))
     assert one == other
     assert str(opened.folder.parent) not in (tmp_path / "moved" / ABOUT).read_text()
 
 
 def test_falconn_is_built_again_from_its_seed(tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("falconn", reason="falconn is built from source by `make setup`")
-    monkeypatch.setattr(identify, "EXCERPTS", 4)
+    monkeypatch.setattr(building, "EXCERPTS", 4)
     hashed = built(tmp_path, music, "falconn")
-    (answer,) = identify.identify(read(hashed.folder), sound(1)[16_000:64_000].astype(np.float32))
+    (answer,) = identify(read_catalogue(hashed.folder), sound(1)[16_000:64_000].astype(np.float32))
     assert answer.matches[0].path == "song 1.wav"
 
 
@@ -180,10 +194,10 @@ def test_a_file_that_is_cut_off_or_missing_is_named(opened: Catalogue, tmp_path:
     path = tmp_path / "cut" / name
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=name):
-        read(tmp_path / "cut")
+        read_catalogue(tmp_path / "cut")
     path.unlink()
     with pytest.raises(DataError, match=name):
-        read(tmp_path / "cut")
+        read_catalogue(tmp_path / "cut")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "sizes": 3}'])
@@ -191,19 +205,19 @@ def test_a_damaged_description_is_named(opened: Catalogue, tmp_path: Path, text:
     shutil.copytree(opened.folder, tmp_path / "bad")
     (tmp_path / "bad" / ABOUT).write_text(text)
     with pytest.raises(DataError, match=r"about|format"):
-        read(tmp_path / "bad")
+        read_catalogue(tmp_path / "bad")
 
 
 def test_no_catalogue_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no catalogue in"):
-        read(tmp_path / "nothing")
+        read_catalogue(tmp_path / "nothing")
 
 
 def test_other_weights_are_noticed_by_what_they_make_of_a_known_sound(opened: Catalogue, tmp_path: Path) -> None:
     shutil.copytree(opened.folder, tmp_path / "other")
     shutil.copyfile(weights_of(tmp_path, seed=1).path, tmp_path / "other" / WEIGHTS)
     with pytest.raises(DataError, match="other fingerprints"):
-        read(tmp_path / "other")
+        read_catalogue(tmp_path / "other")
 
 
 def test_a_catalogue_cannot_say_which_code_runs(opened: Catalogue, tmp_path: Path) -> None:
@@ -215,7 +229,7 @@ def test_a_catalogue_cannot_say_which_code_runs(opened: Catalogue, tmp_path: Pat
     for changed in (about | {"encoder": code}, about | {"index": about["index"] | {"name": code}}):
         (tmp_path / "evil" / ABOUT).write_text(json.dumps(changed))
         with pytest.raises(DataError, match=r"evil\.py"):
-            read(tmp_path / "evil")
+            read_catalogue(tmp_path / "evil")
         assert not marker.exists()
 
 
@@ -227,19 +241,19 @@ def test_an_index_whose_files_could_do_harm_is_loaded_on_the_users_word_alone(
         monkeypatch.setattr(exact, name, value, raising=False)
     monkeypatch.setattr(exact, "load", lambda config, folder, vectors: exact.build(config, vectors), raising=False)
     with pytest.raises(DataError, match="--trust"):
-        read(opened.folder)
-    assert read(opened.folder, trust=True).index.num_bytes > 0
+        read_catalogue(opened.folder)
+    assert read_catalogue(opened.folder, trust=True).index.num_bytes > 0
 
 
 def test_nothing_is_built_over_what_is_there(opened: Catalogue, music: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
-        build(opened.folder, settings(), ENCODER, weights_of(tmp_path), music, Store(tmp_path / "store"))
+        built_from(opened.folder, weights_of(tmp_path), music, Store(tmp_path / "store"))
 
 
 def test_a_failure_while_writing_leaves_no_catalogue(
     music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identify, "EXCERPTS", 4)
+    monkeypatch.setattr(building, "EXCERPTS", 4)
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
@@ -255,12 +269,12 @@ def test_a_failure_while_writing_leaves_no_catalogue(
 def test_neighbours_of_fingerprints_in_a_file(opened: Catalogue, tmp_path: Path) -> None:
     first = int(opened.database.first_vector[2])
     np.save(tmp_path / "q.npy", np.array(opened.database.vectors[[first + 7, 0]]))
-    found = neighbours(opened, tmp_path / "q.npy", 3)
+    found = find_neighbours(opened, tmp_path / "q.npy", 3)
     nearest = found[found["rank"] == 1]
     assert nearest["start_s"].tolist() == pytest.approx([0.7, 0.0])
     assert nearest["id"].tolist() == [opened.tracks["id"][2], opened.tracks["id"][0]]
     assert nearest["similarity"].to_numpy() == pytest.approx(1.0, abs=1e-5)
-    everything = neighbours(opened, tmp_path / "q.npy", 10_000)
+    everything = find_neighbours(opened, tmp_path / "q.npy", 10_000)
     assert len(everything) == 2 * len(opened.database.vectors)
 
 
@@ -269,4 +283,4 @@ def test_a_file_of_other_vectors_is_refused(opened: Catalogue, tmp_path: Path) -
     (tmp_path / "text.npy").write_text("hello")
     for name, told in (("short.npy", r"\(2, 5\)"), ("text.npy", "no .npy file"), ("none.npy", "no .npy file")):
         with pytest.raises(DataError, match=told):
-            neighbours(opened, tmp_path / name, 3)
+            find_neighbours(opened, tmp_path / name, 3)

@@ -18,8 +18,8 @@ from bench.audio.pcm import prepare_corpus
 from bench.config import resolve
 from bench.degrade.room import Response, align_direct_sound, prepare_rooms
 from bench.run import RunContext
-from bench.speed import logbook as tracking
 from bench.speed import network as speed
+from bench.speed import tracking_cost
 from bench.speed.network import RECORD, Speed, build_training, read_speed
 from bench.store import Store
 from bench.testing import Arrays
@@ -61,15 +61,15 @@ def test_alternated_gives_the_median_ratio_and_its_spread_in_changing_order() ->
         order.append("with")
         return next(tracked)
 
-    told = tracking.measure_alternately(without, with_it, 3)
+    told = tracking_cost.measure_alternately(without, with_it, 3)
     assert order == ["without", "with", "with", "without", "without", "with"]
     assert (told["ratio"], told["low"], told["high"]) == pytest.approx((1.01, 1.0, 1.1))
     assert (told["pairs"], told["without_ms"], told["with_ms"]) == (3, 100.0, 101.0)
 
 
 def test_a_block_lasts_long_enough_for_deliveries_and_samples() -> None:
-    assert tracking.block_steps(20, 100.0) == 1000 * tracking.BLOCK_S / 100
-    assert tracking.block_steps(20, 60_000.0) == 20
+    assert tracking_cost.block_steps(20, 100.0) == 1000 * tracking_cost.BLOCK_S / 100
+    assert tracking_cost.block_steps(20, 60_000.0) == 20
 
 
 def test_half_of_the_steps_are_logged_in_a_store_that_is_gone_afterwards(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_half_of_the_steps_are_logged_in_a_store_that_is_gone_afterwards(tmp_pat
         watched.append(watch)
         time.sleep(0.001)
 
-    told = tracking.measure_overhead(take, lambda: None, 2, 5, tmp_path, pytest.fail, no_progress)
+    told = tracking_cost.measure_overhead(take, lambda: None, 2, 5, tmp_path, pytest.fail, no_progress)
     assert told["without_ms"] >= 1.0
     assert (told["steps"], told["pairs"]) == (5, 2)
     assert [watch is watch_nothing for watch in watched] == [True] * 5 + [False] * 10 + [True] * 5
@@ -98,12 +98,17 @@ def test_training_steps_are_timed_with_and_without_the_logbook(tmp_path: Path, m
     bank = prepare_rooms(store, "toy", Room(), no_progress)
     points = []
     monkeypatch.setattr(speed, "LOG_EVERY_STEPS", 2)
-    monkeypatch.setattr(tracking, "unwatched", lambda values, step: points.append((step, sorted(values))))
+    monkeypatch.setattr(tracking_cost, "watch_nothing", lambda values, step: points.append((step, sorted(values))))
     training = build_training(
-        plugin.build(settings.model), settings, TrainingSet(music, hiss, (bank,)), torch.device("cpu")
+        plugin.build(settings.model),
+        settings,
+        TrainingSet(music, hiss, (bank,)),
+        store,
+        torch.device("cpu"),
+        no_progress,
     )
-    plan = RunContext(plugin, None, store, no_progress, pytest.fail)
-    told = speed.measure_tracking(training, 3, 1, plan)
+    context = RunContext(plugin, None, store, no_progress, pytest.fail)
+    told = speed.measure_tracking(training, 3, 1, context)
     assert points == [(0, ["train/loss", "train/lr", "train/silent_redrawn"]), (2, points[0][1])]
     assert told["with_ms"] > 0 and told["ratio"] == pytest.approx(told["with_ms"] / told["without_ms"])
 

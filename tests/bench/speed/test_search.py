@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import numpy as np
 import pytest
 
 from bench import registry
+from bench.config import flatten, resolve
 from bench.errors import ConfigError, PluginError
-from bench.results import SUMMARY
+from bench.results import CONFIG, SUMMARY
 from bench.speed import search as speed
 from bench.speed.isolated import measure_isolated
 from bench.speed.search import (
@@ -21,7 +21,6 @@ from bench.speed.search import (
     LabelledQueries,
     SearchSpeedOptions,
     compare_indexes,
-    load_run_config,
     parse_index_specs,
     recall,
 )
@@ -159,8 +158,8 @@ def test_indexes_are_compared_with_brute_force_and_those_that_die_are_rows(
     assert costs.single_calls >= 100
     assert heavy.own_mib > 20 and heavy.peak_mib > 20  # the 24 MiB it keeps
     missing, killed = found["missing"], found["killed"]
-    assert missing.outcome == "not installed" and "install it" in missing.reason
-    assert killed.outcome == "out of memory" and "was killed" in killed.reason
+    assert missing.outcome == "not installed" and "install it" in missing.told
+    assert killed.outcome == "out of memory" and "was killed" in killed.told
     assert missing.costs is missing.quality is killed.costs is killed.quality is None
     assert [row.name for row in found.values()][:2] == ["exact", "faulty/wrong"]
     assert found["wrong"].settings == {"fault": "wrong", "every": 4}
@@ -234,28 +233,6 @@ def test_names_and_settings_that_there_are_not(names: list[str], overrides: list
         parse_index_specs(names, overrides)
 
 
-def test_settings_of_a_run_are_read_back(tmp_path: Path) -> None:
-    from bench.config import flatten, resolve
-    from bench.results import CONFIG, SUMMARY
-
-    overrides = ["eval.hop_ms=50", "train.lr=3e-5", 'data.noise="noise-synth"', "eval.lengths_s=[1.0, 2.5]", "seed=4"]
-    encoder = registry.load("encoder", "random-projection")
-    config = resolve("random-projection", encoder, "tiny", overrides=[*overrides, "index.falconn.bits=9"])
-    folder = tmp_path / "runs" / "aa"
-    folder.mkdir(parents=True)
-    (folder / CONFIG).write_text(json.dumps(flatten(config)))
-    (folder / SUMMARY).write_text("{}")  # the sign that the run is finished
-    found = load_run_config(Store(tmp_path), "aa")
-    assert (found.eval.hop_ms, found.eval.lengths_s, found.seed, found.preset) == (50, (1.0, 2.5), 4, "tiny")
-    assert (found.train, found.data, found.model, found.music) == (
-        config.train,
-        config.data,
-        config.model,
-        config.music,
-    )
-    assert found.index["falconn"].bits == 18
-
-
 def wanted(**change: Any) -> SearchSpeedOptions:
     values: dict[str, Any] = {
         "run": None, "vectors": 150, "indexes": ["exact"], "snr_db": 5.0, "length_s": 1.0, "top_k": 3, "queries": 9,
@@ -264,21 +241,20 @@ def wanted(**change: Any) -> SearchSpeedOptions:
     return SearchSpeedOptions(**values | change)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    summary: dict[str, Any]
+def keep_run(store: Path, key: str, summary: dict[str, Any]) -> None:
+    """Write what a finished run leaves behind: its settings and its summary."""
+    encoder = registry.load("encoder", "random-projection")
+    folder = store / "runs" / key
+    folder.mkdir(parents=True)
+    write_json(folder / CONFIG, flatten(resolve("random-projection", encoder, "tiny")))
+    write_json(folder / SUMMARY, {"run": key} | summary)
 
 
 def test_measurement_is_kept_drawn_and_logged(
     tmp_path: Path, database: tuple[Fingerprints, Path], questions: LabelledQueries, plugin: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    encoder = registry.load("encoder", "random-projection")
-    config = speed.resolve("random-projection", encoder, "tiny")
-    monkeypatch.setattr(
-        speed, "load_result", lambda *_: Loaded({"run": "abcdef12", "encoder": "mine", "database_vectors": 100})
-    )
-    monkeypatch.setattr(speed, "load_run_config", lambda *_: config)
+    keep_run(tmp_path, "abcdef12", {"encoder": "mine", "database_vectors": 100})
     monkeypatch.setattr(speed, "fingerprint_run", lambda *_: (database[0], questions))
     logged: dict[str, float] = {}
     kept = f"{plugin}:wrong"
@@ -297,7 +273,7 @@ def test_measurement_is_kept_drawn_and_logged(
     assert logged["exact/bytes_per_vector"] == DIM * 4
 
 
-def test_wishes_that_cannot_be_met_are_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wishes_that_cannot_be_met_are_said_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--top-k must be >= 1, got 0"):
         wanted(top_k=0)
     with pytest.raises(ConfigError, match="--queries must be >= 1, got 0"):
@@ -308,12 +284,7 @@ def test_wishes_that_cannot_be_met_are_said_before_any_work(tmp_path: Path, monk
 
     with pytest.raises(ConfigError, match="no finished run"):
         go(wanted())
-    config = speed.resolve("random-projection", registry.load("encoder", "random-projection"), "tiny")
-    summary = {"run": "aa", "checkpoint": {"key": "bb"}, "database_vectors": 100}
-    (tmp_path / "runs" / "aa").mkdir(parents=True)
-    write_json(tmp_path / "runs" / "aa" / SUMMARY, summary)
-    monkeypatch.setattr(speed, "load_result", lambda *_: Loaded(summary))
-    monkeypatch.setattr(speed, "load_run_config", lambda *_: config)
+    keep_run(tmp_path, "aa", {"checkpoint": {"key": "bb"}, "database_vectors": 100})
     with pytest.raises(ConfigError, match="--length must be at most the run's longest query"):
         go(wanted(length_s=100.0))
     with pytest.raises(ConfigError, match="the weights of the run aa are not in the store"):

@@ -1,4 +1,4 @@
-"""Twins: on a track whose loops are known, against a slow search, and as members of a batch."""
+"""Hard negatives: on a track whose loops are known, against a slow search, in the store, and as members of a batch."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,15 @@ from bench.errors import ConfigError
 from bench.store import Store
 from bench.testing import Arrays
 from bench.train.draws import draw_pairs
-from bench.train.hard_negatives import GRID_HOP_SAMPLES, NO_NEGATIVE, mine_hard_negatives
+from bench.train.hard_negatives import (
+    GRID_HOP_SAMPLES,
+    NO_HARD_NEGATIVES,
+    NO_NEGATIVE,
+    prepare_hard_negatives,
+    search_hard_negatives,
+)
 from bench.train.pool import TrainingPool, _sum_energy
-from bench.values import RATE_HZ, Floats, Ints
+from bench.values import RATE_HZ, Floats, Ints, no_progress
 
 SEGMENT = 8_000
 LOOP_PLACES = 32  # from a moment of the looped track to the same moment of its next turn
@@ -39,7 +45,7 @@ def looped(seconds: float = 10.0) -> Floats:
 
 
 def test_twin_is_the_same_moment_of_another_turn_of_the_loop() -> None:
-    twin_PR = mine_hard_negatives(looped(), SEGMENT, 2)
+    twin_PR = search_hard_negatives(looped(), SEGMENT, 2)
     away_PR = np.abs(twin_PR - np.arange(len(twin_PR))[:, None])
     assert len(twin_PR) == (10 * RATE_HZ - SEGMENT) // GRID_HOP_SAMPLES + 1
     assert (away_PR[:, 0] % LOOP_PLACES == 0).all() and (away_PR[:, 0] > 0).all()
@@ -71,19 +77,19 @@ def slow_twins(wave_T: Floats, count: int) -> Ints:
 def test_twins_are_those_of_a_slow_search(seconds: float) -> None:
     rng = np.random.default_rng(8)
     wave_T = (rng.standard_normal(round(seconds * RATE_HZ)) * 0.1).astype(np.float32)
-    assert np.array_equal(mine_hard_negatives(wave_T, SEGMENT, 3), slow_twins(wave_T, 3))
+    assert np.array_equal(search_hard_negatives(wave_T, SEGMENT, 3), slow_twins(wave_T, 3))
 
 
 @pytest.mark.parametrize("num_samples", [100, SEGMENT - 1, SEGMENT, SEGMENT + GRID_HOP_SAMPLES])
 def test_a_track_too_short_for_another_place_has_no_twins(num_samples: int) -> None:
-    twin_PR = mine_hard_negatives(looped()[:num_samples], SEGMENT, 2)
+    twin_PR = search_hard_negatives(looped()[:num_samples], SEGMENT, 2)
     assert (
         twin_PR.shape == (1 + max(0, num_samples - SEGMENT) // GRID_HOP_SAMPLES, 2) and (twin_PR == NO_NEGATIVE).all()
     )
 
 
 def test_silence_has_twins_and_no_nan() -> None:
-    twin_PR = mine_hard_negatives(np.zeros(3 * RATE_HZ, dtype=np.float32), SEGMENT, 1)
+    twin_PR = search_hard_negatives(np.zeros(3 * RATE_HZ, dtype=np.float32), SEGMENT, 1)
     assert (twin_PR >= 0).all()
 
 
@@ -93,16 +99,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> TrainingPool:
     music = prepare_corpus(
         store, "music", Arrays({"loop": looped(), "short": looped(1.0)}, {}), min_track_s=0.5, workers=1
     )
-    return _material(music)
+    return _pool(music, store)
 
 
-def _material(music: Corpus) -> TrainingPool:
-    """Return material of the music alone: nothing else is looked at here."""
+def _pool(music: Corpus, store: Store) -> TrainingPool:
+    """Return a pool of the music alone: nothing else is looked at here."""
     energy, first_block = _sum_energy(music, music.numbers("train"))
     sound = None  # nothing is cut
     return TrainingPool(
         music, music.numbers("train"), sound, energy, first_block,  # type: ignore[arg-type]
         music, music.numbers("train"), sound, torch.zeros(1, DIRECT_AT), 0, SEGMENT,  # type: ignore[arg-type]
+        prepare_hard_negatives(store, music, music.numbers("train"), SEGMENT, 2, no_progress),
     )  # fmt: skip
 
 
@@ -116,13 +123,18 @@ def wave_of(source: TrainingPool, track: int) -> Floats:
 
 
 CONFIG = TrainConfig(
-    batch_pairs=12, segments_per_track=6, neighbours_per_track=2, neighbour_reach=1, hard_negatives_per_track=2, offset_ms=20.0
+    batch_pairs=12,
+    segments_per_track=6,
+    neighbours_per_track=2,
+    neighbour_reach=1,
+    hard_negatives_per_track=2,
+    offset_ms=20.0,
 )
 
 
 def test_a_batch_has_the_nearest_neighbours_and_the_twins_of_its_first_places(source: TrainingPool) -> None:
     loop = long_track(source)
-    twin_PR = mine_hard_negatives(wave_of(source, loop), SEGMENT, 2)
+    twin_PR = search_hard_negatives(wave_of(source, loop), SEGMENT, 2)
     last = 10 * RATE_HZ - SEGMENT - 320  # with room for a positive up to 20 ms away
     seen = 0
     for step in range(20):
@@ -148,7 +160,7 @@ def test_twins_are_drawn_whatever_else_is(source: TrainingPool, change: dict[str
     for step in range(5):
         draws = draw_pairs(source, config, 0, step)
         first, *rest = draws.anchor_B[draws.track_B == loop][::repeats].tolist()
-        twins = source.find_hard_negatives(loop, first // GRID_HOP_SAMPLES, 2)
+        twins = source.hard_negatives.find(loop, first // GRID_HOP_SAMPLES)
         wanted = {first + (int(twin) - first // GRID_HOP_SAMPLES) * GRID_HOP_SAMPLES for twin in twins}
         assert {start for start in wanted if 320 <= start <= 10 * RATE_HZ - SEGMENT - 320} <= set(rest)
 
@@ -169,7 +181,7 @@ def test_silence_beside_a_place_is_no_twin_of_it_in_a_batch(tmp_path: Path) -> N
     music = prepare_corpus(
         Store(tmp_path), "music", Arrays({"a": half, "b": half[::-1]}, {}), min_track_s=0.5, workers=1
     )
-    quiet = _material(music)
+    quiet = _pool(music, Store(tmp_path))
     for step in range(10):
         draws = draw_pairs(quiet, CONFIG, 0, step)
         assert quiet.is_audible(draws.track_B, draws.anchor_B).all()
@@ -184,46 +196,81 @@ def test_where_no_twin_fits_the_segment_lies_anywhere_in_its_track(source: Train
     assert len(places) > 10 and min(places) >= 320 and max(places) <= RATE_HZ - SEGMENT - 320
 
 
-def test_a_long_track_is_looked_through_in_stretches(source: TrainingPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.train.pool.STRETCH_PLACES", 40)
-    fresh = replace(source, hard_negatives={})
+def test_a_long_track_is_searched_in_stretches(
+    source: TrainingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.train.hard_negatives.STRETCH_HOPS", 40)
     loop = long_track(source)
+    found = prepare_hard_negatives(Store(tmp_path), source.music, np.array([loop]), SEGMENT, 2, no_progress)
     wave_T = wave_of(source, loop)
     places = (10 * RATE_HZ - SEGMENT) // GRID_HOP_SAMPLES + 1  # 96 in three equal stretches
     for first in (0, 32, 64):
         stretch_T = wave_T[first * GRID_HOP_SAMPLES :][: 32 * GRID_HOP_SAMPLES - 1 + SEGMENT]
-        twin_PR = mine_hard_negatives(stretch_T, SEGMENT, 2)
+        twin_PR = search_hard_negatives(stretch_T, SEGMENT, 2)
         assert places == 96 and len(twin_PR) == 32
         for place, twin_R in enumerate(twin_PR, first):
-            assert np.array_equal(
-                fresh.find_hard_negatives(loop, place, 2), np.where(twin_R == NO_NEGATIVE, NO_NEGATIVE, twin_R + first)
-            )
-    assert set(fresh.hard_negatives) == {(loop, first, 2) for first in (0, 32, 64)}
+            assert np.array_equal(found.find(loop, place), np.where(twin_R == NO_NEGATIVE, NO_NEGATIVE, twin_R + first))
 
 
-def test_draws_are_the_same_whether_twins_are_known_or_not(source: TrainingPool) -> None:
-    fresh = replace(source, hard_negatives={})
-    again = (draw_pairs(fresh, CONFIG, 0, 5), draw_pairs(fresh, CONFIG, 0, 5))
-    for draws in again:
-        assert np.array_equal(draws.anchor_B, draw_pairs(source, CONFIG, 0, 5).anchor_B)
-    assert set(fresh.hard_negatives) == {(t, 0, 2) for t in set(again[0].track_B.tolist())}
+def test_the_stage_holds_every_position_of_every_track(
+    source: TrainingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.train.hard_negatives.BLOCK_TRACKS", 1)
+    tracks = source.tracks[::-1]  # in any order, and one track a block
+    found = prepare_hard_negatives(Store(tmp_path), source.music, tracks, SEGMENT, 2, no_progress)
+    for track in tracks.tolist():
+        twin_PR = search_hard_negatives(wave_of(source, track), SEGMENT, 2)
+        assert np.array_equal(np.stack([found.find(track, p) for p in range(len(twin_PR))]), twin_PR)
 
 
-def test_no_twins_read_no_audio(source: TrainingPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(*_: object) -> None:
-        raise AssertionError("audio is read")
+def test_an_interrupted_search_goes_on_with_the_next_block(
+    source: TrainingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.train.hard_negatives.BLOCK_TRACKS", 1)
+    searched: list[int] = []
+    read = Corpus.read
 
-    monkeypatch.setattr(Corpus, "read", read)
-    fresh = replace(source, hard_negatives={})
-    draw_pairs(fresh, replace(CONFIG, hard_negatives_per_track=0), 0, 0)
-    with pytest.raises(AssertionError, match="audio is read"):
-        draw_pairs(fresh, CONFIG, 0, 0)
+    def read_or_die(corpus: Corpus, track: int, start: int, num_samples: int) -> np.ndarray:
+        searched.append(track)
+        if searched.count(track) == 1 and track == last:
+            raise KeyboardInterrupt
+        return read(corpus, track, start, num_samples)
+
+    last = int(source.tracks[-1])
+    monkeypatch.setattr(Corpus, "read", read_or_die)
+    arguments = (Store(tmp_path), source.music, source.tracks, SEGMENT, 2, no_progress)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_hard_negatives(*arguments)
+    assert searched == source.tracks.tolist()
+    searched[:] = [last]
+    found = prepare_hard_negatives(*arguments)
+    assert set(searched) == {last}  # the blocks before it were kept
+    again = prepare_hard_negatives(*arguments)  # read from the store
+    for track in source.tracks.tolist():
+        assert np.array_equal(found.find(track, 0), source.hard_negatives.find(track, 0))
+        assert np.array_equal(again.find(track, 0), source.hard_negatives.find(track, 0))
+
+
+def test_no_hard_negatives_search_nothing(
+    source: TrainingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Corpus, "read", pytest.fail)
+    found = prepare_hard_negatives(Store(tmp_path), source.music, source.tracks, SEGMENT, 0, no_progress)
+    assert found is NO_HARD_NEGATIVES and not any(tmp_path.iterdir())
+
+
+def test_drawing_reads_no_audio(source: TrainingPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Corpus, "read", pytest.fail)
+    draw_pairs(source, CONFIG, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"hard_negatives_per_track": 4}, "train.hard_negatives_per_track must be between 0 and segments_per_track - 1"),
+        (
+            {"hard_negatives_per_track": 4},
+            "train.hard_negatives_per_track must be between 0 and segments_per_track - 1",
+        ),
         ({"hard_negatives_per_track": -1}, "train.hard_negatives_per_track"),
         (
             {"neighbours_per_track": 3},

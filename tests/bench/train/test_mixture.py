@@ -115,7 +115,9 @@ def test_mixture_of_one_source_is_none_and_a_wrong_one_is_refused() -> None:
 @pytest.mark.parametrize("encoder", names("encoder"))
 def test_every_encoder_has_the_recipes_of_tables_1_and_2(encoder: str) -> None:
     plugin = load("encoder", encoder)
-    stretched, jittered, small = (resolve(encoder, plugin, name) for name in ("biodcase-1", "biodcase-4", "align-small"))
+    stretched, jittered, small = (
+        resolve(encoder, plugin, name) for name in ("biodcase-1", "biodcase-4", "align-small")
+    )
     for config in (stretched.train, jittered.train):
         assert (config.batch_pairs, config.optimiser, config.lr, config.schedule) == (256, "adam", 8e-5, "cosine")
         assert (config.loss, config.offset_ms, config.mixture) == ("nt-xent", 50.0, Mixture((2, 4), (0.2, 5.0)))

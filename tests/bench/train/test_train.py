@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bench.audio.pcm import Corpus, prepare_corpus
 from bench.config import RunConfig, TrainConfig
+from bench.data import TrainingSet, split_tracks
 from bench.degrade.room import DIRECT_AT, Response, align_direct_sound, prepare_rooms
 from bench.errors import DataError, StoreError
 from bench.fingerprint import Embedder
@@ -21,8 +22,9 @@ from bench.models import random_projection
 from bench.store import Store
 from bench.testing import Arrays
 from bench.train import checkpoint
+from bench.train.checkpoint import WEIGHTS
 from bench.train.draws import Draws, draw_pairs
-from bench.train.loop import HISTORY, RESUME, WEIGHTS, TrainingSet, _warn_of_overlaps, fit, load_history, split_tracks
+from bench.train.loop import HISTORY, RESUME, _warn_of_overlaps, fit, load_history
 from bench.train.losses import nt_xent
 from bench.train.pairs import Batch, cut_pairs, degrade_pairs, mask_patches
 from bench.train.pool import TrainingPool, load_pool
@@ -93,7 +95,7 @@ def source(data: TrainingSet) -> TrainingPool:
 
 
 def made(data: TrainingSet, config: TrainConfig) -> TrainingPool:
-    return load_pool(data.music, data.music.numbers("train"), data.noise, data.banks, config, SEGMENT, CPU)
+    return load_pool(data, data.music.numbers("train"), config, SEGMENT, CPU)
 
 
 def drawn(source: TrainingPool, config: TrainConfig, seed: int = 0, step: int = 0) -> tuple[Draws, Batch]:
@@ -228,7 +230,7 @@ def test_kinds_of_degradation_follow_their_weights(source: TrainingPool) -> None
 
 
 def test_track_of_a_single_segment_can_be_drawn(data: TrainingSet) -> None:
-    whole = load_pool(data.music, np.array([0]), data.noise, data.banks, CONFIG, 16_000, CPU)
+    whole = load_pool(data, np.array([0]), CONFIG, 16_000, CPU)
     _, cuts = drawn(whole, CONFIG)
     assert data.music.num_samples(0) == 16_000
     np.testing.assert_array_equal(cuts.anchor_BT[0].numpy(), data.music.read(0, 0, 16_000))
@@ -239,7 +241,7 @@ def test_track_of_a_single_segment_can_be_drawn(data: TrainingSet) -> None:
 def test_anchors_avoid_silence(tmp_path: Path, data: TrainingSet) -> None:
     half = np.concatenate([noise(0, 1.0), np.zeros(RATE_HZ)])
     music = corpus(tmp_path, "music", {"half": half}, {})
-    quiet = load_pool(music, music.numbers("train"), data.noise, data.banks, CONFIG, SEGMENT, CPU)
+    quiet = load_pool(replace(data, music=music), music.numbers("train"), CONFIG, SEGMENT, CPU)
     draws, cuts = drawn(quiet, replace(CONFIG, batch_pairs=100))
     sound = cuts.anchor_BT.numpy().any(axis=1)
     assert sound.mean() > 0.95  # eight draws are made, of which each is silent three times in seven
@@ -249,9 +251,9 @@ def test_anchors_avoid_silence(tmp_path: Path, data: TrainingSet) -> None:
 def test_what_is_missing_is_named(data: TrainingSet) -> None:
     none = np.zeros(0, np.int64)
     with pytest.raises(DataError, match="no usable music track"):
-        load_pool(data.music, none, data.noise, data.banks, CONFIG, SEGMENT, CPU)
+        load_pool(data, none, CONFIG, SEGMENT, CPU)
     with pytest.raises(DataError, match="no usable impulse response"):
-        load_pool(data.music, data.music.numbers("train"), data.noise, (), CONFIG, SEGMENT, CPU)
+        load_pool(replace(data, banks=()), data.music.numbers("train"), CONFIG, SEGMENT, CPU)
 
 
 # Pairs: what is heard
@@ -322,7 +324,7 @@ def test_workers_change_a_positive_from_its_beginning_on(source: TrainingPool) -
 def test_neighbours_avoid_silence(tmp_path: Path, data: TrainingSet) -> None:
     """Music for a second, silence for a second: no neighbour begins where nothing is heard any more."""
     music = corpus(tmp_path, "music", {"half": np.concatenate([noise(0, 1.0), np.zeros(RATE_HZ)])}, {})
-    quiet = load_pool(music, music.numbers("train"), data.noise, data.banks, CONFIG, SEGMENT, CPU)
+    quiet = load_pool(replace(data, music=music), music.numbers("train"), CONFIG, SEGMENT, CPU)
     config = replace(
         CONFIG, batch_pairs=100, segments_per_track=2, neighbours_per_track=1, neighbour_ms=250.0, offset_ms=0.0
     )
@@ -372,7 +374,7 @@ def test_what_is_silent_is_told_by_the_blocks_inside_a_segment(tmp_path: Path, d
     wave = np.zeros(3 * RATE_HZ)
     wave[20_000:20_160] = 0.5  # one block, the 125th
     music = corpus(tmp_path, "music", {"a": noise(1, 2.0), "click": wave}, {})
-    some = load_pool(music, music.numbers("train"), data.noise, data.banks, CONFIG, SEGMENT, CPU)
+    some = load_pool(replace(data, music=music), music.numbers("train"), CONFIG, SEGMENT, CPU)
     starts = np.array([0, 15_999, 16_160, 20_000, 20_001, 24_000])
     heard = some.is_audible(np.ones(6, np.int64), starts)
     assert heard.tolist() == [False, False, True, True, False, False]
@@ -648,7 +650,7 @@ def trained(
 ) -> None:
     folder.mkdir(exist_ok=True)
     config = RunConfig("toy", None, None, seed=5, train=train)
-    fit(folder, encoder or toy(), config, data, CPU, watch, progress, warn=pytest.fail)
+    fit(folder, encoder or toy(), config, data, Store(folder.parent), CPU, watch, progress, warn=pytest.fail)
 
 
 @pytest.fixture(scope="module")
@@ -724,7 +726,17 @@ def test_damaged_resume_checkpoint_is_named(tmp_path: Path, data: TrainingSet) -
 
 def test_another_seed_trains_another_encoder(tmp_path: Path, data: TrainingSet, whole: Path) -> None:
     other = RunConfig("toy", None, None, seed=6, train=CONFIG)
-    fit(tmp_path, toy(), other, data, CPU, lambda values, step: None, no_progress, warn=pytest.fail)
+    fit(
+        tmp_path,
+        toy(),
+        other,
+        data,
+        Store(tmp_path.parent),
+        CPU,
+        lambda values, step: None,
+        no_progress,
+        warn=pytest.fail,
+    )
     one, other = (checkpoint.load(f / WEIGHTS)[0]["last.weight"] for f in (whole, tmp_path))
     assert not torch.equal(one, other)
 
@@ -838,9 +850,7 @@ def test_key_of_what_is_trained_on_knows_the_training_side_alone(tmp_path: Path,
 
 
 def test_validation_is_the_same_for_every_seed_and_finds_clean_segments(data: TrainingSet) -> None:
-    task, again = (
-        build_validation(data.music, data.music.numbers("val"), data.noise, data.banks, SEGMENT, 8) for _ in range(2)
-    )
+    task, again = (build_validation(data, data.music.numbers("val"), SEGMENT, 8) for _ in range(2))
     assert np.array_equal(task.query_QT, again.query_QT)
     assert task.query_QT.shape == (8, SEGMENT) and set(task.track_Q.tolist()) == {6}
     for number, start in enumerate(task.start_N):

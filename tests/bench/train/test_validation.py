@@ -93,8 +93,8 @@ def test_held_out_side_has_a_name_of_its_own() -> None:
 def test_nothing_of_a_run_says_that_it_was_on_the_test_side(config: RunConfig, tmp_path: Path, store: Store) -> None:
     from bench.run import RunContext, run
 
-    plan = RunContext(registry.load("encoder", "random-projection"), None, store, no_progress, lambda told: None)
-    result = run(replace(config, train=replace(config.train, steps=0)), plan, "validation")
+    context = RunContext(registry.load("encoder", "random-projection"), None, store, no_progress, lambda told: None)
+    result = run(replace(config, train=replace(config.train, steps=0)), context, "validation")
     assert result is not None
     assert result.summary["benchmark"].startswith("synth-validation/v1")
     assert set(result.rows["length_s"]) == {0.96}

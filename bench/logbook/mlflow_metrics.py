@@ -1,0 +1,89 @@
+"""Which numbers of a result become MLflow metrics, under which keys; the tables and files that go with them.
+
+Metrics are what runs are compared by. A run has fewer than METRIC_KEYS of them, with those of training and of the
+machine, so that MLflow's list of runs and its charts stay usable; the tables and `result.json` hold the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.align.evaluate import aligner_specs, summarise_sets
+from bench.config import RunConfig
+from bench.logbook.book import Logbook
+from bench.logbook.note import format_note
+from bench.results import (
+    ALIGNMENT_NUMBERS,
+    CONFIG,
+    DEGRADED,
+    HEADLINE_ALIGNER,
+    SUMMARY,
+    Result,
+    mean_of,
+    named_tables,
+    select_rows,
+)  # fmt: skip
+
+METRIC_KEYS = 60  # a run of MLflow has fewer
+OTHER_KEYS = 4 + 8 + 5  # of them: training and validation, the machine, one GPU
+STAGES_LOGGED = ("training", "database", "queries", "alignment")
+
+
+def log_result(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
+    """Log a result: curves over SNR (step in dB) and t60 (step in ms), scalars, the whole grid as a table, files."""
+    curves = _curves(result, config)
+    for name, step, value in curves:
+        book.metrics({name: value}, step)
+    numbers = _scalars(result)
+    room = METRIC_KEYS - 1 - OTHER_KEYS - len({name for name, _, _ in curves}) - len(numbers)
+    book.metrics(numbers | _select_alignment_errors(result, config, room))
+    if len(result.rows):
+        book.table("grid", result.rows)
+    if len(result.alignment):
+        book.table("alignment", summarise_sets(result.alignment))
+    for name in (*(name for name, _ in named_tables(result)), SUMMARY, CONFIG):
+        book.artifact(folder / name)
+    book.note(format_note(result))
+
+
+def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
+    """Return (metric, step, value) of the headline search: tracks by the longest query alone, which knows them best."""
+    own = select_rows(result.rows, config.encoder, config.eval.indexes[0])
+    longest = own["metric"].eq("audio_top1") & own["length_s"].eq(max(config.eval.lengths_s))
+    shown = own[own["kind"].isin(DEGRADED) & (own["metric"].eq("segment_top1") | longest)]
+    return [
+        (
+            f"{row['metric']}_{row['length_s']:g}s/{row['kind']}",
+            round(1000 * row["t60_s"] if row["kind"] == "reverb" else row["snr_db"]),
+            row["value"],
+        )
+        for row in shown.to_dict("records")
+    ]
+
+
+def _scalars(result: Result) -> dict[str, float]:
+    """Return the headline without alignment, and costs that depend on the encoder."""
+    summary = result.summary
+    numbers = {name: value for name, value in summary["headline"].items() if not name.startswith(ALIGNMENT_NUMBERS)}
+    clean = select_rows(result.rows, summary["encoder"], summary.get("index", ""))
+    if len(clean := clean[clean["kind"] == "clean"]):
+        numbers["segment_top1/clean"] = mean_of(clean, "segment_top1")
+    spent = {f"cost/{stage}_s": summary["seconds"][stage] for stage in STAGES_LOGGED if stage in summary["seconds"]}
+    return numbers | spent | {"cost/parameters": summary["parameters"]}
+
+
+def _select_alignment_errors(result: Result, config: RunConfig, room: int) -> dict[str, float]:
+    """Return the errors of as many aligners that use the encoder as there is room for, the best known one first.
+
+    The others answer alike in every run; all are in the table `alignment`.
+    """
+    if result.alignment.empty:
+        return {}
+    hearing = [each.name for each in aligner_specs(config) if each.plugin.NEEDS_ENCODER]
+    logged: dict[str, float] = {}
+    for name in sorted(hearing, key=lambda name: name != HEADLINE_ALIGNER):
+        headline, suffix = result.summary["headline"].items(), "/" + name.replace(":", "-")
+        own = {k: v for k, v in headline if k.startswith(ALIGNMENT_NUMBERS) and k.endswith(suffix)}
+        if len(logged) + len(own) <= room:
+            logged |= own
+    return logged

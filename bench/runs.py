@@ -1,0 +1,159 @@
+"""Finished runs and sweeps, found in the store by the beginning of their names.
+
+A run is found once. Settings, summary, weights and result then all come from that run, even if another one finishes
+in the meantime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from bench import registry
+from bench.config import RunConfig, restore_config
+from bench.device import usable_device, use_full_fp32
+from bench.errors import ConfigError
+from bench.fingerprint import Embedder
+from bench.registry import format_unknown
+from bench.results import CONFIG, SUMMARY, Result, read_result
+from bench.store import Store, read_json
+from bench.train import checkpoint
+from bench.train.checkpoint import WEIGHTS
+
+RUNS, SWEEPS = "runs", "sweeps"
+STUDY, TRIALS, CURVES = "study.json", "trials.parquet", "curves.parquet"  # the files of a sweep's folder
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights: the file, and the key under which the store keeps fingerprints made with them."""
+
+    path: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose result is in the store.
+
+    `settings` are its settings by dotted name, `summary` is the content of its `result.json`.
+    """
+
+    store: Store
+    folder: Path
+    settings: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Return the run's key, the name of its folder."""
+        return self.folder.name
+
+    @property
+    def encoder(self) -> str:
+        """Return the encoder's name."""
+        return str(self.settings["encoder"])
+
+    def load_result(self) -> Result:
+        """Return the result with all its tables. Raises: StoreError if a file is damaged."""
+        return read_result(self.folder)
+
+    def weights(self) -> Weights:
+        """Return the weights that were tested. Raises: ConfigError if they are no longer in the store."""
+        key = self.summary["checkpoint"]["key"]
+        path = self.store.folder("weights", key) / WEIGHTS
+        if not path.is_file():
+            raise ConfigError(f"the weights of the run {self.key} are not in the store; name a run that trained here")
+        return Weights(path, key)
+
+    def load_plugin(self, model: str | None = None) -> ModuleType:
+        """Return the encoder's plug-in; `model` is its file where it is the user's own. Raises: PluginError."""
+        return registry.load("encoder", model or self.encoder)
+
+    def restore_config(
+        self,
+        plugin: ModuleType,
+        *,
+        without: Iterable[str] = (),
+        changes: Mapping[str, Any] | None = None,
+        overrides: Iterable[str] = (),
+    ) -> RunConfig:
+        """Return the run's configuration, checked anew.
+
+        `without` names sections (`index`) or settings that take their defaults instead; `changes` are other values by
+        dotted name, `overrides` texts as `--set` takes them.
+        Raises: ConfigError if this version has other settings than the one that kept the run.
+        """
+        dropped = tuple(without)
+        kept = {
+            name: value
+            for name, value in self.settings.items()
+            if not any(name == path or name.startswith(f"{path}.") for path in dropped)
+        }
+        return restore_config(self.encoder, plugin, kept | dict(changes or {}), overrides)
+
+    def embedder(
+        self, device: torch.device | None = None, precision: str | None = None, model: str | None = None
+    ) -> Embedder:
+        """Return the run's encoder with its weights, ready to embed.
+
+        By default it runs on the device and at the precision of the run's settings (`device`, `eval.precision`); a
+        run that asked for a GPU is opened on the CPU where there is none. `model` is as in `load_plugin`.
+        Raises: ConfigError if the weights are gone, PluginError if the encoder is not installed.
+        """
+        weights, plugin = self.weights(), self.load_plugin(model)
+        # Its encoder does not depend on an index or an aligner, which may not be installed here.
+        config = self.restore_config(plugin, without=("index", "eval.indexes", "aligner", "align", "pairs"))
+        encoder = plugin.build(config.model)
+        checkpoint.load_weights(encoder, weights.path)
+        device = device or usable_device(config.device)
+        use_full_fp32()
+        return Embedder(encoder.to(device).eval(), device, precision or config.eval.precision, weights.key)
+
+
+def list_runs(store: Store) -> list[str]:
+    """Return the keys of all finished runs, the latest last."""
+    return [path.parent.name for path in _by_time(store.root / RUNS, SUMMARY)]
+
+
+def find_run(store: Store, run: str | None = None) -> FinishedRun:
+    """Return the finished run whose key begins with `run`, or the latest one.
+
+    Raises: ConfigError if there is none, or if several keys begin so.
+    """
+    keys = list_runs(store)
+    if not keys:
+        raise ConfigError(f"no finished run in the store {store.root}; start one with `bench run --model NAME`")
+    matches = [key for key in keys if key.startswith(run)] if run else keys[-1:]
+    if len(matches) != 1:
+        raise ConfigError(_describe_ambiguity("run", "runs", str(run), matches, keys))
+    folder = store.root / RUNS / matches[0]
+    return FinishedRun(store, folder, read_json(folder / CONFIG), read_json(folder / SUMMARY))
+
+
+def find_study(store: Store, study: str | None = None) -> Path:
+    """Return the folder of a sweep by the beginning of its study's name, or of the latest one.
+
+    The beginning of the digest at the end of the name is enough too. Raises: ConfigError as `find_run`.
+    """
+    studies = _by_time(store.root / SWEEPS, STUDY)
+    if not studies:
+        raise ConfigError(f"no sweep in the store {store.root}; begin one with `bench sweep --model NAME`")
+    names = [path.parent.name for path in studies]
+    matches = [n for n in names if study is None or n.startswith(study) or n.rpartition(".")[2].startswith(study)]
+    if not matches or (study is not None and len(matches) > 1):
+        raise ConfigError(_describe_ambiguity("study", "studies", str(study), matches, names))
+    return store.root / SWEEPS / matches[-1]
+
+
+def _by_time(folder: Path, name: str) -> list[Path]:
+    return sorted(folder.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
+
+
+def _describe_ambiguity(one: str, several: str, name: str, matches: list[str], known: list[str]) -> str:
+    return f"{len(matches)} {several} begin with {name!r}" if matches else format_unknown(one, name, known)
