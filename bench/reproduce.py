@@ -226,7 +226,17 @@ def compare_results(found: Attempt, new: Result, weights: str, *, weights_equal:
         verdict, as_expected = _verdict(changed, total, p_holm, weights_equal=weights_equal, rounding=rounding)
     numbers = pd.DataFrame({"old": old.summary["headline"], "new": new.summary["headline"]})
     headline = numbers.rename_axis("name").reset_index()
-    return Outcome(found.record.run, weights, cells, alignment, headline, changed, total, verdict, as_expected)
+    return Outcome(
+        run=found.record.run,
+        weights=weights,
+        cells=cells,
+        alignment=alignment,
+        headline=headline,
+        changed=changed,
+        answers=total,
+        verdict=verdict,
+        as_expected=as_expected,
+    )
 
 
 def _verdict(changed: int, total: int, p_holm: list[float], *, weights_equal: bool, rounding: bool) -> tuple[str, bool]:

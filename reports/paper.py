@@ -156,17 +156,25 @@ def load_published_segments() -> list[PublishedShare]:
 
 
 def _parse_numbers(table: dict[str, Any], row: dict[str, Any]) -> list[PublishedShare]:
-    places: list[tuple[Cell | None, float]] = [(None, length_s) for length_s in table.get("lengths_s", [])]
-    if not places:
+    conditions: list[tuple[Cell | None, float]] = [(None, length_s) for length_s in table.get("lengths_s", [])]
+    if not conditions:
         snrs_db, t60s_s = table.get("snr_db", [None]), table.get("t60_s", [None])
-        places = [(Cell(table["kind"], snr_db, t60_s), row["length_s"]) for snr_db in snrs_db for t60_s in t60s_s]
+        conditions = [(Cell(table["kind"], snr_db, t60_s), row["length_s"]) for snr_db in snrs_db for t60_s in t60s_s]
     return [
         PublishedShare(
-            row["system"], table["metric"], cell, length_s, round(percent / 100, 6), table["data"],
-            table.get("tolerance_ms"), table["source"], table["confidence"], table.get("ablation", ""),
+            system=row["system"],
+            metric=table["metric"],
+            cell=cell,
+            length_s=length_s,
+            value=round(percent / 100, 6),
+            data=table["data"],
+            tolerance_ms=table.get("tolerance_ms"),
+            source=table["source"],
+            confidence=table["confidence"],
+            ablation=table.get("ablation", ""),
         )
-        for (cell, length_s), percent in zip(places, row["value"], strict=True)
-    ]  # fmt: skip
+        for (cell, length_s), percent in zip(conditions, row["value"], strict=True)
+    ]
 
 
 def select_published(results: Sequence[Result]) -> list[PublishedShare]:

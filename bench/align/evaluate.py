@@ -121,7 +121,15 @@ def evaluate_alignment(
                 if each.learns and not taught
             ]
             stage = _Stage(
-                embedder, source, content, folder, set_name, config.align.split, config.seed, store, progress
+                embedder=embedder,
+                source=source,
+                content=content,
+                folder=folder,
+                set_name=set_name,
+                split=config.align.split,
+                seed=config.seed,
+                store=store,
+                progress=progress,
             )
             for hears in (False, True):
                 own = [each for each in aligners if hears == each.plugin.NEEDS_ENCODER and (taught or not each.learns)]

@@ -6,7 +6,6 @@ The schema is `results.schema.json` beside this file; SCHEMA_VERSION changes wit
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from typing import Any
@@ -14,11 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.score.statistics import bootstrap_mean, wilson
+from bench.score.metrics import DECISIONS, METRICS
 from bench.values import Cell
 
 SCHEMA_VERSION = 3
-RECALL_AT = (3, 10)
 
 
 @dataclass(frozen=True)
@@ -48,34 +46,6 @@ class Row:
     high: float
 
 
-def _share(column: Callable[[pd.DataFrame], Any]) -> Callable[[pd.DataFrame], tuple[float, float, float]]:
-    def of(hits: pd.DataFrame) -> tuple[float, float, float]:
-        right = np.asarray(column(hits), dtype=bool)
-        return (float(right.mean()) if len(right) else 0.0, *wilson(int(right.sum()), len(right)))
-
-    return of
-
-
-def _reciprocal_rank(hits: pd.DataFrame) -> tuple[float, float, float]:
-    rank = hits["rank"].to_numpy(np.float64)
-    reciprocal = np.divide(1.0, rank, out=np.zeros_like(rank), where=rank > 0)
-    return (float(reciprocal.mean()) if len(rank) else 0.0, *bootstrap_mean(reciprocal))
-
-
-METRICS: dict[str, Callable[[pd.DataFrame], tuple[float, float, float]]] = {
-    "segment_top1": _share(lambda hits: hits["hit"]),
-    "near_top1": _share(lambda hits: hits["near"]),
-    "audio_top1": _share(lambda hits: hits["track_hit"]),
-    **{f"recall@{k}": _share(lambda hits, k=k: (hits["rank"] > 0) & (hits["rank"] <= k)) for k in RECALL_AT},  # type: ignore[misc]
-    "mrr": _reciprocal_rank,
-}
-# Of searches whose score is a similarity; the threshold is that of `bench.score.threshold`.
-DECISIONS: dict[str, Callable[[pd.DataFrame], tuple[float, float, float]]] = {
-    "false_accept": _share(lambda hits: hits["impostor_score"] >= hits["threshold"]),
-    "false_reject": _share(lambda hits: ~(hits["track_hit"] & (hits["score"] >= hits["threshold"]))),
-}
-
-
 def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: str, system: str) -> list[Row]:
     """Return the rows of one cell's hits: every length, index and sequence search in it, every metric.
 
@@ -89,10 +59,25 @@ def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: 
             value, low, high = measure(found)
             rows.append(
                 Row(
-                    SCHEMA_VERSION, run, benchmark, queries, system, cell.name, cell.kind, cell.snr_db, cell.t60_s,
-                    float(length_s), index, sequence, metric, value, len(found), low, high,
+                    schema_version=SCHEMA_VERSION,
+                    run=run,
+                    benchmark=benchmark,
+                    queries=queries,
+                    system=system,
+                    cell=cell.name,
+                    kind=cell.kind,
+                    snr_db=cell.snr_db,
+                    t60_s=cell.t60_s,
+                    length_s=float(length_s),
+                    index=index,
+                    sequence=sequence,
+                    metric=metric,
+                    value=value,
+                    n=len(found),
+                    low=low,
+                    high=high,
                 )
-            )  # fmt: skip
+            )
     return rows
 
 

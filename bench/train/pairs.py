@@ -53,25 +53,29 @@ def cut_pairs(draws: Draws, pool: TrainingPool, device: torch.device, transform:
     total = pool.context + pool.segment_samples + DIRECT_AT
     room_row = np.flatnonzero(draws.has_room_B)
     noise_ratio_B = np.where(draws.has_noise_B, 10 ** (-draws.snr_db_B / 20), 0).astype(np.float32)
-    host = (
-        room_row, draws.response_B[room_row], noise_ratio_B[:, None],
-        10 ** (draws.gain_db_B[:, None] / 20), draws.stripe_BC22,
-    )  # fmt: skip
     music, noise = pool.music_sound, pool.noise_sound
     track_BK = np.column_stack([draws.track_B, draws.other_track_BJ])
     anchor_BK = np.column_stack([draws.anchor_B, draws.other_anchor_BJ])
     positive_BK = np.column_stack([draws.positive_B, draws.other_positive_BJ])
-    heard_BT = mix_sources(music, track_BK, positive_BK - pool.context, draws.positive_gain_BK, total)
+    music_BT = mix_sources(music, track_BK, positive_BK - pool.context, draws.positive_gain_BK, total)
     if transform is not None:
         # From the segment's beginning on: a stretch of what came before would move it.
-        transformed_BT = transform(heard_BT[:, pool.context :], draws.transform_seed_B)
-        heard_BT = torch.cat([heard_BT[:, : pool.context], transformed_BT], dim=1)
-    waves = (
-        mix_sources(music, track_BK, anchor_BK, draws.anchor_gain_BK, pool.segment_samples),
-        heard_BT,
-        noise.read_looped(draws.noise_B, draws.noise_start_B, total),
+        transformed_BT = transform(music_BT[:, pool.context :], draws.transform_seed_B)
+        music_BT = torch.cat([music_BT[:, : pool.context], transformed_BT], dim=1)
+
+    def move(samples: Tensor | np.ndarray) -> Tensor:
+        return _to_device(samples if isinstance(samples, Tensor) else torch.from_numpy(samples), device)
+
+    return Batch(
+        anchor_BT=move(mix_sources(music, track_BK, anchor_BK, draws.anchor_gain_BK, pool.segment_samples)),
+        music_BT=move(music_BT),
+        noise_BT=move(noise.read_looped(draws.noise_B, draws.noise_start_B, total)),
+        room_row=move(room_row),
+        response=move(draws.response_B[room_row]),
+        noise_ratio_B1=move(noise_ratio_B[:, None]),
+        gain_B1=move(10 ** (draws.gain_db_B[:, None] / 20)),
+        stripe_BC22=move(draws.stripe_BC22),
     )
-    return Batch(*(_to_device(tensor, device) for tensor in (*waves, *map(torch.from_numpy, host))))
 
 
 def mix_sources(sound: Sound, track_BK: Ints, start_BK: Ints, gain_BK: Floats, num_samples: int) -> Tensor:

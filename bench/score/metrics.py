@@ -1,0 +1,50 @@
+"""The metrics of segment search, each a function of the hits of one cell, query length, index and sequence search.
+
+Their definitions in words stand in docs/metrics.md; what a hit is, in `bench.score.hits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.score.statistics import bootstrap_mean, wilson
+
+RECALL_AT = (3, 10)
+
+Estimate = tuple[float, float, float]
+"""A value with the lower and the upper end of its 95 % interval."""
+Metric = Callable[[pd.DataFrame], Estimate]
+
+
+def _share(column: Callable[[pd.DataFrame], Any]) -> Metric:
+    def of(hits: pd.DataFrame) -> Estimate:
+        right = np.asarray(column(hits), dtype=bool)
+        return (float(right.mean()) if len(right) else 0.0, *wilson(int(right.sum()), len(right)))
+
+    return of
+
+
+def _reciprocal_rank(hits: pd.DataFrame) -> Estimate:
+    rank = hits["rank"].to_numpy(np.float64)
+    reciprocal = np.divide(1.0, rank, out=np.zeros_like(rank), where=rank > 0)
+    return (float(reciprocal.mean()) if len(rank) else 0.0, *bootstrap_mean(reciprocal))
+
+
+METRICS: dict[str, Metric] = {
+    "segment_top1": _share(lambda hits: hits["hit"]),
+    "near_top1": _share(lambda hits: hits["near"]),
+    "audio_top1": _share(lambda hits: hits["track_hit"]),
+    **{f"recall@{k}": _share(lambda hits, k=k: (hits["rank"] > 0) & (hits["rank"] <= k)) for k in RECALL_AT},  # type: ignore[misc]
+    "mrr": _reciprocal_rank,
+}
+"""Whether the right place was found, of every search. The keys are the metric names of the published rows."""
+
+DECISIONS: dict[str, Metric] = {
+    "false_accept": _share(lambda hits: hits["impostor_score"] >= hits["threshold"]),
+    "false_reject": _share(lambda hits: ~(hits["track_hit"] & (hits["score"] >= hits["threshold"]))),
+}
+"""Whether an answer is accepted by its threshold (`bench.score.threshold`), where the score is a similarity."""
