@@ -20,7 +20,7 @@ import torch
 from bench import registry
 from bench.align.evaluate import pair_sources
 from bench.align.score import compare_files
-from bench.config import RunConfig, flatten, restore_config
+from bench.config import flatten, restore_config
 from bench.data import prepare_training
 from bench.errors import ConfigError
 from bench.logbook import provenance
@@ -29,6 +29,7 @@ from bench.results import Result, find_run, find_weights, load_result, load_sett
 from bench.run import RunContext, Task, check_run, prepare_test_data, run_key
 from bench.run import run as run_again
 from bench.score.statistics import holm, mcnemar
+from bench.settings import RunConfig
 from bench.store import Store, digest, write_json
 from bench.train import checkpoint
 from bench.train.loop import WEIGHTS

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.align.evaluate import Alignments, alignment_headline, submission, summarise_sets
-from bench.align.evaluate import aligner_specs
+from bench.align.evaluate import Alignments, aligner_specs, alignment_headline, submission, summarise_sets
 from bench.align.pairs import Keypoints, write_keypoints
-from bench.config import RunConfig, flatten
+from bench.config import flatten
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.errors import ConfigError
@@ -22,6 +21,7 @@ from bench.logbook import Logbook
 from bench.registry import format_unknown
 from bench.score.rows import Row, score, to_frame
 from bench.score.threshold import cross_fit_thresholds
+from bench.settings import RunConfig
 from bench.store import Store, digest, read_frame, read_json, write_frame, write_json
 from bench.train.loop import WEIGHTS
 from bench.values import Cell

@@ -18,9 +18,8 @@ import torch
 
 import bench
 from bench import registry
-from bench.align.evaluate import align_name, evaluate_alignment, pair_sources
-from bench.align.evaluate import aligner_specs
-from bench.config import RunConfig, flatten, require
+from bench.align.evaluate import align_name, aligner_specs, evaluate_alignment, pair_sources
+from bench.config import flatten
 from bench.data import BenchmarkData, format_left_out, prepare_training, with_queries, with_validation
 from bench.degrade.cells import benchmark_name, validation_config
 from bench.errors import ConfigError, PluginError, Pruned, StoreError
@@ -29,6 +28,7 @@ from bench.fingerprint import SHORTEST_QUERY, Embedder
 from bench.logbook import labels, open_book, provenance
 from bench.machine import keep_freed_memory
 from bench.results import RANDOM_PROJECTION, Result, log, start_result, with_alignment, with_segments, write_result
+from bench.settings import RunConfig, require
 from bench.store import Store, digest
 from bench.train import checkpoint
 from bench.train.loop import WEIGHTS, TrainingSet, Watch, fit, load_history, watch_nothing

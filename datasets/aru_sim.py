@@ -32,8 +32,8 @@ from bench.align.contract import SPACING_S
 from bench.align.pairs import Keypoints, Recipe, write_split
 from bench.audio.decode import decode, decoder_version
 from bench.audio.files import find_audio
-from bench.config import require
 from bench.errors import DataError
+from bench.settings import require
 from bench.store import Store, digest
 from bench.values import RATE_HZ, Floats, Progress
 

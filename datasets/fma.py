@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from bench.audio.files import file_source
-from bench.config import require
 from bench.errors import DataError
+from bench.settings import require
 from bench.values import Source, Split, Track
 
 KIND = "music"

@@ -26,8 +26,8 @@ import numpy as np
 from bench.align.clock import Clock, ClockRange, warp
 from bench.align.pairs import Keypoints, Recipe, write_split
 from bench.audio.decode import decode, decoder_version
-from bench.config import require
 from bench.errors import DataError
+from bench.settings import require
 from bench.store import Store, digest
 from bench.values import RATE_HZ, Floats, Progress
 

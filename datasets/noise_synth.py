@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.config import require
+from bench.settings import require
 from bench.store import digest
 from bench.values import RATE_HZ, Floats, Source, Split, Track
 

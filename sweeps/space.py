@@ -14,9 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bench.config import RunConfig, assignment, flatten, parse_section, require, resolve
+from bench.config import assignment, flatten, parse_section, resolve
 from bench.errors import ConfigError
 from bench.registry import format_unknown
+from bench.settings import RunConfig, require
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

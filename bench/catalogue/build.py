@@ -18,7 +18,7 @@ from bench.audio.crop import read_looped
 from bench.audio.pcm import Corpus
 from bench.catalogue.folder import Catalogue, Limit, check_free, read, write
 from bench.catalogue.tune import Trial, run_trials
-from bench.config import RunConfig, restore_config
+from bench.config import restore_config
 from bench.data import prepare_corpora
 from bench.degrade.mix import ZERO_POWER, noise_gain, normalise_peak
 from bench.degrade.queries import draw_audible_start, draw_noise_start, hop_samples
@@ -29,6 +29,7 @@ from bench.score.threshold import FALSE_ACCEPTS, threshold
 from bench.search.cached import build_or_load
 from bench.search.diagonal import search_diagonals
 from bench.search.sequence import Ranking, interpolate, rescore
+from bench.settings import RunConfig
 from bench.store import Store
 from bench.train import checkpoint
 from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progress, no_progress

@@ -22,13 +22,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.config import RunConfig, flatten, require
+from bench.config import flatten
 from bench.data import prepare_data
 from bench.errors import ConfigError
 from bench.fingerprint import BATCH, Embedder, resample_to
 from bench.logbook import open_book, provenance
 from bench.machine import keep_freed_memory
 from bench.run import RunContext, check_run
+from bench.settings import RunConfig, require
 from bench.speed.logbook import block_steps, measure_overhead
 from bench.store import digest, write_json
 from bench.train.draws import draw_pairs

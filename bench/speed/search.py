@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from bench import registry
-from bench.config import RunConfig, require, resolve, restore_config
+from bench.config import resolve, restore_config
 from bench.data import prepare_data
 from bench.degrade.queries import hop_samples
 from bench.errors import ConfigError, PluginError
@@ -35,6 +35,7 @@ from bench.results import RANDOM_PROJECTION, find_weights, load_result, load_set
 from bench.score.hits import score_hits
 from bench.score.statistics import wilson
 from bench.search.sequence import rescore
+from bench.settings import RunConfig, require
 from bench.speed.distractors import prepare_distractors
 from bench.speed.isolated import Costs, Status, measure_isolated
 from bench.store import Store, digest, write_json

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.audio.pcm import Corpus
-from bench.config import RunConfig, TrainConfig
 from bench.degrade.room import RoomBank
 from bench.errors import DataError
 from bench.fingerprint import Embedder
+from bench.settings import RunConfig, TrainConfig
 from bench.store import digest, read_json, write_json
 from bench.train import checkpoint
 from bench.train.optimisers import optimiser_of, set_rate

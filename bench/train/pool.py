@@ -13,9 +13,9 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from bench.audio.pcm import Corpus
-from bench.config import TrainConfig
 from bench.degrade.room import DIRECT_AT, RoomBank
 from bench.errors import DataError
+from bench.settings import TrainConfig
 from bench.train.hard_negatives import GRID_HOP_SAMPLES, NO_NEGATIVE, STRETCH_HOPS, mine_hard_negatives
 from bench.train.sound import Sound, sound_of
 from bench.values import INT16_SCALE, RATE_HZ, Ints

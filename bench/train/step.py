@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.config import TrainConfig
 from bench.errors import BenchError
 from bench.fingerprint import resample_to
+from bench.settings import TrainConfig
 from bench.train.losses import Loss, loss_of
 from bench.train.pairs import mask_patches
 from bench.train.ranks import Ranks

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import config, registry
+from bench import config, registry, settings
 from bench.errors import BenchError, ConfigError, PluginError
 
 
@@ -51,11 +51,11 @@ def test_defaults_stand_where_nothing_is_set(plugin: ModuleType) -> None:
     run = config.resolve("mine", plugin, "small")
     assert run.model == Settings()
     assert (run.encoder, run.preset, run.seed, run.device) == ("mine", "small", 0, "auto")
-    assert run.eval == config.EvalConfig()
+    assert run.eval == settings.EvalConfig()
 
 
 def test_each_layer_wins_over_the_one_before(plugin: ModuleType, tmp_path: Path) -> None:
-    layers: list[int] = [config.TrainConfig().steps, config.resolve("mine", plugin, "tiny").train.steps]
+    layers: list[int] = [settings.TrainConfig().steps, config.resolve("mine", plugin, "tiny").train.steps]
     toml(tmp_path, "[tiny.train]\nsteps = 11\n", "mine.toml")
     layers.append(config.resolve("mine", plugin, "tiny").train.steps)
     first, second = toml(tmp_path, "[train]\nsteps = 12\n", "1.toml"), toml(tmp_path, "[train]\nsteps = 13\n", "2.toml")
@@ -229,10 +229,19 @@ def test_group_inside_a_section_is_checked_as_a_section_is(plugin: ModuleType) -
 
 def test_flatten_gives_every_setting_its_one_name(plugin: ModuleType) -> None:
     flat = config.flatten(config.resolve("mine", plugin, "tiny"))
-    sections = {"data": config.DataConfig, "train": config.TrainConfig, "eval": config.EvalConfig, "model": Settings}
+    sections = {
+        "data": settings.DataConfig,
+        "train": settings.TrainConfig,
+        "eval": settings.EvalConfig,
+        "model": Settings,
+    }
     sections["music"] = registry.load("dataset", "synth").Config
     sections |= {f"index.{name}": registry.load("index", name).Config for name in ("exact", "falconn")}
-    sections |= {"train.transforms": config.Transforms, "train.mixture": config.Mixture, "align": config.AlignConfig}
+    sections |= {
+        "train.transforms": settings.Transforms,
+        "train.mixture": settings.Mixture,
+        "align": settings.AlignConfig,
+    }
     sections["pairs.aru-sim"] = registry.load("dataset", "aru-sim").Config
     sections |= {f"aligner.{name}": registry.load("aligner", name).Config for name in ("nosync", "fingerprint-path")}
     wanted = {f"{name}.{field.name}" for name, kind in sections.items() for field in fields(kind)}
@@ -253,7 +262,7 @@ def test_no_override_ends_in_anything_but_a_run_or_our_error(text: str) -> None:
 @pytest.mark.parametrize("sequences", [(), ("vote",), ("rescore", "flight"), ("rescore", "rescore")])
 def test_sequence_searches_are_known_ones_and_hold_the_headline(sequences: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"eval\.sequences"):
-        config.EvalConfig(sequences=sequences)
+        settings.EvalConfig(sequences=sequences)
 
 
 # Recorders: settings of each set of pairs and of each aligner, by name

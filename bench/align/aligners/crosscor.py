@@ -27,7 +27,7 @@ from torch import nn
 from bench.align.aligners.nosync import build_identity_map
 from bench.align.baseline_grid import candidates, mean_prominence, usable_mask, windows
 from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap
-from bench.config import require
+from bench.settings import require
 from bench.values import RATE_HZ, Ints, Progress
 
 NEEDS_ENCODER = False

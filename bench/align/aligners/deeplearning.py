@@ -32,8 +32,8 @@ from bench.align.aligners.nosync import build_identity_map
 from bench.align.baseline_grid import candidates, mean_prominence, usable_mask
 from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap
 from bench.align.pairs import Keypoints
-from bench.config import require
 from bench.errors import ConfigError, DataError
+from bench.settings import require
 from bench.train import checkpoint
 from bench.values import Floats, Ints, Progress
 

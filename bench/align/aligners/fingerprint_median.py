@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.align.contract import Pair, PairEmbedder, TimeMap
 from bench.align.lags import build_constant_map, local_lags
-from bench.config import require
+from bench.settings import require
 from bench.values import Progress
 
 CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"

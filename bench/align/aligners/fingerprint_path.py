@@ -30,7 +30,7 @@ from bench.align.lags import most_lag, robust_z_scores, segment_starts, subtract
 from bench.align.refine import Correlogram, correlate_along, interpolate_peak
 from bench.align.smooth import smooth
 from bench.align.viterbi import best_path
-from bench.config import require
+from bench.settings import require
 from bench.values import Floats, Ints, Progress
 
 CITE = ""

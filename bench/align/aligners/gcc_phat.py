@@ -35,8 +35,8 @@ from bench.align.aligners.nosync import build_identity_map
 from bench.align.baseline_grid import windows
 from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap, make_monotonic
 from bench.align.viterbi import best_path
-from bench.config import require
 from bench.parabola import vertex
+from bench.settings import require
 from bench.values import RATE_HZ, Floats, Ints, Progress
 
 NEEDS_ENCODER = False

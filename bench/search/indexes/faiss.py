@@ -25,8 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench.config import require
 from bench.errors import ConfigError, PluginError, StoreError
+from bench.settings import require
 from bench.values import Floats, Ints
 
 CITE = "Douze et al., The Faiss library, arXiv 2401.08281"
