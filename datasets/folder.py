@@ -27,10 +27,13 @@ MIN_FOLDERS = 10  # with fewer, the drawn sides would be far from their shares
 
 @dataclass(frozen=True)
 class Config:
-    """The share of each side; the training side is the rest."""
+    """How the tracks are divided; what the two shares leave is the training side."""
 
     val_share: float = 0.05
+    """Share of the validation side, at least 0; the sum of both shares is below 1."""
+
     test_share: float = 0.3
+    """Share of the test side, at least 0."""
 
     def __post_init__(self) -> None:
         shares = (self.val_share, self.test_share)

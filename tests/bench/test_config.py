@@ -156,35 +156,8 @@ def test_value_of_the_wrong_type_names_path_and_value(override: str, path: str, 
     assert ", got " in said
 
 
-@pytest.mark.parametrize(
-    ("override", "rule", "got"),
-    [
-        ("train.steps=-1", "train.steps must be >= 0", "-1"),
-        ("train.batch_pairs=1", "train.batch_pairs must be >= 2", "1"),
-        ("train.lr=0", "train.lr must be > 0", "0"),
-        ("train.lr_min=1", "train.lr_min must be between", "1"),
-        ("train.temperature=0", "train.temperature must be > 0", "0"),
-        ("train.snr_db=[20, 0]", "train.snr_db must be (low, high)", "(20.0, 0.0)"),
-        ("train.mask_fraction=1", "train.mask_fraction must be in [0, 1)", "1"),
-        ("data.min_track_s=0.5", "data.min_track_s must be >= 1", "0.5"),
-        ("eval.lengths_s=[]", "eval.lengths_s must hold lengths > 0", "()"),
-        ("eval.lengths_s=[31]", "eval.lengths_s must be at most 30", "31"),
-        ("eval.t60_s=[0.1]", "eval.t60_s must be between 0.15 and 2", "0.1"),
-        ("eval.tolerance_ms=0", "eval.tolerance_ms must be > 0", "0"),
-        ("eval.indexes=[]", "eval.indexes must name at least one", "()"),
-    ],
-)
-def test_value_out_of_range_names_the_rule_and_the_value(
-    override: str, rule: str, got: str, plugin: ModuleType
-) -> None:
-    said = refused(plugin, override)
-    assert rule in said
-    assert got in said.split("got", 1)[1]
-
-
-def test_all_degradation_weights_zero_is_refused(plugin: ModuleType) -> None:
-    weights = [f"train.{name}=0" for name in ("clean", "noise_only", "reverb_only", "noise_and_reverb")]
-    assert "not all 0" in refused(plugin, *weights)
+def test_value_out_of_range_is_refused_with_its_rule(plugin: ModuleType) -> None:
+    assert refused(plugin, "train.steps=-1") == "train.steps must be >= 0, got -1"
 
 
 def test_group_set_to_a_value_names_a_setting_of_it(plugin: ModuleType) -> None:
@@ -257,12 +230,6 @@ def test_no_override_ends_in_anything_but_a_run_or_our_error(text: str) -> None:
     for override in (text, f"train.lr={text}", f"eval.snr_db={text}", f"{text}=1", f"train.{text}=1"):
         with contextlib.suppress(BenchError):
             config.resolve("mine", module, "tiny", overrides=[override])
-
-
-@pytest.mark.parametrize("sequences", [(), ("vote",), ("rescore", "flight"), ("rescore", "rescore")])
-def test_sequence_searches_are_known_ones_and_hold_the_headline(sequences: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"eval\.sequences"):
-        settings.EvalConfig(sequences=sequences)
 
 
 # Recorders: settings of each set of pairs and of each aligner, by name
