@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -50,10 +50,11 @@ def resolve(
 
 
 def _build_config(encoder: str, plugin: ModuleType, preset: str, merged: dict[str, Any]) -> RunConfig:
-    sections = {f.name: f for f in dataclasses.fields(RunConfig)}
+    kinds = get_type_hints(RunConfig)
+    known = sorted(set(kinds) - {"encoder", "preset"})  # these two are named on the command line
     for name in merged:
-        if name not in sections or name in ("encoder", "preset"):
-            raise ConfigError(format_unknown("setting", name, sorted(set(sections) - {"encoder", "preset"})))
+        if name not in known:
+            raise ConfigError(format_unknown("setting", name, known))
     tests = parse_section("eval", EvalConfig, merged.pop("eval", {}))
     align = parse_section("align", AlignConfig, merged.pop("align", {}))
     data = parse_section("data", DataConfig, merged.pop("data", {}))
@@ -71,7 +72,7 @@ def _build_config(encoder: str, plugin: ModuleType, preset: str, merged: dict[st
         align=align,
         pairs=_build_plugin_configs("pairs", "align.sets", align.sets, merged.pop("pairs", {})),
         aligner=_build_plugin_configs("aligner", "align.aligners", align.aligners, merged.pop("aligner", {})),
-        **{name: _value(name, sections[name], value) for name, value in merged.items()},
+        **{name: _validate(name, kinds[name], value) for name, value in merged.items()},
     )
 
 
@@ -221,11 +222,6 @@ def _check_names(section: str, kind: type, values: object) -> None:
         inner = fields[name].default_factory
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             _check_names(f"{section}.{name}", inner, values[name])
-
-
-def _value(name: str, item: dataclasses.Field[Any], value: object) -> Any:
-    kinds: dict[str, Any] = {"seed": int, "device": Literal["auto", "cpu", "cuda"]}
-    return _validate(name, kinds[name], value)
 
 
 def _validate(path: str, kind: Any, value: object) -> Any:
