@@ -24,8 +24,8 @@ from bench.align.contract import Aligner, Pair, PairEmbedder, TimeMap
 from bench.align.lags import lags_of, most_lag, robust_z_scores, segment_starts, subtract_mean
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align.pairs import COLUMNS
-from bench.config import restore_config
-from bench.errors import ConfigError, DataError
+from bench.config import load_plugin, restore_config
+from bench.errors import DataError
 from bench.fingerprint import Embedder
 from bench.results import RANDOM_PROJECTION, find_run, find_weights, load_settings
 from bench.store import Store
@@ -104,12 +104,7 @@ def load_aligner(name: str) -> tuple[ModuleType, Any]:
 
     Raises: PluginError or ConfigError where there is no such aligner or preset.
     """
-    plain, _, preset = name.partition(":")
-    plugin = registry.load("aligner", plain)
-    presets = plugin.presets() if hasattr(plugin, "presets") else {}
-    if preset and preset not in presets:
-        raise ConfigError(registry.format_unknown(f"preset of the aligner {plain!r}", preset, list(presets)))
-    return plugin, presets[preset] if preset else plugin.Config()
+    return load_plugin("aligner", name)
 
 
 def align_one(pair: Pair, aligner: Aligner, ears: PairEmbedder | None, progress: Progress) -> Alignment:

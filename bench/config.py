@@ -22,6 +22,15 @@ from bench.registry import format_unknown, load
 from bench.settings import AlignConfig, DataConfig, EvalConfig, RunConfig, TrainConfig, require
 
 PRESETS = Path(__file__).with_name("presets.toml")
+# Names of earlier versions, and what they are called now. Users are told the new name; finished runs are translated.
+RENAMED_SETTINGS = {"train.twins_per_track": "train.hard_negatives_per_track"}
+RENAMED_PRESETS = {
+    "report-1": "biodcase-1",
+    "report-4": "biodcase-4",
+    "fingerprint-global:report-1": "fingerprint-global:biodcase-1",
+    "fingerprint-global:report-4": "fingerprint-global:biodcase-4",
+    "fingerprint-median-regress:report-2": "fingerprint-median-regress:biodcase-2",
+}
 
 
 def resolve(
@@ -37,16 +46,50 @@ def resolve(
 
     Raises: ConfigError naming the dotted path, the rule and the nearest right name.
     """
-    own: dict[str, Any] = {}
-    for layer in (*(_toml(f) for f in files), *(_override(o) for o in overrides)):
-        own = _merge(own, layer)
-    of_preset = _preset(preset, plugin)
-    if isinstance(own.get("align"), dict) and "sets" in own["align"]:
-        of_preset.pop("pairs", None)  # they are settings of the preset's own sets
-    merged = _merge(of_preset, own)
+    by_user: dict[str, Any] = {}
+    for layer in (*(_read_toml(f) for f in files), *(_parse_override(o) for o in overrides)):
+        by_user = _merge(by_user, layer)
+    by_preset = _read_preset(preset, plugin)
+    if isinstance(by_user.get("align"), dict) and "sets" in by_user["align"]:
+        by_preset.pop("pairs", None)  # they are settings of the preset's own sets
+    merged = _merge(by_preset, by_user)
     if dataset is not None:
         merged = _merge(merged, {"data": {"dataset": dataset}})
     return _build_config(encoder, plugin, preset, merged)
+
+
+def restore_config(
+    encoder: str, plugin: ModuleType, flat: Mapping[str, Any], overrides: Iterable[str] = ()
+) -> RunConfig:
+    """Return the configuration of a finished run, checked anew: `flat` is its `flatten`, `overrides` are changes to it.
+
+    Settings and presets that an older version called otherwise are translated (`translate_settings`).
+    Raises: ConfigError if this version lacks one of the settings.
+    """
+    values: dict[str, Any] = {}
+    for path, value in translate_settings(flat, plugin).items():
+        values = _merge(values, _nest(path, value))
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    preset = values.pop("preset")
+    values.pop("encoder")
+    return _build_config(encoder, plugin, preset, values)
+
+
+def translate_settings(flat: Mapping[str, Any], plugin: ModuleType) -> dict[str, Any]:
+    """Return the settings of a finished run of the encoder `plugin`, with every old name replaced by the new one."""
+    translated: dict[str, Any] = {}
+    for path, value in flat.items():
+        parts = path.split(".")
+        if parts[0] == "aligner" and len(parts) > 1:
+            parts[1] = RENAMED_PRESETS.get(parts[1], parts[1])
+        path = ".".join(parts)
+        translated[RENAMED_SETTINGS.get(path, path)] = value
+    if "align.aligners" in flat:
+        translated["align.aligners"] = [RENAMED_PRESETS.get(name, name) for name in flat["align.aligners"]]
+    if flat.get("preset") in RENAMED_PRESETS and flat["preset"] not in _read_own_presets(plugin):
+        translated["preset"] = RENAMED_PRESETS[flat["preset"]]
+    return translated
 
 
 def _build_config(encoder: str, plugin: ModuleType, preset: str, merged: dict[str, Any]) -> RunConfig:
@@ -77,43 +120,56 @@ def _build_config(encoder: str, plugin: ModuleType, preset: str, merged: dict[st
 
 
 def _build_plugin_configs(group: str, where: str, names: tuple[str, ...], values: object) -> dict[str, Any]:
-    """Return the Config of each plug-in that `where` names, with its own preset where a colon adds one."""
+    """Return the Config of each plug-in that `where` lists, by the name that settings call it.
+
+    Settings under a name with its preset win over those under the plain name, which are for every preset of it.
+    """
     if not isinstance(values, dict):
         raise ConfigError(f"{group} is a group of settings, one for each name in {where}; set one of those")
     known = [format_plugin_name(name) for name in names]
+    plain = [name.partition(":")[0] for name in known]
     for name in values:
-        if name not in (*known, *(each.partition(":")[0] for each in known)):
-            raise ConfigError(format_unknown(f"{group} in {where}", name, known))
+        if name not in (*known, *plain):
+            renamed = _format_renamed("preset", name, RENAMED_PRESETS)
+            raise ConfigError(renamed or format_unknown(f"{group} in {where}", name, known))
     return {
-        format_plugin_name(name): _build_plugin_config(
-            group,
-            name,
-            values.get(format_plugin_name(name), values.get(format_plugin_name(name.partition(":")[0]), {})),
-        )
-        for name in names
+        full: _build_plugin_config(group, name, values.get(full, values.get(short, {})))
+        for name, full, short in zip(names, known, plain, strict=True)
     }
 
 
+def _build_plugin_config(group: str, name: str, values: object) -> Any:
+    plugin, config = load_plugin("dataset" if group == "pairs" else group, name)
+    plain, _, preset = name.partition(":")
+    if group == "pairs":
+        require(plugin.KIND == "pairs", "align.sets must hold pairs of recordings", f"{plain!r}, with {plugin.KIND}")
+    section = f"{group}.{plain}"
+    _check_names(section, plugin.Config, values)
+    assert isinstance(values, dict)
+    return _validate(section, plugin.Config, (dataclasses.asdict(config) if preset else {}) | values)
+
+
+def load_plugin(kind: str, name: str) -> tuple[ModuleType, Any]:
+    """Return a plug-in and its Config: that of the preset after a colon (`gcc-phat:aru`), or the defaults without one.
+
+    Raises: PluginError if there is no such plug-in, ConfigError if it has no such preset.
+    """
+    plain, _, preset = name.partition(":")
+    plugin = load(kind, plain)
+    if not preset:
+        return plugin, plugin.Config()
+    known = plugin.presets() if hasattr(plugin, "presets") else {}
+    if preset not in known:
+        renamed = _format_renamed("preset", name, RENAMED_PRESETS)
+        raise ConfigError(renamed or format_unknown(f"preset of the {kind} {plain!r}", preset, list(known)))
+    return plugin, known[preset]
+
+
 def format_plugin_name(name: str) -> str:
-    """Return how settings, tables and metrics call a plug-in: one given by its path by the name of its file."""
+    """Return the name by which settings, tables and metrics call a plug-in: for a path, the name of its file."""
     plain, colon, preset = name.partition(":")
     short = Path(plain).stem.replace("_", "-") if plain.endswith(".py") else plain
     return f"{short}{colon}{preset}"
-
-
-def _build_plugin_config(group: str, name: str, values: object) -> Any:
-    plain, _, preset = name.partition(":")
-    plugin = load("dataset" if group == "pairs" else group, plain)
-    if group == "pairs":
-        require(plugin.KIND == "pairs", "align.sets must hold pairs of recordings", f"{plain!r}, with {plugin.KIND}")
-    if not preset:
-        return parse_section(f"{group}.{name}", plugin.Config, values)
-    presets = plugin.presets() if hasattr(plugin, "presets") else {}
-    if preset not in presets:
-        raise ConfigError(format_unknown(f"preset of the {group} {plain!r}", preset, list(presets)))
-    _check_names(f"{group}.{plain}", plugin.Config, values)
-    assert isinstance(values, dict)
-    return parse_section(f"{group}.{plain}", plugin.Config, dataclasses.asdict(presets[preset]) | values)
 
 
 def flatten(config: object, prefix: str = "") -> dict[str, Any]:
@@ -128,21 +184,34 @@ def flatten(config: object, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _nest(path: str, value: Any) -> dict[str, Any]:
+    """Return {"train": {"lr": value}} for the path `train.lr`."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
 def presets() -> list[str]:
     """Return the names of the presets that every encoder has."""
-    return list(_toml(PRESETS))
+    return list(_read_toml(PRESETS))
 
 
-def _preset(name: str, plugin: ModuleType) -> dict[str, Any]:
-    shared = _toml(PRESETS)
-    beside = Path(str(plugin.__file__)).with_suffix(".toml")
-    own = _toml(beside) if beside.is_file() else {}
+def _read_preset(name: str, plugin: ModuleType) -> dict[str, Any]:
+    """Return the settings of a preset: those that all encoders share, and over them the encoder's own."""
+    shared, own = _read_toml(PRESETS), _read_own_presets(plugin)
     if name not in shared and name not in own:
-        raise ConfigError(format_unknown("preset", name, sorted({*shared, *own})))
+        renamed = _format_renamed("preset", name, RENAMED_PRESETS)
+        raise ConfigError(renamed or format_unknown("preset", name, sorted({*shared, *own})))
     return _merge(shared.get(name, {}), own.get(name, {}))
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def _read_own_presets(plugin: ModuleType) -> dict[str, Any]:
+    beside = Path(str(plugin.__file__)).with_suffix(".toml")
+    return _read_toml(beside) if beside.is_file() else {}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -152,54 +221,33 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def format_setting(value: object) -> str:
-    """Return a setting to be read: a sampler draws seventeen digits, of which three matter."""
+    """Return a value as tables show it: a sampler draws numbers of seventeen digits, of which three matter."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def assignment(path: str, value: object) -> str:
-    """Return a setting as `--set` wants it: JSON's numbers, texts, truth values and lists are TOML's too."""
+    """Return a setting in the form of `--set`. JSON will do: its numbers, texts, truth values and lists are TOML's."""
     return f"{path}={json.dumps(value)}"
 
 
-def _override(text: str) -> dict[str, Any]:
+def _parse_override(text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
-        raise ConfigError(f"--set wants path=value such as train.lr=3e-4, got {text!r}")
+        raise ConfigError(f"--set needs path=value such as train.lr=3e-4, got {text!r}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value  # a bare word is a string, as in --set train.schedule=cyclic
-    for part in reversed(path.split(".")):
-        parsed = {part: parsed}
-    assert isinstance(parsed, dict)
-    return parsed
+    return _nest(path, parsed)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over`, groups inside groups merged alike."""
     merged = dict(base)
     for name, value in over.items():
         old = merged.get(name)
         merged[name] = _merge(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
     return merged
-
-
-def restore_config(
-    encoder: str, plugin: ModuleType, flat: Mapping[str, Any], overrides: Iterable[str] = ()
-) -> RunConfig:
-    """Return the configuration whose `flatten` is given, with changes, checked anew: that of a run that was kept.
-
-    Raises: ConfigError if this version has other settings than the one that kept it.
-    """
-    values: dict[str, Any] = {}
-    for name, value in flat.items():
-        for part in reversed(name.split(".")):
-            value = {part: value}
-        values = _merge(values, value)
-    for override in overrides:
-        values = _merge(values, _override(override))
-    preset = values.pop("preset")
-    values.pop("encoder")
-    return _build_config(encoder, plugin, preset, values)
 
 
 def parse_section(section: str, kind: type, values: object) -> Any:
@@ -209,33 +257,42 @@ def parse_section(section: str, kind: type, values: object) -> Any:
 
 
 def _check_names(section: str, kind: type, values: object) -> None:
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{section} is a group of settings; set one of them, such as {section}.{dataclasses.fields(kind)[0].name}"
-        )
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    if not isinstance(values, dict):
+        example = f"set one of them, such as {section}.{next(iter(fields))}" if fields else "it has none"
+        raise ConfigError(f"{section} is a group of settings; {example}")
     for name in values:
         if name not in fields:
-            raise ConfigError(
-                format_unknown("setting", f"{section}.{name}", [f"{section}.{known}" for known in fields])
-            )
+            known = [f"{section}.{each}" for each in fields]
+            raise ConfigError(format_unknown_setting(f"{section}.{name}", known))
         inner = fields[name].default_factory
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             _check_names(f"{section}.{name}", inner, values[name])
 
 
+def format_unknown_setting(path: str, known: list[str]) -> str:
+    """Return the sentence for a setting that does not exist: its new name if it was renamed, else the nearest ones."""
+    return _format_renamed("setting", path, RENAMED_SETTINGS) or format_unknown("setting", path, known)
+
+
+def _format_renamed(what: str, name: str, renamed: Mapping[str, str]) -> str:
+    """Return the sentence for an old name, an empty one for any other."""
+    return f"the {what} {name} is now called {renamed[name]}; use the new name" if name in renamed else ""
+
+
 def _validate(path: str, kind: Any, value: object) -> Any:
+    """Return a value as `kind`: a dataclass, or the type of a field. Raises: ConfigError naming the path and rule."""
     try:
         # As JSON, strictly: a list may be a tuple, but no text is a number and no truth value is one.
         return TypeAdapter(kind).validate_json(json.dumps(value, default=str, allow_nan=False), strict=True)
     except ValueError as error:
         if not isinstance(error, ValidationError):
-            raise ConfigError(f"a number in {path} is not finite: {_infinite(value)}") from error
+            raise ConfigError(f"a number in {path} is not finite: {_format_infinite(value)}") from error
         first = error.errors()[0]
         dotted = ".".join([path, *(str(part) for part in first["loc"])])
         raise ConfigError(f"{dotted}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}") from error
 
 
-def _infinite(value: object) -> str:
+def _format_infinite(value: object) -> str:
     bad = {n: v for n, v in value.items() if str(v) in ("inf", "-inf", "nan")} if isinstance(value, dict) else {}
     return ", ".join(f"{name} = {number}" for name, number in bad.items()) or str(value)

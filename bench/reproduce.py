@@ -20,7 +20,7 @@ import torch
 from bench import registry
 from bench.align.evaluate import pair_sources
 from bench.align.score import compare_files
-from bench.config import flatten, restore_config
+from bench.config import flatten, restore_config, translate_settings
 from bench.data import prepare_training
 from bench.errors import ConfigError
 from bench.logbook import provenance
@@ -243,7 +243,7 @@ def _verdict(changed: int, total: int, p_holm: list[float], *, weights_equal: bo
 
 def _restore_settings(record: Record, plugin: ModuleType) -> tuple[RunConfig, Task, list[Check]]:
     """Return the settings of a run as this version has them, what it tested, and which settings came or went."""
-    kept, encoder = record.settings, record.settings["encoder"]
+    kept, encoder = translate_settings(record.settings, plugin), record.settings["encoder"]
     bare = {name: kept[name] for name in ("encoder", "preset", *STRUCTURE) if name in kept}
     defaults = flatten(restore_config(encoder, plugin, bare))
     config = restore_config(encoder, plugin, {name: value for name, value in kept.items() if name in defaults})

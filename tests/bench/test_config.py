@@ -300,6 +300,67 @@ def test_wrong_aligner_or_set_is_answered_with_the_nearest(plugin: ModuleType) -
             config.resolve("mine", plugin, "tiny", overrides=[override])
 
 
+# Old names: users are told the new one, finished runs are translated
+
+
+def test_old_name_of_a_setting_is_answered_with_the_new_one(plugin: ModuleType, tmp_path: Path) -> None:
+    told = "the setting train.twins_per_track is now called train.hard_negatives_per_track; use the new name"
+    assert refused(plugin, "train.twins_per_track=2") == told
+    assert refused(plugin, files=(toml(tmp_path, "[train]\ntwins_per_track = 2\n"),)) == told
+
+
+@pytest.mark.parametrize("old", [name for name in config.RENAMED_PRESETS if ":" not in name])
+def test_old_name_of_a_preset_is_answered_with_the_new_one(old: str, plugin: ModuleType) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.resolve("mine", plugin, old)
+    assert str(caught.value) == f"the preset {old} is now called {config.RENAMED_PRESETS[old]}; use the new name"
+
+
+@pytest.mark.parametrize("old", [name for name in config.RENAMED_PRESETS if ":" in name])
+def test_old_name_of_an_aligners_preset_is_answered_with_the_new_one(old: str, plugin: ModuleType) -> None:
+    new = config.RENAMED_PRESETS[old]
+    told = f"the preset {old} is now called {new}; use the new name"
+    assert refused(plugin, aligners(old)) == told
+    assert refused(plugin, aligners(new), f"aligner.{old}.hop_ms=20") == told
+
+
+@pytest.mark.parametrize("new", config.RENAMED_PRESETS.values())
+def test_new_name_of_a_preset_is_one(new: str, plugin: ModuleType) -> None:
+    if ":" in new:
+        config.load_plugin("aligner", new)
+    else:
+        config.resolve("mine", plugin, new)
+
+
+def test_preset_of_an_encoder_may_have_an_old_name(plugin: ModuleType, tmp_path: Path) -> None:
+    toml(tmp_path, "[report-1.train]\nsteps = 3\n", "mine.toml")
+    run = config.resolve("mine", plugin, "report-1")
+    assert run.train.steps == 3
+    assert config.restore_config("mine", plugin, config.flatten(run)) == run
+
+
+def test_settings_of_an_older_run_are_translated(plugin: ModuleType) -> None:
+    names = ("fingerprint-global:biodcase-1", "fingerprint-median-regress:biodcase-2", "nosync")
+    overrides = [
+        aligners(*names), "aligner.fingerprint-global.hop_ms=20",
+        "train.segments_per_track=4", "train.hard_negatives_per_track=3",
+    ]  # fmt: skip
+    run = config.resolve("mine", plugin, "biodcase-1", overrides=overrides)
+    text = json.dumps(config.flatten(run))
+    for old, new in {**config.RENAMED_SETTINGS, **config.RENAMED_PRESETS}.items():
+        text = text.replace(new, old)
+    old_settings = json.loads(text)
+    assert old_settings["preset"] == "report-1" and old_settings["train.twins_per_track"] == 3
+    assert "aligner.fingerprint-global:report-1.hop_ms" in old_settings
+    assert config.restore_config("mine", plugin, old_settings) == run
+
+
+def test_changes_to_an_older_run_need_the_new_names(plugin: ModuleType) -> None:
+    flat = config.flatten(config.resolve("mine", plugin, "tiny"))
+    with pytest.raises(ConfigError, match=r"is now called train\.hard_negatives_per_track"):
+        config.restore_config("mine", plugin, flat, ["train.twins_per_track=1"])
+
+
 def test_kept_settings_are_restored_as_they_were(plugin: ModuleType) -> None:
     overrides = [
         aligners("gcc-phat:aru", "gcc-phat", "nosync"), "aligner.gcc-phat.window_s=0.5", "pairs.aru-sim.duration_s=20",
