@@ -37,7 +37,7 @@ KINDS = {
     "report": Kind("bench.reports", "bench.reports", ("render",)),
 }
 
-
+RENAMED_CONSTANTS = {"HEARS": "NEEDS_ENCODER"}  # of plug-ins: what earlier versions called them, and their names now
 CODE_KINDS = ("encoder", "dataset", "index", "aligner")
 NOT_ENGINE = ("models", "datasets", "reports", "sweeps")  # below `bench/` in an installed copy, beside it in a checkout
 
@@ -62,6 +62,9 @@ def load(kind: str, name: str) -> ModuleType:
     else:
         raise PluginError(format_unknown(kind, name, names(kind)))
     missing = [part for part in KINDS[kind].required if not hasattr(module, part)]
+    for old, new in RENAMED_CONSTANTS.items():
+        if new in missing and hasattr(module, old):
+            raise PluginError(f"{kind} plug-in {name!r} ({module.__file__}) defines {old}, now called {new}; rename it")
     if missing:
         raise PluginError(f"{kind} plug-in {name!r} ({module.__file__}) does not define {', '.join(missing)}")
     return module
