@@ -22,7 +22,7 @@ from bench.registry import format_unknown, load
 from bench.settings import AlignConfig, DataConfig, EvalConfig, RunConfig, TrainConfig, require
 
 PRESETS = Path(__file__).with_name("presets.toml")
-# Names of earlier versions, and what they are called now. Users are told the new name; finished runs are translated.
+# Names of earlier versions, and of now. `--set` and files are answered with the new name, finished runs translated.
 RENAMED_SETTINGS = {"train.twins_per_track": "train.hard_negatives_per_track"}
 RENAMED_PRESETS = {
     "report-1": "biodcase-1",

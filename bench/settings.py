@@ -350,7 +350,7 @@ class EvalConfig:
     """
 
     top_k: int = 20
-    """Neighbours asked of an index for each segment, and answers ranked for each query, from 1 to 1,000."""
+    """Neighbours that an index returns for each segment, and places ranked for each query; from 1 to 1,000."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the network that makes the fingerprints: float32, or bfloat16 by autocast."""
