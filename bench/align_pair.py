@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import registry
 from bench.align.clock import warp_blocks
 from bench.align.contract import Aligner, Pair, PairEmbedder, TimeMap
 from bench.align.lags import lags_of, most_lag, robust_z_scores, segment_starts, subtract_mean
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align.pairs import COLUMNS
+from bench.config import load_plugin
 from bench.device import usable_device
-from bench.errors import ConfigError, DataError
+from bench.errors import DataError
 from bench.fingerprint import build_random_projection
 from bench.runs import find_run, list_runs
 from bench.store import Store
@@ -95,12 +95,7 @@ def load_aligner(name: str) -> tuple[ModuleType, Any]:
 
     Raises: PluginError or ConfigError where there is no such aligner or preset.
     """
-    plain, _, preset = name.partition(":")
-    plugin = registry.load("aligner", plain)
-    presets = plugin.presets() if hasattr(plugin, "presets") else {}
-    if preset and preset not in presets:
-        raise ConfigError(registry.format_unknown(f"preset of the aligner {plain!r}", preset, list(presets)))
-    return plugin, presets[preset] if preset else plugin.Config()
+    return load_plugin("aligner", name)
 
 
 def align_one(pair: Pair, aligner: Aligner, ears: PairEmbedder | None, progress: Progress) -> Alignment:

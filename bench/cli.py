@@ -839,8 +839,8 @@ def _show_sweep(folder: Path) -> None:
 
 
 def _show(result: Any, format_: str, sequence: str | None = None) -> None:
-    from bench.config import require
     from bench.score.rows import to_records
+    from bench.settings import require
 
     if sequence is not None:
         require(
@@ -880,7 +880,7 @@ def _check_sequence(sequence: str, rows: Any) -> None:
 
 
 def _check_format(format_: str) -> None:
-    from bench.config import require
+    from bench.settings import require
 
     require(format_ in FORMATS, f"--format must be one of {', '.join(FORMATS)}", repr(format_))
 

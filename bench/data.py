@@ -12,11 +12,11 @@ import numpy as np
 
 from bench import registry
 from bench.audio.pcm import Corpus, prepare_corpus
-from bench.config import RunConfig
 from bench.degrade.queries import QuerySet, prepare_queries
 from bench.degrade.room import ResponseSource, RoomBank, prepare_rooms
 from bench.errors import ConfigError, DataError
 from bench.machine import cores
+from bench.settings import RunConfig
 from bench.store import Store, digest
 from bench.values import Ints, Progress, Source
 

@@ -1,33 +1,33 @@
-"""The errors a user can meet. Each says what happened, the offending value, and what to do."""
+"""The errors that users see. Each message says what happened, the offending value, and what to do."""
 
 
 class BenchError(Exception):
-    """Is the root of every error meant for the user; the command line prints it without a traceback."""
+    """The base of all errors meant for users; the command line prints them without a traceback."""
 
     exit_code = 1
 
 
 class ConfigError(BenchError):
-    """Says that a setting is wrong; raised before any work starts."""
+    """A setting is wrong; raised before any work starts."""
 
     exit_code = 2
 
 
 class DataError(BenchError):
-    """Says that an input file or folder cannot be used."""
+    """An input file or folder cannot be used."""
 
     exit_code = 2
 
 
 class PluginError(BenchError):
-    """Says that an encoder, data set or index is missing, broken or does not meet its contract."""
+    """A plug-in is missing or broken, or does not meet its contract."""
 
     exit_code = 2
 
 
-class Pruned(Exception):  # noqa: N818 - it is none
-    """Says that a trial of a sweep was ended early because others do better: no error, and no result."""
+class Pruned(Exception):  # noqa: N818 - a signal, not an error
+    """Signals that a sweep stopped this trial early, as others do better; the trial has no result."""
 
 
 class StoreError(BenchError):
-    """Says that something in the store is corrupt, does not fit, or cannot be written."""
+    """Something in the store is damaged, does not fit, or cannot be written."""

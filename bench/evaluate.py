@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 
 from bench import registry
-from bench.config import EvalConfig
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.degrade.queries import hop_samples
@@ -27,6 +26,7 @@ from bench.search.cached import build_or_load
 from bench.search.contract import Index
 from bench.search.diagonal import search_diagonals
 from bench.search.sequence import Ranking, interpolate, rescore, vote
+from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 

@@ -20,7 +20,7 @@ import torch
 from bench import registry
 from bench.align.evaluate import pair_sources
 from bench.align.score import compare_files
-from bench.config import RunConfig, flatten, restore_config
+from bench.config import flatten, restore_config, translate_settings
 from bench.data import prepare_training
 from bench.errors import ConfigError
 from bench.logbook import provenance
@@ -30,6 +30,7 @@ from bench.run import RunContext, Task, check_run, prepare_test_data, run_key
 from bench.run import run as run_again
 from bench.runs import FinishedRun, find_run
 from bench.score.statistics import holm, mcnemar
+from bench.settings import RunConfig
 from bench.store import Store, digest, write_json
 from bench.train import checkpoint
 from bench.train.checkpoint import WEIGHTS
@@ -254,7 +255,7 @@ def _verdict(changed: int, total: int, p_holm: list[float], *, weights_equal: bo
 
 def _restore_settings(record: Record, plugin: ModuleType) -> tuple[RunConfig, Task, list[Check]]:
     """Return the settings of a run as this version has them, what it tested, and which settings came or went."""
-    kept, encoder = record.settings, record.settings["encoder"]
+    kept, encoder = translate_settings(record.settings, plugin), record.settings["encoder"]
     bare = {name: kept[name] for name in ("encoder", "preset", *STRUCTURE) if name in kept}
     defaults = flatten(restore_config(encoder, plugin, bare))
     config = restore_config(encoder, plugin, {name: value for name, value in kept.items() if name in defaults})

@@ -12,13 +12,14 @@ import pandas as pd
 
 from bench.align.evaluate import Alignments, alignment_headline, submission
 from bench.align.pairs import Keypoints, write_keypoints
-from bench.config import RunConfig, flatten
+from bench.config import flatten
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation
 from bench.fingerprint import RANDOM_PROJECTION
 from bench.score.rows import Row, score, to_frame
 from bench.score.threshold import cross_fit_thresholds
+from bench.settings import RunConfig
 from bench.store import Store, digest, read_frame, read_json, write_frame, write_json
 from bench.values import Cell
 

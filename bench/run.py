@@ -19,7 +19,7 @@ import torch
 import bench
 from bench import registry
 from bench.align.evaluate import align_name, aligner_specs, evaluate_alignment, pair_sources
-from bench.config import RunConfig, flatten, require
+from bench.config import flatten
 from bench.data import BenchmarkData, TrainingSet, format_left_out, prepare_training, with_queries, with_validation
 from bench.degrade.cells import benchmark_name, validation_config
 from bench.device import pick_device, use_full_fp32
@@ -30,6 +30,7 @@ from bench.logbook import labels, open_book, provenance
 from bench.logbook.mlflow_metrics import log_result
 from bench.machine import keep_freed_memory
 from bench.results import Result, start_result, with_alignment, with_segments, write_result
+from bench.settings import RunConfig, require
 from bench.store import Store, digest
 from bench.train import checkpoint
 from bench.train.checkpoint import WEIGHTS

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from bench import registry
-from bench.config import RunConfig, restore_config
+from bench.config import restore_config
 from bench.device import usable_device, use_full_fp32
 from bench.errors import ConfigError
 from bench.fingerprint import Embedder
 from bench.registry import format_unknown
 from bench.results import CONFIG, SUMMARY, Result, read_result
+from bench.settings import RunConfig
 from bench.store import Store, read_json
 from bench.train import checkpoint
 from bench.train.checkpoint import WEIGHTS

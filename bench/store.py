@@ -1,8 +1,8 @@
-"""The store: every stage's output in a folder named by its content key.
+"""The store: the output of every stage, in a folder named by its content key.
 
-A stage whose key is present is skipped, so running again is resuming. A stage is built in a partial
-folder and renamed when complete, so a kill at any instant leaves either the whole or a part that the
-next run continues, never something that looks whole and is not.
+A stage whose key is in the store is skipped, so that running again is resuming. A stage is built in a partial folder,
+which is renamed when it is complete. A kill at any instant therefore leaves a whole output, or a part that the next run
+continues, but never a part that looks whole.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from filelock import FileLock
 
 from bench.errors import StoreError
 
-if TYPE_CHECKING:  # heavy, and not needed by what only builds keys
+if TYPE_CHECKING:  # heavy, and needed by readers and writers of tables alone
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
 
 STAGE = "stage.json"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-KEY_LENGTH = 16  # hex digits: 64 bits, no collision to be expected below a billion stages
+KEY_LENGTH = 16  # hex digits, which are 64 bits: no collision is expected below a billion stages
 
 
 def digest(*parts: object) -> str:
@@ -47,27 +47,27 @@ def _plain(value: object) -> Any:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of stage outputs, shared safely by any number of processes on one host."""
+    """A folder of stage outputs, which any number of processes on one host can share."""
 
     root: Path
 
     def folder(self, kind: str, key: str) -> Path:
-        """Return where the finished output of this kind and key is or will be."""
+        """Return the folder of the finished output of this kind and key, whether it exists or not."""
         return self.root / kind / key
 
     def partial(self, kind: str, key: str) -> Path:
-        """Return where an output of this kind and key is while it is built."""
+        """Return the folder in which an output of this kind and key is built."""
         return self.root / kind / f"{key}.partial"
 
     def seconds(self, kind: str, key: str) -> float:
-        """Return how long the build of a finished output took, the part before a kill left out."""
+        """Return how long the build of a finished output took; work before a kill is not counted."""
         return float(read_json(self.folder(kind, key) / STAGE)["seconds"])
 
     def fetch(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
-        """Return the folder of this kind and key, building it first where it is absent.
+        """Return the folder of the finished output of this kind and key, building it first if it is absent.
 
         `build` receives the partial folder, which may hold what an interrupted build left there.
-        Two processes that want the same key build it once: the second waits for the first.
+        If two processes fetch the same key, one builds it and the other waits.
         Raises: StoreError if the disk is full or the folder cannot be written.
         """
         final = self.folder(kind, key)
@@ -94,7 +94,7 @@ class Store:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part of it."""
+    """Write a file atomically: a reader sees the old content or the new, never a part of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
@@ -145,5 +145,5 @@ def read_array(path: Path) -> npt.NDArray[np.float32]:
 
 
 def _build_damage_error(path: Path, error: Exception) -> StoreError:
-    told = (str(error).splitlines() or [type(error).__name__])[0]
-    return StoreError(f"{path} is damaged ({told}); delete the folder {path.parent} and run again")
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return StoreError(f"{path} is damaged ({reason}); delete the folder {path.parent} and run again")

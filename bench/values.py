@@ -1,4 +1,4 @@
-"""The values that flow from stage to stage. Nothing here does work; nothing is changed once made.
+"""The values that flow from stage to stage: types without behaviour, never changed once made.
 
 Shape legend: T samples, B batch, N vectors, D dimensions of a fingerprint.
 """
@@ -15,47 +15,54 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-RATE_HZ = 16_000  # every track is kept at this rate; an encoder that wants another one is given it resampled
+RATE_HZ = 16_000  # of every track in the store; for an encoder with another rate, audio is resampled
 
 Split = Literal["train", "val", "test"]
-INT16_SCALE = 1 / 32_768  # a float sample is an int16 sample over 2**15
+INT16_SCALE = 1 / 32_768  # a float sample is an int16 sample times this
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Track:
-    """One recording of a data set, not yet decoded.
-
-    `id` is unique in its data set; `path` is relative to the data root and empty for made-up audio;
-    `label` is a free word for grouping (the category of a noise); `problem` says why the listing
-    already knows that it cannot be used (a file that is missing), empty if it knows of none.
-    """
+    """One recording of a data set, not yet decoded."""
 
     id: str
+    """Its name, unique in the data set."""
+
     path: str
+    """Its path relative to the data root; empty for synthetic audio."""
+
     split: Split
+    """The side of the data set that it belongs to."""
+
     licence: str = "unknown"
+    """The licence of its audio."""
+
     label: str = ""
+    """Any word to group tracks by, such as the category of a noise."""
+
     problem: str = ""
+    """Why it cannot be used, if that is known before decoding (a missing file); empty otherwise."""
 
 
 class Source(Protocol):
-    """What a data-set plug-in's `build(config, root)` returns: which tracks there are, and their audio."""
+    """What a data-set plug-in's `build(config, root)` returns: a list of tracks, and their audio."""
 
     def tracks(self) -> Sequence[Track]:
-        """Return every track in a fixed order, unusable ones included (with `problem` set)."""
+        """Return all tracks in a fixed order, including unusable ones (with `problem` set)."""
         ...
 
     def load(self, track: Track) -> Floats:
-        """Return the audio as mono float32 at 16 kHz, shape (T,). Must be picklable: workers call it.
+        """Return the audio of a track as mono float32 at 16 kHz, shape (T,).
 
-        Raises: DataError if it cannot be decoded.
+        Worker processes call it, so that the source must be picklable.
+        Raises: DataError if the track cannot be decoded.
         """
         ...
 
     def digest(self) -> str:
-        """Return a digest of all that decides the audio: paths, sizes and times of files, or seeds."""
+        """Return a digest of everything that determines the audio: paths, sizes and times of files, or seeds."""
         ...
 
 
@@ -64,11 +71,16 @@ CellKind = Literal["identity", "clean", "noise", "reverb", "noise_reverb"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One test condition. `identity` is a clean query on the database's own grid: a control."""
+    """One test condition."""
 
     kind: CellKind
+    """What queries are degraded by; `identity` is a control: clean queries that start on the database's grid."""
+
     snr_db: float | None = None
+    """Signal-to-noise ratio in dB, None without noise."""
+
     t60_s: float | None = None
+    """Reverberation time in s, None without reverberation."""
 
     @property
     def name(self) -> str:
@@ -81,41 +93,50 @@ class Cell:
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """The fingerprints of a whole database, tracks one after another.
-
-    Shapes: vectors (N, D) float32 of unit length, memory-mapped; first_vector (tracks + 1,): the
-    vectors of the i-th track, which is tracks[i] in the corpus, are first_vector[i] to
-    first_vector[i + 1]. Vector j of a track starts at sample j * hop_samples of it.
-    """
+    """The fingerprints of a whole database, one track after another."""
 
     vectors: Floats
+    """Unit vectors (N, D), float32, memory-mapped."""
+
     tracks: Ints
+    """The number of each track in the corpus, shape (tracks,)."""
+
     first_vector: Ints
+    """Shape (tracks + 1,): the vectors of row i of `tracks` are first_vector[i] up to first_vector[i + 1]."""
+
     hop_samples: int
+    """Vector j of a track is of the segment that starts at sample j * hop_samples."""
+
     key: str
+    """The content key of the database."""
 
     def track_row_of(self, vector: Ints) -> Ints:
-        """Return for each vector number the place of its track in `tracks`; -1 stays -1."""
+        """Return for each vector number the row of its track in `tracks`; -1 stays -1."""
         return np.searchsorted(self.first_vector, vector, side="right") - 1
 
 
 class Encoder(Protocol):
-    """What an encoder plug-in's `build(config)` returns: a torch module that meets this.
+    """What an encoder plug-in's `build(config)` returns: a torch module with these parts.
 
-    Its unit vectors depend on each segment alone, never on the rest of the batch. `features` is the
-    part before the network (training masks its output), `embed` the network; calling it does both.
+    A unit vector depends on its segment alone, never on the rest of the batch. `features` comes before the network, and
+    training masks its output; `embed` is the network; calling the encoder does both.
     """
 
     rate_hz: int
+    """Sample rate of its input."""
+
     segment_s: float
+    """Length of a segment in s."""
+
     dim: int
+    """Dimensions of its vectors."""
 
     def features(self, wave_BT: Tensor) -> Tensor:
-        """Return patches (B, channels, bands, frames) of segments (B, T), T = segment_s x rate_hz, float32."""
+        """Return float32 patches (B, channels, bands, frames) of segments (B, T), T = segment_s x rate_hz."""
         ...
 
     def embed(self, feature_B: Tensor) -> Tensor:
-        """Return unit vectors (B, D) float32 of `features`' output."""
+        """Return float32 unit vectors (B, D) of the output of `features`."""
         ...
 
 
@@ -124,4 +145,4 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """Shows nothing."""
+    """Show nothing."""

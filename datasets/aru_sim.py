@@ -32,8 +32,8 @@ from bench.align.contract import SPACING_S
 from bench.align.pairs import Keypoints, Recipe, write_split
 from bench.audio.decode import decode, decoder_version
 from bench.audio.files import find_audio
-from bench.config import require
 from bench.errors import DataError
+from bench.settings import require
 from bench.store import Store, digest
 from bench.values import RATE_HZ, Floats, Progress
 
@@ -74,31 +74,67 @@ PEAK = 0.5  # of both recorders before their gains
 
 @dataclass(frozen=True)
 class Config:
-    """Which scenes. Lengths in seconds and metres, pairs are ranges from which each file draws.
-
-    `snr_db` is of calls, while any is heard, to the noise floor. `missing_share` of the animals are not heard by one
-    of the recorders, drawn; one is always heard by both. `sources`: `auto` takes field recordings where there are any.
-    """
+    """Which scenes. A range is what each file draws from."""
 
     duration_s: float = 120.0
+    """Length of a file in s, at least 10."""
+
     train_files: int = 8
+    """Files of the split `train` of each set; 0 makes none."""
+
     test_files: int = 12
+    """Files of the split `test` of each set; 0 makes none."""
+
     sources: Literal["auto", "field", "made-up"] = "auto"
+    """Where calls come from: `field` recordings, `made-up` ones, or `auto`: field recordings if there are any."""
+
     num_sources: tuple[int, int] = (3, 6)
+    """Range of the number of animals in a scene, at least 1."""
+
     spacing_m: tuple[float, float] = (0.05, 0.4)
+    """Range of the distance between the two recorders, in m."""
+
     distance_m: tuple[float, float] = (4.0, 40.0)
+    """Range of the distance of an animal from the recorders, in m."""
+
     reverberant_share: float = 0.5
+    """Share of scenes in a reverberant space, between 0 and 1; the others are in the open."""
+
     missing_share: float = 0.25
+    """Probability that one of the recorders, drawn, does not hear an animal, between 0 and 1.
+
+    Both always hear at least one animal.
+    """
+
     snr_db: tuple[float, float] = (0.0, 20.0)
+    """Range of the level of calls, while any sounds, relative to the noise floor, in dB."""
+
     num_silences: tuple[int, int] = (1, 3)
+    """Range of the number of stretches in which no animal calls."""
+
     silence_s: tuple[float, float] = (4.0, 12.0)
+    """Range of the length of such a stretch, in s."""
+
     coarse_offset_s: float = 4.5
+    """Largest offset of the clocks of `aru-sim-coarse`, in s, with either sign."""
+
     coarse_drift_ppm: float = 500.0
+    """Largest drift of the clocks of `aru-sim-coarse`, in parts of a million, with either sign."""
+
     coarse_wobble_s: float = 0.05
+    """Largest wobble of the clocks of `aru-sim-coarse`, in s; 0 is none."""
+
     fine_offset_s: float = 0.45
+    """Largest offset of the clocks of `aru-sim-fine`, in s, with either sign."""
+
     fine_drift_ppm: float = 100.0
+    """Largest drift of the clocks of `aru-sim-fine`, in parts of a million, with either sign."""
+
     fine_wobble_s: float = 0.005
+    """Largest wobble of the clocks of `aru-sim-fine`, in s; 0 is none."""
+
     seed: int = 0
+    """Seed of every draw."""
 
     def __post_init__(self) -> None:
         require(self.duration_s >= 10, "duration_s must be >= 10 s", self.duration_s)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.audio.files import file_source, find_audio, normalise_path
-from bench.config import require
 from bench.errors import DataError
+from bench.settings import require
 from bench.values import Source, Split, Track
 
 KIND = "music"  # what is trained on and searched; noise is what is mixed into it

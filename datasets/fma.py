@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from bench.audio.files import file_source
-from bench.config import require
 from bench.errors import DataError
+from bench.settings import require
 from bench.values import Source, Split, Track
 
 KIND = "music"
@@ -37,10 +37,13 @@ HEADER_ROWS = 3  # two of names, and one that only says track_id
 
 @dataclass(frozen=True)
 class Config:
-    """Which audio folder, and the share of albums held out where the table names no validation tracks."""
+    """Which audio of FMA, and what validates."""
 
     audio: Literal["auto", "fma_large", "fma_full", "fma_medium", "fma_small"] = "auto"
+    """The audio folder; `auto` takes the first of these that is there."""
+
     val_share: float = 0.05
+    """Share of albums held out where the table names no validation tracks, from 0 to below 1."""
 
     def __post_init__(self) -> None:
         require(0 <= self.val_share < 1, "val_share must be >= 0 and < 1", self.val_share)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.audio.files import file_source, find_audio, normalise_path
-from bench.config import require
 from bench.errors import DataError
+from bench.settings import require
 from bench.values import Source, Split, Track
 
 KIND = "music"
@@ -27,10 +27,13 @@ MIN_FOLDERS = 10  # with fewer, the drawn sides would be far from their shares
 
 @dataclass(frozen=True)
 class Config:
-    """The share of each side; the training side is the rest."""
+    """How the tracks are divided; what the two shares leave is the training side."""
 
     val_share: float = 0.05
+    """Share of the validation side, at least 0; the sum of both shares is below 1."""
+
     test_share: float = 0.3
+    """Share of the test side, at least 0."""
 
     def __post_init__(self) -> None:
         shares = (self.val_share, self.test_share)

@@ -26,8 +26,8 @@ import numpy as np
 from bench.align.clock import Clock, ClockRange, warp
 from bench.align.pairs import Keypoints, Recipe, write_split
 from bench.audio.decode import decode, decoder_version
-from bench.config import require
 from bench.errors import DataError
+from bench.settings import require
 from bench.store import Store, digest
 from bench.values import RATE_HZ, Floats, Progress
 
@@ -57,20 +57,34 @@ COPY_LAG_S = {1: 0.0, 2: -589 / 32_000, 3: 1714 / 32_000, 4: 1473 / 32_000, 5: 3
 
 @dataclass(frozen=True)
 class Config:
-    """Which clocks; offsets in seconds with both signs.
-
-    Each pair comes with `clocks` of them. The copies' offsets are smaller: what an offset may cost is cut off both
-    ends, and there are only 3 s. Keypoints are `keypoint_s` apart. Recorders further apart than `max_distance_m` make
-    no pair: the floor would be higher than what is to be measured.
-    """
+    """Which pairs of recordings, and which clocks."""
 
     clocks: int = 2
+    """Clocks drawn for each pair of recordings, at least 1; each makes a file."""
+
     locar_offset_s: float = 0.45
+    """Largest offset of the clocks of `locar`, in s, with either sign."""
+
     copies_offset_s: float = 0.3
+    """Largest offset of the clocks of `shifted-copies`, in s, with either sign.
+
+    It is smaller than that of `locar`: what an offset may cost is cut off both ends, and the recordings have only 3 s.
+    """
+
     drift_ppm: float = 500.0
+    """Largest drift of a clock, in parts of a million, with either sign."""
+
     keypoint_s: float = 0.5
+    """Time from one annotated keypoint to the next, in s, above 0."""
+
     max_distance_m: float = 45.0
+    """Recorders further apart than this, in m, make no pair.
+
+    Otherwise the floor, the time that sound takes between them, would be higher than what is to be measured.
+    """
+
     seed: int = 0
+    """Seed of every draw."""
 
     def __post_init__(self) -> None:
         require(self.clocks >= 1 and self.keypoint_s > 0, "clocks must be >= 1 and keypoint_s > 0", self)

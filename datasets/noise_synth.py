@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.config import require
+from bench.settings import require
 from bench.store import digest
 from bench.values import RATE_HZ, Floats, Source, Split, Track
 
@@ -29,12 +29,19 @@ LEVEL = 0.1  # effective value; mixing sets the level anyway
 
 @dataclass(frozen=True)
 class Config:
-    """How many recordings of each category a side, and how long they are."""
+    """How many recordings, and how long they are."""
 
     num_train: int = 4
+    """Recordings of each category on the training side, at least 1."""
+
     num_test: int = 2
+    """Recordings of each category on the test side, at least 1."""
+
     seconds: float = 30.0
+    """Length of a recording in s, above 0."""
+
     seed: int = 0
+    """Seed of every draw."""
 
     def __post_init__(self) -> None:
         require(min(self.num_train, self.num_test) >= 1, "num_train and num_test must be >= 1", self)

@@ -37,13 +37,22 @@ SMALL_T60_S, LARGE_T60_S = 0.15, 1.0
 
 @dataclass(frozen=True)
 class Config:
-    """Which rooms. For each test t60 in seconds `test_rooms`; for training, t60 drawn from `train_t60_s`."""
+    """Which rooms. Reverberation times are in s, at least that of the deadest room that can be made."""
 
     test_t60_s: tuple[float, ...] = (0.2, 0.4, 0.5, 0.7, 0.8)
+    """Reverberation times of the test rooms."""
+
     test_rooms: int = 8
+    """Test rooms of each reverberation time."""
+
     train_rooms: int = 48
+    """Training rooms."""
+
     train_t60_s: tuple[float, float] = (0.2, 1.0)
+    """Range of the training rooms' reverberation times, drawn uniformly."""
+
     seed: int = 0
+    """Seed of every draw."""
 
     def __post_init__(self) -> None:
         if min((*self.test_t60_s, *self.train_t60_s), default=1.0) < SMALL_T60_S:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.config import require
+from bench.settings import require
 from bench.store import digest
 from bench.values import RATE_HZ, Floats, Ints, Source, Split, Track
 
@@ -33,13 +33,22 @@ HIT_DECAYS_S = {"kick": (0.05, 0.1), "snare": (0.03, 0.08), "hat": (0.01, 0.04)}
 
 @dataclass(frozen=True)
 class Config:
-    """How many tracks a side and how long they are."""
+    """How many tracks, and how long they are."""
 
     num_train: int = 64
+    """Tracks of the training side, at least 0; one side at least has a track."""
+
     num_val: int = 8
+    """Tracks of the validation side, at least 0."""
+
     num_test: int = 32
+    """Tracks of the test side, at least 0."""
+
     seconds: float = 30.0
+    """Length of a track in s, above 0."""
+
     seed: int = 0
+    """Seed of every draw."""
 
     def __post_init__(self) -> None:
         counts = (self.num_train, self.num_val, self.num_test)

@@ -32,20 +32,32 @@ TOP_POSITIONS = 6  # the last block's map is 2 x 3
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the encoder. `width` scales every channel count (1 is the paper's network).
-
-    `attention`: one vector of weights for all channels of a block, one for each channel, or none (the
-    ablation). `attention_at`: after a block's second convolution, after its addition, or after the second
-    convolution of the last block alone. `attention_scale` is S of equation 3; "mean-1" is bands x frames of
-    each map, so that a mask has mean 1. `skip`: how a block whose shape changes goes round its convolutions.
-    """
+    """Settings of the encoder."""
 
     width: float = 1.0
+    """Factor of every channel count, above 0; 1 is the paper's network.
+
+    Channels must stay whole numbers, and the last layer's values a multiple of `dim`.
+    """
+
     dim: int = 128
+    """Dimensions of a fingerprint, at least 1."""
+
     attention: Literal["shared", "per-channel", "off"] = "shared"
+    """Weights of attention: `shared` by all channels of a block, `per-channel`, or `off` (the ablation)."""
+
     attention_at: Literal["second-conv", "block-output", "last-block"] = "second-conv"
+    """Where attention applies.
+
+    `second-conv` is after the second convolution of each block, `last-block` after that of the last block alone,
+    `block-output` after the addition of each block.
+    """
+
     attention_scale: float | Literal["mean-1"] = 100.0
+    """S of the paper's equation 3, above 0; "mean-1" is bands x frames of each map, so that a mask has mean 1."""
+
     skip: Literal["projection", "none"] = "projection"
+    """How a block whose shape changes goes round its convolutions: by a `projection`, or not at all."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:

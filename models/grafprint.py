@@ -51,22 +51,37 @@ CHUNK = 8  # segments that a processor takes at once at width 1, so that what a 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the encoder; the defaults are what the released code runs.
-
-    `size` and `width`: a preset of channels and blocks, and a factor for every channel count (1 is the
-    paper's network). `k` counts a node among its own neighbours: 3 is itself and 2 others. `dilation`
-    "planned" skips neighbours, 1 to 3 from the first block to the last, and `drop_path` leaves out
-    branches in training, with a probability that rises from 0 to it: the code's constructor plans both
-    (to 3 and 0.1) but its block counter stands still. `conv` is the graph convolution of every block.
-    """
+    """Settings of the encoder; the defaults are what the released code runs."""
 
     size: Literal["t", "s", "m", "b"] = "t"
+    """The paper's sizes of the network, tiny to big: channels and number of blocks."""
+
     width: float = 1.0
+    """Factor of every channel count, above 0; 1 is the paper's network.
+
+    Channels must stay whole numbers and multiples of the convolution's groups: take a multiple of 1/8.
+    """
+
     k: int = 3
+    """Neighbours of a node, itself among them: 3 is itself and 2 others; at least 2."""
+
     dilation: Literal["none", "planned"] = "none"
+    """`planned` skips neighbours, by a step that grows from 1 in the first block to 3 in the last.
+
+    The released code's constructor plans this, but its block counter stands still: hence `none`.
+    """
+
     drop_path: float = 0.0
+    """Probability with which the last block leaves out its branches in training, from 0 to below 1.
+
+    It rises to this from 0 in the first block. The released code plans 0.1, but its block counter stands still.
+    """
+
     conv: Literal["max-relative", "edge", "sage", "gin"] = "max-relative"
+    """The graph convolution of every block."""
+
     dim: int = 128
+    """Dimensions of a fingerprint, at least 1."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:

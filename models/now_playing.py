@@ -38,18 +38,25 @@ INPUTS: dict[FrontEnd, tuple[int, float, int, int]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the encoder. `width` scales every channel count (1 is the paper's network).
-
-    `norm_order`: the paper normalises before a ReLU, the released code after an ELU. `strides`: 2 everywhere,
-    as in the paper, or 1 in time at the fifth and seventh layer, as in the code. `front_end`: the input of Singh
-    et al., or that of NAFP, with its values as they are or scaled to [-1, 1].
-    """
+    """Settings of the encoder."""
 
     width: float = 1.0
+    """Factor of every channel count, above 0; 1 is the paper's network.
+
+    Channels must stay whole numbers, and those of the last layer a multiple of `dim`.
+    """
+
     dim: int = 128
+    """Dimensions of a fingerprint, at least 1."""
+
     norm_order: Literal["norm-relu", "elu-norm"] = "norm-relu"
+    """`norm-relu` normalises before a ReLU, as the paper does; `elu-norm` after an ELU, as the released code does."""
+
     strides: Literal["paper", "code"] = "paper"
+    """`paper` has stride 2 everywhere; `code` has 1 in time at the fifth and seventh layer."""
+
     front_end: FrontEnd = "mel64-16k"
+    """The log-mel input: that of Singh et al., or that of NAFP, with its values as they are or scaled to [-1, 1]."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:

@@ -24,10 +24,13 @@ BANDS, FRAMES = 64, 96
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the control. `seed` draws the projection, so that it is the same in every run."""
+    """Settings of the control."""
 
     dim: int = 128
+    """Dimensions of a fingerprint, at least 1."""
+
     seed: int = 0
+    """Seed of the projection, so that it is the same in every run."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:

@@ -23,11 +23,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.rule import Rule
 from rich.text import Text
 
-from bench.config import format_setting, require
+from bench.config import format_setting
 from bench.errors import ConfigError
 from bench.fingerprint import RANDOM_PROJECTION
 from bench.results import DEGRADED, Result, select_rows
 from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
+from bench.settings import require
 from bench.values import Cell, CellKind
 
 PUBLISHED = Path(__file__).with_name("published_segments.toml")

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import bench
 from bench import registry
-from bench.config import RunConfig, format_setting, require
+from bench.config import format_setting
 from bench.data import prepare_training
 from bench.degrade.cells import validation_config
 from bench.errors import BenchError, ConfigError
@@ -27,6 +27,7 @@ from bench.logbook import Logbook, first_line, is_open, open_book, provenance
 from bench.machine import cores
 from bench.run import RunContext, benchmark_of, check_run, prepare_test_data
 from bench.runs import CURVES, STUDY, TRIALS
+from bench.settings import RunConfig, require
 from bench.store import Store, digest, read_frame, read_json
 from bench.sweeps import export
 from bench.sweeps.space import Basis, Space, check, to_params

@@ -11,12 +11,13 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from bench import registry
-from bench.config import RunConfig, flatten
+from bench.config import flatten
 from bench.errors import ConfigError
 from bench.logbook import Package, alias_tags, register
 from bench.results import Result
 from bench.run import RunContext, run
 from bench.runs import find_run
+from bench.settings import RunConfig
 from bench.store import Store
 from bench.sweeps import export
 from bench.sweeps.space import Basis, read_space, to_settings

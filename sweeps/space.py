@@ -14,9 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bench.config import RunConfig, assignment, flatten, parse_section, require, resolve
+from bench.config import assignment, flatten, format_unknown_setting, parse_section, resolve
 from bench.errors import ConfigError
 from bench.registry import format_unknown
+from bench.settings import RunConfig, require
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -124,7 +125,7 @@ def check(space: Space, basis: Basis, where: Path) -> None:
                 f"{where}: {name} cannot be varied, only settings of {' and '.join(VARIABLE_SECTIONS)}*: the test stays"
             )
         if name not in known:
-            raise ConfigError(f"{where}: {format_unknown('setting', name, known)}")
+            raise ConfigError(f"{where}: {format_unknown_setting(name, known)}")
     for name, parameter in space.parameters.items():
         for value in parameter.ends:
             try:

@@ -20,9 +20,9 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
-from bench.config import RunConfig
 from bench.errors import ConfigError, StoreError
 from bench.registry import format_unknown
+from bench.settings import RunConfig
 from bench.store import Store, digest
 from bench.sweeps.space import Space, differences
 

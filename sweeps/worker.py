@@ -19,11 +19,11 @@ from typing import Any
 
 from optuna.trial import Trial, TrialState
 
-from bench.config import RunConfig
 from bench.errors import BenchError, Pruned
 from bench.registry import load
 from bench.results import Result
 from bench.run import RunContext, run
+from bench.settings import RunConfig
 from bench.store import Store, write_json
 from bench.sweeps.space import Basis, Space, read_space, to_settings
 from bench.sweeps.study import OBJECTIVES, Pruner, definition_of, join_study, open_storage

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.align.contract import Seconds
-from bench.config import require
+from bench.settings import require
 from bench.values import RATE_HZ, Floats
 
 STEEPEST = 0.5  # seconds of lag a second: below 1 no clock runs backwards, and the inverse halves its error each time

@@ -24,10 +24,11 @@ from bench.align.contract import Aligner, Pair, Seconds, TimeMap
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align.pairs import Keypoints, PairFile, PairSource, Problem, list_pair_files, open_pair_file, splits
 from bench.align.score import FileScore, Spread, clip_times, compare_files, score_file, score_set
-from bench.config import AlignConfig, RunConfig, format_plugin_name
+from bench.config import format_plugin_name, load_plugin
 from bench.errors import DataError
 from bench.fingerprint import Embedder
 from bench.score.statistics import holm
+from bench.settings import AlignConfig, RunConfig
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import Progress, no_progress
 
@@ -82,7 +83,7 @@ def aligner_specs(config: RunConfig) -> list[AlignerSpec]:
     found = [
         AlignerSpec(
             format_plugin_name(name),
-            registry.load("aligner", name.partition(":")[0]),
+            load_plugin("aligner", name)[0],
             config.aligner[format_plugin_name(name)],
         )
         for name in config.align.aligners

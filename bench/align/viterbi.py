@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bench.config import require
+from bench.settings import require
 from bench.values import Ints
 
 Scores = npt.NDArray[np.floating]

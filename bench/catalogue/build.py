@@ -15,7 +15,6 @@ from bench import registry
 from bench.audio.crop import read_looped
 from bench.audio.pcm import Corpus
 from bench.catalogue.folder import Catalogue, Limit, check_free, read_catalogue, write_catalogue
-from bench.config import RunConfig
 from bench.data import prepare_corpora
 from bench.degrade.mix import noise_gain, normalise_peak
 from bench.degrade.queries import draw_audible_start, draw_noise_start, hop_samples
@@ -25,6 +24,7 @@ from bench.runs import FinishedRun
 from bench.score.threshold import FALSE_ACCEPTS, threshold
 from bench.search.cached import build_or_load
 from bench.search.diagonal import search_diagonals
+from bench.settings import RunConfig
 from bench.store import Store
 from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progress, no_progress
 

@@ -19,11 +19,12 @@ import pandas as pd
 import torch
 
 from bench import registry
-from bench.config import RunConfig, parse_section
+from bench.config import parse_section
 from bench.errors import BenchError, ConfigError, DataError
 from bench.fingerprint import Embedder
 from bench.search.cached import keeps, version_of
 from bench.search.contract import Index
+from bench.settings import RunConfig
 from bench.store import read_array, read_frame, read_json, write_frame, write_json
 from bench.train import checkpoint
 from bench.values import Fingerprints, Floats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.config import EvalConfig
+from bench.settings import EvalConfig
 from bench.store import digest
 from bench.values import Cell
 

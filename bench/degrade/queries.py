@@ -20,10 +20,10 @@ import pandas as pd
 
 from bench.audio.crop import read_looped, read_padded
 from bench.audio.pcm import Corpus
-from bench.config import EvalConfig
 from bench.degrade.mix import noise_gain, normalise_peak
 from bench.degrade.room import DIRECT_AT, RoomBank, reverberate
 from bench.errors import DataError, StoreError
+from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Floats, Ints, Progress
 

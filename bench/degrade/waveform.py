@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.config import Transforms
+from bench.settings import Transforms
 from bench.values import INT16_SCALE, RATE_HZ, Floats, Ints
 
 PINK_DB, BROWN_DB = -3.01, -6.02  # an octave, of the power spectral density

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.align.evaluate import aligner_specs, summarise_sets
-from bench.config import RunConfig
 from bench.logbook.book import Logbook
 from bench.logbook.note import format_note
 from bench.results import (
@@ -23,6 +22,7 @@ from bench.results import (
     named_tables,
     select_rows,
 )  # fmt: skip
+from bench.settings import RunConfig
 
 METRIC_KEYS = 60  # a run of MLflow has fewer
 OTHER_KEYS = 4 + 8 + 5  # of them: training and validation, the machine, one GPU

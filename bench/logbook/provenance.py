@@ -17,7 +17,7 @@ from bench.machine import cores
 if TYPE_CHECKING:
     import torch
 
-    from bench.config import RunConfig
+    from bench.settings import RunConfig
 
 LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "pandas", "soundfile", "falconn", "mlflow", "optuna")
 GIB = 1 << 30

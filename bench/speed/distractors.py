@@ -30,8 +30,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.config import require
 from bench.errors import DataError
+from bench.settings import require
 from bench.store import Store, digest, read_array
 from bench.values import Fingerprints, Floats, Ints, Progress
 

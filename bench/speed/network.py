@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench.config import RunConfig, flatten, require
+from bench.config import flatten
 from bench.data import TrainingSet, prepare_training
 from bench.device import pick_device, use_full_fp32
 from bench.errors import ConfigError
@@ -30,6 +30,7 @@ from bench.fingerprint import BATCH, Embedder, resample_to
 from bench.logbook import open_book, provenance
 from bench.machine import keep_freed_memory
 from bench.run import RunContext, build_encoder, check_run
+from bench.settings import RunConfig, require
 from bench.speed.tracking_cost import block_steps, measure_overhead
 from bench.store import Store, digest, write_json
 from bench.train.hard_negatives import prepare_hard_negatives

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from bench import registry
-from bench.config import RunConfig, require, resolve
+from bench.config import load_plugin, resolve
 from bench.data import prepare_data
 from bench.degrade.queries import hop_samples
 from bench.errors import ConfigError, PluginError
@@ -35,6 +35,7 @@ from bench.runs import FinishedRun, find_run
 from bench.score.hits import score_hits
 from bench.score.statistics import wilson
 from bench.search.sequence import rescore
+from bench.settings import RunConfig, require
 from bench.speed.distractors import prepare_distractors
 from bench.speed.isolated import Costs, Status, measure_isolated
 from bench.store import Store, digest, write_json
@@ -220,11 +221,9 @@ def parse_index_specs(names: Sequence[str], overrides: Sequence[str]) -> list[In
     rows = [brute]
     for name in dict.fromkeys(names):
         index, _, preset = name.partition(":")
-        plugin = registry.load("index", index)
-        presets = plugin.presets() if hasattr(plugin, "presets") else {"": plugin.Config()}
-        if preset and preset not in presets:
-            raise ConfigError(registry.format_unknown(f"preset of the index {index!r}", preset, list(presets)))
-        chosen = {preset: presets[preset]} if preset else presets
+        plugin, config = load_plugin("index", name)
+        every = plugin.presets() if hasattr(plugin, "presets") else {"": config}
+        chosen = {preset: config} if preset else every
         rows += [IndexSpec(index, each, _override_config(index, config, overrides)) for each, config in chosen.items()]
     # Brute force is measured once, under the name of its preset if it has one.
     same = [row for row in rows[1:] if row.index == BRUTE_FORCE and row.config == brute.config]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from bench.config import TrainConfig
+from bench.settings import TrainConfig
 from bench.train.hard_negatives import GRID_HOP_SAMPLES, NO_NEGATIVE
 from bench.train.pool import TrainingPool
 from bench.values import RATE_HZ, Floats, Ints

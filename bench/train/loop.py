@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.config import RunConfig, TrainConfig
 from bench.data import TrainingSet, split_tracks
 from bench.fingerprint import Embedder
+from bench.settings import RunConfig, TrainConfig
 from bench.store import Store, read_json, write_json
 from bench.train import checkpoint
 from bench.train.checkpoint import WEIGHTS

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from bench.config import TrainConfig
+from bench.settings import TrainConfig
 
 SMALLEST_SQUARE = 1e-6  # of a distance between unit vectors; float32 cosines near 1 are no finer than this
 

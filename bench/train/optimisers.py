@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.config import TrainConfig
+from bench.settings import TrainConfig
 
 LAMB_EPSILON = 1e-6  # that of the paper's code, and of NAFP
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.config import TrainConfig
 from bench.degrade.room import DIRECT_AT
+from bench.settings import TrainConfig
 from bench.train.draws import Draws
 from bench.train.pool import TrainingPool, fft_samples
 from bench.train.sound import Sound

@@ -11,10 +11,10 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from bench.audio.pcm import Corpus
-from bench.config import TrainConfig
 from bench.data import TrainingSet
 from bench.degrade.room import DIRECT_AT
 from bench.errors import DataError
+from bench.settings import TrainConfig
 from bench.train.hard_negatives import NO_HARD_NEGATIVES, HardNegatives
 from bench.train.sound import Sound, sound_of
 from bench.values import INT16_SCALE, RATE_HZ, Ints

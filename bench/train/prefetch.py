@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.config import TrainConfig, Transforms
 from bench.degrade.waveform import transform_int16
 from bench.machine import cores
+from bench.settings import TrainConfig, Transforms
 from bench.train.draws import draw_pairs
 from bench.train.pairs import Batch, WaveTransform, cut_pairs
 from bench.train.pool import TrainingPool

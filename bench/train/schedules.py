@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bench.config import TrainConfig
+from bench.settings import TrainConfig
 
 CYCLE_UP = 40 / 150  # Singh et al. rise for 40 of their 150 epochs; the shape after that is not stated
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench.config import TrainConfig
 from bench.errors import BenchError
 from bench.fingerprint import resample_to
+from bench.settings import TrainConfig
 from bench.train.losses import Loss, loss_of
 from bench.train.optimisers import optimiser_of, set_rate
 from bench.train.pairs import degrade_pairs, mask_patches

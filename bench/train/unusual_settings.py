@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from bench.config import TrainConfig
+from bench.settings import TrainConfig
 
 HIGH_ADAM_RATE = 5e-2
 USUAL_TEMPERATURES = (0.01, 0.5)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from bench.audio.pcm import Corpus
-from bench.config import TrainConfig
 from bench.data import TrainingSet
 from bench.fingerprint import Embedder, cut_segments
+from bench.settings import TrainConfig
 from bench.train.draws import draw_pairs
 from bench.train.hard_negatives import GRID_HOP_SAMPLES
 from bench.train.pairs import cut_pairs, degrade_pairs

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as functional
 
 from bench.audio.pcm import prepare_corpus
-from bench.config import EvalConfig
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.degrade.queries import prepare_queries
@@ -18,6 +17,7 @@ from bench.degrade.room import Response, align_direct_sound, prepare_rooms
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, evaluate
 from bench.fingerprint import Embedder
 from bench.results import add_thresholds
+from bench.settings import EvalConfig
 from bench.store import Store
 from bench.testing import Arrays
 from bench.values import RATE_HZ, Cell, no_progress

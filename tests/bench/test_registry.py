@@ -128,6 +128,15 @@ def test_plugin_without_a_part_names_the_part(tmp_path: Path) -> None:
         registry.load("encoder", str(file))
 
 
+def test_aligner_of_an_earlier_version_is_told_the_new_name_of_its_constant(tmp_path: Path) -> None:
+    file = tmp_path / "old.py"
+    file.write_text(f"{PLUGIN}HEARS = True\n")
+    with pytest.raises(
+        PluginError, match=r"aligner plug-in .*old\.py.* defines HEARS, now called NEEDS_ENCODER; rename"
+    ):
+        registry.load("aligner", str(file))
+
+
 def test_digest_follows_the_source(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.py", "b.py", "c.py")]
     for file, text in zip(files, (PLUGIN, PLUGIN, PLUGIN + "# changed\n"), strict=True):

@@ -201,6 +201,13 @@ def test_a_setting_that_is_gone_is_refused_and_a_new_one_has_its_default(copied:
         check_reproducible(found)
 
 
+def test_a_setting_that_was_renamed_is_not_gone(copied: Store) -> None:
+    path = run_folder(copied) / CONFIG
+    path.write_text(path.read_text().replace("train.hard_negatives_per_track", "train.twins_per_track"))
+    found = attempted(copied)
+    assert not {"train.twins_per_track", "train.hard_negatives_per_track"} & {check.name for check in found.checks}
+
+
 def test_another_library_is_a_difference_that_is_not_refused(copied: Store) -> None:
     events = run_folder(copied) / "events.jsonl"
     events.write_text(events.read_text().replace(f'"bench.lib.numpy": "{np.__version__}"', '"bench.lib.numpy": "1.0"'))

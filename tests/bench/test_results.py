@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from bench import config, registry
-from bench.config import RunConfig
 from bench.errors import ConfigError, StoreError
 from bench.results import CONDITIONS, CONFIG, HITS, ROWS, SUMMARY, Result, headline, write_result
 from bench.runs import find_run
 from bench.score.rows import Row, load_schema, to_frame, to_records
+from bench.settings import RunConfig
 from bench.store import Store
 
 jsonschema = pytest.importorskip("jsonschema")

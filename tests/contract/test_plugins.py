@@ -1,6 +1,7 @@
 """Every registered plug-in keeps its contract, and the checks notice one that does not."""
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -299,6 +300,28 @@ class OneResponse:
         return "one"
 
 
+class OldSource:
+    """A source of an earlier version, whose digest has another name: of music, responses or pairs."""
+
+    def tracks(self) -> list[Track]:
+        return [Track("one", "", "train")]
+
+    def names(self) -> list[str]:
+        return ["one"]
+
+    def sets(self) -> list[str]:
+        return ["one"]
+
+    def fingerprint(self) -> str:
+        return "one"
+
+
+@pytest.mark.parametrize("check", [check_source, check_responses, check_pairs])
+def test_source_of_an_earlier_version_is_told_the_new_name_of_its_digest(check: Callable[[Any], None]) -> None:
+    with pytest.raises(AssertionError, match=r"has digest\(\), which earlier versions called fingerprint\(\): rename"):
+        check(OldSource())
+
+
 def test_response_that_is_not_aligned_is_named() -> None:
     decay = np.zeros(8_000, np.float32)
     decay[800:] = 10 ** (-3 * np.arange(7_200) / RATE_HZ / 0.1)
@@ -346,7 +369,7 @@ def test_sound_toy_aligner_passes() -> None:
         ("turned", r"has the lag.*-0\.60 s where \+0\.60 s"),
         ("name", "does not depend on the pair's name"),
         ("key", "does not depend on the pair's name or key"),
-        ("remembers", "whatever was asked before"),
+        ("remembers", "whatever came before"),
         ("falls", "a valid map.*must rise"),
         ("array", "a valid map.*ndarray"),
         ("sure of silence", "silence in both channels gives a confidence below"),
@@ -357,7 +380,7 @@ def test_fault_of_an_aligner_is_named(fault: str, rule: str) -> None:
         check_aligner(lagging(fault))
 
 
-def test_aligner_that_does_not_say_whether_it_hears_is_named() -> None:
+def test_aligner_that_does_not_say_whether_it_needs_an_encoder_is_named() -> None:
     with pytest.raises(AssertionError, match="NEEDS_ENCODER is a truth value; found no"):
         check_aligner(lagging("", NEEDS_ENCODER="no"))
 

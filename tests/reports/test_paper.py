@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.config import EvalConfig
 from bench.degrade.cells import list_cells
 from bench.errors import ConfigError
 from bench.reports import paper
 from bench.reports.paper import Entry, Line, PaperTable
 from bench.results import Result
 from bench.score.statistics import bootstrap_mean, wilson
+from bench.settings import EvalConfig
 from bench.values import Cell
 
 NOISE = Cell("noise", snr_db=0)

@@ -77,6 +77,7 @@ def test_space_that_makes_no_sense_is_refused_by_name(tmp_path: Path, text: str,
     ("path", "parameter", "told"),
     [
         ("train.learning_rate", Parameter(1e-3, 1e-2), "no setting called 'train.learning_rate'"),
+        ("train.twins_per_track", Parameter(0, 5), "is now called train.hard_negatives_per_track; use the new name"),
         ("eval.hop_ms", Parameter(50.0, 100.0), "eval.hop_ms cannot be varied"),
         ("train.temperature", Parameter(-0.1, 0.1), "train.temperature = -0.1: train.temperature must be > 0"),
         ("train.batch_pairs", Parameter(1.5, 9.5), "train.batch_pairs = 1.5: train.batch_pairs: input should be a"),

@@ -27,7 +27,7 @@ from torch import nn
 from bench.align.aligners.nosync import build_identity_map
 from bench.align.baseline_grid import candidates, mean_prominence, usable_mask, windows
 from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap
-from bench.config import require
+from bench.settings import require
 from bench.values import RATE_HZ, Ints, Progress
 
 NEEDS_ENCODER = False
@@ -38,13 +38,22 @@ SOURCE = "own writing of the published algorithm"
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the mel spectrogram in samples and bands, and of the window in seconds; see the module's text."""
+    """Settings of the mel spectrograms and of the window around a keypoint."""
 
     window_s: float = 1.0
+    """Length of the window in s, over half of `num_fft`."""
+
     num_fft: int = 2048
+    """Length of a Fourier transform in samples."""
+
     hop: int = 512
+    """Samples from one frame to the next, from 1 to `num_fft`."""
+
     num_bands: int = 128
+    """Mel bands, at least 1."""
+
     slice_defect: bool = False
+    """Whether to cut the window of channel 0 from the file's beginning, as the published code does."""
 
     def __post_init__(self) -> None:
         require(self.window_s * RATE_HZ > self.num_fft / 2, "window_s must be over half of num_fft", self.window_s)

@@ -32,8 +32,8 @@ from bench.align.aligners.nosync import build_identity_map
 from bench.align.baseline_grid import candidates, mean_prominence, usable_mask
 from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap
 from bench.align.pairs import Keypoints
-from bench.config import require
 from bench.errors import ConfigError, DataError
+from bench.settings import require
 from bench.train import checkpoint
 from bench.values import Floats, Ints, Progress
 
@@ -51,18 +51,31 @@ Labelled = tuple[Pair, Keypoints]
 
 @dataclass(frozen=True)
 class Config:
-    """Settings. `weights` is a file that `save` wrote; the others are of training, `hidden` the width of two layers.
-
-    The weights remember `hop_s` and `hidden`: those here are not used with them.
-    """
+    """Settings of the classifier and of its training."""
 
     weights: str = ""
+    """A file that `save` wrote; empty trains on the split `train`.
+
+    The weights remember `hop_s` and `hidden`: the values here are not used with them.
+    """
+
     hop_s: float = 0.1
+    """Time from one embedding to the next, in s, above 0."""
+
     hidden: int = 100
+    """Neurons of each of the two hidden layers, at least 1."""
+
     epochs: int = 25
+    """Passes through the annotated moments, at least 1."""
+
     batch: int = 64
+    """Pairs of moments in a batch, at least 2: each is told from the others."""
+
     lr: float = 1e-4
+    """Learning rate of Adam, above 0."""
+
     swap: float = 0.5
+    """Probability that the two channels of an example change places, between 0 and 1."""
 
     def __post_init__(self) -> None:
         require(self.hop_s > 0, "hop_s must be > 0", self.hop_s)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.align.contract import Pair, PairEmbedder, TimeMap
 from bench.align.lags import band, best_lag, build_constant_map, mean_scores, median_prominence, min_overlap, most_lag
-from bench.config import require
+from bench.settings import require
 from bench.values import Progress
 
 CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"

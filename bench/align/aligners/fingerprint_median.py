@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.align.contract import Pair, PairEmbedder, TimeMap
 from bench.align.lags import build_constant_map, local_lags
-from bench.config import require
+from bench.settings import require
 from bench.values import Progress
 
 CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"
@@ -22,10 +22,13 @@ NEEDS_ENCODER = True
 
 @dataclass(frozen=True)
 class Config:
-    """Settings: the time between two vectors, and the window around a keypoint."""
+    """Settings."""
 
     hop_ms: float = 100.0
+    """Time from one vector to the next, in ms, from 10 to 1,000."""
+
     window_s: float = 20.0
+    """Length of the window around a keypoint, in s, above 0; the report's is 20."""
 
     def __post_init__(self) -> None:
         require(10 <= self.hop_ms <= 1_000, "fingerprint-median: hop_ms must be from 10 to 1000", self.hop_ms)

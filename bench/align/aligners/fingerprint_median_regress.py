@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap, make_monotonic
 from bench.align.lags import local_lags
-from bench.config import require
+from bench.settings import require
 from bench.values import Progress
 
 CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"
@@ -22,17 +22,28 @@ NEEDS_ENCODER = True
 
 @dataclass(frozen=True)
 class Config:
-    """Settings. A line steeper than `max_slope` (s/s) is not believed.
+    """Settings of the local lags, and of the line through them (scikit-learn's HuberRegressor)."""
+
+    hop_ms: float = 100.0
+    """Time from one vector to the next, in ms, from 10 to 1,000."""
+
+    window_s: float = 20.0
+    """Length of the window around a keypoint, in s, above 0; the report's is 20."""
+
+    max_slope: float = 0.05
+    """A line steeper than this, in s/s, is ignored; from 0 to below 1.
 
     The report's 0.05 allows 5.75 s of drift in 115 s, more than its recordings can have; clocks drift by 1e-5 to 1e-4.
     """
 
-    hop_ms: float = 100.0
-    window_s: float = 20.0
-    max_slope: float = 0.05
     epsilon: float = 1.35
+    """Residual from which on a lag counts as an outlier, in deviations, at least 1; 1.35 is usual."""
+
     alpha: float = 1e-4
+    """Weight of the penalty on the slope, at least 0, which is none."""
+
     max_iter: int = 100
+    """Iterations at most, at least 1."""
 
     def __post_init__(self) -> None:
         name = "fingerprint-median-regress"

@@ -30,7 +30,7 @@ from bench.align.lags import most_lag, robust_z_scores, segment_starts, subtract
 from bench.align.refine import Correlogram, correlate_along, interpolate_peak
 from bench.align.smooth import smooth
 from bench.align.viterbi import best_path
-from bench.config import require
+from bench.settings import require
 from bench.values import Floats, Ints, Progress
 
 CITE = ""
@@ -54,19 +54,25 @@ PASSES_S = ((0.0, 0.004), (0.02, 0.001), (0.008, 0.0))  # reach (0: a hop and a 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings. `hop_ms` is the time between two vectors; `window_s` what a moment's score is averaged over.
-
-    `penalty` is what a change of lag by one hop from one second to the next costs, in deviations of scores;
-    `bend_s` the swing of a clock that is still followed: half of it is kept. `fine_window_s` is what a correlation of
-    waves averages; `refine = false` leaves the waves out.
-    """
+    """Settings of the three stages; see the module's text."""
 
     hop_ms: float = 100.0
+    """Time from one vector to the next, in ms, from 10 to 1,000."""
+
     window_s: float = 5.0
+    """Length of the window over which the score of a moment and lag is averaged, in s, above 0."""
+
     penalty: float = 4.0
+    """Cost of a change of lag by one hop from one second to the next, in deviations of scores, at least 0."""
+
     bend_s: float = 25.0
+    """Period of the swing of a clock that the curve follows by half, in s, above 0; it follows slower ones further."""
+
     fine_window_s: float = 4.0
+    """Length of the window over which a correlation of waves is averaged, in s, at least 0.5."""
+
     refine: bool = True
+    """Whether to refine by the waves; false ends with the curve through the path."""
 
     def __post_init__(self) -> None:
         require(10 <= self.hop_ms <= 1_000, "fingerprint-path: hop_ms must be from 10 to 1000", self.hop_ms)

@@ -35,8 +35,8 @@ from bench.align.aligners.nosync import build_identity_map
 from bench.align.baseline_grid import windows
 from bench.align.contract import Pair, PairEmbedder, Seconds, TimeMap, make_monotonic
 from bench.align.viterbi import best_path
-from bench.config import require
 from bench.parabola import vertex
+from bench.settings import require
 from bench.values import RATE_HZ, Floats, Ints, Progress
 
 NEEDS_ENCODER = False
@@ -53,19 +53,31 @@ MEDIAN_OF_NORMAL = 0.6745  # of the absolute value, in deviations
 
 @dataclass(frozen=True)
 class Config:
-    """Settings; see the module's text. The window lies around a keypoint, and is silence beyond a recording's ends.
-
-    `smoothness` is the cost of a second of change of lag, in seconds of distance from the keypoints' own lags; 0 takes
-    these as they are. `hann` fades a window in and out; published is without. Both channels are cut at the same
-    moments, and where they have rumble the two cuts are alike: a peak at no lag.
-    """
+    """Settings; see the module's text."""
 
     window_s: float = 2.5
+    """Length of the window around a keypoint, in s, at least 0.01; beyond a recording's ends it holds silence."""
+
     smoothness: float = 0.0
+    """Cost of a second of change of lag, in seconds of distance from the keypoints' own lags, at least 0.
+
+    0 takes these lags as they are.
+    """
+
     step_s: float = 0.005
+    """Step of the grid of lags of the path, in s, at least a sample."""
+
     interpolate: bool = True
+    """Whether a parabola through a peak and its neighbours gives a lag to less than a sample."""
+
     hann: bool = True
+    """Whether to fade a window in and out; the published code does not.
+
+    Both channels are cut at the same moments, and where they rumble the two cuts are alike: a peak at no lag.
+    """
+
     published_sign: bool = False
+    """Whether to exchange the channels, as the published code does: its predictions move away from the truth."""
 
     def __post_init__(self) -> None:
         require(self.window_s >= 0.01, "window_s must be >= 0.01", self.window_s)

@@ -54,15 +54,16 @@ LEAST_ROWS = 24  # torch._int_mm on CUDA wants more than 16 rows, and columns by
 
 @dataclass(frozen=True)
 class Config:
-    """Settings.
-
-    `device` is where blocks are multiplied, `auto` the GPU if there is one. `storage` is the kind of numbers that
-    are multiplied. `spare` is how many candidates a wanted neighbour has, of fp16 and int8: C = spare K + 8.
-    """
+    """Settings of the search."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where blocks are multiplied; `auto` takes the GPU if there is one."""
+
     storage: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Type of the numbers that are multiplied; fp32 alone is exact."""
+
     spare: int = 2
+    """Candidates for each neighbour asked for, with fp16 and int8: C = spare K + 8; at least 1."""
 
     def __post_init__(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():

@@ -25,8 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench.config import require
 from bench.errors import ConfigError, PluginError, StoreError
+from bench.settings import require
 from bench.values import Floats, Ints
 
 CITE = "Douze et al., The Faiss library, arXiv 2401.08281"
@@ -46,28 +46,56 @@ Kind = Literal["flat", "ivf-flat", "ivf-pq", "ivf-pq-refine", "hnsw"]
 
 @dataclass(frozen=True)
 class Config:
-    """Settings; each kind reads its own. `metric` is what the lists and codes of the `ivf` kinds are made for.
-
-    The peers take `l2`, but for pfann. For unit vectors both have the same neighbours; for codes, whose sums are not of
-    unit length, `l2` finds more: on 104,178 fingerprints 99.6 % of the nearest against 98.7 %.
-    `train_vectors` are drawn for the centres and codes. FAISS uses no more than 256 for each centroid, of which there
-    are 256 here. There are never more lists than training vectors: a database of a few vectors is answered as well.
-    """
+    """Settings of the index; each kind uses some of them, see the module's text."""
 
     kind: Kind = "ivf-pq"
+    """The kind of index."""
+
     metric: Literal["l2", "inner_product"] = "l2"
+    """What the lists and codes of the `ivf` kinds are made for; `ivf-pq-refine` has `l2` alone.
+
+    For unit vectors both have the same neighbours. For codes, whose sums are not of unit length, `l2` finds more: on
+    104,178 fingerprints 99.6 % of the nearest against 98.7 %. The peers use `l2`, except pfann.
+    """
+
     nlist: int = 256
+    """Lists of the `ivf` kinds, at least 1; never more than training vectors, so that small databases work too."""
+
     nprobe: int = 40
+    """Lists read for each query, from 1 to `nlist`, which reads all."""
+
     sub_quantisers: int = 64
+    """Parts of a vector that have a code each, at least 1."""
+
     bits: int = 8
+    """Bits of a code, from 1 to 16; 8 is usual."""
+
     refine_sub_quantisers: int = 4
+    """Parts of what the first codes leave over that have a code each, at least 1."""
+
     refine_bits: int = 4
+    """Bits of such a second code, from 1 to 16."""
+
     refine_factor: int = 4
+    """Candidates for each neighbour asked for that the second codes put in order, at least 1."""
+
     hnsw_m: int = 16
+    """Links of a node of the graph, at least 2; 16 to 64 is usual."""
+
     ef_construction: int = 80
+    """Candidates kept while the graph is built, at least 1."""
+
     ef_search: int = 16
+    """Candidates kept while the graph is searched, at least 1."""
+
     train_vectors: int = 65_536
+    """Vectors drawn to train centres and codes, at least 1.
+
+    FAISS uses no more than 256 for each centroid, of which there are 256 here.
+    """
+
     seed: int = 1234
+    """Seed of the training, from 0 to 2^31 - 1."""
 
     def __post_init__(self) -> None:
         for name in ("nlist", "sub_quantisers", "refine_sub_quantisers", "refine_factor", "train_vectors"):

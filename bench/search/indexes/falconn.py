@@ -38,18 +38,28 @@ MOST_BITS = 24  # a table has 2^bits places: with more, 50 tables do not fit int
 
 @dataclass(frozen=True)
 class Config:
-    """Settings, named as FALCONN and the paper name them.
-
-    `mean` is how long the mean of the hashed vectors may be, in multiples of their spread, the root of their mean
-    squared distance from it; a longer one is shortened to that.
-    """
+    """Settings of the index, named as FALCONN and the paper name them."""
 
     tables: int = 50
+    """Hash tables, at least 1."""
+
     bits: int = 18
+    """Bits of a hash, from 1 to 24."""
+
     probes: int = 200
+    """Buckets that a query looks into, over all tables; at least one each."""
+
     family: Literal["cross_polytope", "hyperplane"] = "cross_polytope"
+    """The family of hashes; cross-polytopes find more at the same setting than hyperplanes do."""
+
     mean: float = 0.75
+    """Largest length of the mean of the hashed vectors, in multiples of their spread; a longer one is shortened to it.
+
+    The spread is the root of their mean squared distance from the mean. 0 leaves no mean, inf the vectors as they are.
+    """
+
     seed: int = 5_721_840
+    """Seed of the hashes."""
 
     def __post_init__(self) -> None:
         if min(self.tables, self.bits) < 1 or self.bits > MOST_BITS:

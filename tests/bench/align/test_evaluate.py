@@ -21,9 +21,10 @@ from bench.align.contract import Pair
 from bench.align.evaluate import ORACLE, Alignments, alignment_headline, evaluate_alignment, submission, summarise_sets
 from bench.align.pairs import Keypoints, write_keypoints, write_pair
 from bench.align.score import FileScore, read_times, score_tables
-from bench.config import RunConfig, format_plugin_name, resolve
+from bench.config import format_plugin_name, resolve
 from bench.errors import DataError
 from bench.fingerprint import Embedder
+from bench.settings import RunConfig
 from bench.store import Store
 from bench.values import RATE_HZ, Floats, no_progress
 

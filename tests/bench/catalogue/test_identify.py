@@ -24,6 +24,7 @@ from bench.catalogue.query import find_neighbours, identify
 from bench.errors import ConfigError, DataError
 from bench.fingerprint import Embedder
 from bench.runs import Weights
+from bench.settings import RunConfig
 from bench.store import Store
 from bench.train import checkpoint
 from bench.values import RATE_HZ
@@ -39,7 +40,7 @@ def sound(seed: int, seconds: float = TRACK_S) -> np.ndarray:
     return np.concatenate([0.1 * draw.uniform(0.1, 1) * piece / np.std(piece) for piece in pieces]).clip(-1, 1)
 
 
-def settings(index: str = "exact") -> config.RunConfig:
+def settings(index: str = "exact") -> RunConfig:
     plugin = registry.load("encoder", ENCODER)
     return config.resolve(ENCODER, plugin, "tiny", dataset="folder", overrides=[f'eval.indexes=["{index}"]'])
 

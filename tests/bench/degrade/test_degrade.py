@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.audio.pcm import Corpus, prepare_corpus
-from bench.config import EvalConfig
 from bench.degrade.cells import benchmark_name, list_cells
 from bench.degrade.mix import noise_gain, normalise_peak
 from bench.degrade.queries import QuerySet, hop_samples, prepare_queries
@@ -21,6 +20,7 @@ from bench.degrade.room import (
     reverberate,
 )
 from bench.errors import DataError
+from bench.settings import EvalConfig
 from bench.store import Store
 from bench.testing import Arrays
 from bench.values import RATE_HZ, Cell, no_progress

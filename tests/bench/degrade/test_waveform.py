@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.config import Transforms
 from bench.degrade.waveform import transform_waves
 from bench.errors import ConfigError
+from bench.settings import Transforms
 from bench.values import RATE_HZ, Floats
 
 ALL = Transforms(time_stretch=0.5, resample_jitter=0.5, tanh=0.5, coloured_noise=0.5)
@@ -112,7 +112,7 @@ def test_probability_zero_is_the_wave_itself() -> None:
 def test_probability_zero_imports_nothing() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from bench.config import Transforms\n"
+        "from bench.settings import Transforms\n"
         "from bench.degrade.waveform import transformed\n"
         "transformed(np.zeros((2, 9), np.float32), Transforms(), np.arange(2))\n"
         "print([m for m in ('audiomentations', 'librosa', 'scipy', 'torch') if m in sys.modules])"

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from bench import registry, results
-from bench.config import RunConfig, resolve
+from bench.config import resolve
 from bench.results import METRIC_KEYS, OTHER_KEYS, Result, log
+from bench.settings import RunConfig
 
 COLUMNS = (
     "system",

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.config import EvalConfig
 from bench.degrade.cells import benchmark_name, list_cells
 from bench.score.hits import score_hits
 from bench.score.metrics import DECISIONS, METRICS
 from bench.score.rows import Row, load_schema, score, to_frame, to_records
 from bench.score.statistics import bootstrap_mean, wilson
 from bench.search.sequence import Ranking
+from bench.settings import EvalConfig
 from bench.values import RATE_HZ, Cell, Fingerprints
 
 HOP = 1600  # 100 ms

@@ -10,9 +10,9 @@ import torch
 from torchaudio.transforms import MelSpectrogram
 
 from bench.audio.pcm import Corpus, prepare_corpus
-from bench.config import Mixture, TrainConfig
 from bench.degrade.room import DIRECT_AT
 from bench.errors import ConfigError
+from bench.settings import Mixture, TrainConfig
 from bench.store import Store
 from bench.testing import Arrays
 from bench.train.draws import draw_pairs

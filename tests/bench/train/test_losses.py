@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from bench.config import TrainConfig
+from bench.settings import TrainConfig
 from bench.train.losses import (
     Loss,
     info_nce,

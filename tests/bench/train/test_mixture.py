@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from bench.audio.pcm import Corpus, prepare_corpus
-from bench.config import Mixture, TrainConfig, Transforms, resolve
+from bench.config import resolve
 from bench.degrade.room import DIRECT_AT
 from bench.errors import ConfigError
 from bench.registry import load, names
+from bench.settings import Mixture, TrainConfig, Transforms
 from bench.store import Store
 from bench.testing import Arrays
 from bench.train.draws import Draws, _mute_sources, draw_pairs

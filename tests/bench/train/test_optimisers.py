@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.config import TrainConfig
+from bench.settings import TrainConfig
 from bench.train import checkpoint
 from bench.train.optimisers import Lamb, optimiser_of, set_rate
 

@@ -11,9 +11,9 @@ import torch
 import torch.multiprocessing
 import torch.nn.functional as functional
 
-from bench.config import TrainConfig, Transforms
 from bench.degrade.waveform import transform_waves
 from bench.errors import ConfigError
+from bench.settings import TrainConfig, Transforms
 from bench.train.loop import _sync_batch_norm
 from bench.train.losses import loss_of
 from bench.train.prefetch import PREFETCH_STEPS, Ready, _run_ahead, start_transform_workers

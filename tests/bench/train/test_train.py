@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.audio.pcm import Corpus, prepare_corpus
-from bench.config import RunConfig, TrainConfig
 from bench.data import TrainingSet, split_tracks
 from bench.degrade.room import DIRECT_AT, Response, align_direct_sound, prepare_rooms
 from bench.errors import DataError, StoreError
 from bench.fingerprint import Embedder
 from bench.models import random_projection
+from bench.settings import RunConfig, TrainConfig
 from bench.store import Store
 from bench.testing import Arrays
 from bench.train import checkpoint

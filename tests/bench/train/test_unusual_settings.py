@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from bench.config import TrainConfig, resolve
+from bench.config import resolve
 from bench.registry import load, names
+from bench.settings import TrainConfig
 from bench.train.unusual_settings import find_unusual_settings
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from bench import registry
-from bench.config import EvalConfig, RunConfig, resolve
+from bench.config import resolve
 from bench.data import BenchmarkData, prepare_training, with_queries, with_validation
 from bench.degrade.cells import benchmark_name, validation_config
+from bench.settings import EvalConfig, RunConfig
 from bench.store import Store
 from bench.train.loop import TrainingSet, split_tracks
 from bench.values import Cell, no_progress
