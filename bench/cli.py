@@ -674,7 +674,7 @@ def sweep(
     basis = spaces.Basis(
         model, format_plugin_name(model), load("encoder", model), preset or varied.preset, dataset, tuple(set_ or ())
     )
-    wanted = launch.Sweep(
+    wanted = launch.SweepRequest(
         basis, varied, where, trials, workers, tuple(objective or ("segment_top1",)), pruner, storage, study,
         data_root, _store(store),
     )  # fmt: skip
