@@ -11,7 +11,21 @@ import sys
 
 import typer
 
-from bench.cli import align, catalogue, data, doctor, identify, plugins, reproduce, results, run, speed, sweep, tracking
+from bench.cli import (
+    align,
+    catalogue,
+    data,
+    doctor,
+    identify,
+    plugins,
+    renamed,
+    reproduce,
+    results,
+    run,
+    speed,
+    sweep,
+    tracking,
+)
 from bench.errors import BenchError
 
 INTERRUPTED = 130
@@ -36,8 +50,9 @@ app.command("sync")(tracking.sync)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.group, name="data")
 app.add_typer(speed.group, name="speed")
-app.add_typer(catalogue.group, name="index")
+app.add_typer(catalogue.group, name="catalogue")
 app.add_typer(sweep.group, name="sweep")
+app.command("index", hidden=True, add_help_option=False, context_settings=renamed.ANY_ARGUMENTS)(renamed.index)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`bench index`: build, show, query and tune a catalogue of tracks."""
+"""`bench catalogue`: build, show, query and tune a catalogue of tracks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def build(
             test_side=test_side, false_accepts=false_accepts, progress=progress,
         )  # fmt: skip
     print_report("catalogue", made)
-    print_next({f"bench identify RECORDING.wav --index {folder}": "identify a recording"})
+    print_next({f"bench identify RECORDING.wav --catalogue {folder}": "identify a recording"})
 
 
 @group.command("info")
@@ -107,4 +107,4 @@ def tune(
     report = load("report", "tune")
     print_table(report.render(index, recall, trials))
     options = report.format_options(index, recall, trials)
-    print_next({f"bench index build FOLDER {options}": "a catalogue with these settings"})
+    print_next({f"bench catalogue build FOLDER {options}": "a catalogue with these settings"})

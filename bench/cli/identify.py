@@ -11,6 +11,7 @@ import typer
 
 from bench.cli.options import Format, ModelFile, Trust
 from bench.cli.output import check_format, print_frame, print_report
+from bench.cli.renamed import RenamedIndex
 from bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 
 def identify(
     recordings: Annotated[list[Path], typer.Argument(help="Audio files: mp3, ogg, flac or wav, of any sample rate.")],
-    index: Annotated[Path, typer.Option("--index", "-i", help="A catalogue made by `bench index build`.")],
+    catalogue: Annotated[
+        Path, typer.Option("--catalogue", "-c", help="Folder of a catalogue that `bench catalogue build` has made.")
+    ],
     top: Annotated[int, typer.Option(min=1, help="Number of tracks to show per answer.")] = 5,
     window: Annotated[float, typer.Option(min=1.0, help="Seconds of recording per answer.")] = 10.0,
     model: ModelFile = None,
     trust: Trust = False,
     format_: Format = "table",
+    index: RenamedIndex = None,
 ) -> None:
     """Identify the tracks in recordings: which one, at what position, and whether the answer can be trusted.
 
@@ -34,7 +38,7 @@ def identify(
     check_format(format_)
     from bench.catalogue.folder import read
 
-    answers, errors = _identify_all(read(index, model, trust=trust), recordings, top, window)
+    answers, errors = _identify_all(read(catalogue, model, trust=trust), recordings, top, window)
     _print_answers(answers, format_)
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
