@@ -65,8 +65,8 @@ def sweep(
     from bench.console import show_progress, warn
     from bench.registry import load_module
 
-    launch = load_module("sweeps.launch")
     basis, varied, where = _load_space(model, space, preset, dataset, set_ or [])
+    launch = load_module("sweeps.launch")
     request = launch.SweepRequest(
         basis, varied, where, trials, workers, tuple(objective or ("segment_top1",)), pruner, storage, study,
         data_root, open_store(store),
