@@ -18,7 +18,7 @@ def render(name: str, answers: Sequence[Answer]) -> RenderableType:
     table = Table(
         title=Text(f"{name}: {accepted} of {len(answers)} pieces recognised"),
         caption="score: mean similarity along the piece; known: it reaches the threshold, which few strangers do "
-        "(`bench index info`)",
+        "(`bench catalogue info`)",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,

@@ -203,7 +203,7 @@ def _load_installed(kind: str, name: str, folder: Path) -> ModuleType:
 
 def _about(folder: Path) -> dict[str, Any]:
     if not (folder / ABOUT).is_file():
-        raise DataError(f"no catalogue in {folder}; build one with `bench index build {folder}`")
+        raise DataError(f"no catalogue in {folder}; build one with `bench catalogue build {folder}`")
     try:
         about: dict[str, Any] = read_json(folder / ABOUT)
         if about["format"] != FORMAT:

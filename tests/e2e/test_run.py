@@ -201,7 +201,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_traceback(finished: Path, tmp_pa
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
     assert process.wait() == 130
-    assert "the same command goes on from here" in rest
+    assert "interrupted; repeat the command to resume" in rest
     assert "Traceback" not in rest
 
     import mlflow
@@ -325,21 +325,21 @@ def test_speed_is_told_by_part_with_the_floor_and_as_a_ratio(kind: str, prepared
 
 def test_a_recording_is_identified_and_one_that_cannot_be_heard_is_named(finished: Path, tmp_path: Path) -> None:
     catalogue = str(tmp_path / "songs")
-    made = bench("index", "build", catalogue, "--store", str(finished), "--test-side")
+    made = bench("catalogue", "build", catalogue, "--store", str(finished), "--test-side")
     assert made.returncode == 0, made.stderr
     corpora = (open_corpus(path.parent) for path in (finished / "pcm").glob("*/manifest.parquet"))
     music = next(corpus for corpus in corpora if not corpus.tracks["label"].any())  # noise has labels
     track = int(music.numbers("test")[1])
     soundfile.write(tmp_path / "heard.wav", music.read(track, 16_000, 64_000), 16_000)
     (tmp_path / "text.wav").write_text("no audio")
-    asked = ("identify", str(tmp_path / "text.wav"), str(tmp_path / "heard.wav"), "--index", catalogue)
+    asked = ("identify", str(tmp_path / "text.wav"), str(tmp_path / "heard.wav"), "--catalogue", catalogue)
     answered = bench(*asked, "--format", "json")
     assert answered.returncode == 2 and "text.wav" in answered.stderr and "Traceback" not in answered.stderr
     best = json.loads(answered.stdout)[0]
     assert best["id"] == music.tracks["id"].iloc[track] and best["start_s"] == pytest.approx(1.0, abs=0.05)
     assert "pieces recognised" in bench(*asked).stdout
-    assert "accepted from" in bench("index", "info", catalogue).stdout
-    again = bench("index", "build", catalogue, "--store", str(finished))
+    assert "accepted from" in bench("catalogue", "info", catalogue).stdout
+    again = bench("catalogue", "build", catalogue, "--store", str(finished))
     assert again.returncode == 2 and "exists already" in again.stderr
 
 

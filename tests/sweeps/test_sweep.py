@@ -152,7 +152,7 @@ def test_interrupted_sweep_ends_its_workers_and_puts_the_trial_back(sweep: tuple
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output[-2000:]
-    assert "the same command goes on from here" in output
+    assert "interrupted; repeat the command to resume" in output
     assert "Traceback" not in output
     assert mine and not set(mine) & set(workers())
     study = next(path for path in store.glob("sweeps/*/study.json") if read_json(path)["budget"]["train.steps"] > 40)

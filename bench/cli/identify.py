@@ -1,0 +1,77 @@
+"""`bench identify`: which track is in a recording."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.options import Format, ModelFile, Trust
+from bench.cli.output import check_format, print_frame, print_report
+from bench.cli.renamed import RenamedIndex
+from bench.errors import DataError
+
+if TYPE_CHECKING:
+    from bench.catalogue.folder import Catalogue
+    from bench.catalogue.query import Answer
+
+
+def identify(
+    recordings: Annotated[list[Path], typer.Argument(help="Audio files: mp3, ogg, flac or wav, of any sample rate.")],
+    catalogue: Annotated[
+        Path, typer.Option("--catalogue", "-c", help="Folder of a catalogue that `bench catalogue build` has made.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Number of tracks to show per answer.")] = 5,
+    window: Annotated[float, typer.Option(min=1.0, help="Seconds of recording per answer.")] = 10.0,
+    model: ModelFile = None,
+    trust: Trust = False,
+    format_: Format = "table",
+    index: RenamedIndex = None,
+) -> None:
+    """Identify the tracks in recordings: which one, at what position, and whether the answer can be trusted.
+
+    A recording that cannot be used is reported, and the others are still answered.
+    """
+    check_format(format_)
+    from bench.catalogue.folder import read_catalogue
+
+    answers, errors = _identify_all(read_catalogue(catalogue, model, trust=trust), recordings, top, window)
+    _print_answers(answers, format_)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if errors:
+        raise typer.Exit(DataError.exit_code)
+
+
+def _identify_all(
+    catalogue: Catalogue, recordings: Sequence[Path], top: int, window_s: float
+) -> tuple[dict[Path, list[Answer]], list[DataError]]:
+    """Return the answers for each recording, and the errors of those that cannot be used."""
+    from bench.audio.decode import decode
+    from bench.catalogue.query import identify
+    from bench.console import show_progress
+
+    found, errors = {}, []
+    with show_progress() as progress:
+        for path in recordings:
+            try:
+                found[path] = list(identify(catalogue, decode(path), top=top, window_s=window_s, progress=progress))
+            except DataError as error:
+                errors.append(error)
+    return found, errors
+
+
+def _print_answers(found: Mapping[Path, Sequence[Answer]], format_: str) -> None:
+    if format_ == "table":
+        for path, answers in found.items():
+            print_report("identify", path.name, answers)
+    elif found:
+        import pandas as pd
+
+        from bench.catalogue.query import to_frame
+
+        frames = [to_frame(answers).assign(recording=str(path)) for path, answers in found.items()]
+        print_frame(pd.concat(frames, ignore_index=True), format_)

@@ -1,0 +1,73 @@
+"""`bench results`, `bench compare` and `bench report`: the numbers of finished runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import STORE, Format, RunArgument, StoreRoot, open_store
+from bench.cli.output import check_format, print_frame, print_result, print_table
+
+
+def results(
+    run: RunArgument = None,
+    sequence: Annotated[
+        str | None,
+        typer.Option(help="Sequence search to show in the table: one of eval.sequences.", show_default="rescore"),
+    ] = None,
+    format_: Format = "table",
+    store: StoreRoot = STORE,
+) -> None:
+    """Show the results of a finished run as a table, CSV or JSON.
+
+    CSV and JSON hold the rows of all sequence searches, in the published schema.
+    """
+    check_format(format_)
+    from bench.runs import find_run
+
+    print_result(find_run(open_store(store), run).load_result(), format_, sequence)
+
+
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="First characters of runs' keys; the first run is the baseline of the others.")
+    ],
+    format_: Format = "table",
+    store: StoreRoot = STORE,
+) -> None:
+    """Show the papers' tables for runs, beside published numbers, with paired differences from the first run."""
+    check_format(format_)
+    from bench.registry import load
+    from bench.runs import find_run
+
+    report, paper, where = load("report", "compare"), load("report", "paper"), open_store(store)
+    finished = [find_run(where, run) for run in runs]
+    found = [paper.with_settings(each.load_result(), each.settings) for each in finished]
+    if format_ == "table":
+        print_table(report.render(*found))
+    else:
+        print_frame(report.compare(found), format_)
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="First characters of runs' keys; all finished runs and sweeps if omitted."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    without_audio: Annotated[
+        bool, typer.Option("--without-audio", help="Leave out sound and spectrograms, for a report to be published.")
+    ] = False,
+    store: StoreRoot = STORE,
+) -> None:
+    """Write runs and sweeps to one HTML file that works offline: tables, curves, costs, failures, provenance."""
+    from bench.errors import ConfigError
+    from bench.registry import load
+    from bench.store import write_text
+
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise ConfigError(f"--out must name a file in a folder that exists, got {out}")
+    write_text(out, load("report", "html").render(open_store(store), runs or (), audio=not without_audio))
+    print(f"written to {out}, {out.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,132 @@
+"""`bench speed`: how fast training, embedding and search are on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from bench.cli.options import (
+    STORE,
+    DataRoot,
+    Dataset,
+    Model,
+    Preset,
+    Run,
+    Set,
+    StoreRoot,
+    open_store,
+    resolve_settings,
+)
+from bench.cli.output import print_table
+
+if TYPE_CHECKING:
+    from bench.settings import RunConfig
+
+group = typer.Typer(help="Measure how fast training, embedding and search are on this machine.", no_args_is_help=True)
+
+Against = Annotated[Path | None, typer.Option(help="speed.json of an earlier measurement, to compare with.")]
+
+
+@group.command("train")
+def train(
+    model: Model,
+    preset: Preset = "small",
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    store: StoreRoot = STORE,
+    set_: Set = None,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps to time.")] = 20,
+    tracking: Annotated[
+        int, typer.Option(min=0, help="Also time it with and without MLflow: this many times 20 s of each.")
+    ] = 0,
+    against: Against = None,
+) -> None:
+    """Time the training step by part: sampling, reading, degrading, features, forward, backward, optimiser.
+
+    The floor is the time that the arithmetic or the memory traffic of a step would take alone, whichever is longer.
+    """
+    plugin, settings = resolve_settings(model, preset, dataset, overrides=set_)
+    _measure("train", plugin, settings, data_root, store, steps, against, tracking)
+
+
+@group.command("embed")
+def embed(
+    model: Model,
+    preset: Preset = "small",
+    store: StoreRoot = STORE,
+    set_: Set = None,
+    batches: Annotated[int, typer.Option(min=1, help="Number of batches of 256 segments to time.")] = 20,
+    against: Against = None,
+) -> None:
+    """Time the embedding of segments, as they are embedded for a database."""
+    plugin, settings = resolve_settings(model, preset, overrides=set_)
+    _measure("embed", plugin, settings, None, store, batches, against)
+
+
+@group.command("search")
+def search(
+    run: Run = None,
+    vectors: Annotated[
+        int, typer.Option(help="Size of the database: the run's fingerprints, filled up with synthetic distractors.")
+    ] = 7_300_000,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Index to measure: NAME for all its presets, or NAME:PRESET. Repeatable.", show_default="all indexes"
+        ),
+    ] = None,
+    cell_snr: Annotated[float, typer.Option(help="Signal-to-noise ratio of the queries, in dB.")] = 5.0,
+    length: Annotated[float, typer.Option(help="Length of the queries, in seconds.")] = 3.0,
+    top_k: Annotated[int, typer.Option(help="Number of neighbours per query vector.")] = 20,
+    queries: Annotated[int, typer.Option(help="Largest number of the run's queries to use.")] = 1000,
+    data_root: DataRoot = None,
+    store: StoreRoot = STORE,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of an index: index.falconn.tables=10. Repeatable."),
+    ] = None,
+) -> None:
+    """Compare indexes with brute force on the same vectors: recall, time, memory, seconds to build.
+
+    The database is a run's fingerprints among synthetic distractors; the queries are the run's, in noise. Each index
+    is built and measured in its own process; one that is not installed or crashes is listed as such.
+    """
+    from bench.console import show_progress, warn
+    from bench.registry import load, names
+    from bench.speed.search import SearchSpeedOptions, measure_indexes
+
+    report = load("report", "search-speed")
+    wanted = SearchSpeedOptions(run, vectors, index or names("index"), cell_snr, length, top_k, queries, set_ or [])
+    with show_progress() as progress:
+        result, folder = measure_indexes(wanted, data_root, open_store(store), progress, warn, report.draw)
+    print_table(report.render(result))
+    print(f"kept in {folder}, with a plot")
+
+
+def _measure(
+    kind: Literal["train", "embed"],
+    plugin: ModuleType,
+    settings: RunConfig,
+    data_root: Path | None,
+    store: Path,
+    times: int,
+    against: Path | None,
+    tracking: int = 0,
+) -> None:
+    """Measure and print the speed of a network, beside that of the earlier measurement in `against`."""
+    from bench.console import show_progress, warn
+    from bench.registry import load
+    from bench.run import RunContext
+    from bench.speed.network import check_alike, measure_network, read_speed
+
+    earlier = read_speed(against) if against else None
+    with show_progress() as progress:
+        context = RunContext(plugin, data_root, open_store(store), progress, warn)
+        speed, path = measure_network(kind, settings, context, times, tracking)
+    if earlier is not None:
+        check_alike(speed, earlier)
+    print_table(load("report", "speed").render(speed, earlier))
+    print(f"kept in {path}; give it to --against to compare another measurement with this one")
