@@ -25,6 +25,25 @@ HEAVY = (
 )
 
 
+# The packages and modules directly inside bench/, from the lowest layer to the highest; docs/architecture.md says why.
+LAYERS = (
+    {"errors", "values", "parabola", "machine"},
+    {"registry", "store", "console"},
+    {"settings", "device"},
+    {"config", "audio"},
+    {"degrade", "fingerprint"},
+    {"data", "search"},
+    {"train", "score"},
+    {"align", "evaluate"},
+    {"results"},
+    {"logbook", "runs"},
+    {"run"},
+    {"align_pair", "catalogue", "speed", "reproduce", "doctor", "testing"},
+    {"cli"},
+    {"__main__"},
+)
+
+
 def imported(path: Path) -> set[str]:
     """Return every module that a file's import statements name, inside functions too."""
     found: set[str] = set()
@@ -51,6 +70,40 @@ def files(folder: str) -> list[Path]:
 @pytest.mark.parametrize("path", files("bench"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_engine_imports_no_sibling(path: Path) -> None:
     assert siblings_named(path) == set()
+
+
+def packages() -> dict[str, set[str]]:
+    """Return for each package or module directly inside bench/ the others that it imports."""
+    imports: dict[str, set[str]] = {}
+    for path in files("bench"):
+        name = path.relative_to(ROOT / "bench").with_suffix("").parts[0]
+        parts = {tuple(module.split(".")) for module in imported(path)}
+        others = {p[1] for p in parts if p[0] == "bench" and len(p) > 1} - {name}
+        imports.setdefault(name, set()).update(others)
+    names = set(imports) - {"__init__"}
+    return {name: imports[name] & names for name in names}
+
+
+def test_every_package_has_a_layer() -> None:
+    assert set(packages()) == set().union(*LAYERS) and len(packages()) == sum(map(len, LAYERS))
+
+
+def test_no_package_imports_one_of_a_higher_layer() -> None:
+    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
+    upwards = [(name, other) for name, others in packages().items() for other in others if layer[other] > layer[name]]
+    assert upwards == []
+
+
+def test_no_packages_import_each_other_in_a_loop() -> None:
+    left = packages()
+    while leaves := {name for name, others in left.items() if not others & set(left)}:
+        left = {name: others for name, others in left.items() if name not in leaves}
+    assert left == {}, "each of these imports another one, and none comes first"
+
+
+def test_the_architecture_names_every_package() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(packages()) if f"`{name}" not in text and f"`bench/{name}" not in text] == []
 
 
 @pytest.mark.parametrize("sibling", SIBLINGS)
