@@ -1,3 +1,3 @@
 """afp-bench: train, evaluate and track audio-fingerprint models."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
