@@ -248,7 +248,7 @@ class _Run:
         self.step.stepper.chunk = state["chunk"]
         self.saved = self.done
         self.history = [(step, values) for step, values in state["history"]]
-        for step, values in self.history:  # the watcher may be new, as the old one was killed with its process
+        for step, values in self.history:  # a new process's watcher has not seen them
             self.watch(values, step)
 
     def check_ranks_agree(self) -> None:

@@ -34,7 +34,7 @@ class TrainingPool:
     """The numbers of the tracks that are drawn from."""
 
     music_sound: Sound
-    """Their samples."""
+    """The samples of these tracks."""
 
     energy: npt.NDArray[np.float64]
     """The running sum of energy over the 10 ms blocks of all tracks, shape (blocks + 1,); see `is_audible`."""
@@ -49,7 +49,7 @@ class TrainingPool:
     """The numbers of the noises that are drawn from."""
 
     noise_sound: Sound
-    """Their samples."""
+    """The samples of these noises."""
 
     spectra_RF: Tensor
     """The Fourier transforms of the impulse responses, cut to `context` samples, on the device."""

@@ -25,7 +25,7 @@ class Sound(Protocol):
         ...
 
     def read_looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
-        """Return the samples from each start, which is inside the track, on; at a track's end they start over."""
+        """Return the samples from each start on, starting over at a track's end. Starts are inside their tracks."""
         ...
 
 

@@ -153,7 +153,7 @@ class Stepper:
         with timed("forward"), torch.no_grad():
             vector_MD = torch.cat([self.embed_chunk(chunk, step, i) for i, chunk in enumerate(chunks)])
         with timed("backward"):
-            # The gradient at the vectors, which each chunk is then embedded again to propagate to the weights.
+            # The gradient at the vectors; each chunk, embedded again, then passes it on to the weights.
             loss = self.batch_loss(vector_MD.requires_grad_())
             loss.backward()  # type: ignore[no-untyped-call]
             assert vector_MD.grad is not None

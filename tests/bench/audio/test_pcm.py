@@ -423,7 +423,7 @@ def test_dead_worker_is_told_with_its_tracks(tmp_path: Path) -> None:
         "@dataclass(frozen=True)\nclass Deadly:\n"
         "    def tracks(self):\n        return [Track(f't{n}', '', 'train') for n in range(40)]\n"
         "    def load(self, track):\n        os._exit(9)\n"
-        "    def fingerprint(self):\n        return ''\n"
+        "    def digest(self):\n        return ''\n"
         "def build(config, root):\n    return Deadly()\n"
     )
     from bench.registry import load
