@@ -1,1 +1,1 @@
-"""From files to samples: decoding, the prepared corpus, and its verification."""
+"""Audio: decoding files, preparing them as a corpus, and checking that corpus."""

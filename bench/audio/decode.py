@@ -1,4 +1,4 @@
-"""One way from any audio file to mono 16 kHz samples. Decoders differ in delay, so there is exactly one."""
+"""Decoding of audio files to mono at 16 kHz. Decoders differ in delay, so all files go through the same one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.values import RATE_HZ, Floats
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-BLOCK_FRAMES = 1 << 18  # read in blocks, so that an hour of 48 kHz stereo never lies in memory at once
+BLOCK_FRAMES = 1 << 18  # frames read at a time: an hour of 48 kHz stereo is never in memory at once
 
 
 def decoder_version() -> str:
@@ -28,8 +28,8 @@ def decoder_version() -> str:
 def decode(path: Path) -> Floats:
     """Return the audio of a file as the mean of its channels at 16 kHz.
 
-    A truncated mp3 or ogg that still decodes to some audio is accepted as the audio it gives; a
-    format whose decoder reports the damage (flac) is refused.
+    A truncated mp3 or ogg is accepted with the audio that still decodes; a damaged file whose decoder
+    reports the damage (flac) is refused.
     Shapes: (T,) float32.  Units: full scale is 1; resampling may overshoot it.
     Raises: DataError naming the file if it is missing, cannot be decoded, holds no samples, or holds
     NaN or infinite samples.
@@ -51,7 +51,7 @@ def decode(path: Path) -> Floats:
 
 
 def resample_blocks(file: SoundFile, num_channels: int) -> Iterator[Floats]:
-    """Yield an open file's samples as blocks (T, C) at RATE_HZ: all its channels, or for one their mean."""
+    """Yield an open file's samples in blocks (T, C) at RATE_HZ: all channels, or their mean if `num_channels` is 1."""
     import soxr
 
     stream = None

@@ -1,4 +1,4 @@
-"""Tracks that are audio files under one folder: what every data set of files shares."""
+"""Data sets of audio files under one folder: listing, path checks and decoding."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 
 @dataclass(frozen=True)
 class FileSource:
-    """Audio files listed once. Track paths are relative to `root`.
+    """A fixed listing of audio files, with track paths relative to `root`.
 
-    No file is read whose real place is outside `fence`, whatever links or `..` a path holds.
+    A path that leads outside `fence`, through a link or `..`, is never read.
     """
 
     root: Path
@@ -37,12 +37,12 @@ class FileSource:
         return decode(resolve_inside(self.root, track.path, self.fence))
 
     def digest(self) -> str:
-        """Return the digest of all listed paths, sides, sizes and times."""
+        """Return the digest of every track's id, path, split, problem, size and modification time."""
         return self.stamp
 
 
 def file_source(root: Path, tracks: Iterable[Track], fence: Path | None = None) -> FileSource:
-    """Return a source of files with each missing one marked, and their sizes and times taken."""
+    """Return a source of these files, with missing ones marked; sizes and modification times go into its digest."""
     listing: list[Track] = []
     stamps: list[tuple[object, ...]] = []
     for track in tracks:
@@ -56,19 +56,19 @@ def file_source(root: Path, tracks: Iterable[Track], fence: Path | None = None) 
 def resolve_inside(root: Path, relative: str, fence: Path | None = None) -> Path:
     """Return root/relative with every link followed.
 
-    Raises: DataError if that lies outside the fence (the root itself where none is given).
+    Raises: DataError if that is outside the fence, by default `root` itself.
     """
-    place = (root / relative).resolve()
-    if not place.is_relative_to((fence or root).resolve()):
+    path = (root / relative).resolve()
+    if not path.is_relative_to((fence or root).resolve()):
         raise DataError(f"{relative!r} leads outside {root}; copy the file into the folder")
-    return place
+    return path
 
 
 def find_audio(folder: Path) -> dict[str, str]:
     """Return {path: problem} of all audio files below a folder, sorted; paths are relative, with `/`.
 
-    The problem is empty but for a folder that is not entered (a link, or one that may not be read) and
-    for a name that is not UTF-8, which no manifest can hold.
+    The problem of a usable file is empty. A folder that is not entered (a link, or unreadable) is listed with its
+    problem, and so is a name that is not UTF-8, which no manifest can hold.
     Raises: DataError naming the folder and the suffixes if there is no audio, or no such folder.
     """
     if not folder.is_dir():
@@ -78,25 +78,25 @@ def find_audio(folder: Path) -> dict[str, str]:
     def refuse(error: OSError) -> None:
         found[Path(error.filename).relative_to(folder).as_posix()] = f"a folder that cannot be read ({error.strerror})"
 
-    for place, folders, files in os.walk(folder, onerror=refuse):
+    for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        here = Path(place).relative_to(folder)
+        relative = Path(parent).relative_to(folder)
         audio = [name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-        found |= {(here / name).as_posix(): "" for name in audio}
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        found |= {(here / name).as_posix(): "a link to a folder, which is not followed" for name in links}
+        found |= {(relative / name).as_posix(): "" for name in audio}
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        found |= {(relative / name).as_posix(): "a link to a folder, which is not followed" for name in links}
     if "" not in found.values():
         raise DataError(f"no audio found in {folder}: looked in it and every folder below for {', '.join(SUFFIXES)}")
     return dict(sorted(_escape_name(path, problem) for path, problem in found.items()))
 
 
 def _escape_name(path: str, problem: str) -> tuple[str, str]:
-    shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return (path, problem) if shown == path else (shown, "its name is not UTF-8; rename it")
+    printable = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return (path, problem) if printable == path else (printable, "its name is not UTF-8; rename it")
 
 
 def normalise_path(path: str) -> str:
-    """Return the path's spelling that every system agrees on, for hashing."""
+    """Return the path in Unicode NFC, so that its hash is the same on every system."""
     return unicodedata.normalize("NFC", path)
 
 

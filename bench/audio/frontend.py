@@ -1,4 +1,4 @@
-"""Log-mel front ends. Every value of a patch depends on its own segment alone.
+"""Log-mel front ends of the encoders. Every value of a patch depends on that patch's segment alone.
 
 Shape legend: B batch, T samples, M mel bands, W frames.
 """
@@ -8,18 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-FLOOR_DB = 80.0  # dynamic range kept below a segment's loudest bin
+FLOOR_DB = 80.0  # dynamic range below a segment's loudest bin; quieter bins are raised to it
 POWER_FLOOR = 1e-10  # -100 dB re full scale; keeps the logarithm of silence finite
-MAGNITUDE_OFFSET = 0.06  # NAFP adds it to magnitudes before the logarithm
+MAGNITUDE_OFFSET = 0.06  # added to magnitudes before the logarithm, as in NAFP
 
 
 class LogMel(nn.Module):
-    """Turns segments into log-mel patches scaled to [-1, 1] by the segment's own maximum.
+    """Turns segments into log-mel patches scaled to [-1, 1] relative to each segment's maximum.
 
     Why per segment: the original subtracts the maximum of the whole batch, which makes a fingerprint
-    depend on its neighbours. Source: the scaling is that of NMFP (ISMIR 2025), 1 + dB / 40 with a floor
-    of -80 dB; STFT values are those of the released code of Singh et al. (window 512, hop 160, 64 HTK
-    bands of power to 8 kHz, centred, last frame dropped), which give 64 x 96 for 0.96 s.
+    depend on the other segments of its batch.
+    Source: the scaling is that of NMFP (ISMIR 2025), 1 + dB / 40 with a floor of -80 dB. The STFT settings are those
+    of the released code of Singh et al. (window 512, hop 160, 64 HTK bands of power to 8 kHz, centred, last frame
+    dropped), which give 64 x 96 for 0.96 s.
     """
 
     def __init__(self, rate_hz: int = 16_000, num_bands: int = 64, window: int = 512, hop: int = 160) -> None:
@@ -41,13 +42,14 @@ class LogMel(nn.Module):
 class MagnitudeMel(nn.Module):
     """Turns segments at 8 kHz into NAFP's log-mel patches of magnitudes: 256 bands from 300 to 4000 Hz.
 
-    The values are log10(magnitude + 0.06) below the segment's own maximum; with `maxnorm` they are then
-    (x - least / 2) / |least / 2|, which lies in [-1, 1]. The code's floor of -80 is left out: log10 of 0.06
-    is -1.2, so that a level of 1e78 would be needed to reach it.
+    Values are log10(magnitude + 0.06) minus the segment's maximum. With `maxnorm` they are then scaled to [-1, 1]
+    as (x - min / 2) / |min / 2|. The released code's floor of -80 is left out: as log10(0.06) is -1.2, only a
+    magnitude of 1e78 in the segment would bring another value down to it.
 
-    DEVIATION: maximum and minimum are those of a segment, not of the batch, because a fingerprint must not
-    depend on its neighbours. Source: NAFP's released code (window 1024, hop 256, Hann, half a window of zeros
-    on both sides, Slaney's scale and area); its paper says power, its code takes magnitudes.
+    DEVIATION: maximum and minimum are those of the segment, not of the batch, because a fingerprint must not
+    depend on the other segments of its batch.
+    Source: NAFP's released code (window 1024, hop 256, Hann, half a window of zeros on both sides, Slaney's scale
+    and area). Its paper says power, its code takes magnitudes.
     """
 
     def __init__(self, maxnorm: bool = False) -> None:
@@ -85,6 +87,6 @@ class MagnitudeMel(nn.Module):
 def make_nonpersistent(mel: nn.Module) -> nn.Module:
     """Return the module with its buffers left out of checkpoints: they are derived from the settings."""
     for name in list(dict(mel.named_buffers())):
-        owner = mel.get_submodule(name.rpartition(".")[0])
-        owner._non_persistent_buffers_set.add(name.rpartition(".")[2])
+        submodule = mel.get_submodule(name.rpartition(".")[0])
+        submodule._non_persistent_buffers_set.add(name.rpartition(".")[2])
     return mel

@@ -1,4 +1,4 @@
-"""From the rows of all shards to one manifest: numbers, sides, duplicates."""
+"""The manifest of a corpus: the rows of all its shards, with duplicates marked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ NEAR_DUPLICATE = "near-duplicate of "
 
 
 def merge_shards(folder: Path, shards: Sequence[Shard]) -> pd.DataFrame:
-    """Return the rows of every track in order, duplicates marked: see mark_duplicates."""
+    """Return the rows of all tracks in order, exact and near duplicates marked.
+
+    Of near duplicates on both sides, the training track is marked.
+    """
     rows = pd.concat([pd.read_parquet(shard_path(folder, s.number, "parquet")) for s in shards], ignore_index=True)
     rows = mark_duplicates(rows)
     for train_id, test_id, seconds in near_duplicate_pairs(folder, rows[rows["status"] == "ok"]):
@@ -25,35 +28,38 @@ def merge_shards(folder: Path, shards: Sequence[Shard]) -> pd.DataFrame:
 
 
 def mark_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with each exact copy marked. A test track stays; of one side the first stays."""
+    """Return the rows with exact copies marked as duplicates.
+
+    Of copies on both sides, a test track stays usable; of copies on one side, the first.
+    """
     rows = rows.copy()
     usable = rows[rows["status"] == "ok"]
-    kept: dict[str, str] = {}
+    first_copy: dict[str, str] = {}
     for side in (usable[usable["split"] == "test"], usable[usable["split"] != "test"]):
         for number, sha256, name, split in zip(side.index, side["sha256"], side["id"], side["split"], strict=True):
-            if sha256 in kept:
-                rows.loc[number, ["status", "reason"]] = ["duplicate", f"same audio as {kept[sha256]}"]
+            if sha256 in first_copy:
+                rows.loc[number, ["status", "reason"]] = ["duplicate", f"same audio as {first_copy[sha256]}"]
             else:
-                kept[sha256] = f"{name} ({split})"
+                first_copy[sha256] = f"{name} ({split})"
     return rows
 
 
 def near_duplicate_pairs(folder: Path, rows: pd.DataFrame) -> list[tuple[str, str, float]]:
-    """Return (train id, test id, seconds in common) of all tracks of the two sides that share audio."""
+    """Return (train id, test id, seconds in common) for each training and test track that share audio."""
     test, train = rows[rows["split"] == "test"], rows[rows["split"] != "test"]
     shared = match_tracks(_load_words(folder, train), _load_words(folder, test))
     return [(str(train["id"].iloc[i]), str(test["id"].iloc[j]), s) for (i, j), s in sorted(shared.items())]
 
 
 def _load_words(folder: Path, rows: pd.DataFrame) -> WordList:
-    """Return the words of some rows, read shard by shard: 4 bytes per 50 ms, 250 MB for 100,000 clips."""
+    """Return the hash words of some rows, read shard by shard: 4 bytes per 50 ms, 250 MB for 100,000 clips."""
     parts: list[np.ndarray] = [np.zeros(0, np.uint32)]
     for shard, group in rows.groupby("shard", sort=False):
-        held = pd.read_parquet(shard_path(folder, int(str(shard)), "parquet"), columns=["id", "shard", "num_samples"])
-        held = held[held["shard"] >= 0]
-        first = np.cumsum([0, *(num_words(n) for n in held["num_samples"])])
-        place = dict(zip(held["id"], range(len(held)), strict=True))
+        stored = pd.read_parquet(shard_path(folder, int(str(shard)), "parquet"), columns=["id", "shard", "num_samples"])
+        stored = stored[stored["shard"] >= 0]
+        first = np.cumsum([0, *(num_words(n) for n in stored["num_samples"])])
+        row_of = dict(zip(stored["id"], range(len(stored)), strict=True))
         words = np.fromfile(shard_path(folder, int(str(shard)), "words"), "<u4")
-        parts += [words[first[place[name]] : first[place[name] + 1]] for name in group["id"]]
+        parts += [words[first[row_of[name]] : first[row_of[name] + 1]] for name in group["id"]]
     lengths = [0, *(len(part) for part in parts[1:])]
     return WordList(np.concatenate(parts).astype(np.uint32), np.cumsum(lengths))

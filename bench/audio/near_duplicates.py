@@ -1,9 +1,9 @@
-"""A coarse, robust hash of audio, to find the same recording twice though its samples differ.
+"""A coarse, robust hash of audio that finds the same recording twice, even where its samples differ.
 
-One 32-bit word every 50 ms says, for 32 pairs of neighbouring bands, in which of the two the level
-rose more over the last 0.4 s. Level, equaliser, codec and rate hardly change it. The idea of sub-words
-from the signs of band differences is Haitsma and Kalker's (ISMIR 2002); the numbers here are coarser:
-this hash only has to tell whether seconds of two files are one recording.
+Every 50 ms there is one 32-bit word. For each of 32 pairs of neighbouring bands, a bit holds in which of the
+two the level rose more over the last 0.4 s. Level, equaliser, codec and sample rate hardly change it. Words from
+the signs of band differences are Haitsma and Kalker's idea (ISMIR 2002). The parameters here are coarser, because
+the hash only has to decide whether a few seconds of two files are the same recording.
 
 Shape legend: T samples, F frames of 50 ms, B bands, W words, P candidate pairs.
 """
@@ -19,20 +19,22 @@ import numpy.typing as npt
 from bench.values import RATE_HZ, Floats, Ints
 
 VERSION = "words/1"
-HOP_SAMPLES = 800  # 50 ms: two files are at most 25 ms out of step, little beside the 0.4 s frames
+HOP_SAMPLES = 800  # 50 ms: two files are at most 25 ms out of step, little compared with means over 0.4 s
 WINDOW_SAMPLES = 2048
 SMOOTH_FRAMES = 8  # band levels are means over 0.4 s
-LAG_FRAMES = 8
+LAG_FRAMES = 8  # a rise is measured over 0.4 s
 NUM_BANDS = 33
-LOW_HZ, HIGH_HZ = 200.0, 3800.0  # what even an 8 kHz or 32 kbit/s copy keeps
-FLOOR = 1e-9  # of full-scale power: below it a band counts as silent
-BATCH_FRAMES = 512
+LOW_HZ, HIGH_HZ = 200.0, 3800.0  # the range that survives even in an 8 kHz or 32 kbit/s copy
+FLOOR = 1e-9  # re full-scale power: a band below it counts as silent
+BATCH_FRAMES = 512  # frames transformed at a time, to bound memory
 
-RUN_WORDS = 60  # 3 s: the stretch over which bit errors are averaged
-MAX_BIT_ERRORS = 0.22  # strangers differ in half of the bits; copies stay below 0.15
-MIN_VOTES = 2  # equal words on one diagonal that make a pair worth comparing
-MAX_WORD_USES = 64  # a word that is this common (held tones, silence) says nothing
-MIN_SECONDS = 4.0
+WORD_BITS = 32
+CHANCE_BIT_ERRORS = WORD_BITS // 2  # by which two unrelated words differ
+RUN_WORDS = 60  # 3 s: bit errors are averaged over a run of so many words
+MAX_BIT_ERRORS = 0.22  # share of the bits: unrelated recordings differ in half of them, copies in less than 0.15
+MIN_VOTES = 2  # equal words at the same lag that make a pair of tracks worth comparing
+MAX_WORD_USES = 64  # a more frequent word (held tones, silence) is no evidence
+MIN_SECONDS = 4.0  # in common: two tracks that share less are no duplicates
 
 Words = npt.NDArray[np.uint32]
 
@@ -56,15 +58,15 @@ def hash_words(pcm_T: npt.NDArray[np.int16]) -> Words:
     if num_words(len(pcm_T)) == 0:
         return np.zeros(0, np.uint32)
     power_FB = _band_power(pcm_T)
-    summed_FB = np.cumsum(np.concatenate([np.zeros((1, NUM_BANDS)), power_FB]), axis=0)
-    mean_FB = (summed_FB[SMOOTH_FRAMES:] - summed_FB[:-SMOOTH_FRAMES]) / SMOOTH_FRAMES
+    running_sum_FB = np.cumsum(np.concatenate([np.zeros((1, NUM_BANDS)), power_FB]), axis=0)
+    mean_FB = (running_sum_FB[SMOOTH_FRAMES:] - running_sum_FB[:-SMOOTH_FRAMES]) / SMOOTH_FRAMES
     rise_FB = np.diff(np.log(np.maximum(mean_FB, FLOOR)), axis=1)
     bits_WB = (rise_FB[LAG_FRAMES:] - rise_FB[:-LAG_FRAMES]) > 0
     return np.packbits(bits_WB, axis=1, bitorder="little").view("<u4")[:, 0].astype(np.uint32)
 
 
 def match_tracks(train: WordList, test: WordList) -> dict[tuple[int, int], float]:
-    """Return {(train track, test track): seconds that both share} of every pair sharing over 4 s."""
+    """Return {(train track, test track): shared seconds} of all pairs that share at least MIN_SECONDS."""
     shared: dict[tuple[int, int], float] = {}
     for i, j, lag in _candidates(train, test):
         seconds = _agreement(_track_words(train, i), _track_words(test, j), lag)
@@ -76,6 +78,7 @@ def match_tracks(train: WordList, test: WordList) -> dict[tuple[int, int], float
 def _band_power(pcm_T: npt.NDArray[np.int16]) -> Floats:
     from scipy.fft import rfft
 
+    # Scaled so that a full-scale sine has power 1 in its bin.
     window = np.hanning(WINDOW_SAMPLES).astype(np.float32) / (2**15 * WINDOW_SAMPLES / 4)
     frames_FT = np.lib.stride_tricks.sliding_window_view(pcm_T, WINDOW_SAMPLES)[::HOP_SAMPLES]
     edges_hz = np.geomspace(LOW_HZ, HIGH_HZ, NUM_BANDS + 1)
@@ -90,34 +93,36 @@ def _band_power(pcm_T: npt.NDArray[np.int16]) -> Floats:
 
 
 def _candidates(train: WordList, test: WordList) -> Iterator[tuple[int, int, int]]:
-    """Yield (train track, test track, lag in words) wherever several equal words lie on one diagonal."""
+    """Yield (train track, test track, lag in words) wherever several equal words have the same lag."""
     order = np.argsort(train.words, kind="stable")
     ranked = train.words[order]
     for j in range(len(test.first) - 1):
+        # 1. every occurrence of each word of the test track among the sorted training words
         words = _track_words(test, j)
         low, high = np.searchsorted(ranked, words), np.searchsorted(ranked, words, side="right")
         uses = np.where((words == 0) | (high - low > MAX_WORD_USES), 0, high - low)
         position_P = np.repeat(np.arange(len(words)), uses)
         nth_P = np.arange(len(position_P)) - np.repeat(np.cumsum(uses) - uses, uses)
-        place_P = order[np.repeat(low, uses) + nth_P]
-        i_P = np.searchsorted(train.first, place_P, side="right") - 1
-        lag_P = place_P - train.first[i_P] - position_P
+        train_word_P = order[np.repeat(low, uses) + nth_P]
+        # 2. the training track and the lag of each occurrence; a lag counts if several words share it
+        i_P = np.searchsorted(train.first, train_word_P, side="right") - 1
+        lag_P = train_word_P - train.first[i_P] - position_P
         pairs, votes = np.unique(np.stack([i_P, lag_P], axis=1), axis=0, return_counts=True)
         yield from ((int(i), j, int(lag)) for i, lag in pairs[votes >= MIN_VOTES])
 
 
 def _agreement(a: Words, b: Words, lag: int) -> float:
-    """Return how many seconds of b, moved by `lag` words, lie in stretches of 3 s that agree with a."""
+    """Return how many seconds of b, moved by `lag` words, lie in runs of 3 s that agree with a."""
     start, stop = max(0, -lag), min(len(b), len(a) - lag)
     if stop - start < RUN_WORDS:
         return 0.0
     a, b = a[start + lag : stop + lag], b[start:stop]
-    errors = np.where((a == 0) | (b == 0), 16, np.bitwise_count(a ^ b)).astype(np.int64)
+    errors = np.where((a == 0) | (b == 0), CHANCE_BIT_ERRORS, np.bitwise_count(a ^ b)).astype(np.int64)
     total = np.concatenate([[0], np.cumsum(errors)])
-    agrees = total[RUN_WORDS:] - total[:-RUN_WORDS] <= MAX_BIT_ERRORS * 32 * RUN_WORDS
+    agrees = total[RUN_WORDS:] - total[:-RUN_WORDS] <= MAX_BIT_ERRORS * WORD_BITS * RUN_WORDS
     covered = np.convolve(agrees, np.ones(RUN_WORDS)) > 0
     return float(covered.sum()) * HOP_SAMPLES / RATE_HZ
 
 
-def _track_words(listed: WordList, track: int) -> Words:
-    return listed.words[listed.first[track] : listed.first[track + 1]]
+def _track_words(words: WordList, track: int) -> Words:
+    return words.words[words.first[track] : words.first[track + 1]]

@@ -49,7 +49,7 @@ class Corpus:
     licence, label, split, status (ok, missing, unreadable, short, silent, duplicate), reason, sha256
     of the int16 samples, num_samples, gain (below 1 where the peak was over full scale), shard and
     offset in it (in samples). `tracks` holds its ok rows; their index is the track number.
-    A float sample is an int16 sample over 2**15.
+    A float sample is an int16 sample divided by 2**15.
     """
 
     folder: Path
@@ -76,9 +76,9 @@ class Corpus:
         return int(self.lengths[track])
 
     def read(self, track: int, start_sample: int, num_samples: int) -> npt.NDArray[np.int16]:
-        """Return a copy of a stretch of one track, shape (num_samples,).
+        """Return a copy of an excerpt of one track, shape (num_samples,).
 
-        Raises: IndexError if the stretch is not wholly inside the track.
+        Raises: IndexError if the excerpt is not wholly inside the track.
         """
         if not (
             0 <= track < len(self.lengths) and 0 <= start_sample <= start_sample + num_samples <= self.lengths[track]
@@ -98,7 +98,8 @@ class Corpus:
         return self._maps[shard]  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_corpus, (self.folder,)  # a worker maps the files itself: a pickled map is all its samples
+        # Workers map the files themselves: a pickled memory map is a copy of all samples.
+        return open_corpus, (self.folder,)
 
 
 def corpus_key(name: str, source: Source, min_track_s: float) -> str:
@@ -111,11 +112,11 @@ def prepare_corpus(
 ) -> Corpus:
     """Return the prepared corpus of a data set, decoding what is not yet in the store.
 
-    Running it again after a kill continues with the shards that are missing; two processes that
-    want the same corpus build it once.
+    A call after a kill continues with the shards that are missing; of two processes that need the same
+    corpus, one builds it.
     Raises: DataError if no track at all is usable; StoreError if the disk is full.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # would wait for its parent's lock for ever
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # would wait for its parent's lock forever
         raise PluginError("a script that prepares a corpus must do so below `if __name__ == '__main__':`")
     key = corpus_key(name, source, min_track_s)
     return open_corpus(
@@ -126,12 +127,12 @@ def prepare_corpus(
 def open_corpus(folder: Path) -> Corpus:
     """Return the prepared corpus in a folder.
 
-    Raises: StoreError naming the file if the manifest is missing or damaged, or if a shard has not
-    the size that the manifest claims.
+    Raises: StoreError naming the file if the manifest is missing or damaged, or if the size of a
+    shard is not what the manifest claims.
     """
     rows = _load_manifest(folder / MANIFEST)
-    kept = rows[rows["shard"] >= 0]
-    for shard, claimed in kept.groupby("shard")["num_samples"].sum().items():
+    stored = rows[rows["shard"] >= 0]
+    for shard, claimed in stored.groupby("shard")["num_samples"].sum().items():
         path = shard_path(folder, int(str(shard)), "i16")
         size = path.stat().st_size if path.is_file() else 0
         if size != 2 * claimed:
@@ -146,8 +147,8 @@ def _build(folder: Path, name: str, source: Source, min_track_s: float, workers:
     tracks = source.tracks()
     _check(name, tracks)
     shards = group_tracks(tracks)
-    for left in folder.glob(".*.tmp"):
-        left.unlink()  # of a process that was killed: the lock says that none writes here now
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()  # of a killed process: this process holds the lock, so that no other is writing here
     write_shards(folder, source, shards, min_track_s, workers, progress)
     progress("duplicates", 0, 1)
     rows = merge_shards(folder, shards)[list(COLUMNS)]
@@ -184,17 +185,17 @@ def _load_manifest(path: Path) -> pd.DataFrame:
         raise StoreError(f"{path} cannot be read ({error}); {advice}") from error
     if tuple(rows.columns) != COLUMNS:
         raise StoreError(f"{path} has the columns {', '.join(map(str, rows.columns))}, not those of {FORMAT}; {advice}")
-    places = rows[["shard", "offset", "num_samples"]]
-    if any(kind.kind != "i" for kind in places.dtypes) or not _is_consistent(rows):
-        raise StoreError(f"{path} places tracks outside their shards; {advice}")
+    locations = rows[["shard", "offset", "num_samples"]]
+    if any(kind.kind != "i" for kind in locations.dtypes) or not _is_consistent(rows):
+        raise StoreError(f"{path} puts tracks outside their shards; {advice}")
     return rows
 
 
 def _is_consistent(rows: pd.DataFrame) -> bool:
-    """Say whether the tracks of every shard lie end to end from its start, and every ok track has a place."""
-    kept = rows[rows["shard"] >= 0]
-    ends = kept.groupby("shard")["num_samples"].cumsum()
-    end_to_end = bool((kept["offset"] == ends - kept["num_samples"]).all() and (kept["num_samples"] > 0).all())
+    """Return whether each shard's tracks lie end to end from its start, and every ok track is in a shard."""
+    stored = rows[rows["shard"] >= 0]
+    ends = stored.groupby("shard")["num_samples"].cumsum()
+    end_to_end = bool((stored["offset"] == ends - stored["num_samples"]).all() and (stored["num_samples"] > 0).all())
     return end_to_end and bool((rows.loc[rows["status"] == "ok", "shard"] >= 0).all())
 
 

@@ -1,8 +1,8 @@
 """Shards: fixed groups of consecutive tracks, decoded and written by worker processes.
 
-A shard is `shard-00012.i16` (little-endian samples), `shard-00012.words` (the robust hash, see
-near.py) and `shard-00012.parquet` (its rows). The rows are written last: where they are, the shard is
-done. Every file appears under its name in one step, so a kill loses only the shards in progress.
+A shard is `shard-00012.i16` (little-endian samples), `shard-00012.words` (the robust hash of
+`near_duplicates`) and `shard-00012.parquet` (its rows of the manifest). The rows are written last, so a shard that has
+them is complete. Files are renamed only when complete, so a kill loses only the shards in progress.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from bench.errors import BenchError, DataError, PluginError
 from bench.registry import load
 from bench.values import RATE_HZ, Progress, Source, Track
 
-MAX_SHARDS = 200  # each is an open memory map of the reader: stay below the 256 that some systems allow
+MAX_SHARDS = 200  # a reader maps each of them: stay below the 256 open files that some systems allow
 MIN_SHARD_TRACKS = 16
 FULL_SCALE = 2**15  # an int16 sample over this is the float sample: 16-bit files pass unchanged
-SILENT_PEAK = 1e-3  # -60 dBFS
-POLL_S = 0.3
+SILENT_PEAK = 1e-3  # -60 dB re full scale: a track whose peak is below it is silent, and not part of the corpus
+POLL_S = 0.3  # between two updates of the progress
 
 Pcm = npt.NDArray[np.int16]
 
@@ -49,7 +49,7 @@ class Shard:
 
 
 def shard_path(folder: Path, number: int, suffix: str) -> Path:
-    """Return where a shard's file of this suffix is; a number cannot lead outside the folder."""
+    """Return the path of a shard's file with this suffix; as `number` is an integer, it is always inside the folder."""
     return folder / f"shard-{int(number):05d}.{suffix}"
 
 
@@ -62,11 +62,11 @@ def group_tracks(tracks: Sequence[Track]) -> list[Shard]:
 def write_shards(
     folder: Path, source: Source, shards: Sequence[Shard], min_track_s: float, workers: int, progress: Progress
 ) -> None:
-    """Write every shard that is not there yet, by `workers` processes (in this one, if 1).
+    """Write every missing shard in `workers` processes (in this process if 1).
 
     Raises: OSError if the disk is full; DataError if a worker process dies.
     """
-    waiting = [shard for shard in shards if not is_done(folder, shard)]
+    missing = [shard for shard in shards if not is_done(folder, shard)]
     total = sum(len(shard.tracks) for shard in shards)
 
     def show() -> None:
@@ -75,32 +75,32 @@ def write_shards(
         )
 
     show()
-    if workers <= 1 or len(waiting) <= 1:
-        _write_share(folder, source, waiting, min_track_s, show)
+    if workers <= 1 or len(missing) <= 1:
+        _write_share(folder, source, missing, min_track_s, show)
     else:
-        _write_parallel(folder, source, waiting, min_track_s, min(workers, len(waiting)), show)
+        _write_parallel(folder, source, missing, min_track_s, min(workers, len(missing)), show)
 
 
 def is_done(folder: Path, shard: Shard) -> bool:
-    """Say whether a shard was completely written, going by its rows and the sizes of its files."""
+    """Return whether a shard is complete, judged by its rows and the sizes of its files."""
     try:
         rows = pd.read_parquet(shard_path(folder, shard.number, "parquet"))
         sizes = [shard_path(folder, shard.number, suffix).stat().st_size for suffix in ("i16", "words")]
     except (OSError, ValueError):
         return False
-    kept = rows.loc[rows["shard"] >= 0, "num_samples"]
-    return sizes == [2 * int(kept.sum()), 4 * sum(num_words(n) for n in kept)]
+    stored = rows.loc[rows["shard"] >= 0, "num_samples"]
+    return sizes == [2 * int(stored.sum()), 4 * sum(num_words(n) for n in stored)]
 
 
 def _write_parallel(
-    folder: Path, source: Source, waiting: list[Shard], min_track_s: float, workers: int, show: Callable[[], None]
+    folder: Path, source: Source, missing: list[Shard], min_track_s: float, workers: int, show: Callable[[], None]
 ) -> None:
     # spawn, not fork: the caller may have threads and a CUDA context, neither of which survives a fork
     context = multiprocessing.get_context("spawn")
     errors: Any = context.SimpleQueue()
     packed = _pack_source(source)
     processes = [
-        context.Process(target=_work, args=(folder, packed, waiting[n::workers], min_track_s, errors), daemon=True)
+        context.Process(target=_work, args=(folder, packed, missing[n::workers], min_track_s, errors), daemon=True)
         for n in range(workers)
     ]
     try:
@@ -115,7 +115,7 @@ def _write_parallel(
         if not errors.empty():
             raise errors.get()
         if any(process.exitcode for process in processes):
-            raise DataError(_death(folder, waiting))
+            raise DataError(_death_message(folder, missing))
     finally:
         for process in processes:
             if process.is_alive():
@@ -126,9 +126,9 @@ def _write_parallel(
 
 @contextmanager
 def _ignore_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment: what is started here never sees it; this process ends its workers itself."""
+    """Ignore Ctrl-C meanwhile: processes started here inherit that, because their parent ends them itself."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is interrupted, and only it may change this
+        yield  # only the main thread receives the signal and may set its handler
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -146,9 +146,9 @@ def _write_share(
 
 
 def write_shard(folder: Path, source: Source, shard: Shard, min_track_s: float) -> None:
-    """Decode the tracks of one shard and write its files. One bad file never throws.
+    """Decode the tracks of one shard and write its files. A bad audio file raises no error: its row names the problem.
 
-    Raises: OSError if they cannot be written; what was begun is removed.
+    Raises: OSError if they cannot be written; incomplete files are removed.
     """
     parts = {
         suffix: folder / f".shard-{shard.number:05d}.{suffix}.{os.getpid()}.tmp"
@@ -175,7 +175,7 @@ def write_shard(folder: Path, source: Source, shard: Shard, min_track_s: float) 
 
 
 def decode_track(source: Source, track: Track, min_track_s: float) -> tuple[dict[str, Any], Pcm]:
-    """Return a track's row of the manifest and its samples to keep, none unless its status is ok."""
+    """Return a track's row of the manifest and its samples, which are empty unless its status is ok."""
     row: dict[str, Any] = {
         "id": track.id,
         "path": track.path,
@@ -190,30 +190,30 @@ def decode_track(source: Source, track: Track, min_track_s: float) -> tuple[dict
         "shard": -1,
         "offset": -1,
     }
-    nothing = np.zeros(0, "<i2")
+    no_samples = np.zeros(0, "<i2")
     if track.problem:
         status = "missing" if track.problem == "missing" else "unreadable"
-        return row | {"status": status, "reason": track.problem}, nothing
+        return row | {"status": status, "reason": track.problem}, no_samples
     try:
         wave_T = _check_wave(source.load(track))
     except MemoryError:
         raise  # not the file's fault
     except OSError as error:
         if error.errno not in (None, errno.ENOENT, errno.EACCES, errno.EISDIR):
-            raise  # a drive that drops out must not leave half a corpus behind as the whole
-        return row | {"status": "unreadable", "reason": str(error)}, nothing
-    except Exception as error:  # a plug-in's decoder may raise anything; one bad track never stops the rest
-        told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
-        return row | {"status": "unreadable", "reason": told}, nothing
+            raise  # such as a drive that drops out: half a corpus must not pass for the whole
+        return row | {"status": "unreadable", "reason": str(error)}, no_samples
+    except Exception as error:  # a plug-in's decoder may raise any error; one bad track never stops the rest
+        reason = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        return row | {"status": "unreadable", "reason": reason}, no_samples
     peak = float(np.abs(wave_T).max(initial=0.0))
     gain = 1.0 if peak <= 1 else 1 / peak
     pcm_T = np.clip(np.rint(wave_T * np.float32(gain * FULL_SCALE)), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")
     row |= {"num_samples": len(pcm_T), "gain": gain, "sha256": hashlib.sha256(pcm_T.tobytes()).hexdigest()}
     if len(pcm_T) < min_track_s * RATE_HZ:
-        told = f"{len(pcm_T) / RATE_HZ:.2f} s, shorter than {min_track_s:g} s"
-        return row | {"status": "short", "reason": told}, nothing
+        reason = f"{len(pcm_T) / RATE_HZ:.2f} s, shorter than {min_track_s:g} s"
+        return row | {"status": "short", "reason": reason}, no_samples
     if peak < SILENT_PEAK:
-        return row | {"status": "silent", "reason": f"peak {peak:.1e} of full scale, below -60 dBFS"}, nothing
+        return row | {"status": "silent", "reason": f"peak {peak:.1e} of full scale, below -60 dBFS"}, no_samples
     return row, pcm_T
 
 
@@ -227,7 +227,7 @@ def _check_wave(audio: object) -> npt.NDArray[np.float32]:
 
 
 def _pack_source(source: Source) -> tuple[str, bytes]:
-    """Return a source ready to be sent, with the file of its plug-in where that was given as a path."""
+    """Return the file of a source's plug-in, empty unless given as a path, and the source pickled for a worker."""
     module = sys.modules[type(source).__module__]
     plugin = str(module.__file__) if module.__name__.startswith("bench_plugin_") else ""
     try:
@@ -237,11 +237,11 @@ def _pack_source(source: Source) -> tuple[str, bytes]:
 
 
 def _work(folder: Path, packed: tuple[str, bytes], share: Sequence[Shard], min_track_s: float, errors: Any) -> None:
-    """Write a share of the shards: the main function of a worker process."""
+    """Write a share of the shards; the main function of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)  # the mp3 decoder writes a line for every frame it mends
+        os.dup2(nowhere.fileno(), 2)  # the mp3 decoder writes a line for every frame that it repairs
     plugin, pickled = packed
     try:
         if plugin:
@@ -254,21 +254,21 @@ def _work(folder: Path, packed: tuple[str, bytes], share: Sequence[Shard], min_t
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent ends, even if that was killed: else it would write on, unlocked."""
+    """End this worker when its parent ends, even by a kill: it would otherwise go on writing without the lock."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _death(folder: Path, waiting: Sequence[Shard]) -> str:
-    begun = [s for s in waiting if list(folder.glob(f".shard-{s.number:05d}.i16.*"))]
-    if not begun:
+def _death_message(folder: Path, missing: Sequence[Shard]) -> str:
+    in_progress = [s for s in missing if list(folder.glob(f".shard-{s.number:05d}.i16.*"))]
+    if not in_progress:
         return (
             "no decoding process could start; a script that prepares a corpus must do so below "
             "`if __name__ == '__main__':`, or with one worker"
         )
-    first = ", ".join(f"{s.tracks[0].id} to {s.tracks[-1].id}" for s in begun)
+    first = ", ".join(f"{s.tracks[0].id} to {s.tracks[-1].id}" for s in in_progress)
     return (
         f"a decoding process died (out of memory, killed, or crashed by a file) among the tracks {first}; "
         f"run the same command again to continue, without the file that crashes it"

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, as data: one row for every problem of a track."""
+"""Checks of a prepared data set, as a table with one row for every problem of a track."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ PROBLEMS = ("missing", "unreadable", "short", "silent", "duplicate", "near-dupli
 
 
 def verify(source: Source, corpus: Corpus, progress: Progress = no_progress) -> pd.DataFrame:
-    """Return (id, path, problem, detail) of every track that is not as it should be, in manifest order.
+    """Return (id, path, problem, detail) of every problem, in the order of the manifest.
 
     Problems: missing (also: gone since it was prepared), unreadable, short, silent, duplicate,
     near-duplicate (of a test track, hence not trained on), corrupt (its samples in the store no longer
-    have their digest). Reads all samples of the store once; decodes nothing.
+    match their digest). Cost: reads all samples in the store once; decodes nothing.
     """
     listed = {track.id: track.problem for track in source.tracks()}
-    found: list[tuple[str, str, str, str]] = []
+    problems: list[tuple[str, str, str, str]] = []
     for row in corpus.select_unusable().itertuples():
         problem = "near-duplicate" if str(row.reason).startswith(NEAR_DUPLICATE) else str(row.status)
-        found.append((str(row.id), str(row.path), problem, str(row.reason)))
+        problems.append((str(row.id), str(row.path), problem, str(row.reason)))
     for number, row in enumerate(corpus.tracks.itertuples()):
-        if listed.get(str(row.id), "no longer listed"):
-            gone = listed.get(str(row.id), "no longer listed")
-            found.append((str(row.id), str(row.path), "missing", f"{gone} since it was prepared"))
+        problem = listed.get(str(row.id), "no longer listed")
+        if problem:
+            problems.append((str(row.id), str(row.path), "missing", f"{problem} since it was prepared"))
         if _sha256(corpus, number) != row.sha256:
             detail = f"samples in the store are damaged; delete {corpus.folder} and prepare again"
-            found.append((str(row.id), str(row.path), "corrupt", detail))
+            problems.append((str(row.id), str(row.path), "corrupt", detail))
         progress("verify", number + 1, len(corpus.tracks))
-    order = {str(name): place for place, name in enumerate(corpus.manifest["id"])}
-    rows = sorted(found, key=lambda row: order[row[0]])
+    order = {str(name): position for position, name in enumerate(corpus.manifest["id"])}
+    rows = sorted(problems, key=lambda row: order[row[0]])
     return pd.DataFrame(rows, columns=["id", "path", "problem", "detail"], dtype=str)
 
 

@@ -1,1 +1,1 @@
-"""Degradation: noise, rooms, and the query sets made with them."""
+"""Degradation of audio by noise and rooms, and the query sets made with it."""

@@ -1,4 +1,4 @@
-"""The grid of test conditions, and its versioned name."""
+"""The grid of test conditions (cells), and the versioned name of a benchmark."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFINING = (
 
 
 def list_cells(config: EvalConfig) -> list[Cell]:
-    """Return the cells in the order of the tables: the controls, noise, reverb, noise with reverb."""
+    """Return the cells in the order of the tables: controls, noise, reverb, noise with reverb."""
     return [
         Cell("identity"),
         Cell("clean"),
@@ -33,23 +33,23 @@ def list_cells(config: EvalConfig) -> list[Cell]:
 
 
 def benchmark_name(dataset: str, config: EvalConfig, side: str = "segment") -> str:
-    """Return the benchmark's name: `fma-segment/v1`, or with the digest of what was changed in it.
+    """Return the benchmark's name, such as `fma-segment/v1`; changed settings add `+custom-` and their digest.
 
     A definition is never edited. Results under different names are never compared.
     """
-    own, standard = ({name: getattr(c, name) for name in DEFINING} for c in (config, build_standard_config(side)))
-    changed = "" if own == standard else f"+custom-{digest(own)[:6]}"
+    settings, standard = ({name: getattr(c, name) for name in DEFINING} for c in (config, build_standard_config(side)))
+    changed = "" if settings == standard else f"+custom-{digest(settings)[:6]}"
     return f"{dataset}-{side}/{VERSION}{changed}"
 
 
 def build_standard_config(side: str) -> EvalConfig:
-    """Return what a benchmark tests as it is defined: `segment`, or `validation`."""
+    """Return the settings that define the benchmark of a side, `segment` or `validation`."""
     return EvalConfig() if side == "segment" else validation_config(EvalConfig())
 
 
 def validation_config(config: EvalConfig) -> EvalConfig:
-    """Return what a sweep chooses by: every cell of the grid, at the shortest length alone, by exact search.
+    """Return the evaluation that a sweep optimises: every cell at the shortest length only, by exact search.
 
-    Why not more: the longer queries cost forty times as much to embed, and rank encoders as the short ones do.
+    Why not more: longer queries cost forty times as much to embed, and rank encoders as the short ones do.
     """
     return replace(config, lengths_s=(min(config.lengths_s),), indexes=("exact",), sequences=("rescore",))

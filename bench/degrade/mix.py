@@ -1,4 +1,4 @@
-"""Mixing at a signal-to-noise ratio, once for arrays: the query sets. Training has its batched twin."""
+"""Mixing music and noise at a signal-to-noise ratio, one query at a time; `bench.train.pairs` does it for batches."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import numpy.typing as npt
 
 from bench.errors import DataError
 
-ZERO_POWER = 1e-10  # -100 dB re full scale: below it a ratio of powers says nothing
+# A wave with less mean power is silent and has no SNR: -100 dB re a full scale of 1. In int16 units, as of the stems
+# of queries, only digital silence is below it.
+ZERO_POWER = 1e-10
 
 
 def noise_gain(music_T: npt.NDArray[np.floating], noise_T: npt.NDArray[np.floating], snr_db: float) -> float:
-    """Return the factor for the noise that makes music plus noise have the wanted ratio.
+    """Return the factor for the noise at which music plus noise has the given ratio.
 
     Shapes: both (T,), same rate; the ratio is of mean powers over all T samples. Units: dB.
-    Raises: DataError if either is silent: a ratio to nothing is undefined.
+    Raises: DataError if either is silent: the ratio would be undefined.
     Source: 10 log10(mean(music^2) / mean(noise^2)), docs/metrics.md, section SNR.
     """
     music_power = float(np.mean(np.square(music_T, dtype=np.float64)))

@@ -1,9 +1,9 @@
-"""The query set: the same degraded audio for every encoder, made once and stored.
+"""The query set: the same degraded audio for every encoder, prepared once and stored.
 
-What is stored are stems: each query's music and noise, dry and as heard in each room, as 16-bit audio.
-A cell's query is music + gain x noise, the gain set so that the ratio over exactly that query (its own
-length) is the nominal one. So one set of stems serves every SNR and length, all SNR of a query share
-one noise (the curve is paired), and the mixture is a plain function of what is stored.
+The store holds stems: each query's music and noise as 16-bit audio, dry and reverberated in each room.
+A cell's query is music + gain x noise, with the gain set so that the SNR over the whole query, at its
+length, is the nominal one. One set of stems thus serves every SNR and length, all SNRs of a query share
+one noise (the curve is paired), and the mixture is a function of what is stored.
 
 Shape legend: Q queries, T samples.
 """
@@ -28,18 +28,23 @@ from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Floats, Ints, Progress
 
 FORMAT = 1
-CONTEXT_S = 1.0  # music before the query, so that it starts inside the room's tail
+CONTEXT_S = 1.0  # audio before the query, so that a room is already reverberating where it starts
 SEED = 20_220_912  # of the benchmark, not of the run: the queries never change
-QUERY_GATE_POWER = 1e-4  # -40 dB re the track's peak: a start in silence is drawn again
+# A query's start is redrawn if the mean power of its first GATE_SAMPLES is below this, -40 dB re its track's peak.
+QUERY_GATE_POWER = 1e-4
 GATE_SAMPLES = round(0.96 * RATE_HZ)  # of a query's beginning that must be audible
-MAX_DRAWS = 100
+MAX_DRAWS = 100  # of a start, until one passes the gate
 INT16_PEAK = 32_767
 STEM_PEAK = 0.99 * INT16_PEAK
 
 
 @dataclass(frozen=True)
 class QuerySet:
-    """Stems on disk and the truth. `table` has query, track, start_sample, identity_sample and sources."""
+    """The stems on disk, and a table of what each query is made of.
+
+    `table` has query, track, start_sample, identity_sample (the nearest start on the database's grid), noise,
+    noise_start_sample, and for each t60 the row of its room in the bank and that room's measured t60.
+    """
 
     folder: Path
     table: pd.DataFrame
@@ -62,7 +67,7 @@ class QuerySet:
         return music_T + np.float32(gain) * noise_T, music_T
 
     def batches(self, cell: Cell, length_s: float, batch: int) -> Iterator[Floats]:
-        """Yield all queries of a cell in order, (up to batch, T) at a time."""
+        """Yield all queries of a cell in order, as arrays (up to batch, T)."""
         for start in range(0, len(self.table), batch):
             rows = range(start, min(start + batch, len(self.table)))
             yield np.stack([self.wave(cell, q, length_s) for q in rows])
@@ -73,7 +78,7 @@ class QuerySet:
         return self.table["track"].to_numpy(np.int64), self.table[start].to_numpy(np.int64)
 
     def conditions(self, cell: Cell, length_s: float) -> dict[str, float]:
-        """Return the achieved conditions of a cell: SNR measured on the finished audio, t60 of its rooms."""
+        """Return the achieved conditions of a cell: SNR measured on the mixtures, t60 of the rooms."""
         achieved: dict[str, float] = {}
         if cell.snr_db is not None:
             measured = np.array([_snr_db(*self.parts(cell, q, length_s)) for q in range(len(self.table))])
@@ -100,17 +105,17 @@ def prepare_queries(
     progress: Progress,
     per_track: int = 1,
 ) -> QuerySet:
-    """Return the query set of a benchmark over these corpora, made and stored if it is not there yet.
+    """Return the query set of a benchmark over these corpora, from the store or prepared now.
 
-    `per_track` queries of each test track that is long enough, of up to `eval.max_queries` tracks drawn by
-    the benchmark's own seed.
-    Raises: DataError if no test track is long enough or there is no noise or room for a wanted cell.
+    It has `per_track` queries of each test track that is long enough, of up to `eval.max_queries` tracks drawn
+    with the benchmark's seed.
+    Raises: DataError if no test track is long enough, or a cell has no noise or room.
     """
     hop = hop_samples(config)
     t60_s = (sorted(_t60s(config)), config.noise_reverb_t60_s if config.snr_db else None)
     recipe = (FORMAT, SEED, CONTEXT_S, QUERY_GATE_POWER, hop, config.max_queries, max(config.lengths_s), t60_s)
-    several = () if per_track == 1 else (per_track,)
-    key = digest(recipe, music.digest, noise.digest, rooms.digest, *several)
+    extra = () if per_track == 1 else (per_track,)  # 1 adds nothing, so that earlier keys stay valid
+    key = digest(recipe, music.digest, noise.digest, rooms.digest, *extra)
     stem_samples = round(max(config.lengths_s) * RATE_HZ)
 
     def build(folder: Path) -> None:
@@ -192,7 +197,7 @@ def _rooms_of(rooms: RoomBank, t60_s: float) -> Ints:
 
 
 def draw_audible_start(music: Corpus, track: int, last_start: int, draw: np.random.Generator) -> int | None:
-    """Return a random start whose first second is not silence, None if no draw finds one."""
+    """Return a random start whose first GATE_SAMPLES are above QUERY_GATE_POWER, None if no draw finds one."""
     threshold = QUERY_GATE_POWER * _peak(music, track) ** 2
     for _ in range(MAX_DRAWS):
         start = int(draw.integers(last_start + 1))
@@ -208,7 +213,7 @@ def _peak(music: Corpus, track: int) -> float:
 
 
 def draw_noise_start(noise: Corpus, track: int, draw: np.random.Generator) -> int:
-    """Return a random start in a noise that is looped, whose first second is not all zeros. Raises: DataError."""
+    """Return a random start in a looped noise whose first GATE_SAMPLES are not all zeros. Raises: DataError."""
     for _ in range(MAX_DRAWS):
         start = int(draw.integers(noise.num_samples(track)))
         if np.any(read_looped(noise, track, start, GATE_SAMPLES)):
@@ -245,27 +250,27 @@ def _stems_of(
 ) -> dict[str, npt.NDArray[np.int16]]:
     context = round(CONTEXT_S * RATE_HZ)
     start = row["start_sample"]
-    dry = read_padded(music, row["track"], start - context, start + stem_samples + DIRECT_AT)
+    music_T = read_padded(music, row["track"], start - context, start + stem_samples + DIRECT_AT)
     stems = {
         "identity": music.read(row["track"], row["identity_sample"], stem_samples),
-        "music": dry[context : context + stem_samples],
+        "music": music_T[context : context + stem_samples],
     }
     for t60_s in _t60s(config):
         response = rooms.response(row[f"room_t60_{t60_s:g}"])
-        stems[f"music_t60_{t60_s:g}"] = _as_int16(reverberate(dry, response)[context:])
+        stems[f"music_t60_{t60_s:g}"] = _as_int16(reverberate(music_T, response)[context:])
     if config.snr_db:
         first = (row["noise_start_sample"] - context) % noise.num_samples(row["noise"])
-        hiss = read_looped(noise, row["noise"], first, context + stem_samples + DIRECT_AT)
+        noise_T = read_looped(noise, row["noise"], first, context + stem_samples + DIRECT_AT)
         t60_s = config.noise_reverb_t60_s
-        stems["noise"] = hiss[context : context + stem_samples]
+        stems["noise"] = noise_T[context : context + stem_samples]
         stems[f"noise_t60_{t60_s:g}"] = _as_int16(
-            reverberate(hiss, rooms.response(row[f"room_t60_{t60_s:g}"]))[context:]
+            reverberate(noise_T, rooms.response(row[f"room_t60_{t60_s:g}"]))[context:]
         )
     return stems
 
 
 def _as_int16(wave_T: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
-    """Return the wave as 16-bit audio at full scale: only ratios matter later, and none is clipped."""
+    """Return the wave as 16-bit audio with its peak at STEM_PEAK: nothing clips, and only ratios matter later."""
     peak = float(np.max(np.abs(wave_T)))
     scale = STEM_PEAK / peak if peak > 0 else 0.0
     return np.round(wave_T * scale).astype("<i2")

@@ -1,4 +1,4 @@
-"""Room impulse responses: where the direct sound is, how long they ring, and convolution with them.
+"""Room impulse responses: alignment of the direct sound, measurement of the t60, and convolution.
 
 Shape legend: T samples, R responses.
 """
@@ -20,10 +20,12 @@ from bench.store import Store, digest, read_array, read_frame, write_frame
 from bench.values import RATE_HZ, Floats, Ints, Progress, Split
 
 FORMAT = 2
-DECAY_BLOCK_S = 0.01
-MIN_FITTED = 16  # samples: fewer are an impulse, not a decay
-ABOVE_FLOOR = 3.0  # power ratio (5 dB) to the noise floor up to which a decay is believed
-DIRECT_AT = 40  # samples (2.5 ms) kept before the direct sound: the rise of a band-limited impulse
+DECAY_BLOCK_S = 0.01  # powers are averaged over it to find the end of a decay
+MIN_FITTED = 16  # samples of a decay that a line is fitted to: fewer are an impulse
+ABOVE_FLOOR = 3.0  # power ratio (5 dB) to the noise floor at which a decay ends
+FIT_START_DB = -5  # the fit begins where the decay has fallen this far, by ISO 3382-1
+HEADROOM_DB = 10  # between the end of the fit and the noise floor
+DIRECT_AT = 40  # samples (2.5 ms) usable_rows before the direct sound: the rise of a band-limited impulse
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class ResponseSource(Protocol):
     """What a plug-in of kind `rir` returns from `build(config, root)`."""
 
     def names(self) -> Sequence[str]:
-        """Return the names of all responses, without making or reading any."""
+        """Return the names of all responses, without simulating or reading any."""
         ...
 
     def load(self, name: str) -> Response:
@@ -49,15 +51,16 @@ class ResponseSource(Protocol):
         ...
 
     def digest(self) -> str:
-        """Return a digest of all that decides the responses."""
+        """Return a digest of everything that determines the responses."""
         ...
 
 
 @dataclass(frozen=True)
 class RoomBank:
-    """Prepared responses. `table` has name, split, wanted_t60_s, t60_s, method, licence, start, num_samples.
+    """The prepared responses of one source.
 
-    `left_out` has the name and the problem of each response that cannot be used.
+    `table` has name, split, wanted_t60_s, t60_s, method, licence, start, num_samples; `left_out` has the name and the
+    problem of each response that cannot be used.
     """
 
     table: pd.DataFrame
@@ -66,7 +69,7 @@ class RoomBank:
     digest: str
 
     def numbers(self, split: Split, wanted_t60_s: float | None = None) -> Ints:
-        """Return the rows of a split, those made for one t60 if it is given."""
+        """Return the row numbers of a split, or only of those simulated for one nominal t60."""
         chosen = self.table["split"] == split
         if wanted_t60_s is not None:
             chosen &= np.isclose(self.table["wanted_t60_s"], wanted_t60_s)
@@ -79,8 +82,9 @@ class RoomBank:
 
 
 def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Progress) -> RoomBank:
-    """Return the bank of a source, measured and stored; unusable responses are skipped and named in it.
+    """Return the bank of a source, with every t60 measured, from the store or prepared now.
 
+    Unusable responses are skipped, and listed in its `left_out`.
     Raises: DataError if none is usable.
     """
     key = digest(FORMAT, name, source.digest())
@@ -120,14 +124,14 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
     folder = store.fetch("rooms", key, build)
     table = read_frame(folder / "responses.parquet")
     usable = table["problem"] == ""
-    kept = table[usable].reset_index(drop=True).astype({"start": int, "num_samples": int})
-    return RoomBank(kept, table[~usable][["name", "problem"]], read_array(folder / "samples.npy"), key)
+    usable_rows = table[usable].reset_index(drop=True).astype({"start": int, "num_samples": int})
+    return RoomBank(usable_rows, table[~usable][["name", "problem"]], read_array(folder / "samples.npy"), key)
 
 
 def align_direct_sound(wave_T: Floats) -> Floats:
     """Return the response shifted so that its direct sound, the largest peak, is at DIRECT_AT.
 
-    Why: an uncompensated delay of 50 ms would be a full miss at a tolerance of 50 ms.
+    Why: with a tolerance of 50 ms, a delay of 50 ms that is not removed would turn every hit into a miss.
     Raises: DataError if it is silent.
     """
     if not np.any(wave_T):
@@ -142,40 +146,43 @@ def align_direct_sound(wave_T: Floats) -> Floats:
 def reverberate(
     wave_T: npt.NDArray[np.floating | np.int16], response_T: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.float64]:
-    """Return the wave as heard in the room, direct sound in place.
+    """Return the wave reverberated in the room, without a delay of its direct sound.
 
-    Shapes: wave (C + T + DIRECT_AT,) of which the first C samples are context for the tail and the last
-    DIRECT_AT are context for the rise; response (R,); result (C + T,).
+    Shapes: wave (C + T + DIRECT_AT,), with C samples of context for the tail before the segment and DIRECT_AT for
+    the rise after it; response (R,); result (C + T,).
     """
     wet = fftconvolve(wave_T.astype(np.float64), response_T.astype(np.float64))
-    heard: npt.NDArray[np.float64] = wet[DIRECT_AT : len(wave_T)]
-    return heard
+    reverberant_T: npt.NDArray[np.float64] = wet[DIRECT_AT : len(wave_T)]
+    return reverberant_T
 
 
 def measure_t60(response_T: npt.NDArray[np.floating], rate_hz: int = RATE_HZ) -> tuple[float, str]:
     """Return the reverberation time in seconds and how it was measured, "T30" or "T20".
 
-    A line is fitted to Schroeder's backward-integrated decay between -5 dB and -35 dB (T30), or -25 dB
-    (T20) where the noise floor is not 10 dB deeper than that; its slope is extrapolated to 60 dB. The
-    floor is the mean power of the last tenth; integration ends where the decay sinks into it.
+    A line is fitted to Schroeder's backward-integrated decay from -5 dB to -35 dB (T30), or to -25 dB (T20) if the
+    noise floor is above -45 dB; its slope is extrapolated to 60 dB. The noise floor is the mean power of the last
+    tenth of the response, and integration ends where the decay reaches it.
     Source: Schroeder 1965; ISO 3382-1.
     Raises: DataError if the response decays by less than 35 dB.
     """
     if not np.any(response_T):
         raise DataError("the impulse response is empty or silent")
+    # 1. power of the decay after the direct sound, in blocks
     energy = np.square(response_T[int(np.argmax(np.abs(response_T))) :].astype(np.float64))
     block = round(DECAY_BLOCK_S * rate_hz)
     power = energy[: len(energy) // block * block].reshape(-1, block).mean(axis=1)
     if len(power) < 2:
         raise DataError("the impulse response is too short to measure its t60")
+    # 2. the noise floor (never 0, so that ratios are finite), and where the decay reaches it
     floor = max(energy[-max(block, len(energy) // 10) :].mean(), power.max() * 1e-20)
     range_db = 10 * np.log10(power.max() / floor)
-    end = (int(np.flatnonzero(power > floor * ABOVE_FLOOR)[-1]) + 1) * block if range_db > 10 else 0
-    left = np.cumsum(energy[:end][::-1])[::-1]
+    end = (int(np.flatnonzero(power > floor * ABOVE_FLOOR)[-1]) + 1) * block if range_db > HEADROOM_DB else 0
+    # 3. Schroeder's integral: the energy still to come at each sample, and a line fitted to its level
+    remaining = np.cumsum(energy[:end][::-1])[::-1]
     for method, low_db in (("T30", -35.0), ("T20", -25.0)):
-        if range_db >= -low_db + 10:
-            level_db = 10 * np.log10(np.maximum(left / left[0], 1e-30))
-            inside = np.flatnonzero((level_db <= -5) & (level_db >= low_db))
+        if range_db >= -low_db + HEADROOM_DB:
+            level_db = 10 * np.log10(np.maximum(remaining / remaining[0], 1e-30))
+            inside = np.flatnonzero((level_db <= FIT_START_DB) & (level_db >= low_db))
             if len(inside) < MIN_FITTED:
                 break
             slope_db_per_sample = np.polyfit(inside, level_db[inside], 1)[0]

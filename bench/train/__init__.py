@@ -1,1 +1,1 @@
-"""Training: pairs, losses, schedules, the loop and its checkpoints."""
+"""Training of an encoder: pairs, losses, optimisers, the training loop and its checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file, its state in the header, replaced atomically. Nothing is unpickled."""
+"""Checkpoints: one safetensors file each, with the state in its header, replaced atomically. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from bench.errors import StoreError
 
 FORMAT = "1"
-WEIGHTS = "model.safetensors"  # the best weights of a training, in its folder
+WEIGHTS = "model.safetensors"  # the best weights of a training run, in its folder
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write tensors and a JSON-able state as one file; a kill leaves the old one whole."""
+    """Write tensors and a state of JSON types as one file; if it is interrupted, the old file stays intact."""
     temporary = path.with_name(f".{path.name}.tmp")
     contiguous = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     try:
         save_file(contiguous, temporary, metadata={"format": FORMAT, "state": json.dumps(state)})
-    except SafetensorError as error:  # what it makes of a full disk
+    except SafetensorError as error:  # such as for a full disk
         raise StoreError(f"cannot write the checkpoint {path} ({error}); free some space and run again") from error
     os.replace(temporary, path)
 
@@ -32,7 +32,7 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the state of a checkpoint.
 
-    Raises: StoreError if the file is missing, cut off, or not one of ours.
+    Raises: StoreError if the file is missing, truncated, or not a checkpoint of this format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -51,29 +51,31 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_weights(encoder: nn.Module, path: Path) -> dict[str, Any]:
     """Put the weights of a checkpoint into an encoder and return the checkpoint's state.
 
-    Raises: StoreError if they are another architecture's: names or shapes differ.
+    Raises: StoreError if they are of another architecture: names or shapes differ.
     """
     tensors, state = load(path)
-    wanted = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
+    expected = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if wanted != found:
-        name = next(n for n in [*wanted, *found] if wanted.get(n) != found.get(n))
+    if expected != found:
+        name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
         raise StoreError(
             f"checkpoint {path} is of another architecture: {name} is {found.get(name, 'absent')} there and "
-            f"{wanted.get(name, 'absent')} in the encoder asked for; give the same --model and --set model.* as it was "
-            f"trained with"
+            f"{expected.get(name, 'absent')} in this encoder; give the --model and --set model.* that "
+            f"it was trained with"
         )
     encoder.load_state_dict(tensors)
     return state
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as named tensors: `0.exp_avg` is that of its first parameter."""
-    return {f"{i}.{name}": value for i, kept in optimiser.state_dict()["state"].items() for name, value in kept.items()}
+    """Return an optimiser's state as named tensors, such as `0.exp_avg` of its first parameter."""
+    return {
+        f"{i}.{name}": value for i, state in optimiser.state_dict()["state"].items() for name, value in state.items()
+    }
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put named tensors back into an optimiser of the same parameters."""
+    """Restore an optimiser of the same parameters from the named tensors of `optimiser_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         number, _, part = name.partition(".")

@@ -1,10 +1,10 @@
-"""Hard negatives: the other moments of a track that sound most like a moment, and are most easily taken for it.
+"""Hard negatives: the moments of a track that sound most like a given one, and are most easily confused with it.
 
 A loop that returns under another voice is hardly ever drawn at random; as a negative it teaches what differs.
-Similarity is the cosine of log-mel patches in frames of 20 ms, each band less its mean. A long track is searched in
-stretches, so that time and memory grow with its length alone: the next turn of a loop is near.
+Similarity is the cosine of log-mel patches in frames of 20 ms, with the mean of each band subtracted. A long track is
+searched in chunks, so that time and memory grow linearly with its length; the next turn of a loop is near.
 
-A *grid position* is a moment of a track, counted in hops of 100 ms from its start.
+A *grid position* is a moment of a track, counted in hops of 100 ms from the track's start.
 
 Shape legend: P grid positions, T samples, M mel bands, F frames, D = M x frames of a patch, R negatives of a position.
 """
@@ -29,13 +29,13 @@ from bench.store import Store, digest, read_array
 from bench.values import INT16_SCALE, RATE_HZ, Floats, Ints, Progress
 
 FORMAT = 1
-GRID_HOP_SAMPLES = RATE_HZ // 10
-FRAME_SAMPLES = RATE_HZ // 50
+GRID_HOP_SAMPLES = RATE_HZ // 10  # 100 ms
+FRAME_SAMPLES = RATE_HZ // 50  # 20 ms
 NUM_BANDS = 64
-STRETCH_HOPS = 400  # 40 s: 5 MB of patches, 2 MB of similarity and what masks it
-MIN_GAP_HOPS = 3  # from one negative to the next: its own neighbours are as similar
-NO_NEGATIVE = -1
-BLOCK_TRACKS = 64  # a kill loses at most the tracks of a block
+CHUNK_HOPS = 400  # 40 s: 5 MB of patches, 2 MB of similarities and their masks
+MIN_GAP_HOPS = 3  # between two negatives of one position: adjacent positions are equally similar
+NO_NEGATIVE = -1  # in place of a position
+BLOCK_TRACKS = 64  # written together: a kill loses at most one block
 
 Positions = npt.NDArray[np.int32]
 
@@ -44,8 +44,8 @@ Positions = npt.NDArray[np.int32]
 class HardNegatives:
     """The hard negatives of every grid position of some tracks, best first.
 
-    `blocks` hold the positions (P, R) of several tracks each, memory-mapped; those of track t are in the block
-    `block[t]` from the row `first_row[t]` on.
+    `blocks` are memory-mapped arrays (P, R) of several tracks each; those of track t are in the block number
+    `block[t]`, from row `first_row[t]` on.
     """
 
     blocks: tuple[Positions, ...]
@@ -53,13 +53,13 @@ class HardNegatives:
     first_row: Ints
 
     def find(self, track: int, position: int) -> Ints:
-        """Return the grid positions (R,) of one moment's hard negatives, NO_NEGATIVE where there are fewer."""
+        """Return the grid positions (R,) of one position's hard negatives, padded with NO_NEGATIVE."""
         found_R: Ints = self.blocks[self.block[track]][self.first_row[track] + position].astype(np.int64)
         return found_R
 
 
 NO_HARD_NEGATIVES = HardNegatives((), np.zeros(0, np.int64), np.zeros(0, np.int64))
-"""What a training without hard negatives draws from."""
+"""For training without hard negatives."""
 
 
 def prepare_hard_negatives(
@@ -67,13 +67,13 @@ def prepare_hard_negatives(
 ) -> HardNegatives:
     """Return `count` hard negatives for each grid position of some tracks, from the store or searched now.
 
-    Cost: 15 to 40 ms of one core for 30 s of audio, once; 4 x `count` bytes on disk for each position. An interrupted
-    search goes on with the next block of tracks.
+    An interrupted search resumes with the next block of tracks.
+    Cost: 15 to 40 ms of one core per 30 s of audio, once; 4 x `count` bytes on disk per position.
     """
     if not count:
         return NO_HARD_NEGATIVES
     content = music.tracks[["id", "sha256"]].iloc[tracks].to_numpy().tolist()
-    key = digest(FORMAT, content, segment_samples, count, STRETCH_HOPS, MIN_GAP_HOPS)
+    key = digest(FORMAT, content, segment_samples, count, CHUNK_HOPS, MIN_GAP_HOPS)
     blocks = [tracks[start : start + BLOCK_TRACKS] for start in range(0, len(tracks), BLOCK_TRACKS)]
 
     def build(folder: Path) -> None:
@@ -90,31 +90,32 @@ def prepare_hard_negatives(
         progress("hard negatives", len(tracks), len(tracks))
 
     folder = store.fetch("hard-negatives", key, build)
-    found: tuple[Positions, ...] = tuple(read_array(_block_file(folder, number)) for number in range(len(blocks)))  # type: ignore[misc]
+    arrays: tuple[Positions, ...] = tuple(read_array(_block_file(folder, number)) for number in range(len(blocks)))  # type: ignore[misc]
     block_of, first_row = (np.full(len(music.lengths), -1, dtype=np.int64) for _ in range(2))
     for number, block in enumerate(blocks):
         counts = [num_positions(int(music.lengths[track]), segment_samples) for track in block]
         block_of[block], first_row[block] = number, np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return HardNegatives(found, block_of, first_row)
+    return HardNegatives(arrays, block_of, first_row)
 
 
 def num_positions(num_samples: int, segment_samples: int) -> int:
-    """Return how many grid positions a track has: one for each whole segment, and one if it is shorter than that."""
+    """Return the number of grid positions of a track: one for each whole segment, and one if the track is shorter."""
     return max(0, num_samples - segment_samples) // GRID_HOP_SAMPLES + 1
 
 
 def search_hard_negatives(wave_T: Floats, segment_samples: int, count: int) -> Ints:
-    """Return the `count` grid positions (P, R) of a stretch most similar to each, NO_NEGATIVE where there are fewer.
+    """Return the `count` grid positions (P, R) of a chunk that are most similar to each, padded with NO_NEGATIVE.
 
-    Position p begins at sample p x GRID_HOP_SAMPLES of the stretch. No negative overlaps its position, nor is within
-    200 ms of a better one. Similarity is rounded in float32: another processor may choose differently between two
-    that are all but equal. Cost: P^2 products of patches.
+    Position p starts at sample p x GRID_HOP_SAMPLES of the chunk. A negative neither overlaps its position nor is
+    within 200 ms of a better one. Similarities are rounded to float32: another processor may choose differently
+    between two that are nearly equal. Cost: P^2 products of patches.
     """
     patch_PD = _unit_patches(torch.from_numpy(wave_T), segment_samples)
     similarity_PP = patch_PD @ patch_PD.T
     position_P = torch.arange(len(similarity_PP))
     overlap = -(-segment_samples // GRID_HOP_SAMPLES)
     similarity_PP[(position_P[:, None] - position_P).abs() < overlap] = -torch.inf
+    # Take the best negative of every position, then exclude it and its surroundings from the next round.
     found = []
     for _ in range(count):
         best_P, negative_P = similarity_PP.max(dim=1)
@@ -125,14 +126,14 @@ def search_hard_negatives(wave_T: Floats, segment_samples: int, count: int) -> I
 
 
 def _search_track(music: Corpus, track: int, segment_samples: int, count: int) -> Positions:
-    """Return the hard negatives (P, R) of a whole track, searched in stretches of equal length."""
+    """Return the hard negatives (P, R) of a whole track, searched in chunks of equal length."""
     length = int(music.lengths[track])
     positions = num_positions(length, segment_samples)
-    stretch = math.ceil(positions / math.ceil(positions / STRETCH_HOPS))
+    chunk = math.ceil(positions / math.ceil(positions / CHUNK_HOPS))
     parts = []
-    for first in range(0, positions, stretch):
+    for first in range(0, positions, chunk):
         begin = first * GRID_HOP_SAMPLES
-        samples = min(stretch * GRID_HOP_SAMPLES - 1 + segment_samples, length - begin)
+        samples = min(chunk * GRID_HOP_SAMPLES - 1 + segment_samples, length - begin)
         wave_T = music.read(track, begin, samples).astype(np.float32) * INT16_SCALE
         found_PR = search_hard_negatives(wave_T, segment_samples, count)
         parts.append(np.where(found_PR != NO_NEGATIVE, found_PR + first, NO_NEGATIVE).astype(np.int32))

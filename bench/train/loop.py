@@ -1,4 +1,4 @@
-"""The training loop: draw, degrade, embed, compare, step. Killed at any step, it goes on from its last checkpoint."""
+"""The training loop, with its validations and checkpoints. After a kill it resumes from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RESUME, HISTORY = "resume.safetensors", "history.json"
 
 Curve = list[tuple[int, dict[str, float]]]
 Watch = Callable[[dict[str, float], int], None]
-"""Called as watch(metrics, step) with the points of the training curves as they come."""
+"""Called as watch(values, step) with each new point of the training curves."""
 
 
 def watch_nothing(values: dict[str, float], step: int) -> None:
-    """Watches nothing."""
+    """Ignore the point."""
 
 
 def fit(
@@ -50,21 +50,23 @@ def fit(
 ) -> None:
     """Train the encoder; leave the best weights by validation top-1, and the curves, in `folder`.
 
-    Hard negatives come from `store`, where they are kept for the next training on the same tracks.
+    Hard negatives come from `store`, which keeps them for the next training run on the same tracks.
 
-    `folder` may hold what an interrupted call with the same arguments left: training goes on from there
-    with the same draws, so that on one machine it ends with the same weights. Of several processes the
-    first alone writes, and the others read what it wrote.
+    If `folder` holds the checkpoint of an interrupted call with the same arguments, training resumes from it with the
+    same draws, so that on one machine it ends with the same weights. Of several processes only the first writes, and
+    the others read what it wrote.
     Raises: DataError if there is nothing to train on; TrainingError if the loss is not finite or a step
-    does not fit into memory; ConfigError if the batch cannot be shared among the processes.
+    does not fit into memory; ConfigError if the batch cannot be divided equally among the processes.
     """
     ranks.share(config.train.batch_pairs)
-    size = round(encoder.segment_s * RATE_HZ)  # type: ignore[operator, arg-type]
+    segment_samples = round(encoder.segment_s * RATE_HZ)  # type: ignore[operator, arg-type]
     music = training_set.music
     train, val = split_tracks(music)
-    task = build_validation(training_set, val, size, config.train.val_queries)
-    hard_negatives = prepare_hard_negatives(store, music, train, size, config.train.hard_negatives_per_track, progress)
-    pool = load_pool(training_set, train, config.train, size, device, hard_negatives)
+    task = build_validation(training_set, val, segment_samples, config.train.val_queries)
+    hard_negatives = prepare_hard_negatives(
+        store, music, train, segment_samples, config.train.hard_negatives_per_track, progress
+    )
+    pool = load_pool(training_set, train, config.train, segment_samples, device, hard_negatives)
     _warn_of_overlaps(pool, config.train, warn)
     encoder = _sync_batch_norm(encoder.to(device), ranks, warn)
     run = _Run(build_step(pool, encoder, config.train, config.seed, device, ranks, warn), device, folder, watch, task)
@@ -79,49 +81,61 @@ def fit(
 
 
 def _warn_of_overlaps(pool: TrainingPool, config: TrainConfig, warn: Callable[[str], None]) -> None:
-    """Say so where tracks are too short for several segments: the same moment would be a pair and its own negative."""
-    wanted = pool.segment_samples * config.segments_per_track
-    short = int((pool.music.lengths[pool.tracks] < wanted).sum()) if config.segments_per_track > 1 else 0
+    """Warn of tracks too short for several segments: overlapping segments would be negatives of nearly themselves."""
+    needed = pool.segment_samples * config.segments_per_track
+    short = int((pool.music.lengths[pool.tracks] < needed).sum()) if config.segments_per_track > 1 else 0
     if short:
         warn(
             f"{short} of {len(pool.tracks)} training tracks are too short for {config.segments_per_track} segments "
-            "that do not overlap: a moment may be told from nearly itself; set train.segments_per_track=1, "
+            "that do not overlap: a segment may be a negative of nearly itself; set train.segments_per_track=1, "
             "with neighbours_per_track=0 and hard_negatives_per_track=0, or a longer data.min_track_s"
         )
 
 
 def _sync_batch_norm(encoder: nn.Module, ranks: Ranks, warn: Callable[[str], None]) -> nn.Module:
-    """Return the encoder with batch normalisation over all processes, where there are several and it has any."""
+    """Return the encoder, with any batch normalisation taken over all processes; warns where that is impossible."""
     norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if ranks.world_size == 1 or not norms:
         return encoder
     if norms[0].running_mean is not None and norms[0].running_mean.is_cuda:
-        together: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)  # type: ignore[no-untyped-call]
-        return together
+        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)  # type: ignore[no-untyped-call]
+        return synchronised
     warn("batch normalisation cannot be shared on CPUs: each process normalises over its own part of the batch")
     return encoder
 
 
 def load_history(folder: Path) -> Curve:
-    """Return the points of the training curves of a finished training: (step, values)."""
+    """Return the training curves of a finished run, as points (step, values)."""
     return [(int(step), values) for step, values in read_json(folder / HISTORY)]
 
 
 @dataclass
 class _Run:
-    """What changes while training goes on; all of it is in the resume checkpoint."""
+    """The state of a training run; what changes is in the resume checkpoint."""
 
     step: TrainingStep
     device: torch.device
     folder: Path
     watch: Watch
     task: Validation
+
     done: int = 0
+    """Steps taken."""
+
     saved: int = 0
+    """Steps taken at the last checkpoint."""
+
     best: float = -1.0
+    """The best validation top-1 so far; -1 before the first validation."""
+
     worse: int = 0
+    """Validations since the best one."""
+
     unchecked: list[Tensor] = field(default_factory=list)
+    """Losses not yet checked to be finite, the latest last; checking waits for the device."""
+
     history: Curve = field(default_factory=list)
+    """The points of the training curves."""
 
     @property
     def config(self) -> TrainConfig:
@@ -135,7 +149,7 @@ class _Run:
 
     @property
     def ranks(self) -> Ranks:
-        """Return this process's rank among those that train together."""
+        """Return the rank of this process, and how many train together."""
         return self.step.stepper.ranks
 
     @property
@@ -144,7 +158,7 @@ class _Run:
         return self.ranks.rank == 0
 
     def train(self, progress: Progress) -> None:
-        """Take the steps that are left, with validations and checkpoints among them."""
+        """Take the remaining steps, with validations and checkpoints."""
         config, stepper = self.config, self.step.stepper
         steps = config.steps if stepper.trainable else 0
         with prefetch(self.step.pool, config, stepper.seed, self.ranks, self.device, self.done, steps) as batches:
@@ -158,10 +172,10 @@ class _Run:
                 if self.done % config.checkpoint_every_steps == 0:
                     self.save()
         if self.best < 0:
-            self.validate()  # no step at all: the untrained encoder
+            self.validate()  # no step was taken: the untrained encoder
 
     def advance(self, ready: Ready) -> None:
-        """Take one step, and log it now and then."""
+        """Take one step, and record its metrics every LOG_EVERY_STEPS."""
         loss = self.step.take(ready)
         self.done = ready.step + 1
         self.unchecked.append(loss)
@@ -170,7 +184,7 @@ class _Run:
             self._add_point(self.step.metrics(ready, loss))
 
     def check(self) -> None:
-        """Raise TrainingError if a loss since the last check, or a weight, is not finite; it waits for the device."""
+        """Wait for the device. Raises: TrainingError if a loss since the last check, or a weight, is not finite."""
         losses = torch.stack(self.unchecked).tolist() if self.unchecked else []
         first = self.done - len(losses)
         self.unchecked.clear()
@@ -186,26 +200,26 @@ class _Run:
             )
 
     def validate(self) -> None:
-        """Record a validation and keep the weights if none was better."""
+        """Validate the encoder, and save its weights if they are the best so far."""
         self.check()
         encoder: Any = self.encoder.eval()
         embedder = Embedder(encoder, self.device, self.config.precision, "")
-        found = self.ranks.broadcast_first(top1(self.task, embedder) if self.writes else 0.0, self.device)
-        self._add_point({"val/top1_50ms": found})
-        self.worse = 0 if found > self.best else self.worse + 1
-        if found > self.best:
-            self.best = found
+        score = self.ranks.broadcast_first(top1(self.task, embedder) if self.writes else 0.0, self.device)
+        self._add_point({"val/top1_50ms": score})
+        self.worse = 0 if score > self.best else self.worse + 1
+        if score > self.best:
+            self.best = score
             if self.writes:
-                state = {"step": self.done, "val_top1": found}
+                state = {"step": self.done, "val_top1": score}
                 checkpoint.save(self.folder / WEIGHTS, self.encoder.state_dict(), state)
-            self.save()  # a run that goes on must know how good the weights are that it may replace
+            self.save()  # a run that resumes must know the score of the saved weights
 
     def should_stop(self) -> bool:
-        """Return whether validations have not become better for too long."""
+        """Return whether the last `train.patience` validations brought no improvement."""
         return 0 < self.config.patience <= self.worse
 
     def save(self) -> None:
-        """Write all that is needed to go on from here."""
+        """Write the resume checkpoint."""
         self.check()
         self.saved = self.done
         if not self.writes:
@@ -220,7 +234,7 @@ class _Run:
         checkpoint.save(self.folder / RESUME, tensors, state)
 
     def resume(self) -> None:
-        """Go on from the resume checkpoint if there is one."""
+        """Resume from the checkpoint in the folder, if there is one."""
         if not (self.folder / RESUME).exists():
             return
         tensors, state = checkpoint.load(self.folder / RESUME)
@@ -234,11 +248,11 @@ class _Run:
         self.step.stepper.chunk = state["chunk"]
         self.saved = self.done
         self.history = [(step, values) for step, values in state["history"]]
-        for step, values in self.history:  # who watches may be another process than the one that was killed
+        for step, values in self.history:  # a new process's watcher has not seen them
             self.watch(values, step)
 
     def check_ranks_agree(self) -> None:
-        """Wait for the other processes. Raises: TrainingError if they would go on from another step."""
+        """Wait for the other processes. Raises: TrainingError if they resume from another step."""
         if self.ranks.broadcast_first(float(self.done), self.device) != self.done:
             raise TrainingError("the processes found different checkpoints; start them all on the same --store")
 
@@ -248,6 +262,6 @@ class _Run:
 
 
 def _is_finite(tensors: Sequence[Tensor]) -> bool:
-    """Return whether every number is finite; one wait for the device, however many tensors."""
+    """Return whether all tensors are finite. Waits for the device once, however many tensors."""
     norms = torch._foreach_norm(list(tensors)) if tensors else [torch.zeros(())]
     return bool(torch.stack(norms).isfinite().all())

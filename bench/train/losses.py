@@ -1,7 +1,7 @@
-"""Losses on pairs of unit vectors, in float32 or better also under autocast; none waits for the device.
+"""Losses on pairs of unit vectors. They use at least float32, also under autocast, and never wait for the device.
 
-A batch is N anchors and their N positives: 2N views. Pairs with an equal number in `group_N` are of the
-same moment, so that a vector has a positive in each of them, and no negative.
+A batch is N anchors and their N positives: 2N views. Pairs with the same number in `group_N` are of the same moment:
+their views are positives of each other, never negatives.
 
 Shape legend: N pairs, M = 2N views (anchors, then positives), D dimensions.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.settings import TrainConfig
 
-SMALLEST_SQUARE = 1e-6  # of a distance between unit vectors; float32 cosines near 1 are no finer than this
+SMALLEST_SQUARE = 1e-6  # least squared distance of two unit vectors: float32 cosines near 1 resolve no smaller one
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Called as loss(anchor_ND, positive_ND, group_N) with unit vectors and int64 groups; returns a scalar."""
@@ -25,7 +25,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 def loss_of(config: TrainConfig) -> Loss:
     """Return the loss named `train.loss`, with its `temperature` or `margin`.
 
-    The cross entropies on pairs (nt-xent, nafp, info-nce) tell every pair from every other, whatever its group.
+    The cross entropies on pairs (nt-xent, nafp, info-nce) ignore the groups: every other pair is a negative.
     """
     temperature, margin = config.temperature, config.margin
     losses: dict[str, Loss] = {
@@ -40,12 +40,11 @@ def loss_of(config: TrainConfig) -> Loss:
 
 
 def nt_xent(anchor_ND: Tensor, positive_ND: Tensor, temperature: float) -> Tensor:
-    """Return the normalised temperature-scaled cross entropy, the mean over all 2N anchors.
+    """Return the normalised temperature-scaled cross entropy, the mean over all 2N views.
 
-    Each of the 2N vectors is told from all other 2N - 1 of both views; its positive is the other view
-    of its own pair.
-    Source: Chen et al., SimCLR, 2020, equation 1. Equation 5 of Singh et al. (ISMIR 2022) is this one,
-    with the end of its sum misprinted.
+    Each view is contrasted with the 2N - 1 others; its positive is the other view of its pair.
+    Source: Chen et al., SimCLR, 2020, equation 1. Equation 5 of Singh et al. (ISMIR 2022) is the same, with the end
+    of its sum misprinted.
     """
     both_MD = torch.cat([anchor_ND, positive_ND])
     similarity_MM = _without_self(_cosines(both_MD, both_MD) / temperature)
@@ -57,13 +56,13 @@ def nt_xent(anchor_ND: Tensor, positive_ND: Tensor, temperature: float) -> Tenso
 def nafp(anchor_ND: Tensor, positive_ND: Tensor, temperature: float) -> Tensor:
     """Return the sum of two cross entropies: the mean over the N anchors, and the mean over their N positives.
 
-    That is twice `nt_xent`, and so are its gradients. Source: Chang et al., ICASSP 2021, section 2.2 and its code.
+    That is twice `nt_xent`, with twice its gradients. Source: Chang et al., ICASSP 2021, section 2.2 and its code.
     """
     return 2 * nt_xent(anchor_ND, positive_ND, temperature)
 
 
 def info_nce(anchor_ND: Tensor, positive_ND: Tensor, temperature: float) -> Tensor:
-    """Return the cross entropy of each anchor's own positive among the N positives; no anchor is a negative.
+    """Return the cross entropy of each anchor's positive among all N positives; no anchor is a negative.
 
     Source: van den Oord et al., 2018, equation 4, on cosines.
     """
@@ -72,10 +71,10 @@ def info_nce(anchor_ND: Tensor, positive_ND: Tensor, temperature: float) -> Tens
 
 
 def multi_positive(anchor_ND: Tensor, positive_ND: Tensor, group_N: Tensor, temperature: float) -> Tensor:
-    """Return the cross entropy of a vector's positives among all other views, the mean over positives and vectors.
+    """Return the cross entropy of each view's positives among all other views, the mean over positives and views.
 
-    Positives are all other views of the group: each vector has at least one. With one it is `nt_xent`.
-    Source: Khosla et al., 2020, equation 2, where the mean stands outside of the logarithm.
+    Positives of a view are all other views of its group, at least one. With one each, this is `nt_xent`.
+    Source: Khosla et al., 2020, equation 2, where the mean is outside the logarithm.
     """
     both_MD = torch.cat([anchor_ND, positive_ND])
     similarity_MM = _cosines(both_MD, both_MD) / temperature
@@ -89,8 +88,8 @@ def triplet(anchor_ND: Tensor, positive_ND: Tensor, group_N: Tensor, margin: flo
 
     Distances are Euclidean, d = sqrt(2 - 2 s). Positives are the positive views of the anchor's group,
     negatives both views of all others; an anchor without a negative counts as 0.
-    DEVIATION: the released replica of Now Playing divides by all 2N views, the two that are no negatives
-    included: its loss is smaller by (N - 1) / N, which Adam does not see.
+    DEVIATION: the released replica of Now Playing divides by all 2N views, including the two that are not
+    negatives: its loss is smaller by a factor (N - 1) / N, to which Adam is invariant.
     Source: Gfeller et al., 2017; the "semi-hard" mode of the replica that Chang et al. released.
     """
     both_MD = torch.cat([anchor_ND, positive_ND])
@@ -105,9 +104,9 @@ def triplet(anchor_ND: Tensor, positive_ND: Tensor, group_N: Tensor, margin: flo
 def semi_hard_triplet(anchor_ND: Tensor, positive_ND: Tensor, group_N: Tensor, margin: float) -> Tensor:
     """Return the hinge of each view's hardest positive against its semi-hard negative, the mean over all 2N views.
 
-    Distances are squared Euclidean. The semi-hard negative is the nearest of those that are further than the
-    hardest positive, by less than the margin; where there is none, the nearest of all. A view without
-    a negative counts as 0.
+    Distances are squared Euclidean. The semi-hard negative is the nearest that is further than the hardest positive
+    by less than the margin; without such a one, it is the nearest negative of all. A view without negatives counts
+    as 0.
     Source: Schroff et al., FaceNet, 2015, section 3.2; mining as in the code of Araz et al. (ISMIR 2025).
     """
     both_MD = torch.cat([anchor_ND, positive_ND])
@@ -123,19 +122,19 @@ def semi_hard_triplet(anchor_ND: Tensor, positive_ND: Tensor, group_N: Tensor, m
 
 
 def _cosines(one_ND: Tensor, other_MD: Tensor) -> Tensor:
-    """Return the products (N, M) of unit vectors, in float32 or, if they are so, in float64."""
-    exact = torch.promote_types(one_ND.dtype, torch.float32)
+    """Return the cosines (N, M) of unit vectors, in float32, or in float64 if they are float64."""
+    dtype = torch.promote_types(one_ND.dtype, torch.float32)
     with torch.autocast(one_ND.device.type, enabled=False):
-        return one_ND.to(exact) @ other_MD.to(exact).T
+        return one_ND.to(dtype) @ other_MD.to(dtype).T
 
 
 def _without_self(similarity_MM: Tensor) -> Tensor:
-    """Return the similarities with minus infinity for a vector to itself: it is no candidate."""
+    """Return the similarities with minus infinity on the diagonal, so that no vector is compared with itself."""
     diagonal_MM = torch.eye(len(similarity_MM), dtype=torch.bool, device=similarity_MM.device)
     return similarity_MM.masked_fill(diagonal_MM, float("-inf"))
 
 
 def _same_group(group_M: Tensor) -> Tensor:
-    """Return which other views are of the same group, (M, M); none is of its own."""
+    """Return which pairs of different views are of the same group, shape (M, M)."""
     diagonal_MM = torch.eye(len(group_M), dtype=torch.bool, device=group_M.device)
     return (group_M[:, None] == group_M) & ~diagonal_MM

@@ -1,6 +1,6 @@
-"""Training pairs: a clean segment, and the same moment heard through noise and rooms.
+"""Training pairs: a clean segment (the anchor), and the same moment with noise and reverberation (the positive).
 
-`cut_pairs` brings the samples to the device; all that follows happens there, for the whole batch at once.
+`cut_pairs` copies the samples to the device; all later processing happens there, for the whole batch at once.
 
 Shape legend: B pairs, K sources of a pair, T samples, R taps of a response, F bins of a spectrum or bands, W frames,
 C mask stripes.
@@ -23,33 +23,45 @@ from bench.train.sound import Sound
 from bench.values import INT16_SCALE, Floats, Ints
 
 INT16_PEAK = 32_767
+SILENT_NOISE_POWER = 1e-12  # -120 dB re full scale: noise of less mean power is not mixed in
+MIN_PEAK = 1e-9  # re full scale: keeps the level of a silent positive finite
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The samples of one step and how to degrade them, on the device.
-
-    Shapes: anchor (B, T); music and noise (B, context + T + DIRECT_AT), all int16; room_row and
-    response, of the pairs in a room alone, (rooms,); snr and gain (B, 1) as ratios of amplitude, snr 0 where
-    there is no noise.
-    """
+    """The samples of one step and how to degrade them, on the device."""
 
     anchor_BT: Tensor
+    """Anchors, int16."""
+
     music_BT: Tensor
+    """Positives before degradation, int16, with context: shape (B, context + T + DIRECT_AT)."""
+
     noise_BT: Tensor
+    """Their noise, int16, with the same context."""
+
     room_row: Tensor
+    """Which rows of the batch get reverberation, shape (rooms,)."""
+
     response: Tensor
+    """The impulse response of each of these, as a row of the pool's `spectra_RF`, shape (rooms,)."""
+
     noise_ratio_B1: Tensor
+    """The RMS of the noise over that of the music; 0 means no noise."""
+
     gain_B1: Tensor
+    """The peak of a positive, as an amplitude."""
+
     stripe_BC22: Tensor
+    """The stripes to hide, as in `Draws`."""
 
 
 WaveTransform = Callable[[Tensor, Ints], Tensor]
-"""Called as transform(music_BT, seed_B) with int16 samples on the host; returns as many, transformed."""
+"""Called as transform(music_BT, seed_B) with int16 samples on the host; returns them transformed, in the same shape."""
 
 
 def cut_pairs(draws: Draws, pool: TrainingPool, device: torch.device, transform: WaveTransform | None = None) -> Batch:
-    """Return what was drawn, read, changed and brought to the device. Nothing here waits for the device."""
+    """Return the batch that was drawn: read, mixed, transformed and copied to the device, without waiting for it."""
     total = pool.context + pool.segment_samples + DIRECT_AT
     room_row = np.flatnonzero(draws.has_room_B)
     noise_ratio_B = np.where(draws.has_noise_B, 10 ** (-draws.snr_db_B / 20), 0).astype(np.float32)
@@ -59,7 +71,7 @@ def cut_pairs(draws: Draws, pool: TrainingPool, device: torch.device, transform:
     positive_BK = np.column_stack([draws.positive_B, draws.other_positive_BJ])
     music_BT = mix_sources(music, track_BK, positive_BK - pool.context, draws.positive_gain_BK, total)
     if transform is not None:
-        # From the segment's beginning on: a stretch of what came before would move it.
+        # From the start of the segment on: stretching the context before it would move that start.
         transformed_BT = transform(music_BT[:, pool.context :], draws.transform_seed_B)
         music_BT = torch.cat([music_BT[:, : pool.context], transformed_BT], dim=1)
 
@@ -79,12 +91,12 @@ def cut_pairs(draws: Draws, pool: TrainingPool, device: torch.device, transform:
 
 
 def mix_sources(sound: Sound, track_BK: Ints, start_BK: Ints, gain_BK: Floats, num_samples: int) -> Tensor:
-    """Return the sum of the sources times their gains, shape (B, T) int16, turned down where it is above full scale.
+    """Return the sum of the sources times their gains, shape (B, T) int16, scaled down if it exceeds full scale.
 
-    It is made where the samples lie, before workers transform it and before anything is sent to the device: both want
-    what a recorder gives them, which is one channel of 16 bits, not K. A single source is returned as it is.
-    DEVIATION: the report lets a sum exceed full scale; a recorder's gain does not, and our features of magnitudes
-    know the level.
+    The sum is formed where the samples are stored, before workers transform it and before it is copied to the device:
+    so both handle one channel of 16 bits, as from a recorder, and not K. A single source is returned unchanged.
+    DEVIATION: in the report a sum may exceed full scale. Here it is scaled down, as a recorder's gain would, because
+    features of magnitudes depend on the level.
     Source: the BioDCASE report, equation 1.
     """
     if gain_BK.shape[1] == 1:
@@ -99,48 +111,50 @@ def mix_sources(sound: Sound, track_BK: Ints, start_BK: Ints, gain_BK: Floats, n
     return (sum_BT / above_B1).round_().to(torch.int16)
 
 
-def degrade_pairs(cuts: Batch, pool: TrainingPool) -> tuple[Tensor, Tensor]:
+def degrade_pairs(batch: Batch, pool: TrainingPool) -> tuple[Tensor, Tensor]:
     """Return (anchors, positives), both (B, T) float32, positives with their peak at the drawn level."""
-    music_BT, noise_BT = (wave.float() * INT16_SCALE for wave in (cuts.music_BT, cuts.noise_BT))
-    here = slice(pool.context, pool.context + pool.segment_samples)
-    spectrum_BF = pool.spectra_RF[cuts.response]
-    heard_music_BT, heard_noise_BT = (
-        wave_BT[:, here].index_copy(0, cuts.room_row, _reverberate(wave_BT[cuts.room_row], spectrum_BF, here))
+    music_BT, noise_BT = (wave.float() * INT16_SCALE for wave in (batch.music_BT, batch.noise_BT))
+    segment = slice(pool.context, pool.context + pool.segment_samples)
+    # 1. rows in a room are convolved with its response, the others keep their dry samples
+    spectrum_BF = pool.spectra_RF[batch.response]
+    room_music_BT, room_noise_BT = (
+        wave_BT[:, segment].index_copy(0, batch.room_row, _reverberate(wave_BT[batch.room_row], spectrum_BF, segment))
         for wave_BT in (music_BT, noise_BT)
     )
-    mixture_BT = heard_music_BT + noise_gain(heard_music_BT, heard_noise_BT, cuts.noise_ratio_B1) * heard_noise_BT
-    peak_B1 = mixture_BT.abs().amax(dim=1, keepdim=True).clamp_min(1e-9)
-    return cuts.anchor_BT.float() * INT16_SCALE, mixture_BT * (cuts.gain_B1 / peak_B1)
+    # 2. mixed at the SNR of each row, and scaled to its peak level
+    mixture_BT = room_music_BT + noise_gain(room_music_BT, room_noise_BT, batch.noise_ratio_B1) * room_noise_BT
+    peak_B1 = mixture_BT.abs().amax(dim=1, keepdim=True).clamp_min(MIN_PEAK)
+    return batch.anchor_BT.float() * INT16_SCALE, mixture_BT * (batch.gain_B1 / peak_B1)
 
 
 def noise_gain(music_BT: Tensor, noise_BT: Tensor, noise_ratio_B1: Tensor) -> Tensor:
-    """Return the gains (B, 1) that bring the noise to `noise_ratio` times the music's RMS; 0 for silent noise.
+    """Return the gains (B, 1) that bring the noise to `noise_ratio_B1` times the music's RMS; 0 for silent noise.
 
-    The batched twin of `degrade.mix`.
+    The batched counterpart of `bench.degrade.mix.noise_gain`, which raises an error for silent noise.
     """
     music_power_B1 = music_BT.square().mean(dim=1, keepdim=True)
     noise_power_B1 = noise_BT.square().mean(dim=1, keepdim=True)
-    gain_B1 = (music_power_B1 / noise_power_B1.clamp_min(1e-12)).sqrt() * noise_ratio_B1
-    return torch.where(noise_power_B1 > 1e-12, gain_B1, torch.zeros_like(gain_B1))
+    gain_B1 = (music_power_B1 / noise_power_B1.clamp_min(SILENT_NOISE_POWER)).sqrt() * noise_ratio_B1
+    return torch.where(noise_power_B1 > SILENT_NOISE_POWER, gain_B1, torch.zeros_like(gain_B1))
 
 
-def _reverberate(wave_BT: Tensor, spectrum_BF: Tensor, here: slice) -> Tensor:
-    """Return the segment as heard in the room.
+def _reverberate(wave_BT: Tensor, spectrum_BF: Tensor, segment: slice) -> Tensor:
+    """Return the segments reverberated in their rooms, shape (B, T).
 
-    A circular convolution is enough: a response is no longer than the context, so what wraps around
-    falls into the context, which is cut off.
+    A circular convolution is enough: a response is no longer than the context, so that only the context is affected
+    by what wraps around, and the context is cut off.
     """
     if not len(wave_BT):
-        return wave_BT[:, here]  # an FFT of nothing is an error
-    num_samples = fft_samples(here.start, here.stop - here.start)
+        return wave_BT[:, segment]  # torch refuses an FFT of no rows
+    num_samples = fft_samples(segment.start, segment.stop - segment.start)
     wet_BT: Tensor = torch.fft.irfft(torch.fft.rfft(wave_BT, num_samples) * spectrum_BF, num_samples)
-    return wet_BT[:, here.start + DIRECT_AT : here.stop + DIRECT_AT]
+    return wet_BT[:, segment.start + DIRECT_AT : segment.stop + DIRECT_AT]
 
 
 def mask_patches(patch_B1FW: Tensor, stripe_BC22: Tensor, config: TrainConfig) -> Tensor:
-    """Return patches with the drawn stripes in each direction set to the patch's mean.
+    """Return patches with the drawn stripes of bands and of frames set to the patch's mean.
 
-    A stripe spans U[0, mask_fraction] of its axis and hides the bins that begin in it.
+    A stripe spans U[0, mask_fraction] of its axis and hides the bins that start inside it.
     Source: SpecAugment, Park et al. 2019.
     """
     bands, frames = patch_B1FW.shape[2:]
@@ -153,9 +167,9 @@ def mask_patches(patch_B1FW: Tensor, stripe_BC22: Tensor, config: TrainConfig) -
 
 def _mark_stripes(stripe_BC2: Tensor, size: int, fraction: float) -> Tensor:
     width_BC1 = stripe_BC2[..., :1] * fraction * size
-    at_BC1 = stripe_BC2[..., 1:] * (size - width_BC1)
-    place = torch.arange(size, device=stripe_BC2.device)
-    return ((place >= at_BC1) & (place < at_BC1 + width_BC1)).any(dim=1)
+    start_BC1 = stripe_BC2[..., 1:] * (size - width_BC1)
+    bins = torch.arange(size, device=stripe_BC2.device)
+    return ((bins >= start_BC1) & (bins < start_BC1 + width_BC1)).any(dim=1)
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

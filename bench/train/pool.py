@@ -1,4 +1,4 @@
-"""The pool that training pairs are drawn from: one split of the music, the training side of noise and rooms."""
+"""The pool that training pairs are drawn from: some tracks of the music, and the training side of noise and rooms."""
 
 from __future__ import annotations
 
@@ -19,33 +19,52 @@ from bench.train.hard_negatives import NO_HARD_NEGATIVES, HardNegatives
 from bench.train.sound import Sound, sound_of
 from bench.values import INT16_SCALE, RATE_HZ, Ints
 
-BLOCK_SAMPLES = RATE_HZ // 100
-ANCHOR_GATE_POWER = 1e-6  # -60 dB re full scale: an anchor below it is drawn again
+BLOCK_SAMPLES = RATE_HZ // 100  # 10 ms
+ANCHOR_GATE_POWER = 1e-6  # -60 dB re full scale: an anchor whose mean power is not above it is redrawn
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingPool:
-    """One side of the music with the training noise and rooms, ready to be drawn from.
-
-    `energy` and `first_block` tell what is silent (see `is_audible`); `spectra_RF` are the transforms of the
-    responses, cut to `context` samples, on the device.
-    """
+    """Some tracks of the music with the training noise and rooms, ready to be drawn from."""
 
     music: Corpus
+    """The corpus of the tracks."""
+
     tracks: Ints
+    """The numbers of the tracks that are drawn from."""
+
     music_sound: Sound
+    """The samples of these tracks."""
+
     energy: npt.NDArray[np.float64]
+    """The running sum of energy over the 10 ms blocks of all tracks, shape (blocks + 1,); see `is_audible`."""
+
     first_block: Ints
+    """The first block of each track of the corpus in that sum."""
+
     noise: Corpus
+    """The corpus of the noises."""
+
     noises: Ints
+    """The numbers of the noises that are drawn from."""
+
     noise_sound: Sound
+    """The samples of these noises."""
+
     spectra_RF: Tensor
+    """The Fourier transforms of the impulse responses, cut to `context` samples, on the device."""
+
     context: int
+    """Samples that are read before a segment, so that a room reverberates from the segment's start."""
+
     segment_samples: int
+    """Length of a segment."""
+
     hard_negatives: HardNegatives = NO_HARD_NEGATIVES
+    """The hard negatives of the tracks."""
 
     def is_audible(self, track_B: Ints, start_B: Ints) -> np.ndarray:
-        """Return whether the whole 10 ms blocks inside each segment have a mean power above -60 dB, shape (B,)."""
+        """Return whether each segment's whole 10 ms blocks have a mean power above ANCHOR_GATE_POWER, shape (B,)."""
         first_B = self.first_block[track_B] - start_B // -BLOCK_SAMPLES
         last_B = self.first_block[track_B] + (start_B + self.segment_samples) // BLOCK_SAMPLES
         blocks_B = np.maximum(last_B - first_B, 1)
@@ -63,17 +82,17 @@ def load_pool(
 ) -> TrainingPool:
     """Return the pool of some tracks with the training noise and rooms. Raises: DataError if one is empty.
 
-    Cost: reads the tracks once; 8 bytes for each 10 ms of them, and their samples on a GPU that has room.
+    Cost: reads the tracks once; 8 bytes per 10 ms of them, and their samples in GPU memory if they fit.
     """
     music, noise = training_set.music, training_set.noise
     context = round(config.max_rir_s * RATE_HZ)
     responses = [bank.response(i)[:context] for bank in training_set.banks for i in bank.numbers("train")]
     noises = noise.numbers("train")
-    for what, found in (("music track", tracks), ("noise", noises), ("impulse response", responses)):
-        if not len(found):
+    for what, items in (("music track", tracks), ("noise", noises), ("impulse response", responses)):
+        if not len(items):
             raise DataError(f"no usable {what} on the training side; `bench data verify` says what was left out")
-    cut_RT = torch.zeros(len(responses), fft_samples(context, segment_samples))
-    for row, response in zip(cut_RT, responses, strict=True):
+    response_RT = torch.zeros(len(responses), fft_samples(context, segment_samples))
+    for row, response in zip(response_RT, responses, strict=True):
         row[: len(response)] = torch.from_numpy(np.array(response))
     energy, first_block = _sum_energy(music, tracks)
     return TrainingPool(
@@ -85,7 +104,7 @@ def load_pool(
         noise=noise,
         noises=noises,
         noise_sound=sound_of(noise, noises, device),
-        spectra_RF=torch.fft.rfft(cut_RT).to(device),
+        spectra_RF=torch.fft.rfft(response_RT).to(device),
         context=context,
         segment_samples=segment_samples,
         hard_negatives=hard_negatives,
@@ -93,12 +112,12 @@ def load_pool(
 
 
 def fft_samples(context: int, segment_samples: int) -> int:
-    """Return the length of the transforms that convolve a segment and its context."""
+    """Return the length of the Fourier transforms that convolve a segment and its context."""
     return int(next_fast_len(context + segment_samples + DIRECT_AT, real=True))
 
 
 def _sum_energy(music: Corpus, tracks: Ints) -> tuple[npt.NDArray[np.float64], Ints]:
-    """Return the running sum of energy over all whole blocks, track after track, and each track's first block in it."""
+    """Return the running sum of energy over the whole blocks of all tracks, and each track's first block in it."""
     blocks = music.lengths // BLOCK_SAMPLES
     ends = np.cumsum(blocks[tracks])
     first_block = np.zeros(len(music.lengths), dtype=np.int64)

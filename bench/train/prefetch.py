@@ -1,4 +1,4 @@
-"""The next steps' samples, made ready while the device works on this one's."""
+"""Prefetching: the batches of the next steps are prepared while the device works on the present one."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from bench.train.ranks import Ranks
 from bench.train.timing import Timer, untimed
 from bench.values import Ints
 
-PREFETCH_STEPS = 3  # steps made ready before they are needed
+PREFETCH_STEPS = 3  # batches prepared ahead of the step that needs them
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The samples of one step, and how many silent places were drawn again for them."""
+    """The batch of one step, and how many silent start samples were redrawn for it."""
 
     step: int
     batch: Batch
@@ -46,7 +46,7 @@ def make_batch(
     transform: WaveTransform | None,
     timed: Timer = untimed,
 ) -> Ready:
-    """Return the samples of one step: drawn for all processes, cut for this one."""
+    """Return the batch of one step: drawn for all processes, read for this one."""
     with timed("draw"):
         draws = draw_pairs(pool, config, seed, step)
     with timed("read"):
@@ -58,10 +58,10 @@ def make_batch(
 def prefetch(
     pool: TrainingPool, config: TrainConfig, seed: int, ranks: Ranks, device: torch.device, first: int, last: int
 ) -> Iterator[Iterator[Ready]]:
-    """Give the samples of steps first to last (exclusive), drawn for all processes, cut for this one.
+    """Give an iterator over the batches of steps first to last (exclusive).
 
-    One thread works ahead: numpy and copies release the GIL, and what the thread asks of a GPU is queued behind the
-    step in progress. On a CPU without transform workers, where training itself uses every core, batches are made on
+    One thread works ahead: numpy and copies release the GIL, and what the thread submits to a GPU is queued behind
+    the step in progress. On a CPU without transform workers, where training itself uses every core, batches are made on
     demand.
     """
     with start_transform_workers(config.transforms, ranks.world_size) as transform, ThreadPoolExecutor(1) as thread:
@@ -79,27 +79,30 @@ def prefetch(
 
 
 @contextmanager
-def start_transform_workers(transforms: Transforms, world: int) -> Iterator[WaveTransform | None]:
-    """Give what transforms music in worker processes, one for each core; None where there is nothing to do."""
+def start_transform_workers(transforms: Transforms, world_size: int) -> Iterator[WaveTransform | None]:
+    """Give a function that transforms music in worker processes, one for each of this process's cores.
+
+    It is None if no transform is set.
+    """
     if transforms.is_idle:
         yield None
         return
-    workers = max(1, cores() // world)
-    # Spawned: a forked child of a process with threads may hang. What it imports has no torch in it.
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    workers = max(1, cores() // world_size)
+    # Spawned, because a forked child of a process with threads may hang. Workers do not import torch.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as executor:
 
         def transform(music_BT: Tensor, seed_B: Ints) -> Tensor:
-            pieces = (np.array_split(rows, workers) for rows in (music_BT.numpy(), seed_B))
-            return torch.from_numpy(np.concatenate(list(pool.map(partial(transform_int16, transforms), *pieces))))
+            chunks = (np.array_split(rows, workers) for rows in (music_BT.numpy(), seed_B))
+            return torch.from_numpy(np.concatenate(list(executor.map(partial(transform_int16, transforms), *chunks))))
 
         yield transform
 
 
 def _run_ahead(thread: ThreadPoolExecutor, make: Callable[[int], Ready], first: int, last: int) -> Iterator[Ready]:
-    waiting: deque[Future[Ready]] = deque()
+    pending: deque[Future[Ready]] = deque()
     for step in range(first, last):
-        waiting.append(thread.submit(make, step))
-        if len(waiting) > PREFETCH_STEPS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(thread.submit(make, step))
+        if len(pending) > PREFETCH_STEPS:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step."""
+"""The learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 
 from bench.settings import TrainConfig
 
-CYCLE_UP = 40 / 150  # Singh et al. rise for 40 of their 150 epochs; the shape after that is not stated
+CYCLE_UP = 40 / 150  # share of the steps: Singh et al. rise for 40 of 150 epochs, and do not state the shape after that
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Return the learning rate of a step: a linear warm-up to `lr`, then the schedule down to `lr_min`.
 
-    `cyclic` is triangular, up and down in equal times, again and again.
+    `cyclic` is a repeated triangle without warm-up, with equal times up and down.
     """
     if config.schedule == "cyclic":
         half = max(1.0, CYCLE_UP * config.steps)

@@ -1,6 +1,6 @@
-"""Stretches of many tracks at once: from the memory map on the host, or from samples kept on the device.
+"""Reads excerpts of many tracks at once, from the memory map on the host or from samples held on the device.
 
-Shape legend: B stretches, T samples.
+Shape legend: B excerpts, T samples.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from bench.values import Ints
 
 
 class Sound(Protocol):
-    """Cuts stretches (B, T) int16 out of tracks."""
+    """Reads excerpts (B, T) int16 of tracks."""
 
     def read_padded(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
-        """Return the samples from each start on, silence where a track has not begun or is over."""
+        """Return the samples from each start on, with silence before a track's start and after its end."""
         ...
 
     def read_looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
-        """Return the samples from each start on, beginning again at a track's end. Starts are inside the track."""
+        """Return the samples from each start on, starting over at a track's end. Starts are inside their tracks."""
         ...
 
 
 @dataclass(frozen=True)
 class HostSound:
-    """Reads the corpus where it lies; what comes back is in the memory of the host, pinned if asked for."""
+    """Reads excerpts from the corpus on disk into host memory, pinned if `pinned`."""
 
     corpus: Corpus
     pinned: bool = False
 
     def read_padded(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """See `Sound`."""
-        cut_BT = self._empty(len(track_B), num_samples)
-        for row, track, start in zip(cut_BT.numpy(), track_B.tolist(), start_B.tolist(), strict=True):
+        excerpt_BT = self._empty(len(track_B), num_samples)
+        for row, track, start in zip(excerpt_BT.numpy(), track_B.tolist(), start_B.tolist(), strict=True):
             row[:] = read_padded(self.corpus, track, start, start + num_samples)
-        return cut_BT
+        return excerpt_BT
 
     def read_looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """See `Sound`."""
-        cut_BT = self._empty(len(track_B), num_samples)
-        for row, track, start in zip(cut_BT.numpy(), track_B.tolist(), start_B.tolist(), strict=True):
+        excerpt_BT = self._empty(len(track_B), num_samples)
+        for row, track, start in zip(excerpt_BT.numpy(), track_B.tolist(), start_B.tolist(), strict=True):
             row[:] = read_looped(self.corpus, track, start, num_samples)
-        return cut_BT
+        return excerpt_BT
 
     def _empty(self, rows: int, num_samples: int) -> Tensor:
         return torch.empty(rows, num_samples, dtype=torch.int16, pin_memory=self.pinned)
 
 
 class DeviceSound:
-    """Keeps the samples of some tracks on a device, end to end; 2 bytes each."""
+    """Holds all samples of some tracks on a device, end to end; 2 bytes each."""
 
     def __init__(self, corpus: Corpus, tracks: Ints, device: torch.device) -> None:
         lengths = corpus.lengths[tracks]
@@ -70,29 +70,29 @@ class DeviceSound:
     def read_padded(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """See `Sound`."""
         first_B1, length_B1, start_B1 = self._columns(track_B, start_B)
-        place_BT = start_B1 + torch.arange(num_samples, device=self.samples.device)
-        inside_BT = (place_BT >= 0) & (place_BT < length_B1)
-        clamped_BT = torch.minimum(place_BT.clamp_min(0), length_B1 - 1)
+        sample_BT = start_B1 + torch.arange(num_samples, device=self.samples.device)
+        inside_BT = (sample_BT >= 0) & (sample_BT < length_B1)
+        clamped_BT = torch.minimum(sample_BT.clamp_min(0), length_B1 - 1)
         return self.samples[first_B1 + clamped_BT] * inside_BT
 
     def read_looped(self, track_B: Ints, start_B: Ints, num_samples: int) -> Tensor:
         """See `Sound`."""
         first_B1, length_B1, start_B1 = self._columns(track_B, start_B)
-        place_BT = start_B1 + torch.arange(num_samples, device=self.samples.device)
-        return self.samples[first_B1 + place_BT % length_B1]
+        sample_BT = start_B1 + torch.arange(num_samples, device=self.samples.device)
+        return self.samples[first_B1 + sample_BT % length_B1]
 
     def _columns(self, track_B: Ints, start_B: Ints) -> tuple[Tensor, ...]:
-        told = torch.from_numpy(np.stack([self.first[track_B], self.lengths[track_B], start_B]))
+        columns_3B = torch.from_numpy(np.stack([self.first[track_B], self.lengths[track_B], start_B]))
         if self.samples.is_cuda:  # from pinned memory the copy does not wait for the device
-            told = told.pin_memory()
-        told = told.to(self.samples.device, non_blocking=True).unsqueeze(2)
-        return told[0], told[1], told[2]
+            columns_3B = columns_3B.pin_memory()
+        columns_3B1 = columns_3B.to(self.samples.device, non_blocking=True).unsqueeze(2)
+        return columns_3B1[0], columns_3B1[1], columns_3B1[2]
 
 
 def sound_of(corpus: Corpus, tracks: Ints, device: torch.device, on_host: bool = False) -> Sound:
-    """Return the samples of tracks on the device if they fit into half of what is free there, else on the host.
+    """Return the samples of tracks: on the device if they fit into half of its free memory, else on the host.
 
-    `on_host` is for what workers on the CPU transform first.
+    `on_host` keeps them on the host for samples that workers on the CPU transform first.
     """
     if device.type != "cuda" or on_host:
         return HostSound(corpus, pinned=device.type == "cuda" and not on_host)

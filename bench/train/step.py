@@ -1,8 +1,8 @@
-"""One training step: the batch degraded, features, vectors, loss, gradients, weights.
+"""One training step: from a batch on the device to changed weights.
 
-`bench speed` measures this very step: `timed` names its parts.
+`bench speed` measures the same code; the `timed` blocks are the parts that it reports.
 
-Shape legend: N pairs of all processes, M segments of this one (anchors, then positives), D dimensions.
+Shape legend: N pairs of all processes, M segments of this process (anchors, then positives), D dimensions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOG_EVERY_STEPS = 10
 
 
 class TrainingError(BenchError):
-    """Says that a training cannot go on, and where it stopped."""
+    """Raised when training cannot continue; its message says where it stopped."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class TrainingStep:
 
     @property
     def config(self) -> TrainConfig:
-        """Return the settings of the training."""
+        """Return the training settings."""
         return self.stepper.config
 
     def take(self, ready: Ready, timed: Timer = untimed) -> Tensor:
@@ -83,7 +83,7 @@ def build_step(
     ranks: Ranks,
     warn: Callable[[str], None],
 ) -> TrainingStep:
-    """Return the training step of an encoder, which is on the device already, with an optimiser of its own."""
+    """Return the training step of an encoder, which is already on the device, with a new optimiser."""
     stepper = Stepper(encoder, config, seed, ranks, warn)
     # An encoder without weights to train (a control) is given something for the optimiser to hold.
     return TrainingStep(pool, stepper, optimiser_of(config, stepper.trainable or [torch.zeros(0)], device))
@@ -93,10 +93,10 @@ def build_step(
 class Stepper:
     """Takes the loss of a step and leaves its gradients in the encoder.
 
-    `chunk` is how many segments are embedded at a time, 0 being the whole batch. In pieces, vectors are
-    made twice: once for the loss, over the whole batch, and once more, piece by piece, for the gradients. For
-    an encoder without batch normalisation that is the same gradient; one with it sees a piece as its batch.
-    It is halved when memory runs out. Source: Gao et al., GradCache, 2021.
+    `chunk` is how many segments are embedded at a time, 0 for the whole batch; it is halved when memory runs out.
+    In chunks, each segment is embedded twice: first for the loss over the whole batch, then for the gradients. The
+    gradient is the same unless the encoder has batch normalisation, whose batch is then the chunk.
+    Source: Gao et al., GradCache, 2021.
     """
 
     encoder: nn.Module
@@ -112,8 +112,9 @@ class Stepper:
         self.loss = loss_of(self.config)
         embed: Any = self.encoder.embed
         on_gpu = next((p.is_cuda for p in self.encoder.parameters()), False)
-        talks = any(isinstance(module, nn.SyncBatchNorm) for module in self.encoder.modules())  # within the pass
-        self.embed = torch.compile(embed) if on_gpu and not talks else embed
+        # These communicate with other processes within a forward pass, so that it is not compiled.
+        communicates = any(isinstance(module, nn.SyncBatchNorm) for module in self.encoder.modules())
+        self.embed = torch.compile(embed) if on_gpu and not communicates else embed
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -130,9 +131,9 @@ class Stepper:
         return torch.cat([anchor_B, mask_patches(positive_B, stripe_BC22, self.config)])
 
     def backpropagate(self, feature_M: Tensor, step: int, timed: Timer = untimed) -> Tensor:
-        """Return the loss over all pairs; leave the gradients of this process's share.
+        """Return the loss over all pairs, and leave the gradients of this process's share in the encoder.
 
-        Raises: TrainingError if not even one segment fits into memory.
+        Raises: TrainingError if not even one segment fits into memory, or, with several processes, the batch does not.
         """
         while True:
             try:
@@ -152,6 +153,7 @@ class Stepper:
         with timed("forward"), torch.no_grad():
             vector_MD = torch.cat([self.embed_chunk(chunk, step, i) for i, chunk in enumerate(chunks)])
         with timed("backward"):
+            # The gradient at the vectors; each chunk, embedded again, then passes it on to the weights.
             loss = self.batch_loss(vector_MD.requires_grad_())
             loss.backward()  # type: ignore[no-untyped-call]
             assert vector_MD.grad is not None
@@ -160,15 +162,15 @@ class Stepper:
         return loss.detach()
 
     def embed_chunk(self, feature_M: Tensor, step: int, number: int) -> Tensor:
-        """Return the vectors (M, D) of some of the features, as training makes them."""
-        # What an encoder draws (dropped paths) is a function of the step too, and the same both times.
+        """Return the vectors (M, D) of chunk `number` of the features, in the precision of training."""
+        # What an encoder draws (dropped paths) is a function of the step and the chunk, so both passes draw the same.
         seeds = np.random.SeedSequence([self.seed, step, self.ranks.rank, number])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
         with torch.autocast(feature_M.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self.embed(feature_M).float()
 
     def batch_loss(self, vector_MD: Tensor) -> Tensor:
-        """Return the loss over the pairs of all processes, of this one's vectors (M, D)."""
+        """Return the loss over the pairs of all processes, given this process's vectors (M, D)."""
         anchor_ND, positive_ND = (self.ranks.all_gather(half) for half in vector_MD.chunk(2))
         moment_N = torch.arange(len(anchor_ND), device=anchor_ND.device) // self.config.pairs_per_moment
         return self.loss(anchor_ND, positive_ND, moment_N)
@@ -176,15 +178,15 @@ class Stepper:
     def _halve(self, error: RuntimeError, segments: int) -> None:
         if not _is_out_of_memory(error):
             raise error
-        now = self.chunk or segments
-        if self.ranks.world_size > 1 or now == 1:
-            raise memory_error(self.config, f"a step of {segments} segments, {now} at a time,") from error
-        self.chunk = -(-now // 2)
+        chunk = self.chunk or segments
+        if self.ranks.world_size > 1 or chunk == 1:
+            raise memory_error(self.config, f"a step of {segments} segments, {chunk} at a time,") from error
+        self.chunk = -(-chunk // 2)
         self.encoder.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.warn(
-            f"a step of {segments} segments does not fit into memory at once; going on with {self.chunk} at a time "
+            f"a step of {segments} segments does not fit into memory at once; continuing with {self.chunk} at a time "
             f"(train.batch_pairs = {self.config.batch_pairs} and its loss stay as they are, each segment is embedded "
             "twice)"
         )
@@ -192,7 +194,7 @@ class Stepper:
 
 @contextmanager
 def explain_memory_errors(config: TrainConfig) -> Iterator[None]:
-    """Make what runs out of memory inside a TrainingError that says what to lower."""
+    """Turn an out-of-memory error inside the block into a TrainingError that says what to lower."""
     try:
         yield
     except RuntimeError as error:
@@ -202,7 +204,7 @@ def explain_memory_errors(config: TrainConfig) -> Iterator[None]:
 
 
 def memory_error(config: TrainConfig, what: str) -> TrainingError:
-    """Return the error that something of a step does not fit into memory."""
+    """Return the error for a part of a step, named by `what`, that does not fit into memory."""
     return TrainingError(
         f"{what} does not fit into memory; lower train.batch_pairs = {config.batch_pairs} or the size of the encoder"
     )

@@ -1,4 +1,4 @@
-"""How a training step tells what part it is at, so that `bench speed` can time the parts of the real step."""
+"""A hook around the parts of a training step, with which `bench speed` times them."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ Timer = Callable[[str], AbstractContextManager[None]]
 
 
 def untimed(part: str) -> AbstractContextManager[None]:
-    """Times nothing."""
+    """Do not time the part."""
     return nullcontext()

@@ -1,4 +1,4 @@
-"""Doubts about a recipe: settings that are allowed, and known to be misread, misprinted or unusual."""
+"""Warnings about training settings that are allowed, but unusual or known to be misread or misprinted."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from functools import partial
 
 from bench.settings import TrainConfig
 
-HIGH_ADAM_RATE = 5e-2
+HIGH_ADAM_RATE = 5e-2  # unusual from here on
 USUAL_TEMPERATURES = (0.01, 0.5)
-HIGH_NAFP_RATE = 5e-4  # half the default of the mean form
-HOP_MS = 100.0  # between places of the database, in fma-segment/v1, and between features of the BioDCASE report
-LEAST_MASK = 0.01
-LAMB_FROM_SAMPLES = 240
+HIGH_NAFP_RATE = 5e-4  # unusual above it: half the default rate, which is for the mean form
+HOP_MS = 100.0  # between two vectors of the database in fma-segment/v1, and between two features in the BioDCASE report
+LEAST_MASK = 0.01  # share of an axis, below which a mask is unusual
+LAMB_FROM_SAMPLES = 240  # anchors and positives in a batch
 CROSS_ENTROPIES = ("nt-xent", "nafp", "info-nce", "multi-positive")
 
 
 def find_unusual_settings(config: TrainConfig, hop_ms: float = HOP_MS) -> list[str]:
-    """Return a sentence for each doubtful setting: its value, why it is doubtful, and what is usual.
+    """Return a sentence for each unusual setting, with its value, why it is unusual, and what is usual.
 
-    `hop_ms` is the time from one fingerprint to the next, where they will be looked for or aligned.
+    `hop_ms` is the time from one fingerprint to the next in the search or the alignment that follows training.
     """
     checks: tuple[Callable[[TrainConfig], str], ...] = (
         _rate, _nafp_rate, _temperature, _margin, _one_positive, _moments,
@@ -32,7 +32,7 @@ def _rate(config: TrainConfig) -> str:
     if config.optimiser != "adam" or config.lr < HIGH_ADAM_RATE:
         return ""
     return (
-        f"train.lr = {config.lr:g} is unusually high for Adam, which moves each weight by about that much a step; "
+        f"train.lr = {config.lr:g} is unusually high for Adam, which moves each weight by about that much per step; "
         f"the 5e-2 of Singh et al. may be a misprint of 5e-3, and 1e-4 to 1e-3 is usual"
     )
 
@@ -42,7 +42,7 @@ def _nafp_rate(config: TrainConfig) -> str:
         return ""
     return (
         f"train.lr = {config.lr:g} is high for train.loss = nafp, which is twice nt-xent: use half of nt-xent's rate "
-        f"where steps grow with the gradient, and NAFP's own 1e-4 with Adam, whose steps do not"
+        f"where steps grow with the gradient, and NAFP's 1e-4 with Adam, whose steps do not"
     )
 
 
@@ -51,8 +51,8 @@ def _temperature(config: TrainConfig) -> str:
     if config.loss not in CROSS_ENTROPIES or low <= config.temperature <= high:
         return ""
     return (
-        f"train.temperature = {config.temperature:g} is outside of {low:g} to {high:g}, the range that papers search; "
-        f"0.05 is usual, also where a paper gives none"
+        f"train.temperature = {config.temperature:g} is outside {low:g} to {high:g}, the range that papers search; "
+        f"0.05 is usual, also for papers that give none"
     )
 
 
@@ -60,7 +60,7 @@ def _margin(config: TrainConfig) -> str:
     if config.loss not in ("triplet", "semi-hard-triplet") or config.margin > 0:
         return ""
     return (
-        f"train.margin = 0 with train.loss = {config.loss} is met where all vectors are equal, so that they may "
+        f"train.margin = 0 with train.loss = {config.loss} is satisfied if all vectors are equal, so that they may "
         f"collapse; 0.4 (triplet) and 0.5 (semi-hard-triplet) are usual, 0 is for validation"
     )
 
@@ -79,7 +79,7 @@ def _moments(config: TrainConfig) -> str:
         return ""
     return (
         f"train.pairs_per_moment = {config.pairs_per_moment} with train.loss = {config.loss} pushes pairs of the same "
-        f"moment apart, as it knows one positive; 1 is usual, or the loss multi-positive"
+        f"moment apart, as it has one positive per vector; 1 is usual, or train.loss = multi-positive"
     )
 
 
@@ -88,8 +88,8 @@ def _offset(config: TrainConfig, hop_ms: float) -> str:
         return ""
     return (
         f"train.offset_ms = {config.offset_ms:g} is more than half the hop of {hop_ms:g} ms, so that a positive may be "
-        f"nearer to the next place of the database than to its own; {0.4 * hop_ms:g} to {hop_ms / 2:g} is usual at "
-        f"this hop"
+        f"nearer to the next vector of the database than to that of its anchor; {0.4 * hop_ms:g} to {hop_ms / 2:g} is "
+        f"usual at this hop"
     )
 
 
@@ -97,9 +97,9 @@ def _shifts(config: TrainConfig, hop_ms: float) -> str:
     if config.offset_ms < hop_ms or config.mixture.is_idle:
         return ""
     return (
-        f"train.offset_ms = {config.offset_ms:g} shifts each source of a mixture by up to that much, not by less than "
-        f"the hop of {hop_ms:g} ms, so that features a hop apart may be learnt as one moment; the BioDCASE report "
-        f"wants less than a hop, and its own model #4 has 50 at a hop of 50"
+        f"train.offset_ms = {config.offset_ms:g} shifts each source of a mixture by up to the hop of {hop_ms:g} ms or "
+        f"more, so that features a hop apart may be learnt as one moment; less than a hop is usual, as the BioDCASE "
+        f"report asks for, though its model #4 has 50 at a hop of 50"
     )
 
 
@@ -108,7 +108,7 @@ def _masks(config: TrainConfig) -> str:
         return ""
     return (
         f"train.mask_fraction = {config.mask_fraction:g} hides less than one band of a patch: the 0.1 % of Singh et "
-        f"al., taken literally; their later code takes 0.05 to 0.1, and 0.1 is usual"
+        f"al., taken literally; their later code has 0.05 to 0.1, and 0.1 is usual"
     )
 
 

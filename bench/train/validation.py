@@ -1,4 +1,4 @@
-"""Validation: a small search task on held-out tracks, the same at every step of every run.
+"""Validation: a small search task on held-out tracks, the same for every run and at every step.
 
 Shape legend: Q queries, N database segments, T samples, D dimensions.
 """
@@ -22,18 +22,18 @@ from bench.train.pool import load_pool
 from bench.values import RATE_HZ, Floats, Ints
 
 SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
-# The task is the same whatever the settings of the training, so that its curves can be compared.
+# Independent of a run's training settings, so that the curves of runs can be compared.
 TASK = TrainConfig(
     offset_ms=50.0, snr_db=(0.0, 20.0), clean=1.0, noise_only=1.0, reverb_only=1.0, noise_and_reverb=1.0, mask_count=0
 )
-TOLERANCE_SAMPLES = RATE_HZ // 20
+TOLERANCE_SAMPLES = RATE_HZ // 20  # 50 ms
 MAX_TRACKS = 64
-MAX_SAMPLES = 30 * RATE_HZ
+MAX_SAMPLES = 30 * RATE_HZ  # of a track
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Degraded queries (Q, T) with their true places, and the clean segments (N, T) that hold them."""
+    """Degraded queries (Q, T), and clean segments (N, T) to search; both with their tracks and start samples."""
 
     query_QT: Floats
     track_Q: Ints
@@ -44,7 +44,7 @@ class Validation:
 
 
 def build_validation(training_set: TrainingSet, tracks: Ints, segment_samples: int, num_queries: int) -> Validation:
-    """Return the validation task of held-out tracks, degraded as training is, by a seed of its own."""
+    """Return the validation task of held-out tracks, with queries degraded as in training, always by the same seed."""
     host = torch.device("cpu")
     short, config = _truncate_tracks(training_set.music), replace(TASK, batch_pairs=num_queries)
     pool = load_pool(replace(training_set, music=short), tracks[:MAX_TRACKS], config, segment_samples, host)
@@ -63,12 +63,12 @@ def build_validation(training_set: TrainingSet, tracks: Ints, segment_samples: i
 
 
 def _truncate_tracks(music: Corpus) -> Corpus:
-    """Return the corpus with every track ended after MAX_SAMPLES: hours-long mixes would not fit into memory."""
+    """Return the corpus with every track cut to MAX_SAMPLES, as hours-long mixes would not fit into memory."""
     return replace(music, tracks=music.tracks.assign(num_samples=music.tracks["num_samples"].clip(upper=MAX_SAMPLES)))
 
 
 def top1(task: Validation, embedder: Embedder) -> float:
-    """Return the share of queries whose nearest segment is of the right track, within 50 ms."""
+    """Return the share of queries whose most similar segment is of the right track and within 50 ms."""
     similarity_QN = torch.from_numpy(embedder(task.query_QT)) @ torch.from_numpy(embedder(task.database_NT)).T
     best_Q = similarity_QN.argmax(dim=1).numpy()
     near = np.abs(task.start_N[best_Q] - task.start_Q) <= TOLERANCE_SAMPLES

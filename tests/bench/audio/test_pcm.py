@@ -220,13 +220,13 @@ def test_groups_hold_every_track_once_in_order(count: int) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from bench.audio.pcm import prepare
+from bench.audio.pcm import prepare_corpus
 from bench.datasets import synth
 from bench.store import Store
 
 if __name__ == "__main__":
     source = synth.build(synth.Config(num_train=150, num_val=2, num_test=8, seconds=1.0), None)
-    print(prepare(Store(Path(sys.argv[1])), "synth", source, min_track_s=1.0, workers=int(sys.argv[2])).digest)
+    print(prepare_corpus(Store(Path(sys.argv[1])), "synth", source, min_track_s=1.0, workers=int(sys.argv[2])).digest)
 """
 
 
@@ -423,7 +423,7 @@ def test_dead_worker_is_told_with_its_tracks(tmp_path: Path) -> None:
         "@dataclass(frozen=True)\nclass Deadly:\n"
         "    def tracks(self):\n        return [Track(f't{n}', '', 'train') for n in range(40)]\n"
         "    def load(self, track):\n        os._exit(9)\n"
-        "    def fingerprint(self):\n        return ''\n"
+        "    def digest(self):\n        return ''\n"
         "def build(config, root):\n    return Deadly()\n"
     )
     from bench.registry import load

@@ -113,8 +113,8 @@ def test_probability_zero_imports_nothing() -> None:
     code = (
         "import sys, numpy as np\n"
         "from bench.settings import Transforms\n"
-        "from bench.degrade.waveform import transformed\n"
-        "transformed(np.zeros((2, 9), np.float32), Transforms(), np.arange(2))\n"
+        "from bench.degrade.waveform import transform_waves\n"
+        "transform_waves(np.zeros((2, 9), np.float32), Transforms(), np.arange(2))\n"
         "print([m for m in ('audiomentations', 'librosa', 'scipy', 'torch') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

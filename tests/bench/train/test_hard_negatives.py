@@ -199,7 +199,7 @@ def test_where_no_twin_fits_the_segment_lies_anywhere_in_its_track(source: Train
 def test_a_long_track_is_searched_in_stretches(
     source: TrainingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.train.hard_negatives.STRETCH_HOPS", 40)
+    monkeypatch.setattr("bench.train.hard_negatives.CHUNK_HOPS", 40)
     loop = long_track(source)
     found = prepare_hard_negatives(Store(tmp_path), source.music, np.array([loop]), SEGMENT, 2, no_progress)
     wave_T = wave_of(source, loop)
