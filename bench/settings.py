@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.errors import ConfigError
+from bench.values import STANDARD_HOP_MS
 
 SEQUENCES = ("vote", "rescore", "interpolate", "diagonal")
 
@@ -334,7 +335,7 @@ class EvalConfig:
     rooms_per_t60: int = 8
     """Simulated test rooms for each reverberation time, at least 1."""
 
-    hop_ms: float = 100.0
+    hop_ms: float = STANDARD_HOP_MS
     """Time from one vector of the database to the next, in ms, from 10 to 1,000."""
 
     tolerance_ms: float = 50.0

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 RATE_HZ = 16_000  # of every track in the store; for an encoder with another rate, audio is resampled
 
 Split = Literal["train", "val", "test"]
-INT16_SCALE = 1 / 32_768  # a float sample is an int16 sample times this
+FULL_SCALE = 2**15  # an int16 sample over this is the float sample: 16-bit files pass unchanged
+INT16_SCALE = 1 / FULL_SCALE
+INT16_PEAK = FULL_SCALE - 1  # the largest int16 sample
+STANDARD_HOP_MS = 100.0  # from one fingerprint of a track to the next: in fma-segment/v1, and in the papers
+GRID_HOP_SAMPLES = round(RATE_HZ * STANDARD_HOP_MS / 1000)
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 

@@ -29,11 +29,10 @@ import pandas as pd
 from bench.audio.near_duplicates import hash_words, num_words
 from bench.errors import BenchError, DataError, PluginError
 from bench.registry import load
-from bench.values import RATE_HZ, Progress, Source, Track
+from bench.values import FULL_SCALE, INT16_PEAK, RATE_HZ, Progress, Source, Track
 
 MAX_SHARDS = 200  # a reader maps each of them: stay below the 256 open files that some systems allow
 MIN_SHARD_TRACKS = 16
-FULL_SCALE = 2**15  # an int16 sample over this is the float sample: 16-bit files pass unchanged
 SILENT_PEAK = 1e-3  # -60 dB re full scale: a track whose peak is below it is silent, and not part of the corpus
 POLL_S = 0.3  # between two updates of the progress
 
@@ -207,7 +206,7 @@ def decode_track(source: Source, track: Track, min_track_s: float) -> tuple[dict
         return row | {"status": "unreadable", "reason": reason}, no_samples
     peak = float(np.abs(wave_T).max(initial=0.0))
     gain = 1.0 if peak <= 1 else 1 / peak
-    pcm_T = np.clip(np.rint(wave_T * np.float32(gain * FULL_SCALE)), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")
+    pcm_T = np.clip(np.rint(wave_T * np.float32(gain * FULL_SCALE)), -FULL_SCALE, INT16_PEAK).astype("<i2")
     row |= {"num_samples": len(pcm_T), "gain": gain, "sha256": hashlib.sha256(pcm_T.tobytes()).hexdigest()}
     if len(pcm_T) < min_track_s * RATE_HZ:
         reason = f"{len(pcm_T) / RATE_HZ:.2f} s, shorter than {min_track_s:g} s"

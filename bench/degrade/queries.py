@@ -25,7 +25,7 @@ from bench.degrade.room import DIRECT_AT, RoomBank, reverberate
 from bench.errors import DataError, StoreError
 from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
-from bench.values import RATE_HZ, Cell, Floats, Ints, Progress
+from bench.values import INT16_PEAK, RATE_HZ, Cell, Floats, Ints, Progress
 
 FORMAT = 1
 CONTEXT_S = 1.0  # audio before the query, so that a room is already reverberating where it starts
@@ -34,7 +34,6 @@ SEED = 20_220_912  # of the benchmark, not of the run: the queries never change
 QUERY_GATE_POWER = 1e-4
 GATE_SAMPLES = round(0.96 * RATE_HZ)  # of a query's beginning that must be audible
 MAX_DRAWS = 100  # of a start, until one passes the gate
-INT16_PEAK = 32_767
 STEM_PEAK = 0.99 * INT16_PEAK
 
 

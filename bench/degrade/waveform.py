@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.settings import Transforms
-from bench.values import INT16_SCALE, RATE_HZ, Floats, Ints
+from bench.values import FULL_SCALE, INT16_PEAK, INT16_SCALE, RATE_HZ, Floats, Ints
 
 PINK_DB, BROWN_DB = -3.01, -6.02  # dB per octave of the power spectral density
 COLOUR_TAPS = 512  # the colour holds from RATE_HZ / COLOUR_TAPS = 31 Hz up; below, the noise is white
@@ -49,7 +49,9 @@ def transform_waves(wave_BT: Floats, transforms: Transforms, seeds_B: Ints) -> F
 def transform_int16(transforms: Transforms, wave_BT: npt.NDArray[np.int16], seeds_B: Ints) -> npt.NDArray[np.int16]:
     """Return int16 waves transformed, and clipped at full scale as a recorder would."""
     changed_BT = transform_waves(wave_BT.astype(np.float32) * np.float32(INT16_SCALE), transforms, seeds_B)
-    clipped_BT: npt.NDArray[np.int16] = np.rint(np.clip(changed_BT / INT16_SCALE, -32_768, 32_767)).astype(np.int16)
+    clipped_BT: npt.NDArray[np.int16] = np.rint(np.clip(changed_BT / INT16_SCALE, -FULL_SCALE, INT16_PEAK)).astype(
+        np.int16
+    )
     return clipped_BT
 
 

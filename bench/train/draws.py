@@ -18,9 +18,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from bench.settings import TrainConfig
-from bench.train.hard_negatives import GRID_HOP_SAMPLES, NO_NEGATIVE
+from bench.train.hard_negatives import NO_NEGATIVE
 from bench.train.pool import TrainingPool
-from bench.values import RATE_HZ, Floats, Ints
+from bench.values import GRID_HOP_SAMPLES, RATE_HZ, Floats, Ints
 
 NO_START = -1  # a start sample that fits into no track
 MAX_DRAWS = 8  # of a start sample, until one is audible; the last one is taken as it is

@@ -26,10 +26,9 @@ from torch import Tensor, nn
 from bench.audio.frontend import FLOOR_DB, POWER_FLOOR
 from bench.audio.pcm import Corpus
 from bench.store import Store, digest, read_array
-from bench.values import INT16_SCALE, RATE_HZ, Floats, Ints, Progress
+from bench.values import GRID_HOP_SAMPLES, INT16_SCALE, RATE_HZ, Floats, Ints, Progress
 
 FORMAT = 1
-GRID_HOP_SAMPLES = RATE_HZ // 10  # 100 ms
 FRAME_SAMPLES = RATE_HZ // 50  # 20 ms
 NUM_BANDS = 64
 CHUNK_HOPS = 400  # 40 s: 5 MB of patches, 2 MB of similarities and their masks
@@ -73,7 +72,8 @@ def prepare_hard_negatives(
     if not count:
         return NO_HARD_NEGATIVES
     content = music.tracks[["id", "sha256"]].iloc[tracks].to_numpy().tolist()
-    key = digest(FORMAT, content, segment_samples, count, CHUNK_HOPS, MIN_GAP_HOPS)
+    search = (CHUNK_HOPS, MIN_GAP_HOPS, GRID_HOP_SAMPLES, FRAME_SAMPLES, NUM_BANDS)
+    key = digest(FORMAT, content, segment_samples, count, search)
     blocks = [tracks[start : start + BLOCK_TRACKS] for start in range(0, len(tracks), BLOCK_TRACKS)]
 
     def build(folder: Path) -> None:

@@ -22,7 +22,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Called as loss(anchor_ND, positive_ND, group_N) with unit vectors and int64 groups; returns a scalar."""
 
 
-def loss_of(config: TrainConfig) -> Loss:
+def build_loss(config: TrainConfig) -> Loss:
     """Return the loss named `train.loss`, with its `temperature` or `margin`.
 
     The cross entropies on pairs (nt-xent, nafp, info-nce) ignore the groups: every other pair is a negative.

@@ -16,7 +16,7 @@ from bench.settings import TrainConfig
 LAMB_EPSILON = 1e-6  # as in the paper's code and in NAFP
 
 
-def optimiser_of(config: TrainConfig, parameters: Sequence[Tensor], device: torch.device) -> torch.optim.Optimizer:
+def build_optimiser(config: TrainConfig, parameters: Sequence[Tensor], device: torch.device) -> torch.optim.Optimizer:
     """Return the optimiser named `train.optimiser`, for parameters on a device.
 
     On CUDA the learning rate is a tensor on the device, so that a captured or compiled step sees a new rate. With Adam,

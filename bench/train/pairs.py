@@ -20,9 +20,8 @@ from bench.settings import TrainConfig
 from bench.train.draws import Draws
 from bench.train.pool import TrainingPool, fft_samples
 from bench.train.sound import Sound
-from bench.values import INT16_SCALE, Floats, Ints
+from bench.values import INT16_PEAK, INT16_SCALE, Floats, Ints
 
-INT16_PEAK = 32_767
 SILENT_NOISE_POWER = 1e-12  # -120 dB re full scale: noise of less mean power is not mixed in
 MIN_PEAK = 1e-9  # re full scale: keeps the level of a silent positive finite
 

@@ -16,7 +16,7 @@ from bench.degrade.room import DIRECT_AT
 from bench.errors import DataError
 from bench.settings import TrainConfig
 from bench.train.hard_negatives import NO_HARD_NEGATIVES, HardNegatives
-from bench.train.sound import Sound, sound_of
+from bench.train.sound import Sound, open_sound
 from bench.values import INT16_SCALE, RATE_HZ, Ints
 
 BLOCK_SAMPLES = RATE_HZ // 100  # 10 ms
@@ -98,12 +98,12 @@ def load_pool(
     return TrainingPool(
         music=music,
         tracks=tracks,
-        music_sound=sound_of(music, tracks, device, on_host=not config.transforms.is_idle),
+        music_sound=open_sound(music, tracks, device, on_host=not config.transforms.is_idle),
         energy=energy,
         first_block=first_block,
         noise=noise,
         noises=noises,
-        noise_sound=sound_of(noise, noises, device),
+        noise_sound=open_sound(noise, noises, device),
         spectra_RF=torch.fft.rfft(response_RT).to(device),
         context=context,
         segment_samples=segment_samples,

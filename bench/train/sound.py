@@ -89,7 +89,7 @@ class DeviceSound:
         return columns_3B1[0], columns_3B1[1], columns_3B1[2]
 
 
-def sound_of(corpus: Corpus, tracks: Ints, device: torch.device, on_host: bool = False) -> Sound:
+def open_sound(corpus: Corpus, tracks: Ints, device: torch.device, on_host: bool = False) -> Sound:
     """Return the samples of tracks: on the device if they fit into half of its free memory, else on the host.
 
     `on_host` keeps them on the host for samples that workers on the CPU transform first.

@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 from bench.errors import BenchError
 from bench.fingerprint import resample_to
 from bench.settings import TrainConfig
-from bench.train.losses import Loss, loss_of
-from bench.train.optimisers import optimiser_of, set_rate
+from bench.train.losses import Loss, build_loss
+from bench.train.optimisers import build_optimiser, set_rate
 from bench.train.pairs import degrade_pairs, mask_patches
 from bench.train.pool import TrainingPool
 from bench.train.prefetch import Ready
@@ -86,7 +86,7 @@ def build_step(
     """Return the training step of an encoder, which is already on the device, with a new optimiser."""
     stepper = Stepper(encoder, config, seed, ranks, warn)
     # An encoder without weights to train (a control) is given something for the optimiser to hold.
-    return TrainingStep(pool, stepper, optimiser_of(config, stepper.trainable or [torch.zeros(0)], device))
+    return TrainingStep(pool, stepper, build_optimiser(config, stepper.trainable or [torch.zeros(0)], device))
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Stepper:
     embed: Callable[[Tensor], Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.loss = loss_of(self.config)
+        self.loss = build_loss(self.config)
         embed: Any = self.encoder.embed
         on_gpu = next((p.is_cuda for p in self.encoder.parameters()), False)
         # These communicate with other processes within a forward pass, so that it is not compiled.

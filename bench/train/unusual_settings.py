@@ -6,17 +6,17 @@ from collections.abc import Callable
 from functools import partial
 
 from bench.settings import TrainConfig
+from bench.values import STANDARD_HOP_MS
 
 HIGH_ADAM_RATE = 5e-2  # unusual from here on
 USUAL_TEMPERATURES = (0.01, 0.5)
 HIGH_NAFP_RATE = 5e-4  # unusual above it: half the default rate, which is for the mean form
-HOP_MS = 100.0  # between two vectors of the database in fma-segment/v1, and between two features in the BioDCASE report
 LEAST_MASK = 0.01  # share of an axis, below which a mask is unusual
 LAMB_FROM_SAMPLES = 240  # anchors and positives in a batch
 CROSS_ENTROPIES = ("nt-xent", "nafp", "info-nce", "multi-positive")
 
 
-def find_unusual_settings(config: TrainConfig, hop_ms: float = HOP_MS) -> list[str]:
+def find_unusual_settings(config: TrainConfig, hop_ms: float = STANDARD_HOP_MS) -> list[str]:
     """Return a sentence for each unusual setting, with its value, why it is unusual, and what is usual.
 
     `hop_ms` is the time from one fingerprint to the next in the search or the alignment that follows training.

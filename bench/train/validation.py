@@ -16,10 +16,9 @@ from bench.data import TrainingSet
 from bench.fingerprint import Embedder, cut_segments
 from bench.settings import TrainConfig
 from bench.train.draws import draw_pairs
-from bench.train.hard_negatives import GRID_HOP_SAMPLES
 from bench.train.pairs import cut_pairs, degrade_pairs
 from bench.train.pool import load_pool
-from bench.values import RATE_HZ, Floats, Ints
+from bench.values import GRID_HOP_SAMPLES, RATE_HZ, Floats, Ints
 
 SEED = 7_130_417  # not a run's seed: every run is validated on the same queries
 # Independent of a run's training settings, so that the curves of runs can be compared.

@@ -17,14 +17,13 @@ from bench.store import Store
 from bench.testing import Arrays
 from bench.train.draws import draw_pairs
 from bench.train.hard_negatives import (
-    GRID_HOP_SAMPLES,
     NO_HARD_NEGATIVES,
     NO_NEGATIVE,
     prepare_hard_negatives,
     search_hard_negatives,
 )
 from bench.train.pool import TrainingPool, _sum_energy
-from bench.values import RATE_HZ, Floats, Ints, no_progress
+from bench.values import GRID_HOP_SAMPLES, RATE_HZ, Floats, Ints, no_progress
 
 SEGMENT = 8_000
 LOOP_PLACES = 32  # from a moment of the looped track to the same moment of its next turn

@@ -11,8 +11,8 @@ import torch.nn.functional as functional
 from bench.settings import TrainConfig
 from bench.train.losses import (
     Loss,
+    build_loss,
     info_nce,
-    loss_of,
     multi_positive,
     nafp,
     nt_xent,
@@ -27,7 +27,7 @@ Groups = Literal["apart", "shared", "one"]
 
 
 def named(name: str, temperature: float = 0.2, margin: float = 0.4) -> Loss:
-    return loss_of(TrainConfig(loss=name, temperature=temperature, margin=margin))  # type: ignore[arg-type]
+    return build_loss(TrainConfig(loss=name, temperature=temperature, margin=margin))  # type: ignore[arg-type]
 
 
 def views(pairs: int = 6, dim: int = 5, seed: int = 0, spread: float = 0.6) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from bench.settings import TrainConfig
 from bench.train import checkpoint
-from bench.train.optimisers import Lamb, optimiser_of, set_rate
+from bench.train.optimisers import Lamb, build_optimiser, set_rate
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 4), (5,), (), (2, 2, 2)]
@@ -62,7 +62,7 @@ def slow(name: str, weight: np.ndarray, steps: int, number: int, decay: float) -
 def test_steps_are_the_published_equations(name: Any, decay: float) -> None:
     weights = parameters()
     before = [weight.detach().numpy().copy() for weight in weights]
-    optimiser = optimiser_of(TrainConfig(optimiser=name, weight_decay=decay), weights, CPU)
+    optimiser = build_optimiser(TrainConfig(optimiser=name, weight_decay=decay), weights, CPU)
     found = walked(optimiser, weights, range(5))
     for number, (start, end) in enumerate(zip(before, found, strict=True)):
         # The state of steps is float32, as torch keeps it: the bias corrections have its rounding.
@@ -112,13 +112,13 @@ def test_scale_of_the_gradient_does_not_matter_to_lamb() -> None:
 def test_step_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(tmp_path: Path, name: Any) -> None:
     config, path = TrainConfig(optimiser=name, weight_decay=0.01), tmp_path / "o.safetensors"
     whole = parameters(dtype=torch.float32)
-    wanted = walked(optimiser_of(config, whole, CPU), whole, range(6))
+    wanted = walked(build_optimiser(config, whole, CPU), whole, range(6))
     first = parameters(dtype=torch.float32)
-    killed = optimiser_of(config, first, CPU)
+    killed = build_optimiser(config, first, CPU)
     walked(killed, first, range(3))
     checkpoint.save(path, checkpoint.optimiser_tensors(killed), {})
     second = [torch.nn.Parameter(weight.detach().clone()) for weight in first]
-    resumed = optimiser_of(config, second, CPU)
+    resumed = build_optimiser(config, second, CPU)
     checkpoint.restore_optimiser(resumed, checkpoint.load(path)[0])
     for found, end in zip(walked(resumed, second, range(3, 6)), wanted, strict=True):
         assert np.array_equal(found, end)
@@ -142,7 +142,7 @@ def test_rate_as_a_tensor_is_the_rate_as_a_number_and_stays_the_same_tensor(name
 def test_on_cuda_the_state_and_the_rate_stay_on_the_device_through_a_checkpoint(tmp_path: Path, name: Any) -> None:
     device, path = torch.device("cuda"), tmp_path / "o.safetensors"
     weight = torch.nn.Parameter(torch.ones(4, device=device))
-    optimisers = [optimiser_of(TrainConfig(optimiser=name), [weight], device) for _ in range(2)]
+    optimisers = [build_optimiser(TrainConfig(optimiser=name), [weight], device) for _ in range(2)]
     weight.grad = torch.ones_like(weight)
     optimisers[0].step()
     checkpoint.save(path, checkpoint.optimiser_tensors(optimisers[0]), {})

@@ -15,7 +15,7 @@ from bench.degrade.waveform import transform_waves
 from bench.errors import ConfigError
 from bench.settings import TrainConfig, Transforms
 from bench.train.loop import _sync_batch_norm
-from bench.train.losses import loss_of
+from bench.train.losses import build_loss
 from bench.train.prefetch import PREFETCH_STEPS, Ready, _run_ahead, start_transform_workers
 from bench.train.ranks import ALONE, Ranks, init_ranks
 from bench.train.step import Stepper, TrainingError
@@ -70,7 +70,7 @@ def test_the_loss_of_a_step_is_that_of_its_vectors() -> None:
     of = stepper()
     with torch.no_grad():
         anchor, positive = of.encoder.embed(features()).chunk(2)
-    wanted = loss_of(CONFIG)(anchor, positive, torch.arange(6))
+    wanted = build_loss(CONFIG)(anchor, positive, torch.arange(6))
     assert float(of.backpropagate(features(), 0)) == pytest.approx(float(wanted), rel=1e-6)
 
 
