@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Z_95 = 1.959963984540054  # standard normal quantile at 0.975
+MAD_TO_DEVIATION = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 RESAMPLES = 2_000
 
 

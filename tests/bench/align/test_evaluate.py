@@ -49,8 +49,8 @@ def build(config):
 class Shifted:
     config: Config
 
-    def align(self, pair, ears, progress):
-        assert (ears is not None) == NEEDS_ENCODER
+    def align(self, pair, embedder, progress):
+        assert (embedder is not None) == NEEDS_ENCODER
         CALLS.append(pair.name)
         time0 = pair.keypoints
         return TimeMap(time0, time0 + self.config.lag_s, np.full(len(time0), 0.75))
