@@ -1,6 +1,6 @@
 """The alignment benchmark: runs every aligner on every pair of every set, and scores the keypoints they return.
 
-Results are kept in the store: of aligners that need an encoder once per encoder, of the others once for all encoders.
+Results are stored: of aligners that need an encoder once per encoder, of the others once for all encoders.
 
 Shape legend: K keypoints.
 """
@@ -32,7 +32,7 @@ from bench.settings import AlignConfig, RunConfig
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import Progress, no_progress
 
-FORMAT = 1  # of what is kept in the store; part of its keys
+FORMAT = 1  # version of the stored results; part of their keys
 BLOCK = 32  # files per stored result: an interrupted run loses at most these
 ORACLE = "oracle-of-the-grid"  # the best that `crosscor` and `deeplearning` could choose
 KEYPOINTS = "keypoints.parquet"

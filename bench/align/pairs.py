@@ -316,7 +316,7 @@ def _decode_file(path: Path, scratch: Path, names: Sequence[str]) -> list[_Chann
     try:
         with soundfile.SoundFile(path) as file, ExitStack() as opened:
             if len(names) > 1 and file.channels != len(names):
-                raise DataError(f"it has {file.channels} channels; give a file with two channels, or two files")
+                raise DataError(f"it must have two channels, got {file.channels}; give such a file, or two files")
             paths = [scratch / f"{name}.npy" for name in names]
             channels = [_Channel(target, opened.enter_context(target.open("wb"))) for target in paths]
             for block_TC in resample_blocks(file, len(names)):

@@ -33,7 +33,7 @@ from bench.values import RATE_HZ, Ints, Progress
 NEEDS_ENCODER = False
 CITE = "BioDCASE challenge 2025, Task 1, baseline crosscor"
 LICENSE = "MIT"
-SOURCE = "own writing of the published algorithm"
+SOURCE = "reimplementation of the published algorithm"
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from bench.values import Floats, Ints, Progress
 NEEDS_ENCODER = True
 CITE = "BioDCASE challenge 2025, Task 1, baseline deeplearning"
 LICENSE = "MIT"
-SOURCE = "own writing of the published algorithm"
+SOURCE = "reimplementation of the published algorithm"
 
 CONTEXT_S = 1.0  # how long after its keypoint a crop may start
 FEWEST = 2  # keypoints that a candidate, and training, must have

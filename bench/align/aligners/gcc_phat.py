@@ -43,7 +43,7 @@ from bench.values import RATE_HZ, Floats, Ints, Progress
 NEEDS_ENCODER = False
 CITE = "Knapp and Carter, The generalized correlation method for estimation of time delay, IEEE TASSP 1976"
 LICENSE = "MIT"
-SOURCE = "own writing of the published algorithm, its sign corrected"
+SOURCE = "reimplementation of the published algorithm, its sign corrected"
 
 BLOCK_SAMPLES = 1 << 20  # samples transformed at once: 50 MB in all
 SMALLEST = 1e-12  # added to the magnitude of a cross-spectrum, as published

@@ -179,7 +179,7 @@ def test_bad_files_are_named_and_the_others_scored(embedder: Embedder, tmp_path:
     reasons = {problem.name: problem.reason for problem in found.left_out}
     assert set(reasons) == {"gone.wav", "text.wav", "mono.wav", "nan.wav", "untold.wav"}
     assert len(found.left_out) == 5  # once each, though two stages met them
-    assert "no such file" in reasons["gone.wav"] and "channels are 1" in reasons["mono.wav"]
+    assert "no such file" in reasons["gone.wav"] and "two channels, got 1" in reasons["mono.wav"]
     assert all(name in reason for name, reason in reasons.items())
     assert list(of(found, "nosync")) == list(of(found, path)) == list(LAGS_S)
     assert set(found.keypoints["file"]) == set(LAGS_S) and "problem" not in found.keypoints
