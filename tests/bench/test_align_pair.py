@@ -248,7 +248,7 @@ def test_what_would_be_overwritten_or_has_no_folder_is_refused(tmp_path: Path) -
         check_writable(tmp_path / "absent" / "new.csv")
 
 
-# Which encoder hears
+# Which encoder is used
 
 
 def kept(store: Path, key: str, dim: int, seed: int, *overrides: str) -> torch.nn.Module:
@@ -265,14 +265,14 @@ def kept(store: Path, key: str, dim: int, seed: int, *overrides: str) -> torch.n
     return encoder
 
 
-def test_without_a_run_the_random_projection_hears(tmp_path: Path) -> None:
+def test_without_a_run_the_random_projection_is_used(tmp_path: Path) -> None:
     embedder, name = load_pair_embedder(Store(tmp_path), None, None, no_progress)
     assert name == "the random projection, as the store has no run"
     one_ND, other_ND = embedder(Pair("made", hiss(2), hiss(1.5), "made"), 0.1)
     assert (len(one_ND), len(other_ND)) == (11, 6) and not (tmp_path / "runs").exists()
 
 
-def test_the_encoder_of_a_run_hears_with_its_weights(tmp_path: Path) -> None:
+def test_the_encoder_of_a_run_is_used_with_its_weights(tmp_path: Path) -> None:
     encoders = {key: kept(tmp_path, key, 16, seed) for seed, key in enumerate(("aaaaaaaaa", "bbbbbbbbb"), start=3)}
     for run, key in (("a", "aaaaaaaaa"), ("bbb", "bbbbbbbbb")):
         embedder, name = load_pair_embedder(Store(tmp_path), run, None, no_progress)

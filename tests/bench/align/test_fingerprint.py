@@ -1,4 +1,4 @@
-"""The aligners that hear, and what every aligner has to keep."""
+"""The aligners that need an encoder, and the rules for every aligner."""
 
 from __future__ import annotations
 
