@@ -1,4 +1,4 @@
-"""One pair of recordings, aligned: the numbers of its clocks, its keypoints, and the second put onto the first's clock.
+"""Aligning one pair of recordings (`bench align`): offset and drift, keypoints, and the second recording resampled.
 
 Shape legend: T samples, C channels, K keypoints, N vectors, L lags.
 """
@@ -31,35 +31,43 @@ from bench.store import Store
 from bench.values import Floats, Progress
 
 NO_RUN = "the random projection, as the store has no run"
-DOUBTFUL = 0.5  # below this confidence a recording is not believed to be of the same scene
-BLOCK_FRAMES = 1 << 18
+DOUBTFUL = 0.5  # confidence below which the recordings may not be of the same scene
+BLOCK_FRAMES = 1 << 18  # decoded at once
 PICTURE_HOP_S = 0.1
 PICTURE_WINDOW_S = 5.0
+LEAST_WEIGHT = 1e-6  # added to confidences that are weights, so that they never sum to 0
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """What was found out about a pair.
+    """The alignment of a pair.
 
-    `offset_s` is the lag at the start of channel 0, `drift_ppm` the slope of the straight line through all lags that
-    confidence weights, `bend_s` the largest distance of a lag from that line; `confidence` is the mean. Moments that
-    only one of the channels has do not count.
+    Its numbers describe a straight line through the lags of all keypoints, weighted by confidence. Keypoints that lie
+    in one channel only do not count.
     """
 
     pair: Pair
     time_map: TimeMap
+
     offset_s: float
+    """The lag at the start of channel 0."""
+
     drift_ppm: float
+    """The slope of the line."""
+
     bend_s: float
+    """The largest distance of a lag from the line."""
+
     confidence: float
+    """The mean confidence."""
 
     @property
     def is_doubtful(self) -> bool:
-        """Return whether the recordings may share no sound, or none within the lags that were looked at."""
+        """Return whether the recordings may share no sound, or none within the lags that were searched."""
         return self.confidence < DOUBTFUL
 
     def keypoints(self) -> pd.DataFrame:
-        """Return a row for each second: the times in both channels, and the confidence."""
+        """Return one row per second: the times in both channels, and the confidence."""
         time0_K = self.pair.keypoints
         time1_K = np.clip(self.time_map.at(time0_K), 0.0, self.pair.durations_s[1])
         columns = (time0_K, time1_K, self.time_map.confidence_at(time0_K))
@@ -68,7 +76,7 @@ class Alignment:
 
 @dataclass(frozen=True, eq=False)
 class SimilarityMatrix:
-    """How alike both channels are at each keypoint and lag (K, L), in deviations over the whole recording."""
+    """The similarity of both channels at each keypoint and lag (K, L), in deviations over the whole recording."""
 
     lag_s_L: np.ndarray
     score_KL: Floats
@@ -80,8 +88,8 @@ def load_pair_embedder(
     """Return what embeds a pair with the encoder of a finished run, and a description of that encoder.
 
     `run` is the beginning of a run's key, None the latest run. A store without runs gives the random projection, which
-    needs no training. `model` is the encoder's file where it is the user's own.
-    Raises: ConfigError if there is no such run or its weights are gone.
+    needs no training. `model` is the path of the encoder's file if the encoder is not part of the suite.
+    Raises: ConfigError if there is no such run or its weights are missing.
     """
     if run is None and not list_runs(store):
         return CachedPairEmbedder(build_random_projection(usable_device("auto")), progress), NO_RUN
@@ -93,43 +101,44 @@ def load_pair_embedder(
 def load_aligner(name: str) -> tuple[ModuleType, Any]:
     """Return the plug-in of a name, with a preset after a colon if there is one, and its settings.
 
-    Raises: PluginError or ConfigError where there is no such aligner or preset.
+    Raises: PluginError or ConfigError if there is no such aligner or preset.
     """
     return load_plugin("aligner", name)
 
 
-def align_one(pair: Pair, aligner: Aligner, ears: PairEmbedder | None, progress: Progress) -> Alignment:
-    """Return what an aligner says of a pair."""
-    time_map = aligner.align(pair, ears, progress)
+def align_one(pair: Pair, aligner: Aligner, embedder: PairEmbedder | None, progress: Progress) -> Alignment:
+    """Return a pair's alignment by an aligner."""
+    time_map = aligner.align(pair, embedder, progress)
     time0_K = pair.keypoints
     time1_K = time_map.at(time0_K)
+    # Keypoints that lie in both channels, unless there are none.
     both_K = (time1_K > 0) & (time1_K < pair.durations_s[1])
     time0_K, time1_K = (time0_K[both_K], time1_K[both_K]) if both_K.any() else (time0_K, time1_K)
     lag_K = time1_K - time0_K
     confidence_K = time_map.confidence_at(time0_K)
     slope = 0.0
     if len(time0_K) > 1:
-        slope = float(np.polyfit(time0_K, lag_K, 1, w=np.sqrt(confidence_K + 1e-6))[0])
-    middle_s = float(np.average(lag_K - slope * time0_K, weights=confidence_K + 1e-6))
-    bend_s = float(np.abs(lag_K - slope * time0_K - middle_s).max())
+        slope = float(np.polyfit(time0_K, lag_K, 1, w=np.sqrt(confidence_K + LEAST_WEIGHT))[0])
+    intercept_s = float(np.average(lag_K - slope * time0_K, weights=confidence_K + LEAST_WEIGHT))
+    bend_s = float(np.abs(lag_K - slope * time0_K - intercept_s).max())
     return Alignment(
-        pair, time_map, middle_s + slope * float(pair.keypoints[0]), 1e6 * slope, bend_s, float(confidence_K.mean())
+        pair, time_map, intercept_s + slope * float(pair.keypoints[0]), 1e6 * slope, bend_s, float(confidence_K.mean())
     )
 
 
-def similarity_matrix(pair: Pair, ears: PairEmbedder) -> SimilarityMatrix:
-    """Return the matrix that a picture shows behind the path. Raises: DataError if a channel is too short for it."""
-    vectors0_ND, vectors1_ND = (subtract_mean(vectors_ND) for vectors_ND in ears(pair, PICTURE_HOP_S))
+def similarity_matrix(pair: Pair, embedder: PairEmbedder) -> SimilarityMatrix:
+    """Return the matrix behind the path in the picture. Raises: DataError if a channel is shorter than a segment."""
+    vectors0_ND, vectors1_ND = (subtract_mean(vectors_ND) for vectors_ND in embedder(pair, PICTURE_HOP_S))
     if not min(len(vectors0_ND), len(vectors1_ND)):
-        raise DataError(f"{pair.name} is shorter than a segment of {ears.segment_s:g} s; there is nothing to draw")
+        raise DataError(f"{pair.name} is shorter than a segment of {embedder.segment_s:g} s; there is nothing to draw")
     most = most_lag(pair.max_lag_s, PICTURE_HOP_S)
-    at_K = segment_starts(pair, len(vectors0_ND), PICTURE_HOP_S, ears.segment_s)
-    score_KL = robust_z_scores(vectors0_ND, vectors1_ND, most, PICTURE_HOP_S, at_K, PICTURE_WINDOW_S)
+    start_K = segment_starts(pair, len(vectors0_ND), PICTURE_HOP_S, embedder.segment_s)
+    score_KL = robust_z_scores(vectors0_ND, vectors1_ND, most, PICTURE_HOP_S, start_K, PICTURE_WINDOW_S)
     return SimilarityMatrix(lags_of(most) * PICTURE_HOP_S, score_KL)
 
 
 def check_writable(path: Path | None) -> None:
-    """Check that a file can be written, before any work. Raises: DataError if it exists, or has no folder."""
+    """Check that a file can be written, before any work. Raises: DataError if it exists, or its folder does not."""
     if path is not None and path.exists():
         raise DataError(f"{path} exists already; name another file, or remove it")
     if path is not None and not path.parent.is_dir():
@@ -139,10 +148,11 @@ def check_writable(path: Path | None) -> None:
 def write_aligned(
     alignment: Alignment, path: Path, channels: Sequence[int] | None, to: Path, progress: Progress
 ) -> None:
-    """Write a recording (all its channels, or some) on the clock of channel 0, at its own rate, as long as channel 0.
+    """Write a recording (all or some of its channels) on the clock of channel 0, as long as channel 0.
 
-    Blockwise: memory is flat in the length; the disk beside `to` holds a copy of 4 bytes a sample meanwhile.
-    Raises: DataError if it cannot be written as what its name says.
+    The recording keeps its sample rate. Works in blocks, so that memory does not grow with the length; meanwhile a
+    copy of 4 bytes per sample lies beside `to`.
+    Raises: DataError if the suffix of `to` names no format that can be written.
     """
     import soundfile
 

@@ -1,1 +1,1 @@
-"""Aligning recorders: which time in one recording is which time in the other."""
+"""Aligning two recordings: finding the time in one recording of each time in the other."""

@@ -1,10 +1,10 @@
-"""The candidates of the challenge's baselines of 2025, all straight lines, and the best that any choice of one can do.
+"""The grid of straight lines that the challenge's baselines of 2025 choose from, and the best choice there is.
 
     time1 = clip(slope * time0 + offset, 0, duration)
 
-Ten offsets and ten slopes, of which those are kept that never leave the largest lag: 70 of 100 at 115 s. Neither no
-offset nor a slope of 1 is among them, and offsets are 1.11 s apart: whoever chooses among these is at best as good
-as the `oracle`.
+Ten offsets times ten slopes; only lines that stay within the largest lag are candidates: 70 of 100 at 115 s. The grid
+has no offset of 0 and no slope of 1, and its offsets are 1.11 s apart, so that an aligner that chooses from it is at
+best as good as the `oracle`.
 
 Shape legend: O offsets, S slopes, C candidates, K keypoints, T samples, B windows.
 """
@@ -19,16 +19,16 @@ from bench.values import RATE_HZ, Floats, Ints
 
 NUM_OFFSETS = 10
 NUM_SLOPES = 10
-ROUNDING_S = 1e-9  # the outermost lines touch the largest lag
+ROUNDING_S = 1e-9  # tolerance, as the outermost lines touch the largest lag
 
 
 def candidates(time0_K: Seconds, duration_s: float, max_lag_s: float) -> Seconds:
-    """Return the times in channel 1 by each candidate, shape (C, K), offset by offset, and within each by slope.
+    """Return the times in channel 1 by each candidate, shape (C, K), ordered by offset, then by slope.
 
-    `duration_s` is that of channel 0: in the challenge both are of one file. Lines that fall (in a recording shorter
-    than the largest lag) are left out; at least one line remains.
-    DEVIATION: offsets and slopes span the largest lag of the set, which is 5 s in the baseline; for a set that
-    promises 0.5 s a step of 1.11 s would hold no right answer.
+    `duration_s` is that of channel 0: in the challenge both channels are in one file. Falling lines (possible in a
+    recording shorter than the largest lag) are left out; at least one line remains.
+    DEVIATION: offsets and slopes span the largest lag of the set instead of always 5 s: for a set that guarantees
+    0.5 s, offsets in steps of 1.11 s would hold no right answer.
     Source: code of the challenge's baselines, 2025.
     """
     offset_O = np.linspace(-max_lag_s, max_lag_s, NUM_OFFSETS)
@@ -38,14 +38,14 @@ def candidates(time0_K: Seconds, duration_s: float, max_lag_s: float) -> Seconds
     line_OSK = slope_S[None, :, None] * time0_K + offset_O[:, None, None]
     time1_CK: Seconds = line_OSK.clip(0, duration_s).reshape(NUM_OFFSETS * len(slope_S), len(time0_K))
     farthest_C = np.abs(time1_CK - time0_K).max(axis=1, initial=0.0)
-    kept: Seconds = time1_CK[farthest_C <= max_lag_s + ROUNDING_S]
-    return kept
+    within_CK: Seconds = time1_CK[farthest_C <= max_lag_s + ROUNDING_S]
+    return within_CK
 
 
 def usable_mask(time1_K: Seconds) -> npt.NDArray[np.bool_]:
-    """Say of each time of lines (..., K) whether it is used: the baselines leave out what clipping made equal.
+    """Return which times of lines (..., K) count: the baselines leave out times that clipping made equal.
 
-    Of a run of equal times at either end the innermost is kept.
+    Of a run of equal times at either end, the innermost one counts.
     """
     leading_K, trailing_K = time1_K == time1_K[..., :1], time1_K == time1_K[..., -1:]
     used_K = np.ones(time1_K.shape, dtype=bool)
@@ -55,26 +55,26 @@ def usable_mask(time1_K: Seconds) -> npt.NDArray[np.bool_]:
 
 
 def oracle(time0_K: Seconds, time1_K: Seconds, duration_s: float, max_lag_s: float) -> Seconds:
-    """Return the times in channel 1 by the candidate with the least squared error, shape (K,): the grid's floor."""
+    """Return the times in channel 1 by the candidate with the least squared error, shape (K,): the best of the grid."""
     time1_CK = candidates(time0_K, duration_s, max_lag_s)
     best: Seconds = time1_CK[np.square(time1_CK - time1_K).mean(axis=1).argmin()]
     return best
 
 
 def mean_prominence(score_C: Seconds, chosen: int) -> float:
-    """Return a confidence: how far the chosen score is from the mean of all to 1, the best there can be; 0 to 1."""
+    """Return a confidence from 0 to 1: how far the chosen score is on the way from the mean of all to 1, the best."""
     mean = float(score_C.mean())
     return float(np.clip((score_C[chosen] - mean) / max(1 - mean, np.finfo(np.float64).eps), 0, 1))
 
 
-def windows(wave_T: Floats, first_B: Ints, num_samples: int) -> Floats:
-    """Return what a recording holds from these samples on, shape (B, num_samples), silence where it has none.
+def windows(wave_T: Floats, start_B: Ints, num_samples: int) -> Floats:
+    """Return the windows of a recording that start at these samples, shape (B, num_samples); silence beyond its ends.
 
-    Samples that are not finite are silence too: they would spoil all that is computed with them.
+    Samples that are not finite become silence too: they would spoil everything computed from them.
     """
-    cut_BT = np.zeros((len(first_B), num_samples), dtype=np.float32)
-    for row, first in enumerate(first_B.tolist()):
-        begin, end = max(first, 0), min(first + num_samples, len(wave_T))
+    window_BT = np.zeros((len(start_B), num_samples), dtype=np.float32)
+    for row, start in enumerate(start_B.tolist()):
+        begin, end = max(start, 0), min(start + num_samples, len(wave_T))
         if begin < end:
-            cut_BT[row, begin - first : end - first] = wave_T[begin:end]
-    return np.nan_to_num(cut_BT, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+            window_BT[row, begin - start : end - start] = wave_T[begin:end]
+    return np.nan_to_num(window_BT, copy=False, nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,7 +1,6 @@
-"""What an aligner promises, and the values it works with.
+"""The contract of an aligner, which finds the time in one recording of each time in another, and its values.
 
-Channel 0 is the clock that everything is told by. A lag is positive where an event is later in channel 1:
-time1 = time0 + lag.
+Channel 0 is the reference clock. A lag is positive where an event is later in channel 1: time1 = time0 + lag.
 
 Shape legend: T samples, N vectors, D dimensions, K knots or keypoints.
 """
@@ -18,15 +17,15 @@ from bench.errors import PluginError
 from bench.values import RATE_HZ, Floats, Progress
 
 Seconds = npt.NDArray[np.float64]
-SPACING_S = 1.0  # of keypoints, in the challenge
+SPACING_S = 1.0  # from one keypoint to the next, in the BioDCASE challenge
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
     """One scene in two recordings whose clocks differ.
 
-    Waves (T,) are float32 at RATE_HZ, perhaps memory maps, perhaps of different lengths. `key` names their content;
-    `max_lag_s` is the largest lag that has to be looked for, which a set promises.
+    Waves (T,) are float32 at RATE_HZ, possibly memory maps, possibly of different lengths. `key` identifies their
+    content; `max_lag_s` is the largest lag to search for, which the set of the pair guarantees.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Pair:
 
     @property
     def durations_s(self) -> tuple[float, float]:
-        """Return the length of each channel."""
+        """Return the length of each channel in s."""
         return len(self.wave0_T) / RATE_HZ, len(self.wave1_T) / RATE_HZ
 
     @property
@@ -50,8 +49,8 @@ class Pair:
 class TimeMap:
     """The time in channel 1 of each time in channel 0, in seconds.
 
-    Knots (K,): `time0_K` rises, `time1_K` never falls; between them the map is straight, beyond them it keeps the lag
-    of the last one. `confidence_K` is between 0 (a guess) and 1. Raises: PluginError if they are not so.
+    Knots (K,): `time0_K` rises, `time1_K` never falls. The map is linear between knots and keeps the lag of the
+    outermost knot beyond them. `confidence_K` is between 0 (a guess) and 1. Raises: PluginError otherwise.
     """
 
     time0_K: Seconds
@@ -61,7 +60,8 @@ class TimeMap:
     def __post_init__(self) -> None:
         parts = (self.time0_K, self.time1_K, self.confidence_K)
         if len({part.shape for part in parts}) != 1 or self.time0_K.ndim != 1 or not len(self.time0_K):
-            raise PluginError(f"a time map needs knots, as many in each part; got {[part.shape for part in parts]}")
+            shapes = [part.shape for part in parts]
+            raise PluginError(f"a time map needs knots, and equally many in each part; got {shapes}")
         if not all(np.isfinite(part).all() for part in parts):
             raise PluginError("a time map holds NaN or infinite times or confidences")
         if (np.diff(self.time0_K) <= 0).any() or (np.diff(self.time1_K) < 0).any():
@@ -74,39 +74,40 @@ class TimeMap:
         return time0 + np.interp(time0, self.time0_K, self.time1_K - self.time0_K)
 
     def confidence_at(self, time0: Seconds) -> Seconds:
-        """Return the confidence at these times, straight between the knots."""
+        """Return the confidence at these times, interpolated linearly between the knots."""
         return np.interp(time0, self.time0_K, self.confidence_K)
 
 
 def make_monotonic(time1_K: Seconds) -> Seconds:
-    """Return the nearest times (by squares) that never fall: what an aligner found, made a clock."""
+    """Return the nearest times (least squares) that never fall, which turns what an aligner found into a clock."""
     from scipy.optimize import isotonic_regression
 
-    risen_K: Seconds = isotonic_regression(time1_K).x
-    return risen_K
+    monotonic_K: Seconds = isotonic_regression(time1_K).x
+    return monotonic_K
 
 
 class PairEmbedder(Protocol):
-    """Gives the fingerprints of a pair; asked for twice, they are made once."""
+    """Computes the fingerprints of a pair with an encoder; the same call twice computes them once."""
 
     def __call__(self, pair: Pair, hop_s: float) -> tuple[Floats, Floats]:
-        """Return unit vectors (N, D) of both channels; vector i is of the segment that begins at i * hop_s."""
+        """Return unit vectors (N, D) of both channels; vector i is of the segment that starts at i * hop_s."""
         ...
 
     @property
     def segment_s(self) -> float:
-        """Return the length of a segment: vector i is of the moment i * hop_s + segment_s / 2, more or less."""
+        """Return the length of a segment in s: vector i describes roughly the moment i * hop_s + segment_s / 2."""
         ...
 
 
 class Aligner(Protocol):
     """What an aligner plug-in's `build(config)` returns.
 
-    The module says `NEEDS_ENCODER = True` if it needs an encoder; `ears` is None otherwise. One that learns from
-    annotated pairs has `train(config, pairs, ears, seed, progress)`, where `pairs` are of (Pair, Keypoints), and
-    `save(aligner, path)` and `load(path)`: it is trained on the split `train` of each set.
+    The module defines `NEEDS_ENCODER`: True if the aligner needs an encoder, otherwise its `embedder` is None. An
+    aligner that learns from annotated pairs also has `train(config, pairs, embedder, seed, progress)`, where `pairs`
+    is a sequence of (Pair, Keypoints), `save(aligner, path)` and `load(path)`; it is trained on the split `train` of
+    each set.
     """
 
-    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
-        """Return the map of a pair. Bad input has an honest answer: a low confidence, not an exception."""
+    def align(self, pair: Pair, embedder: PairEmbedder | None, progress: Progress) -> TimeMap:
+        """Return the time map of a pair. Unusable input gets a map of low confidence, not an exception."""
         ...

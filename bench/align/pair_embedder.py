@@ -1,4 +1,4 @@
-"""An encoder's fingerprints of both channels of a pair.
+"""Fingerprints of both channels of a pair, computed by an encoder and cached.
 
 Shape legend: T samples, N vectors, D dimensions.
 """
@@ -14,12 +14,12 @@ from bench.errors import PluginError
 from bench.fingerprint import Embedder, cut_segments
 from bench.values import RATE_HZ, Floats, Progress, no_progress
 
-BLOCK = 1_024  # segments embedded between two words to the user
+BLOCK = 1_024  # segments per progress update
 
 
 @dataclass
 class CachedPairEmbedder:
-    """Makes the fingerprints of a pair, and remembers those of the last pair at every hop they were asked for."""
+    """Computes the fingerprints of a pair, and caches those of the last pair at each hop."""
 
     embedder: Embedder
     progress: Progress = no_progress
@@ -28,11 +28,11 @@ class CachedPairEmbedder:
 
     @property
     def segment_s(self) -> float:
-        """Return the length of a segment."""
+        """Return the length of a segment in s."""
         return float(self.embedder.encoder.segment_s)
 
     def __call__(self, pair: Pair, hop_s: float) -> tuple[Floats, Floats]:
-        """Return unit vectors (N, D) of both channels, one every hop; none of a channel shorter than a segment.
+        """Return unit vectors (N, D) of both channels, one per hop; none for a channel shorter than a segment.
 
         Memory: the vectors and one batch, 18 MB for an hour at 100 ms and 128 dimensions.
         Raises: PluginError if the encoder gives NaN.
@@ -47,12 +47,12 @@ class CachedPairEmbedder:
         size, hop = self.embedder.segment_samples, round(hop_s * RATE_HZ)
         if len(wave_T) < size:
             return np.zeros((0, self.embedder.encoder.dim), dtype=np.float32)
-        piece_NT = cut_segments(wave_T, size, hop)
-        found = []
-        for start in range(0, len(piece_NT), BLOCK):
-            self.progress("fingerprints", start, len(piece_NT))
-            found.append(self.embedder(piece_NT[start : start + BLOCK]))
-        vectors_ND = np.concatenate(found)
+        segment_NT = cut_segments(wave_T, size, hop)
+        blocks = []
+        for start in range(0, len(segment_NT), BLOCK):
+            self.progress("fingerprints", start, len(segment_NT))
+            blocks.append(self.embedder(segment_NT[start : start + BLOCK]))
+        vectors_ND = np.concatenate(blocks)
         if not np.isfinite(vectors_ND).all():
             raise PluginError("the encoder gave NaN or infinite fingerprints; its weights are broken")
         return vectors_ND

@@ -1,7 +1,7 @@
-"""The challenge's score of an alignment, per file and per set, and two aligners compared on the same files.
+"""The challenge's score of an alignment, per file and per set, and the comparison of two aligners on the same files.
 
-An error is the predicted less the annotated time in channel 1, in seconds, at each distinct annotated time in
-channel 0. A file's MSE (s^2) and MAE (ms) are means over these; a set's are unweighted means over its files.
+An error is the predicted minus the annotated time in channel 1, in seconds, at each distinct annotated time in
+channel 0. A file's MSE (s^2) and MAE (ms) are means over its errors; a set's are unweighted means over its files.
 Source: official script of BioDCASE Task 1, 2025 (MSE) and 2026 (MAE).
 
 Shape legend: K annotated keypoints, U distinct ones, P predictions, F files.
@@ -29,7 +29,7 @@ MS_PER_S = 1000.0
 
 @dataclass(frozen=True)
 class FileScore:
-    """One file: mean squared error in s^2, mean and median absolute error in ms, keypoints, and those not predicted."""
+    """One file: mean squared error in s^2, mean and median absolute error in ms, keypoints, keypoints not predicted."""
 
     name: str
     mse_s2: float
@@ -41,7 +41,7 @@ class FileScore:
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over the files of a set: mean with its 95 % bootstrap interval, and the quartiles of the files."""
+    """A number over the files of a set: its mean with the 95 % bootstrap interval, and its quartiles."""
 
     mean: float
     low: float
@@ -51,7 +51,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class SetScore:
-    """A set: how many files, and the spread of each file's numbers."""
+    """A set: how many files it has, and the spread of their numbers."""
 
     num_files: int
     mse_s2: Spread
@@ -73,11 +73,11 @@ class Difference:
 def read_times(path: Path) -> pd.DataFrame:
     """Return the columns `Filename`, `Time Channel 0` and `Time Channel 1` of annotations or predictions.
 
-    Raises: DataError if the file cannot be read, lacks a column, or holds a time that is no finite number.
+    Raises: DataError if the file cannot be read, lacks a column, or holds a time that is not a finite number.
     """
     try:
         table = pd.read_csv(path, dtype={FILE: str})
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+    except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
         raise DataError(f"cannot read the times {path} ({error}); give a CSV file with a header") from error
     missing = [column for column in (FILE, TIME0, TIME1) if column not in table]
     if missing:
@@ -97,21 +97,22 @@ def read_times(path: Path) -> pd.DataFrame:
 
 
 def clip_times(time1_K: Seconds, duration_s: float) -> Seconds:
-    """Return times moved into the recording, as annotated times are: predictions are to be clipped before scoring."""
+    """Return times clipped to the recording, as annotated times are; clip predictions before scoring them."""
     return np.asarray(time1_K, dtype=np.float64).clip(0, duration_s)
 
 
 def score_tables(annotated: pd.DataFrame, predicted: pd.DataFrame) -> list[FileScore]:
-    """Return the score of every annotated file, by name, from tables as `read_times` gives them.
+    """Return the score of every annotated file, ordered by name, from tables that `read_times` returned.
 
-    A file that has no prediction at all has that of doing nothing; files and times that are not annotated are ignored.
+    A file without any prediction is scored as if its clocks were the same; files and times without annotation are
+    ignored.
     """
-    found = {str(name): rows for name, rows in predicted.groupby(FILE)}
+    by_file = {str(name): rows for name, rows in predicted.groupby(FILE)}
     nothing = predicted.iloc[:0]
     scores = []
     for name, rows in annotated.groupby(FILE):
-        own = found.get(str(name), nothing)
-        times = (frame[column].to_numpy(np.float64) for frame in (rows, own) for column in (TIME0, TIME1))
+        predictions = by_file.get(str(name), nothing)
+        times = (frame[column].to_numpy(np.float64) for frame in (rows, predictions) for column in (TIME0, TIME1))
         scores.append(score_file(str(name), *times))
     return scores
 
@@ -131,24 +132,24 @@ def score_file(
 def errors(
     time0_K: Seconds, time1_K: Seconds, predicted0_P: Seconds, predicted1_P: Seconds
 ) -> tuple[npt.NDArray[np.float64], int]:
-    """Return the errors in seconds, (U,) by rising time, and at how many times nothing was predicted.
+    """Return the errors in seconds, (U,) by rising time, and the number of times without a prediction.
 
-    Of an annotated time that repeats the first row counts, and of several predictions the first. Times match only if
-    they are exactly equal. Where nothing is predicted, the prediction is the time in channel 0.
+    If an annotated or predicted time repeats, its first row counts. Times match only if they are exactly equal. A
+    missing prediction is replaced by the time in channel 0.
     """
-    distinct0_U, first_U = np.unique(time0_K, return_index=True)  # the first of equal ones, as its documentation says
-    known0, known1 = np.unique(predicted0_P, return_index=True)
-    place_U = np.searchsorted(known0, distinct0_U)
+    distinct0_U, first_U = np.unique(time0_K, return_index=True)  # the first of equal ones, as documented
+    known0, known_row = np.unique(predicted0_P, return_index=True)
+    position_U = np.searchsorted(known0, distinct0_U)
     found_U = np.zeros(len(distinct0_U), dtype=bool)
-    inner_U = place_U < len(known0)
-    found_U[inner_U] = known0[place_U[inner_U]] == distinct0_U[inner_U]
+    inner_U = position_U < len(known0)
+    found_U[inner_U] = known0[position_U[inner_U]] == distinct0_U[inner_U]
     predicted1_U = distinct0_U.astype(np.float64)
-    predicted1_U[found_U] = predicted1_P[known1[place_U[found_U]]]
+    predicted1_U[found_U] = predicted1_P[known_row[position_U[found_U]]]
     return predicted1_U - time1_K[first_U], int((~found_U).sum())
 
 
 def format_missing(files: Sequence[FileScore]) -> str:
-    """Return the warning about keypoints without a prediction, empty if every one has its own."""
+    """Return the warning about keypoints without a prediction, empty if every keypoint has one."""
     lacking = [file for file in files if file.num_missing]
     if not lacking:
         return ""
@@ -166,15 +167,15 @@ def score_set(files: Sequence[FileScore]) -> SetScore:
 
 
 def compare_files(one: Mapping[str, float], other: Mapping[str, float]) -> Difference:
-    """Return how much more `other` has than `one` of a number per file, such as {file.name: file.mse_s2}.
+    """Return `other` minus `one`, for a number per file such as {file.name: file.mse_s2}.
 
-    The p is that of Wilcoxon's two-sided signed-rank test that differences are as often and as large above 0 as below;
-    files without a difference are left out of it, and p is 1 if none is left.
-    Raises: DataError if they are not of the same files.
+    The p value is of Wilcoxon's two-sided signed-rank test, whose null hypothesis is that the differences are symmetric
+    about 0; files without a difference are left out of it, and p is 1 if none is left.
+    Raises: DataError if the two are not of the same files.
     """
     if one.keys() != other.keys():
         odd = sorted(one.keys() ^ other.keys())
-        raise DataError(f"aligners can be compared on the same files only; {len(odd)} are of one alone, {odd[0]} first")
+        raise DataError(f"aligners must be compared on the same files; {len(odd)} are of one only, {odd[0]} first")
     difference_F = np.array([other[name] - one[name] for name in sorted(one)], dtype=np.float64)
     mean = float(difference_F.mean()) if len(difference_F) else math.nan
     return Difference(len(difference_F), mean, *bootstrap_mean(difference_F), _wilcoxon(difference_F))

@@ -1,8 +1,8 @@
-"""The best path through scores of lags: one lag for each row, changes of lag paid for.
+"""The best path through a matrix of scores: one lag per moment, where every change of lag costs something.
 
-The cost of a change is its absolute value times a penalty, so that a row's best predecessors come from two running
-maxima (Felzenszwalb and Huttenlocher 2012, section 3.1: the distance transform of the absolute value) and not from a
-comparison of every lag with every other.
+The cost of a change is its absolute value times a penalty. The best predecessors of a whole row are therefore two
+running maxima (Felzenszwalb and Huttenlocher 2012, section 3.1: the distance transform of the absolute value) instead
+of a comparison of every lag with every other.
 
 Shape legend: K rows (moments), L states (lags).
 """
@@ -21,10 +21,10 @@ Scores = npt.NDArray[np.floating]
 def best_path(score_KL: Scores, penalty: float, max_step: int | None = None) -> Ints:
     """Return the state of each row, shape (K,), whose sum of scores - penalty * |change of state| is largest.
 
-    `penalty` is that of a change by one state: a penalty for each second times the seconds between two lags.
-    `max_step` is the largest change from a row to the next, None if any is allowed. A score of -inf forbids a state.
-    Of equal predecessors the nearest is taken (then the lower), of equal ends the lowest.
-    Cost: time O(K L); memory a float64 copy of the scores.
+    `penalty` is that of a change by one state: the penalty per second times the seconds between two lags.
+    `max_step` is the largest change from one row to the next, None for no limit. A score of -inf forbids a state.
+    Among equal predecessors the nearest wins (then the lower), among equal ends the lowest.
+    Cost: time O(K L); memory one float64 copy of the scores.
     Raises: ConfigError if the penalty or the step is below 0.
     """
     require(penalty >= 0, "the penalty of a path must be >= 0", penalty)
@@ -33,9 +33,11 @@ def best_path(score_KL: Scores, penalty: float, max_step: int | None = None) -> 
     if not num_rows:
         return np.zeros(0, dtype=np.int64)
     reach = num_states - 1 if max_step is None else min(max_step, num_states - 1)
-    best_KL = score_KL.astype(np.float64)  # a copy: of the best path to each state, from the second row on
+    # 1. Forwards: best_KL becomes the score of the best path that ends in each state.
+    best_KL = score_KL.astype(np.float64)
     for row in range(1, num_rows):
         best_KL[row] += _from_before(best_KL[row - 1], penalty, reach)
+    # 2. Backwards from the best end.
     path_K = np.empty(num_rows, dtype=np.int64)
     path_K[-1] = best_KL[-1].argmax()
     for row in range(num_rows - 2, -1, -1):
@@ -44,7 +46,7 @@ def best_path(score_KL: Scores, penalty: float, max_step: int | None = None) -> 
 
 
 def _from_before(best_L: Scores, penalty: float, reach: int) -> Scores:
-    """Return for each state the maximum over states at most `reach` away of their value less the cost of the change."""
+    """Return for each state the maximum of value minus cost of the change, over states at most `reach` away."""
     cost_L = penalty * np.arange(len(best_L))
     below_L = _running_maximum(best_L + cost_L, reach) - cost_L
     above_L = _running_maximum((best_L - cost_L)[::-1], reach)[::-1] + cost_L
@@ -60,14 +62,14 @@ def _running_maximum(value_L: Scores, reach: int) -> Scores:
 
     size = reach + 1
     # The filter is centred; this origin moves its window to end at the value itself.
-    found: Scores = maximum_filter1d(value_L, size, mode="constant", cval=-np.inf, origin=(size - 1) // 2)
-    return found
+    maximum_L: Scores = maximum_filter1d(value_L, size, mode="constant", cval=-np.inf, origin=(size - 1) // 2)
+    return maximum_L
 
 
 def _predecessor(best_L: Scores, state: int, penalty: float, reach: int) -> int:
-    """Return the state of the row before: no pointers are kept, for one row of them is cheap to find again."""
+    """Return the state of the previous row: recomputed instead of stored, as one predecessor per row is cheap."""
     first = max(0, state - reach)
     change_L = np.abs(np.arange(first, min(len(best_L), state + reach + 1)) - state)
     value_L = best_L[first : first + len(change_L)] - penalty * change_L
-    equal = np.flatnonzero(value_L == value_L.max())
-    return first + int(equal[change_L[equal].argmin()])
+    tied = np.flatnonzero(value_L == value_L.max())
+    return first + int(tied[change_L[tied].argmin()])

@@ -1,1 +1,1 @@
-"""Scoring: what counts as found, with what certainty, and the rows that say so."""
+"""Scoring search results: hits, metrics with confidence intervals, and the published result rows."""

@@ -1,9 +1,9 @@
-"""What counts as found: the right track, and a start within the tolerance of the true one.
+"""What counts as a hit: the right track, and a start within the tolerance of the true start.
 
-Judged in samples, so that exactly the tolerance is a hit on every machine. Judged on time, not on the
-index of a vector, so that any hop of the database can be compared, and an answer between two of its places too.
+Starts are compared in whole samples, so that exactly the tolerance is a hit on every machine. They are times and not
+vector numbers, so that databases with different hops are comparable, and answers between two vectors count too.
 
-Shape legend: Q queries, R ranked places.
+Shape legend: Q queries, R ranked places (`bench.search.sequence`).
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from bench.values import RATE_HZ, Fingerprints, Ints
 def score_hits(
     ranking: Ranking, database: Fingerprints, track_Q: Ints, start_Q: Ints, tolerance_samples: int
 ) -> pd.DataFrame:
-    """Return one row a query: what was found first, and how right it is.
+    """Return one row per query: the best place and whether it is correct.
 
     `track_Q` are track numbers of the corpus, `start_Q` true starts in samples. Columns: query, track,
-    start_s, found_track, found_s (-1 and NaN where nothing was found), score, hit (right track, start
-    within the tolerance), near (within the tolerance plus one hop), track_hit, and rank: the first
-    ranked place that would be a hit, from 1; 0 if there is none.
+    start_s, found_track, found_s (-1 and NaN if nothing was found), score, hit (right track, start
+    within the tolerance), near (within the tolerance plus one hop), track_hit (right track), and rank: the
+    rank, from 1, of the first place that is a hit; 0 if there is none.
     """
     found_QR = ranking.places_QR >= 0
     place_QR = np.maximum(ranking.places_QR, 0)
     row_QR = np.where(found_QR, database.track_row_of(place_QR), 0)
     found_track_QR = np.where(found_QR, database.tracks[row_QR], -1)
     found_start_QR = ranking.starts(database)
-    right_QR = found_QR & (found_track_QR == track_Q[:, None])
-    off_QR = np.abs(found_start_QR - start_Q[:, None])
-    hit_QR = right_QR & (off_QR <= tolerance_samples)
-    near_QR = right_QR & (off_QR <= tolerance_samples + database.hop_samples)
+    track_hit_QR = found_QR & (found_track_QR == track_Q[:, None])
+    error_QR = np.abs(found_start_QR - start_Q[:, None])
+    hit_QR = track_hit_QR & (error_QR <= tolerance_samples)
+    near_QR = track_hit_QR & (error_QR <= tolerance_samples + database.hop_samples)
     return pd.DataFrame(
         {
             "query": np.arange(len(track_Q)),
@@ -44,7 +44,7 @@ def score_hits(
             "score": ranking.scores_QR[:, 0],
             "hit": hit_QR[:, 0],
             "near": near_QR[:, 0],
-            "track_hit": right_QR[:, 0],
+            "track_hit": track_hit_QR[:, 0],
             "rank": np.where(hit_QR.any(axis=1), hit_QR.argmax(axis=1) + 1, 0),
         }
     )

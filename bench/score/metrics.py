@@ -1,6 +1,6 @@
 """The metrics of segment search, each a function of the hits of one cell, query length, index and sequence search.
 
-Their definitions in words stand in docs/metrics.md; what a hit is, in `bench.score.hits`.
+docs/metrics.md defines them in words; `bench.score.hits` defines a hit.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from bench.score.statistics import bootstrap_mean, wilson
 RECALL_AT = (3, 10)
 
 Estimate = tuple[float, float, float]
-"""A value with the lower and the upper end of its 95 % interval."""
+"""A value with the lower and upper end of its 95 % interval."""
 Metric = Callable[[pd.DataFrame], Estimate]
 
 
 def _share(column: Callable[[pd.DataFrame], Any]) -> Metric:
-    def of(hits: pd.DataFrame) -> Estimate:
-        right = np.asarray(column(hits), dtype=bool)
-        return (float(right.mean()) if len(right) else 0.0, *wilson(int(right.sum()), len(right)))
+    def measure(hits: pd.DataFrame) -> Estimate:
+        is_true = np.asarray(column(hits), dtype=bool)
+        return (float(is_true.mean()) if len(is_true) else 0.0, *wilson(int(is_true.sum()), len(is_true)))
 
-    return of
+    return measure
 
 
 def _reciprocal_rank(hits: pd.DataFrame) -> Estimate:
@@ -41,10 +41,10 @@ METRICS: dict[str, Metric] = {
     **{f"recall@{k}": _share(lambda hits, k=k: (hits["rank"] > 0) & (hits["rank"] <= k)) for k in RECALL_AT},  # type: ignore[misc]
     "mrr": _reciprocal_rank,
 }
-"""Whether the right place was found, of every search. The keys are the metric names of the published rows."""
+"""Metrics of every search: whether the right place was found. The keys are the metric names of published rows."""
 
 DECISIONS: dict[str, Metric] = {
     "false_accept": _share(lambda hits: hits["impostor_score"] >= hits["threshold"]),
     "false_reject": _share(lambda hits: ~(hits["track_hit"] & (hits["score"] >= hits["threshold"]))),
 }
-"""Whether an answer is accepted by its threshold (`bench.score.threshold`), where the score is a similarity."""
+"""Metrics of searches whose score is a similarity: whether the threshold (`bench.score.threshold`) decides rightly."""

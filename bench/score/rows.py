@@ -1,6 +1,6 @@
-"""Result rows: one a run x cell x length x search x metric, tidy, under a published schema.
+"""Published result rows: one tidy row per run, cell, query length, search and metric.
 
-The schema is `results.schema.json` beside this file; SCHEMA_VERSION changes with it.
+Their schema is `results.schema.json` beside this file; SCHEMA_VERSION changes with it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SCHEMA_VERSION = 3
 class Row:
     """One number with its interval.
 
-    `queries` names the query set: only rows of the same one are compared. `system` is the encoder that
-    was asked, or a control.
+    `queries` identifies the query set: compare only rows of the same one. `system` is the encoder, or a control. `n` is
+    the number of queries; `low` and `high` are the ends of the 95 % interval.
     """
 
     schema_version: int
@@ -47,16 +47,16 @@ class Row:
 
 
 def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: str, system: str) -> list[Row]:
-    """Return the rows of one cell's hits: every length, index and sequence search in it, every metric.
+    """Return the rows of one cell's hits: one per query length, index, sequence search and metric.
 
-    Those of the decision too, where hits have a threshold.
+    The metrics include DECISIONS if all hits have a threshold.
     """
     rows = []
-    for group, found in hits.groupby(["length_s", "index", "sequence"], sort=True):
+    for group, group_hits in hits.groupby(["length_s", "index", "sequence"], sort=True):
         length_s, index, sequence = (str(part) for part in group)
-        decided = "threshold" in found and bool(found["threshold"].notna().all())
-        for metric, measure in (METRICS | (DECISIONS if decided else {})).items():
-            value, low, high = measure(found)
+        has_threshold = "threshold" in group_hits and bool(group_hits["threshold"].notna().all())
+        for metric, measure in (METRICS | (DECISIONS if has_threshold else {})).items():
+            value, low, high = measure(group_hits)
             rows.append(
                 Row(
                     schema_version=SCHEMA_VERSION,
@@ -73,7 +73,7 @@ def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: 
                     sequence=sequence,
                     metric=metric,
                     value=value,
-                    n=len(found),
+                    n=len(group_hits),
                     low=low,
                     high=high,
                 )
@@ -82,12 +82,12 @@ def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: 
 
 
 def to_frame(rows: list[Row]) -> pd.DataFrame:
-    """Return rows as a frame, one column a field."""
+    """Return rows as a frame, one column per field."""
     return pd.DataFrame([asdict(row) for row in rows], columns=[item.name for item in fields(Row)])
 
 
 def to_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as JSON-able dicts; what is not there (the SNR of a clean cell) is null."""
+    """Return rows as dicts for JSON; missing values (the SNR of a clean cell) are null."""
     return [
         {str(name): None if isinstance(v, float) and np.isnan(v) else v for name, v in row.items()}
         for row in rows.to_dict("records")
@@ -97,5 +97,5 @@ def to_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def load_schema() -> dict[str, Any]:
     """Return the published JSON schema of a list of result rows."""
     text = files("bench.score").joinpath("results.schema.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    schema: dict[str, Any] = json.loads(text)
+    return schema

@@ -1,7 +1,7 @@
-"""Intervals and comparisons.
+"""Confidence intervals of metrics, and tests between two systems.
 
-A share comes with Wilson's interval; any other mean with a bootstrap's. Two systems are compared on
-the same queries: McNemar's exact test, and the bootstrap of the difference with queries drawn in pairs.
+A share has Wilson's interval, any other mean a bootstrap interval. Two systems are compared on the same queries, by
+McNemar's exact test and by the bootstrap interval of their difference, which resamples queries.
 
 Shape legend: Q queries.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Z_95 = 1.959963984540054  # standard normal quantile at 0.975
+MAD_TO_DEVIATION = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 RESAMPLES = 2_000
 
 
@@ -28,15 +29,15 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     share, z2 = hits / n, Z_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # At 0 and n the formula gives the bound itself, but for rounding.
+    # At 0 and n the formula gives the bound itself, up to rounding.
     return (0.0 if hits == 0 else centre - half), (1.0 if hits == n else centre + half)
 
 
 def bootstrap_mean(values: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """Return the 95 % percentile-bootstrap interval of a mean, from a fixed seed; (nan, nan) of nothing."""
+    """Return the 95 % percentile-bootstrap interval of a mean, from a fixed seed; (nan, nan) without values."""
     if len(values) == 0:
         return math.nan, math.nan
-    # A resample is how often each distinct value is drawn: few values, so ten thousand queries cost no more than ten.
+    # A resample is the count of each distinct value. Few are distinct, so ten thousand queries cost no more than ten.
     distinct, counts = np.unique(values, return_counts=True)
     drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=RESAMPLES)
     means = drawn @ distinct / len(values)
@@ -45,10 +46,11 @@ def bootstrap_mean(values: npt.NDArray[np.floating]) -> tuple[float, float]:
 
 
 def mcnemar(one_Q: npt.NDArray[np.bool_], other_Q: npt.NDArray[np.bool_]) -> float:
-    """Return the two-sided p of McNemar's exact test that two systems are right equally often.
+    """Return the two-sided p value of McNemar's exact test that two systems are right equally often.
 
-    Of the queries that one system alone finds, either finds as many as a fair coin gives: the p is twice the
-    smaller tail of that binomial, at most 1. Exact, with all of the observed outcome, not half as in the mid-p.
+    Under this hypothesis, the queries that only one system finds are split between the systems like tosses of a fair
+    coin: p is twice the smaller tail of that binomial, at most 1. The observed outcome counts in full, not by half as
+    in the mid-p test.
     Source: McNemar 1947; the exact form as in Fagerland et al. 2013, equation 2.
     """
     only_one, only_other = int((one_Q & ~other_Q).sum()), int((other_Q & ~one_Q).sum())
@@ -63,15 +65,15 @@ def mcnemar(one_Q: npt.NDArray[np.bool_], other_Q: npt.NDArray[np.bool_]) -> flo
 def bootstrap_difference(one_Q: npt.NDArray[np.bool_], other_Q: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Return the 95 % percentile-bootstrap interval of mean(other) - mean(one), over the same queries.
 
-    Queries are drawn with both of their outcomes. From a fixed seed; (nan, nan) of nothing.
+    A drawn query brings its outcomes for both systems. From a fixed seed; (nan, nan) without queries.
     """
     return bootstrap_mean(other_Q.astype(np.float64) - one_Q.astype(np.float64))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values corrected for how many there are, in the order given: at most 1, never below the raw ones.
+    """Return p values corrected for multiple tests, in the given order: at most 1, never below the raw ones.
 
-    The smallest of m is multiplied by m, the next by m - 1 and so on, and none is below one before it.
+    The smallest of m is multiplied by m, the next by m - 1 and so on; each is raised to the one before it if smaller.
     Source: Holm 1979.
     """
     corrected, largest = [0.0] * len(p_values), 0.0

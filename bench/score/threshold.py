@@ -1,8 +1,8 @@
-"""Accept or reject: how well a place must match before it is given as an answer.
+"""Accept or reject: the threshold that the score of a place must reach to be returned as an answer.
 
-A query of something that is not in the database has a best place all the same. Its score, an impostor's, says how
-high the score of an answer has to be. In an evaluation the impostor of a query is the best place outside its own
-track, which costs no queries of their own and is exact (`bench.search.diagonal`).
+A query that is not in the database still has a best place. Such a place is an impostor, and its score shows how high
+the score of an answer has to be. In an evaluation, the impostor of a query is the best place outside its track, which
+needs no additional queries and is exact (`bench.search.diagonal`).
 
 Shape legend: Q queries.
 """
@@ -14,14 +14,14 @@ import pandas as pd
 
 from bench.values import Floats
 
-FALSE_ACCEPTS = 0.01  # of impostors, wanted
+FALSE_ACCEPTS = 0.01  # target share of accepted impostors
 
 
 def threshold(impostor_Q: Floats, false_accepts: float = FALSE_ACCEPTS) -> float:
-    """Return the lowest score to accept at which at most this share of impostors is accepted.
+    """Return the lowest threshold that accepts at most this share of impostors.
 
-    An impostor that is NaN found no place at all, and is never accepted. Of n impostors floor(n x share) may be:
-    with fewer than 1 / share of them none is. Infinite, so that nothing is accepted, where there is no impostor.
+    An impostor of NaN found no place, and is never accepted. Of n impostors at most floor(n x share) are accepted, so
+    none of fewer than 1 / share. Without impostors the threshold is infinite and accepts nothing.
     """
     score_Q = np.sort(np.where(np.isnan(impostor_Q), -np.inf, impostor_Q))[::-1]
     allowed = int(len(score_Q) * false_accepts)
@@ -33,15 +33,15 @@ def threshold(impostor_Q: Floats, false_accepts: float = FALSE_ACCEPTS) -> float
 
 
 def cross_fit_thresholds(hits: pd.DataFrame, false_accepts: float = FALSE_ACCEPTS) -> pd.Series:
-    """Return for each hit the threshold that the other half of the queries gives at its query length.
+    """Return a cross-fitted threshold for each hit: calibrated on the other half of the queries of its length.
 
-    Half by the query's number, even or odd: no query helps to set the threshold that it is judged by. All
-    conditions are pooled, as a system that is asked does not know how noisy the question is.
-    Columns used: query, length_s, index, sequence, impostor_score; no label of a row may occur twice.
+    The halves are queries of even and odd number, so that no query contributes to the threshold that is applied to it.
+    All conditions are pooled, as a deployed system does not know how noisy a query is.
+    Columns used: query, length_s, index, sequence, impostor_score; row labels must be unique.
     """
-    limits = pd.Series(np.inf, index=hits.index)
-    for _, some in hits.groupby(["length_s", "index", "sequence"]):
-        even = some["query"] % 2 == 0
-        for half, other in ((some[even], some[~even]), (some[~even], some[even])):
-            limits[half.index] = threshold(other["impostor_score"].to_numpy(np.float32), false_accepts)
-    return limits
+    thresholds = pd.Series(np.inf, index=hits.index)
+    for _, group in hits.groupby(["length_s", "index", "sequence"]):
+        even = group["query"] % 2 == 0
+        for applied, other in ((group[even], group[~even]), (group[~even], group[even])):
+            thresholds[applied.index] = threshold(other["impostor_score"].to_numpy(np.float32), false_accepts)
+    return thresholds

@@ -1,1 +1,1 @@
-"""Search: indexes behind one contract, and from neighbours to places in tracks."""
+"""Searching the database: nearest-neighbour indexes behind one contract, and sequence search on top of them."""

@@ -1,4 +1,4 @@
-"""An index over a database: built, or read back from the store."""
+"""Builds the index of a database, or loads it from the store if it was built before."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from bench.search.contract import Index
 from bench.store import Store, digest
 from bench.values import Floats
 
-FORMAT = 1
-NO_VERSION = ""  # of a library that is not installed, or of none
+FORMAT = 1  # version of the saved indexes; part of their keys
+NO_VERSION = ""  # for plug-ins without a library, and for libraries that are not installed
 
 
 def build_or_load(store: Store, plugin: ModuleType, config: Any, vectors_ND: Floats, key: str) -> Index:
-    """Return the index of a plug-in over vectors whose content `key` names.
+    """Return a plug-in's index of vectors; `key` identifies the content of the vectors.
 
-    Where the plug-in can save its index it is kept in the store, under a key of the vectors, the settings, the
-    plug-in's source and the version of its library, and read back from there.
-    Raises: PluginError if its library is missing; StoreError if the kept files are damaged.
+    If the plug-in can save its index, the index is stored under a key of the vectors, the settings, the plug-in's
+    source and the version of its library, and loaded from there the next time.
+    Raises: PluginError if the library is missing; StoreError if the stored files are damaged.
     """
     if not keeps(plugin, config):
         index: Index = plugin.build(config, vectors_ND)
         return index
 
     def build(folder: Path) -> None:
-        kept = folder / "index"
-        kept.mkdir(exist_ok=True)
-        plugin.save(plugin.build(config, vectors_ND), kept)
+        index_folder = folder / "index"
+        index_folder.mkdir(exist_ok=True)
+        plugin.save(plugin.build(config, vectors_ND), index_folder)
 
     folder = store.fetch("indexes", index_key(plugin, config, key), build)
     loaded: Index = plugin.load(config, folder / "index", vectors_ND)
@@ -39,20 +39,20 @@ def build_or_load(store: Store, plugin: ModuleType, config: Any, vectors_ND: Flo
 
 
 def keeps(plugin: ModuleType, config: Any) -> bool:
-    """Say whether an index with these settings can be saved and loaded."""
+    """Return whether an index with these settings can be saved and loaded."""
     return hasattr(plugin, "load") and (not hasattr(plugin, "keeps") or bool(plugin.keeps(config)))
 
 
 def index_key(plugin: ModuleType, config: Any, key: str) -> str:
-    """Return the content key of an index: settings that only matter when it is asked are not in it."""
+    """Return the content key of an index; settings that only affect queries are not part of it."""
     library = getattr(plugin, "LIBRARY", NO_VERSION)
-    asked = getattr(plugin, "QUERY_SETTINGS", ())
-    of_build = {name: value for name, value in asdict(config).items() if name not in asked}
-    return digest(FORMAT, key, registry.source_digest(plugin), of_build, library, version_of(library))
+    query_settings = getattr(plugin, "QUERY_SETTINGS", ())
+    build_settings = {name: value for name, value in asdict(config).items() if name not in query_settings}
+    return digest(FORMAT, key, registry.source_digest(plugin), build_settings, library, version_of(library))
 
 
 def version_of(distribution: str) -> str:
-    """Return the installed version of a library, empty where there is none."""
+    """Return the installed version of a library, NO_VERSION if it is not installed."""
     try:
         return importlib.metadata.version(distribution) if distribution else NO_VERSION
     except importlib.metadata.PackageNotFoundError:

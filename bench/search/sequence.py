@@ -1,7 +1,7 @@
-"""From the neighbours of each segment of a query to ranked places in tracks.
+"""Sequence search: from the nearest neighbours of each segment of a query to a ranking of places in the database.
 
-A place is a database vector number c: the query is thought to begin there, so that its segment m lies
-at c + m. Places are confined to one track: all M positions must be in the track of c.
+Here and throughout the search, a place is a database vector number c at which a query may start, so that its segment
+m lies at c + m. The whole query must fit into one track: all M vectors must be in the track of c.
 
 Shape legend: Q queries, M segments of a query, K neighbours of a segment, R ranked places, P pairs of a
 query and a place, S = M x D dimensions of a whole sequence, N database vectors.
@@ -17,25 +17,24 @@ import numpy.typing as npt
 from bench.parabola import vertex
 from bench.values import Fingerprints, Floats, Ints
 
-BLOCK_BYTES = 1 << 20  # of sequences gathered at once: what stays in a processor's cache
+BLOCK_BYTES = 1 << 20  # of sequences gathered at once: few enough for a processor's cache
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The places found for each query, best first.
-
-    Shapes: places (Q, R) vector numbers, -1 where there are fewer; scores (Q, R): the share of segments
-    that voted (`vote`) or the mean similarity along the sequence (`rescore`), NaN where there is none;
-    shift_QR (Q, R): by how much of a hop a query begins after its place, between -0.5 and 0.5, None where places
-    alone are told.
-    """
+    """The places found for each query, best first."""
 
     places_QR: Ints
+    """Database vector numbers, -1 after the last place that was found."""
+
     scores_QR: Floats
+    """The share of segments that voted (`vote`) or the mean similarity along the sequence; NaN without a place."""
+
     shift_QR: Floats | None = None
+    """How far after its place a query starts, in hops from -0.5 to 0.5; None without interpolation."""
 
     def starts(self, database: Fingerprints) -> Ints:
-        """Return at which samples of their tracks (Q, R) the queries are thought to begin; nonsense of no place."""
+        """Return the estimated start sample of each query in its track (Q, R); undefined where the place is -1."""
         place_QR = np.maximum(self.places_QR, 0)
         start_QR = (place_QR - database.first_vector[database.track_row_of(place_QR)]) * database.hop_samples
         if self.shift_QR is None:
@@ -44,30 +43,30 @@ class Ranking:
 
 
 def vote(neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:
-    """Return places by votes of each segment's nearest neighbour.
+    """Return places ranked by votes of each segment's nearest neighbour.
 
-    First the track with the most votes; in it, each place by how many segments point to it; then the
-    other tracks' places. A tie goes to the earlier place. At the top this is the published search with
-    the 50 % rule left out: the best place always answers, and its share is the score.
+    Tracks are ranked by their votes, and the places in a track by how many segments point to them. The earlier of tied
+    places wins. For the first place this is the published search without its 50 % rule: the best place is always
+    returned, and its share of the votes is the score.
     Source: Singh et al., ISMIR 2022, section 2.6.
     """
     num_queries, num_segments = neighbours_QMK.shape[:2]
     nearest_QM = neighbours_QMK[:, :, 0]
     query_P, place_P, votes_P = _count_candidates(nearest_QM[:, :, None], database)
-    # A segment votes for the track it heard, also where the whole sequence would not fit there.
+    # A segment votes for the track of its neighbour even if the whole sequence would not fit there.
     num_tracks = len(database.tracks)
     ballot_QM = np.arange(num_queries)[:, None] * num_tracks + database.track_row_of(nearest_QM)
     track_votes = np.bincount(ballot_QM[nearest_QM >= 0], minlength=num_queries * num_tracks)
-    own_votes_P = track_votes[query_P * num_tracks + database.track_row_of(place_P)]
-    order = np.lexsort((place_P, -votes_P, -own_votes_P, query_P))
+    track_votes_P = track_votes[query_P * num_tracks + database.track_row_of(place_P)]
+    order = np.lexsort((place_P, -votes_P, -track_votes_P, query_P))
     return _build_ranking(query_P[order], place_P[order], votes_P[order] / num_segments, num_queries, num_places)
 
 
 def rescore(queries_QMD: Floats, neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:
-    """Return places by the mean inner product along the sequence, with the true vectors.
+    """Return places ranked by the mean inner product along the sequence, computed from the original vectors.
 
-    Candidates are all places that any neighbour of any segment points to. A tie goes to the earlier place.
-    Source: Chang et al. (NAFP), ICASSP 2021, section 3; confined to one track as NMFP does.
+    Candidates are all places that any neighbour of any segment points to. The earlier of tied places wins.
+    Source: Chang et al. (NAFP), ICASSP 2021, section 3; confined to one track as in NMFP.
     """
     query_P, place_P, _ = _count_candidates(neighbours_QMK, database)
     score_P = _score_places(queries_QMD, database, query_P, place_P)
@@ -76,11 +75,12 @@ def rescore(queries_QMD: Floats, neighbours_QMK: Ints, database: Fingerprints, n
 
 
 def interpolate(ranking: Ranking, queries_QMD: Floats, database: Fingerprints) -> Ranking:
-    """Return the ranking of `rescore` with the time of each place moved to between places.
+    """Return the ranking of `rescore` with start times refined to fractions of a hop.
 
-    The parabola goes through the score of the place and those of the places before and after it; its top is where the
-    query begins. A place whose neighbour leaves the track, or scores higher than itself, stays where it is.
+    A parabola goes through the scores of a place and of the places before and after it; the query starts at its top.
+    A place at the edge of its track, or with a neighbour that scores higher, keeps its time.
     """
+    # 1. Places that have both neighbours in their track.
     num_segments = queries_QMD.shape[1]
     first = database.first_vector
     query_P, rank_P = np.nonzero(ranking.places_QR >= 0)
@@ -88,6 +88,7 @@ def interpolate(ranking: Ranking, queries_QMD: Floats, database: Fingerprints) -
     track_P = database.track_row_of(place_P)
     inner_P = (place_P > first[track_P]) & (place_P + num_segments < first[track_P + 1])
     query_P, rank_P, place_P = query_P[inner_P], rank_P[inner_P], place_P[inner_P]
+    # 2. The top of the parabola, where the place is the highest of the three.
     before_P, after_P = (_score_places(queries_QMD, database, query_P, place_P + step) for step in (-1, 1))
     here_P = ranking.scores_QR[query_P, rank_P]
     is_top_P = (here_P >= before_P) & (here_P >= after_P)
@@ -97,25 +98,25 @@ def interpolate(ranking: Ranking, queries_QMD: Floats, database: Fingerprints) -
 
 
 def _score_places(queries_QMD: Floats, database: Fingerprints, query_P: Ints, place_P: Ints) -> Floats:
-    """Return the mean inner product (P,) of queries along the sequences that begin at these places of the database."""
+    """Return the mean inner product (P,) of queries along the sequences that start at these places of the database."""
     num_queries, num_segments, dim = queries_QMD.shape
     score_P = np.empty(len(place_P), dtype=np.float32)
     if not len(place_P):
         return score_P
     queries_QS = queries_QMD.reshape(num_queries, -1)
-    # A sequence is one run of the database, so that a window of M x D numbers every D is all sequences.
+    # The vectors of a sequence are adjacent: windows of M x D numbers, one every D numbers, are all sequences.
     windows_NS = np.lib.stride_tricks.sliding_window_view(database.vectors.reshape(-1), num_segments * dim)[::dim]
     block = max(1, BLOCK_BYTES // queries_QS[:1].nbytes)
     for start in range(0, len(place_P), block):
-        some = slice(start, start + block)
-        score_P[some] = np.einsum("ps,ps->p", windows_NS[place_P[some]], queries_QS[query_P[some]]) / num_segments
+        rows = slice(start, start + block)
+        score_P[rows] = np.einsum("ps,ps->p", windows_NS[place_P[rows]], queries_QS[query_P[rows]]) / num_segments
     return score_P
 
 
 def _count_candidates(neighbours_QMK: Ints, database: Fingerprints) -> tuple[Ints, Ints, Ints]:
-    """Return the pairs of a query and a place that its neighbours point to, each once, and how often.
+    """Return the distinct pairs of a query and a place that its neighbours point to, and how many point to it.
 
-    Only places whose whole sequence is in the track of the neighbour. In the order of query and place.
+    Only places whose whole sequence is in the track of the neighbour count. Sorted by query, then by place.
     """
     num_queries, num_segments = neighbours_QMK.shape[:2]
     track_QMK = database.track_row_of(neighbours_QMK)
@@ -125,16 +126,16 @@ def _count_candidates(neighbours_QMK: Ints, database: Fingerprints) -> tuple[Int
     inside &= (place_QMK >= first[track_QMK]) & (place_QMK + num_segments <= first[track_QMK + 1])
     num_vectors = max(1, len(database.vectors))
     pair_QMK = np.arange(num_queries)[:, None, None] * num_vectors + place_QMK
-    pair_P, times_P = np.unique(pair_QMK[inside], return_counts=True)
-    return pair_P // num_vectors, pair_P % num_vectors, times_P
+    pair_P, count_P = np.unique(pair_QMK[inside], return_counts=True)
+    return pair_P // num_vectors, pair_P % num_vectors, count_P
 
 
 def _build_ranking(query_P: Ints, place_P: Ints, score_P: Floats, num_queries: int, num_places: int) -> Ranking:
-    """Return the first places of each query, of pairs that are sorted by query and then best first."""
+    """Return the first places of each query, from pairs sorted by query, then best first."""
     places_QR = np.full((num_queries, num_places), -1, dtype=np.int64)
     scores_QR = np.full((num_queries, num_places), np.nan, dtype=np.float32)
     rank_P = np.arange(len(query_P)) - np.searchsorted(query_P, query_P)
-    kept = rank_P < num_places
-    places_QR[query_P[kept], rank_P[kept]] = place_P[kept]
-    scores_QR[query_P[kept], rank_P[kept]] = score_P[kept]
+    ranked = rank_P < num_places
+    places_QR[query_P[ranked], rank_P[ranked]] = place_P[ranked]
+    scores_QR[query_P[ranked], rank_P[ranked]] = score_P[ranked]
     return Ranking(places_QR, scores_QR)

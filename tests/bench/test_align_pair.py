@@ -32,7 +32,7 @@ class Told:
     lag_K: np.ndarray
     confidence_K: np.ndarray
 
-    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, embedder: PairEmbedder | None, progress: Progress) -> TimeMap:
         time0_K = pair.keypoints
         return TimeMap(time0_K, time0_K + self.lag_K, self.confidence_K)
 
@@ -119,19 +119,19 @@ def test_keypoints_are_clipped_into_the_second_channel() -> None:
 
 
 @pytest.fixture
-def ears() -> CachedPairEmbedder:
+def embedder() -> CachedPairEmbedder:
     plugin = registry.load("encoder", "random-projection")
     return CachedPairEmbedder(Embedder(plugin.build(plugin.Config(dim=32)).eval(), torch.device("cpu"), "fp32", "key"))
 
 
-def test_likeness_has_a_row_each_second_and_stands_out_at_the_lag(ears: CachedPairEmbedder) -> None:
+def test_likeness_has_a_row_each_second_and_stands_out_at_the_lag(embedder: CachedPairEmbedder) -> None:
     # Noise whose loudness changes: an encoder with levels of its own for each segment would hear it as all alike.
     draw = np.random.default_rng(0)
     tones = np.repeat(draw.uniform(300, 6_000, 60), RATE_HZ // 4)
     sound = (0.3 * np.sin(2 * np.pi * np.cumsum(tones) / RATE_HZ)).astype(np.float32) + hiss(15) / 100
     size, lag = 12 * RATE_HZ, round(0.7 * RATE_HZ)
     pair = Pair("made", sound[RATE_HZ:][:size], sound[RATE_HZ - lag :][:size], "made", 1.5)
-    found = similarity_matrix(pair, ears)
+    found = similarity_matrix(pair, embedder)
     assert found.lag_s_L == pytest.approx(np.arange(-15, 16) / 10) and found.score_KL.shape == (12, 31)
     assert found.score_KL.dtype == np.float32
     best_s = found.lag_s_L[np.nanargmax(found.score_KL[2:10], axis=1)]
@@ -139,9 +139,9 @@ def test_likeness_has_a_row_each_second_and_stands_out_at_the_lag(ears: CachedPa
     assert 1.4826 * np.median(np.abs(found.score_KL)) == pytest.approx(1, abs=0.05)
 
 
-def test_nothing_is_drawn_of_a_channel_shorter_than_a_segment(ears: CachedPairEmbedder) -> None:
+def test_nothing_is_drawn_of_a_channel_shorter_than_a_segment(embedder: CachedPairEmbedder) -> None:
     with pytest.raises(DataError, match=r"made is shorter than a segment of 0\.96 s"):
-        similarity_matrix(silent(5, 0.5), ears)
+        similarity_matrix(silent(5, 0.5), embedder)
 
 
 # The second recording on the clock of the first
@@ -248,7 +248,7 @@ def test_what_would_be_overwritten_or_has_no_folder_is_refused(tmp_path: Path) -
         check_writable(tmp_path / "absent" / "new.csv")
 
 
-# Which encoder hears
+# Which encoder is used
 
 
 def kept(store: Path, key: str, dim: int, seed: int, *overrides: str) -> torch.nn.Module:
@@ -265,20 +265,20 @@ def kept(store: Path, key: str, dim: int, seed: int, *overrides: str) -> torch.n
     return encoder
 
 
-def test_without_a_run_the_random_projection_hears(tmp_path: Path) -> None:
-    ears, name = load_pair_embedder(Store(tmp_path), None, None, no_progress)
+def test_without_a_run_the_random_projection_is_used(tmp_path: Path) -> None:
+    embedder, name = load_pair_embedder(Store(tmp_path), None, None, no_progress)
     assert name == "the random projection, as the store has no run"
-    one_ND, other_ND = ears(Pair("made", hiss(2), hiss(1.5), "made"), 0.1)
+    one_ND, other_ND = embedder(Pair("made", hiss(2), hiss(1.5), "made"), 0.1)
     assert (len(one_ND), len(other_ND)) == (11, 6) and not (tmp_path / "runs").exists()
 
 
-def test_the_encoder_of_a_run_hears_with_its_weights(tmp_path: Path) -> None:
+def test_the_encoder_of_a_run_is_used_with_its_weights(tmp_path: Path) -> None:
     encoders = {key: kept(tmp_path, key, 16, seed) for seed, key in enumerate(("aaaaaaaaa", "bbbbbbbbb"), start=3)}
     for run, key in (("a", "aaaaaaaaa"), ("bbb", "bbbbbbbbb")):
-        ears, name = load_pair_embedder(Store(tmp_path), run, None, no_progress)
+        embedder, name = load_pair_embedder(Store(tmp_path), run, None, no_progress)
         assert name == f"random-projection of the run {key[:6]}"
-        assert torch.equal(ears.embedder.encoder.matrix, encoders[key].matrix)  # type: ignore[attr-defined]
-        assert ears.embedder.key == f"weights{key}"
+        assert torch.equal(embedder.embedder.encoder.matrix, encoders[key].matrix)  # type: ignore[attr-defined]
+        assert embedder.embedder.key == f"weights{key}"
 
 
 def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -336,7 +336,7 @@ class Lagging:
     def __init__(self, fault: str) -> None:
         self.fault, self.asked = fault, 0
 
-    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> Any:
+    def align(self, pair: Pair, embedder: PairEmbedder | None, progress: Progress) -> Any:
         self.asked += 1
         if self.fault == "same length":
             np.add(pair.wave0_T, pair.wave1_T)
@@ -389,7 +389,7 @@ def learning(fault: str) -> ModuleType:
     """Return an aligner plug-in that learns nothing, with a fault to choose."""
     draws = iter(["", "name"])
 
-    def train(config: object, pairs: object, ears: object, seed: int, progress: Progress) -> Lagging:
+    def train(config: object, pairs: object, embedder: object, seed: int, progress: Progress) -> Lagging:
         return Lagging(next(draws) if fault == "another" else "")
 
     def write(aligner: Lagging, path: Path) -> None:

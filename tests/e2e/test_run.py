@@ -392,7 +392,7 @@ def test_two_recordings_are_aligned_and_written_on_one_clock(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("recordings", "told"),
     [
-        (["a.wav"], "channels are 1"),
+        (["a.wav"], "two channels, got 1"),
         (["a.wav", "a.wav", "a.wav"], "two recordings"),
         (["a.wav", "gone.wav"], "gone.wav"),
     ],

@@ -1,1 +1,1 @@
-"""Aligners, one file each."""
+"""Aligner plug-ins, one file each."""

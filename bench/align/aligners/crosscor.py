@@ -1,16 +1,16 @@
-"""The challenge's baseline of 2025 without learning: of all candidate lines the one whose mel spectrograms agree best.
+"""The challenge's baseline of 2025 without learning: picks the candidate line whose mel spectrograms agree best.
 
-Each keypoint has a window of a second in either channel. A line's score is the mean over its keypoints of the mean
-product of the two windows' mel power spectrograms, element by element.
+Each keypoint has a window of one second in each channel. The score of a line is the mean, over its keypoints, of the
+mean element-wise product of the two windows' mel power spectrograms.
 
-The published code cuts the window of channel 0 from the file's beginning instead of the keypoint, and then both to
-their common length: every keypoint compares the first second of channel 0. `slice_defect` does the same, and is off
-by default: the preset `published` has it on.
+The published code cuts the window of channel 0 from the beginning of the file instead of from the keypoint, and then
+both windows to their common length, so that every keypoint compares the first second of channel 0. `slice_defect`
+reproduces this; it is off by default and on in the preset `published`.
 
-DEVIATION: at 16 kHz, not at the recordings' own rate, as everything in the suite is.
-DEVIATION: a window that a recording's end cuts short is filled with silence before the spectrogram, and its mean
-taken over the frames that begin in both; there the shorter wave itself is mirrored at its end. Keypoints without any
-common sample are left out.
+DEVIATION: computed at 16 kHz, like everything in the suite, instead of at the rate of the recordings.
+DEVIATION: a window that the end of a recording cuts short is filled with silence before the spectrogram, and its mean
+is taken over the frames that start in both windows; the published code mirrors the shorter wave at its end instead.
+Keypoints whose windows have no sample in common are left out.
 
 Shape legend: C candidates, K keypoints, T samples, M mel bands, W frames.
 """
@@ -33,12 +33,12 @@ from bench.values import RATE_HZ, Ints, Progress
 NEEDS_ENCODER = False
 CITE = "BioDCASE challenge 2025, Task 1, baseline crosscor"
 LICENSE = "MIT"
-SOURCE = "own writing of the published algorithm"
+SOURCE = "reimplementation of the published algorithm"
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the mel spectrograms and of the window around a keypoint."""
+    """Settings of the mel spectrograms and of the window at a keypoint."""
 
     window_s: float = 1.0
     """Length of the window in s, over half of `num_fft`."""
@@ -53,7 +53,7 @@ class Config:
     """Mel bands, at least 1."""
 
     slice_defect: bool = False
-    """Whether to cut the window of channel 0 from the file's beginning, as the published code does."""
+    """Whether to cut the window of channel 0 from the beginning of the file, as the published code does."""
 
     def __post_init__(self) -> None:
         require(self.window_s * RATE_HZ > self.num_fft / 2, "window_s must be over half of num_fft", self.window_s)
@@ -67,7 +67,7 @@ class Config:
 
 
 def presets() -> dict[str, Config]:
-    """Return the algorithm as it was meant, and as it was published."""
+    """Return the settings of the algorithm as intended, and as published."""
     return {"correct": Config(), "published": Config(slice_defect=True)}
 
 
@@ -78,15 +78,15 @@ def build(config: Config) -> CrossCor:
 
 @dataclass(frozen=True)
 class CrossCor:
-    """Tries every candidate at every keypoint. Cost: 70 spectrograms of a second for each second of a recording."""
+    """Scores every candidate at every keypoint. Cost: 70 spectrograms of one second per second of recording."""
 
     config: Config
 
-    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, embedder: PairEmbedder | None, progress: Progress) -> TimeMap:
         """Return the best line.
 
-        Its confidence is how far the cosine of its spectrograms is from the mean of all lines to 1, times the share of
-        a keypoint's window that both recordings hold.
+        The confidence is how far the mean cosine of its spectrograms is on the way from the mean of all lines to 1,
+        times the share of each keypoint's window that both recordings cover.
         """
         time0_K = pair.keypoints
         time1_CK = candidates(time0_K, pair.durations_s[0], pair.max_lag_s)
@@ -96,53 +96,57 @@ class CrossCor:
         best = int(score_C.argmax()) if len(time0_K) else 0
         if not len(time0_K) or score_C[best] <= 0:
             return build_identity_map(pair)
-        held_K = _count_shared(self.config, pair, _first(time0_K), _first(time1_CK[best])) / self.config.num_samples
-        return TimeMap(time0_K, time1_CK[best], mean_prominence(cosine_C, best) * held_K)
+        num_shared_K = _count_shared(self.config, pair, _first_sample(time0_K), _first_sample(time1_CK[best]))
+        share_K = num_shared_K / self.config.num_samples
+        return TimeMap(time0_K, time1_CK[best], mean_prominence(cosine_C, best) * share_K)
 
     def _agreement(
         self, pair: Pair, time0_K: Seconds, time1_CK: Seconds, progress: Progress
     ) -> tuple[Seconds, Seconds]:
-        """Return mean product and cosine of the spectrograms of each candidate's windows, (C, K); NaN where none is."""
+        """Return mean product and cosine of the spectrograms of each candidate's windows (C, K), NaN without frames."""
         mel = _mel(self.config)
         product_CK, cosine_CK = np.full((2, *time1_CK.shape), np.nan)
         for k in range(len(time0_K)):
             progress("crosscor", k, len(time0_K))
-            first0 = _first(np.zeros(1) if self.config.slice_defect else time0_K[k : k + 1])
-            product_CK[:, k], cosine_CK[:, k] = _products(self.config, mel, pair, first0, _first(time1_CK[:, k]))
+            first0 = _first_sample(np.zeros(1) if self.config.slice_defect else time0_K[k : k + 1])
+            product_CK[:, k], cosine_CK[:, k] = _products(self.config, mel, pair, first0, _first_sample(time1_CK[:, k]))
         progress("crosscor", len(time0_K), len(time0_K))
         return product_CK, cosine_CK
 
 
 @torch.inference_mode()
 def _products(config: Config, mel: nn.Module, pair: Pair, first0: Ints, first1_C: Ints) -> tuple[Seconds, Seconds]:
-    """Return mean product and cosine (C,) of one window of channel 0 with windows of channel 1, NaN of no sample."""
+    """Return mean product and cosine (C,) of a window of channel 0 with windows of channel 1.
+
+    Both are over the frames that start in both recordings, NaN without any.
+    """
     shared_C = _count_shared(config, pair, first0, first1_C)
     num_frames_C = torch.from_numpy(np.where(shared_C > 0, shared_C // config.hop + 1, 0))
-    one_MW = mel(torch.from_numpy(windows(pair.wave0_T, first0, config.num_samples)))[0]
-    each_CMW = mel(torch.from_numpy(windows(pair.wave1_T, first1_C, config.num_samples)))
-    heard_CW = torch.arange(one_MW.shape[1]) < num_frames_C[:, None]
-    each_CMW *= heard_CW[:, None]
-    sum_C = torch.einsum("mw,cmw->c", one_MW, each_CMW)
-    norm0_C = torch.einsum("mw,cw->c", one_MW.square(), heard_CW.float()).sqrt()
-    norm_C = (norm0_C * each_CMW.square().sum((1, 2)).sqrt()).clamp_min(torch.finfo(torch.float32).tiny)
+    mel0_MW = mel(torch.from_numpy(windows(pair.wave0_T, first0, config.num_samples)))[0]
+    mel1_CMW = mel(torch.from_numpy(windows(pair.wave1_T, first1_C, config.num_samples)))
+    shared_CW = torch.arange(mel0_MW.shape[1]) < num_frames_C[:, None]
+    mel1_CMW *= shared_CW[:, None]
+    sum_C = torch.einsum("mw,cmw->c", mel0_MW, mel1_CMW)
+    norm0_C = torch.einsum("mw,cw->c", mel0_MW.square(), shared_CW.float()).sqrt()
+    norm_C = (norm0_C * mel1_CMW.square().sum((1, 2)).sqrt()).clamp_min(torch.finfo(torch.float32).tiny)
     mean_C = sum_C / (num_frames_C * config.num_bands)  # 0 / 0 where nothing is shared
     cosine_C = torch.where(num_frames_C > 0, sum_C / norm_C, torch.nan)
     return mean_C.double().numpy(), cosine_C.double().numpy()
 
 
-def _first(time: Seconds) -> Ints:
-    """Return the sample that is nearest to each time."""
+def _first_sample(time: Seconds) -> Ints:
+    """Return the number of the sample nearest to each time."""
     return np.rint(time * RATE_HZ).astype(np.int64)
 
 
 def _count_shared(config: Config, pair: Pair, first0: Ints, first1: Ints) -> Ints:
-    """Return how many samples windows that begin there have in common before a recording ends."""
-    left: Ints = np.minimum(len(pair.wave0_T) - first0, len(pair.wave1_T) - first1)
-    return left.clip(0, config.num_samples)
+    """Return how many samples of windows that start there lie in both recordings."""
+    remaining: Ints = np.minimum(len(pair.wave0_T) - first0, len(pair.wave1_T) - first1)
+    return remaining.clip(0, config.num_samples)
 
 
 def _means(value_CK: Seconds, used_CK: npt.NDArray[np.bool_]) -> Seconds:
-    """Return the mean of each row over what is used of it, 0 where nothing is."""
+    """Return the mean of the used values of each row, 0 where none is used."""
     mean_C: Seconds = np.where(used_CK, value_CK, 0.0).sum(axis=1) / used_CK.sum(axis=1).clip(1)
     return mean_C
 

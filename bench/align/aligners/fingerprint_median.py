@@ -1,4 +1,6 @@
-"""The median of the lags around all keypoints: the report's model #3.
+"""The median of the lags around all keypoints, from fingerprints: model #3 of the report.
+
+"The report" is the submission to BioDCASE 2025 in CITE.
 
 Shape legend: N vectors, D dimensions, L lags, K keypoints.
 """
@@ -42,12 +44,12 @@ def build(config: Config) -> MedianLag:
 
 @dataclass(frozen=True)
 class MedianLag:
-    """The median of the lags at which both sequences are most alike around each keypoint."""
+    """Takes the median of the lags with the highest similarity around each keypoint."""
 
     config: Config
 
-    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, embedder: PairEmbedder | None, progress: Progress) -> TimeMap:
         """See `bench.align.contract.Aligner`."""
-        assert ears is not None
-        local = local_lags(pair, ears, self.config.hop_ms / 1000, self.config.window_s)
+        assert embedder is not None
+        local = local_lags(pair, embedder, self.config.hop_ms / 1000, self.config.window_s)
         return build_constant_map(pair, float(np.median(local.lag_K)), local.agreement(np.median(local.lag_K)))

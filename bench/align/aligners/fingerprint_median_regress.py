@@ -1,4 +1,6 @@
-"""The median lag, and a straight line through what is left: the report's model #2.
+"""The median lag plus a straight line through the residuals, from fingerprints: model #2 of the report.
+
+"The report" is the submission to BioDCASE 2025 in CITE.
 
 Shape legend: K keypoints.
 """
@@ -16,7 +18,7 @@ from bench.values import Progress
 
 CITE = "Bhattacharjee, Granular fingerprinting for temporal alignment of ARU recordings, BioDCASE 2025"
 LICENSE = "MIT"
-SOURCE = "section 3.3, equation 3; Huber regression as scikit-learn's defaults, for the report gives none"
+SOURCE = "section 3.3, equation 3; Huber regression with scikit-learn's defaults, as the report gives no settings"
 NEEDS_ENCODER = True
 
 
@@ -37,13 +39,13 @@ class Config:
     """
 
     epsilon: float = 1.35
-    """Residual from which on a lag counts as an outlier, in deviations, at least 1; 1.35 is usual."""
+    """Residual, in deviations, beyond which a lag counts as an outlier, at least 1; 1.35 is usual."""
 
     alpha: float = 1e-4
-    """Weight of the penalty on the slope, at least 0, which is none."""
+    """Weight of the penalty on the slope, at least 0 (no penalty)."""
 
     max_iter: int = 100
-    """Iterations at most, at least 1."""
+    """Largest number of iterations, at least 1."""
 
     def __post_init__(self) -> None:
         name = "fingerprint-median-regress"
@@ -56,7 +58,7 @@ class Config:
 
 
 def presets() -> dict[str, Config]:
-    """Return the report's settings, and a limit of the slope that clocks keep."""
+    """Return the report's settings, and a limit of the slope that real clocks keep."""
     return {"biodcase-2": Config(), "clocks": Config(max_slope=0.005)}
 
 
@@ -67,16 +69,16 @@ def build(config: Config) -> MedianLine:
 
 @dataclass(frozen=True)
 class MedianLine:
-    """The median lag and the drift around it."""
+    """Takes the median lag and adds the drift around it."""
 
     config: Config
 
-    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
+    def align(self, pair: Pair, embedder: PairEmbedder | None, progress: Progress) -> TimeMap:
         """See `bench.align.contract.Aligner`."""
-        assert ears is not None
+        assert embedder is not None
         hop_s = self.config.hop_ms / 1000
         time0_K = pair.keypoints
-        local = local_lags(pair, ears, hop_s, self.config.window_s)
+        local = local_lags(pair, embedder, hop_s, self.config.window_s)
         median_s = float(np.median(local.lag_K))
         slope, intercept_s = huber_line(time0_K, local.lag_K - median_s, self.config)
         drift_K = slope * time0_K + intercept_s if abs(slope) <= self.config.max_slope else np.zeros(len(time0_K))
@@ -85,7 +87,7 @@ class MedianLine:
 
 
 def huber_line(time_K: Seconds, residual_K: Seconds, config: Config) -> tuple[float, float]:
-    """Return slope (s/s) and intercept (s) of a line that outliers pull little; flat where two points are too few."""
+    """Return slope (s/s) and intercept (s) of a line robust to outliers; a flat one for fewer than two points."""
     from sklearn.linear_model import HuberRegressor  # slow to import
 
     if len(time_K) < 2 or not residual_K.any():
@@ -93,6 +95,6 @@ def huber_line(time_K: Seconds, residual_K: Seconds, config: Config) -> tuple[fl
     line = HuberRegressor(epsilon=config.epsilon, alpha=config.alpha, max_iter=config.max_iter)
     try:
         line.fit(time_K[:, None], residual_K)
-    except ValueError:  # it did not converge; the report falls back to no line as well
+    except ValueError:  # it did not converge; the report falls back to no line too
         return 0.0, 0.0
     return float(line.coef_[0]), float(line.intercept_)

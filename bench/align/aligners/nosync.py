@@ -1,4 +1,4 @@
-"""Does nothing: the time in channel 1 is the time in channel 0. Every aligner has to be better than this one."""
+"""The baseline that does nothing: the time in channel 1 is the time in channel 0. Any useful aligner must beat it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def build(config: Config) -> NoSync:
 
 @dataclass(frozen=True)
 class NoSync:
-    """Takes both clocks for one."""
+    """Assumes that both clocks are the same."""
 
-    def align(self, pair: Pair, ears: PairEmbedder | None, progress: Progress) -> TimeMap:
-        """Return equal times, with no confidence: it is a guess."""
+    def align(self, pair: Pair, embedder: PairEmbedder | None, progress: Progress) -> TimeMap:
+        """Return equal times with a confidence of 0, as they are a guess."""
         return build_identity_map(pair)
 
 
 def build_identity_map(pair: Pair) -> TimeMap:
-    """Return the map without any lag and without confidence: what is left to say of a pair that tells nothing."""
+    """Return the map of lag 0 and confidence 0: the answer for a pair without usable sound."""
     time0_K = pair.keypoints if len(pair.keypoints) else np.zeros(1)
     return TimeMap(time0_K, time0_K.copy(), np.zeros(len(time0_K)))

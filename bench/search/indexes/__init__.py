@@ -1,1 +1,1 @@
-"""Indexes, one file each."""
+"""Index plug-ins, one file each."""

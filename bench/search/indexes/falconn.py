@@ -1,14 +1,15 @@
 """FALCONN: multi-probe locality-sensitive hashing, the search of Singh et al. (ISMIR 2022).
 
-Defaults are that paper's: 50 tables, 18 hash bits, 200 probes. The hash family is not stated there;
-the cross-polytope is used here, which finds more at the same setting than hyperplanes do (docs/log.md).
+The defaults are those of that paper: 50 tables, 18 hash bits, 200 probes. It does not state the hash family; this index
+uses cross-polytopes, which find more than hyperplanes at the same settings (docs/experiments.md, "FALCONN with
+hyperplane hashing").
 
-Hashes tell directions apart, so that vectors which share a large mean are all alike to them, and every query is
-compared with most of the database. `mean` therefore limits that mean: distances, and so the order of neighbours, stay
-as they are when vectors and queries are shifted alike. Without any mean hashing is quickest, and finds least with a
-fixed number of probes (docs/log.md, "A mean that all fingerprints share").
+Hashes distinguish directions: vectors that share a large mean all look alike, and every query is then compared with
+most of the database. `mean` therefore limits the length of their mean by shifting vectors and queries alike, which
+changes neither distances nor the order of neighbours. Hashing is fastest without any mean, but then finds least at a
+fixed number of probes (docs/experiments.md, "Centring fingerprints before FALCONN hashes them").
 
-Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours.
+Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours, B vectors of a block.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ CITE = "Andoni et al., Practical and optimal LSH for angular distance, NeurIPS 2
 LICENSE = "MIT"
 SOURCE = "FALCONN 1.3.1"
 
-BLOCK_QUERIES = 64
-BLOCK_VECTORS = 65_536
-TABLES = (10, 25, 50)
-PROBES_PER_TABLE = (1, 2, 4, 8, 16, 32, 64)
-MOST_BITS = 24  # a table has 2^bits places: with more, 50 tables do not fit into memory
+BLOCK_QUERIES = 64  # queries per task of a thread
+BLOCK_VECTORS = 65_536  # vectors read at once
+TABLES = (10, 25, 50)  # tried by `trials`
+PROBES_PER_TABLE = (1, 2, 4, 8, 16, 32, 64)  # tried by `trials`
+MOST_BITS = 24  # a table has 2^bits buckets: with more, 50 tables do not fit into memory
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,15 @@ class Config:
     """Bits of a hash, from 1 to 24."""
 
     probes: int = 200
-    """Buckets that a query looks into, over all tables; at least one each."""
+    """Buckets searched by a query, over all tables; at least one per table."""
 
     family: Literal["cross_polytope", "hyperplane"] = "cross_polytope"
-    """The family of hashes; cross-polytopes find more at the same setting than hyperplanes do."""
+    """The family of hashes; cross-polytopes find more than hyperplanes at the same settings."""
 
     mean: float = 0.75
-    """Largest length of the mean of the hashed vectors, in multiples of their spread; a longer one is shortened to it.
+    """Largest length of the mean of the hashed vectors, as a multiple of their spread; a longer mean is shortened.
 
-    The spread is the root of their mean squared distance from the mean. 0 leaves no mean, inf the vectors as they are.
+    The spread is the root mean squared distance from the mean. 0 removes the mean, inf leaves the vectors unchanged.
     """
 
     seed: int = 5_721_840
@@ -66,50 +67,50 @@ class Config:
             raise ConfigError(f"falconn: tables must be >= 1, bits 1 to {MOST_BITS}; got {self.tables}, {self.bits}")
         if not self.mean >= 0:
             raise ConfigError(
-                f"falconn: mean must be >= 0 (0: none is left; inf: vectors as they are), got {self.mean}"
+                f"falconn: mean must be >= 0 (0 removes the mean, inf leaves vectors unchanged), got {self.mean}"
             )
         if self.probes < self.tables:
             raise ConfigError(f"falconn: probes must be >= tables ({self.tables}), got {self.probes}")
 
 
 def presets() -> dict[str, Config]:
-    """Return the published settings with either hash family, as the paper names none."""
+    """Return the published settings with each hash family, as the paper names none."""
     return {"singh": Config(), "singh-hyperplane": Config(family="hyperplane")}
 
 
 def build(config: Config, vectors_ND: Floats) -> Falconn:
-    """Return the index, its tables built now (it cannot be saved; the same seed gives the same tables).
+    """Return the index with newly built tables: they cannot be saved, but the same seed gives the same tables.
 
-    Raises: PluginError if FALCONN is not installed, or for less than two vectors, which it cannot hold.
+    Raises: PluginError if FALCONN is not installed, or for fewer than two vectors, which it does not support.
     """
     shift_D = _shift(config, vectors_ND)
     return _build_index(_build_tables(config, vectors_ND, shift_D), config, vectors_ND, shift_D)
 
 
 def trials(config: Config, vectors_ND: Floats) -> Iterator[Iterator[tuple[Config, Falconn]]]:
-    """Yield groups of settings worth trying on these vectors, with the index of each, for `bench.catalogue.tune`.
+    """Yield groups of settings worth trying on these vectors, each with its index, for `bench.catalogue.tune`.
 
-    Fewer tables take less memory and need more probes. The number of hash bits is near log2 of the vectors, so that a
-    bucket holds about one; the library's documentation advises the same. For each of these the tables are built once,
-    and asked with more and more probes: a group. Family and seed are those of `config`.
+    A group shares its tables, which are built once, and has more and more probes. Fewer tables take less memory and
+    need more probes. The number of hash bits is near log2 of the number of vectors, so that a bucket holds about
+    one vector, as the library's documentation advises. Family and seed are those of `config`.
     """
     shift_D = _shift(config, vectors_ND)
-    near = max(1, min(MOST_BITS, round(math.log2(max(2, len(vectors_ND))))))
+    usual_bits = max(1, min(MOST_BITS, round(math.log2(max(2, len(vectors_ND))))))
     for tables in TABLES:
-        for bits in sorted({max(1, near - 2), near, min(MOST_BITS, near + 2)}):
+        for bits in sorted({max(1, usual_bits - 2), usual_bits, min(MOST_BITS, usual_bits + 2)}):
             yield _try_probes(replace(config, tables=tables, bits=bits, probes=tables), vectors_ND, shift_D)
 
 
 def _try_probes(config: Config, vectors_ND: Floats, shift_D: Floats) -> Iterator[tuple[Config, Falconn]]:
-    hashed = _build_tables(config, vectors_ND, shift_D)
-    for times in PROBES_PER_TABLE:
-        tried = replace(config, probes=times * config.tables)
-        yield tried, _build_index(hashed, tried, vectors_ND, shift_D)
+    table = _build_tables(config, vectors_ND, shift_D)
+    for probes_per_table in PROBES_PER_TABLE:
+        trial = replace(config, probes=probes_per_table * config.tables)
+        yield trial, _build_index(table, trial, vectors_ND, shift_D)
 
 
 def _shift(config: Config, vectors_ND: Floats) -> Floats:
-    """Return what to take away from vectors and queries (D,): a part of the mean, or zero."""
-    # Summed block by block: the vectors may be a memory map, larger than the memory.
+    """Return what to subtract from vectors and queries (D,): a part of the mean, or zero."""
+    # Summed block by block, as the vectors may be a memory map larger than memory.
     sum_D, squares = np.zeros(vectors_ND.shape[1]), 0.0
     for start in range(0, len(vectors_ND), BLOCK_VECTORS):
         block_BD = vectors_ND[start : start + BLOCK_VECTORS].astype(np.float64)
@@ -119,13 +120,13 @@ def _shift(config: Config, vectors_ND: Floats) -> Floats:
     mean_D = sum_D / count
     length = float(np.linalg.norm(mean_D))
     spread = math.sqrt(max(0.0, squares / count - length**2))
-    left = 1.0 if length <= config.mean * spread else config.mean * spread / length
-    shift_D: Floats = ((1 - left) * mean_D).astype(np.float32)
+    remaining = 1.0 if length <= config.mean * spread else config.mean * spread / length
+    shift_D: Floats = ((1 - remaining) * mean_D).astype(np.float32)
     return shift_D
 
 
 def _build_tables(config: Config, vectors_ND: Floats, shift_D: Floats) -> Any:
-    """Return the tables. FALCONN keeps a pointer to what it is given, which is copied only to be shifted."""
+    """Return the tables. FALCONN keeps a pointer to the vectors, which are copied only if they have to be shifted."""
     if len(vectors_ND) < 2:
         raise PluginError(f"falconn needs at least 2 vectors, got {len(vectors_ND)}; use the index 'exact'")
     try:
@@ -136,9 +137,9 @@ def _build_tables(config: Config, vectors_ND: Floats, shift_D: Floats) -> Any:
             'it out with --set eval.indexes=["exact"]'
         ) from error
     shifted_ND = vectors_ND - shift_D if shift_D.any() else vectors_ND
-    kept_ND = np.require(shifted_ND, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+    hashed_ND = np.require(shifted_ND, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
     params = falconn.LSHConstructionParameters()
-    params.dimension = kept_ND.shape[1]
+    params.dimension = hashed_ND.shape[1]
     params.lsh_family = getattr(falconn.LSHFamily, "Hyperplane" if config.family == "hyperplane" else "CrossPolytope")
     params.distance_function = falconn.DistanceFunction.EuclideanSquared
     params.storage_hash_table = falconn.StorageHashTable.BitPackedFlatHashTable
@@ -146,12 +147,12 @@ def _build_tables(config: Config, vectors_ND: Floats, shift_D: Floats) -> Any:
     params.num_setup_threads, params.num_rotations = 0, 1
     falconn.compute_number_of_hash_functions(config.bits, params)
     table = falconn.LSHIndex(params)
-    table.setup(kept_ND)
+    table.setup(hashed_ND)
     return table
 
 
 def _build_index(table: Any, config: Config, vectors_ND: Floats, shift_D: Floats) -> Falconn:
-    # A bit-packed table holds a number for each vector, and for each bucket where it begins among them.
+    # A bit-packed table holds the number of each vector, and the start of each bucket among these.
     table_bytes = config.tables * (len(vectors_ND) + 2**config.bits) * len(vectors_ND).bit_length() // 8
     copies = 2 if shift_D.any() else 1
     pool = table.construct_query_pool(config.probes)
@@ -160,7 +161,7 @@ def _build_index(table: Any, config: Config, vectors_ND: Floats, shift_D: Floats
 
 @dataclass(frozen=True)
 class Falconn:
-    """Asks one vector at a time, as the library does, on all processors at once."""
+    """Searches one vector at a time, as the library does, on all processors in parallel."""
 
     pool: Any
     vectors_ND: Floats
@@ -169,18 +170,18 @@ class Falconn:
     exact: bool = False
 
     def neighbours(self, queries_QD: Floats, top_k: int) -> Ints:
-        """Return the numbers of the nearest vectors it found (Q, K), best first; -1 where it found fewer."""
-        parts = [queries_QD[start : start + BLOCK_QUERIES] for start in range(0, len(queries_QD), BLOCK_QUERIES)]
-        with ThreadPoolExecutor(cores()) as threads:  # the library lets go of the interpreter's lock
-            found = list(threads.map(lambda part_QD: self._search_block(part_QD, top_k), parts))
+        """Return the numbers of the nearest vectors found (Q, K), best first; -1 where fewer were found."""
+        blocks = [queries_QD[start : start + BLOCK_QUERIES] for start in range(0, len(queries_QD), BLOCK_QUERIES)]
+        with ThreadPoolExecutor(cores()) as threads:  # the library releases the GIL
+            found = list(threads.map(lambda block_QD: self._search_block(block_QD, top_k), blocks))
         return np.concatenate([np.zeros((0, top_k), dtype=np.int64), *found])
 
     def _search_block(self, queries_QD: Floats, top_k: int) -> Ints:
         found_QK = np.full((len(queries_QD), top_k), -1, dtype=np.int64)
         for i, vector_D in enumerate(queries_QD - self.shift_D):
-            near = self.pool.find_k_nearest_neighbors(vector_D, top_k)
-            found_QK[i, : len(near)] = near
-        # Sorted again, as the library leaves equal ones in any order.
+            nearest = self.pool.find_k_nearest_neighbors(vector_D, top_k)
+            found_QK[i, : len(nearest)] = nearest
+        # Sorted again, as the library returns equally distant vectors in any order.
         distance_QK = np.square(self.vectors_ND[found_QK] - queries_QD[:, None]).sum(axis=2)
         distance_QK[found_QK < 0] = np.inf
         return np.take_along_axis(found_QK, np.lexsort((found_QK, distance_QK), axis=1), axis=1)

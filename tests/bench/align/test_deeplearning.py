@@ -18,18 +18,18 @@ HOP_S = 0.1
 
 
 @dataclass
-class TellingEars:
-    """Hears what was written into the waves: each tenth of a second has the number of a sound, as a unit vector."""
+class NumberEmbedder:
+    """Reads the numbers that `scene` writes into waves, one per tenth of a second, and returns them as unit vectors."""
 
     dim: int = SOUNDS
     segment_s: float = 1.0
 
     def __call__(self, pair: Pair, hop_s: float) -> tuple[np.ndarray, np.ndarray]:
-        heard = []
+        vectors = []
         for wave in (pair.wave0_T, pair.wave1_T):
             numbers = wave[: max(0, len(wave) - RATE_HZ + 1) : round(hop_s * RATE_HZ)].astype(int)
-            heard.append(np.eye(self.dim, dtype=np.float32)[numbers])
-        return heard[0], heard[1]
+            vectors.append(np.eye(self.dim, dtype=np.float32)[numbers])
+        return vectors[0], vectors[1]
 
 
 def scene(seconds: float, lag_s: float, seed: int) -> Pair:
@@ -48,7 +48,7 @@ def labelled(of: Pair, lag_s: float) -> tuple[Pair, Keypoints]:
 def trained(config: deeplearning.Config, seed: int = 0) -> deeplearning.DeepLearning:
     lags = (0.0, 0.5, -0.3)
     pairs = [labelled(scene(40.0, lag_s, i), lag_s) for i, lag_s in enumerate(lags)]
-    return deeplearning.train(config, pairs, TellingEars(), seed, no_progress)
+    return deeplearning.train(config, pairs, NumberEmbedder(), seed, no_progress)
 
 
 QUICK = deeplearning.Config(epochs=1, hidden=8)
@@ -87,12 +87,12 @@ def test_all_pairs_at_once_are_the_layers_over_both_embeddings_one_after_the_oth
 def test_a_trained_one_finds_lags_of_both_signs_as_well_as_its_grid_can() -> None:
     aligner = trained(deeplearning.Config(epochs=40, hidden=32, lr=1e-2, batch=32))
     for lag_s in (1 / 3, -1 / 3):
-        found = aligner.align(scene(40.0, round(lag_s, 1), 9), TellingEars(), no_progress)
+        found = aligner.align(scene(40.0, round(lag_s, 1), 9), NumberEmbedder(), no_progress)
         # Offsets are 0.22 s apart and sounds last 0.3 s: the line beside the best is as good, now and then.
         lag_K = found.time1_K - found.time0_K
         assert np.sign(lag_K[20]) == np.sign(lag_s) and np.abs(lag_K[1:-1] - lag_s).max() < 0.3
         assert found.confidence_K[0] > 0.4
-    assert aligner.align(unrelated(), TellingEars(), no_progress).confidence_K[0] < 0.25
+    assert aligner.align(unrelated(), NumberEmbedder(), no_progress).confidence_K[0] < 0.25
 
 
 def unrelated() -> Pair:
@@ -119,7 +119,7 @@ def test_weights_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     read = deeplearning.build(deeplearning.Config(weights=str(path)))
     assert read.hop_s == HOP_S
     of = scene(20.0, 0.3, 5)
-    one, other = (a.align(of, TellingEars(), no_progress) for a in (aligner, read))
+    one, other = (a.align(of, NumberEmbedder(), no_progress) for a in (aligner, read))
     np.testing.assert_array_equal(one.time1_K, other.time1_K)
     assert all(
         torch.equal(kept, read.classifier.state_dict()[name]) for name, kept in aligner.classifier.state_dict().items()
@@ -140,20 +140,20 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
 
 def test_embeddings_of_another_encoder_are_refused() -> None:
     with pytest.raises(ConfigError, match="embeddings of 8 numbers, got 11"):
-        answering(1.0).align(scene(20.0, 0.0, 0), TellingEars(dim=11), no_progress)
+        answering(1.0).align(scene(20.0, 0.0, 0), NumberEmbedder(dim=11), no_progress)
 
 
 def test_where_all_is_judged_right_the_first_of_the_fullest_candidates_is_taken() -> None:
     of = scene(20.0, 0.0, 0)
-    found = answering(1.0).align(of, TellingEars(), no_progress)
+    found = answering(1.0).align(of, NumberEmbedder(), no_progress)
     time1 = deeplearning.candidates(of.keypoints, 20.0, 1.0)
-    usable = deeplearning.inside(time1) & (np.rint(time1 / HOP_S) <= 190) & (np.rint(of.keypoints / HOP_S) <= 190)
+    usable = deeplearning.usable_mask(time1) & (np.rint(time1 / HOP_S) <= 190) & (np.rint(of.keypoints / HOP_S) <= 190)
     np.testing.assert_array_equal(found.time1_K, time1[usable.sum(axis=1).argmax()])
     assert found.confidence_K.max() == 0  # nothing stands out
 
 
 def test_where_nothing_is_judged_right_there_is_no_lag_and_no_confidence() -> None:
-    found = answering(-1.0).align(scene(20.0, 0.3, 0), TellingEars(), no_progress)
+    found = answering(-1.0).align(scene(20.0, 0.3, 0), NumberEmbedder(), no_progress)
     np.testing.assert_array_equal(found.time1_K, found.time0_K)
     assert found.confidence_K.max() == 0
 
@@ -162,13 +162,13 @@ def test_where_nothing_is_judged_right_there_is_no_lag_and_no_confidence() -> No
 def test_recordings_that_are_too_short_have_an_answer(seconds0: float, seconds1: float) -> None:
     of = scene(20.0, 0.0, 0)
     cut = Pair("cut", of.wave0_T[: int(seconds0 * RATE_HZ)], of.wave1_T[: int(seconds1 * RATE_HZ)], "cut", 1.0)
-    found = answering(1.0).align(cut, TellingEars(), no_progress)
+    found = answering(1.0).align(cut, NumberEmbedder(), no_progress)
     assert found.confidence_K.max() <= 0.25 and np.abs(found.time1_K - found.time0_K).max() <= 1
 
 
 def test_pairs_too_short_to_learn_from_are_refused() -> None:
     with pytest.raises(DataError, match="0 keypoints to learn from"):
-        deeplearning.train(QUICK, [labelled(scene(1.9, 0.0, 0), 0.0)], TellingEars(), 0, no_progress)
+        deeplearning.train(QUICK, [labelled(scene(1.9, 0.0, 0), 0.0)], NumberEmbedder(), 0, no_progress)
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 1}, {"epochs": 0}, {"hop_s": 0.0}, {"lr": 0.0}, {"swap": 1.5}])

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 from bench.align.contract import TimeMap
 
-NEEDS_ENCODER = {hears}
+NEEDS_ENCODER = {needs_encoder}
 CITE, LICENSE, SOURCE = "", "MIT", ""
 CALLS = []
 
@@ -49,8 +49,8 @@ def build(config):
 class Shifted:
     config: Config
 
-    def align(self, pair, ears, progress):
-        assert (ears is not None) == NEEDS_ENCODER
+    def align(self, pair, embedder, progress):
+        assert (embedder is not None) == NEEDS_ENCODER
         CALLS.append(pair.name)
         time0 = pair.keypoints
         return TimeMap(time0, time0 + self.config.lag_s, np.full(len(time0), 0.75))
@@ -67,9 +67,9 @@ def embedder() -> Embedder:
 def shifted(tmp_path: Path) -> Callable[[str], tuple[str, ModuleType]]:
     """Return what makes an aligner of one lag: its path, and the module, whose CALLS are the pairs it was asked."""
 
-    def made(name: str = "shifted", hears: bool = False) -> tuple[str, ModuleType]:
+    def made(name: str = "shifted", needs_encoder: bool = False) -> tuple[str, ModuleType]:
         path = tmp_path / f"{name}.py"
-        path.write_text(SHIFTED.format(hears=hears))
+        path.write_text(SHIFTED.format(needs_encoder=needs_encoder))
         return str(path), registry.load("aligner", str(path))
 
     return made
@@ -174,12 +174,12 @@ def test_bad_files_are_named_and_the_others_scored(embedder: Embedder, tmp_path:
     rows = (place / "annotations.csv").read_text().replace("nan.wav,3.0,3.0", "nan.wav,3.0,nan")
     (place / "annotations.csv").write_text(rows)
     soundfile.write(place / "audio" / "untold.wav", np.stack([hiss(0), hiss(0)], axis=1), RATE_HZ)
-    path, _ = shifted("hearing", hears=True)
+    path, _ = shifted("embedding", needs_encoder=True)
     found = evaluated(embedder, settings("nosync", path), tmp_path, tmp_path / "store")
     reasons = {problem.name: problem.reason for problem in found.left_out}
     assert set(reasons) == {"gone.wav", "text.wav", "mono.wav", "nan.wav", "untold.wav"}
     assert len(found.left_out) == 5  # once each, though two stages met them
-    assert "no such file" in reasons["gone.wav"] and "channels are 1" in reasons["mono.wav"]
+    assert "no such file" in reasons["gone.wav"] and "two channels, got 1" in reasons["mono.wav"]
     assert all(name in reason for name, reason in reasons.items())
     assert list(of(found, "nosync")) == list(of(found, path)) == list(LAGS_S)
     assert set(found.keypoints["file"]) == set(LAGS_S) and "problem" not in found.keypoints
@@ -205,8 +205,8 @@ def test_a_split_that_is_not_there_is_named(embedder: Embedder, tmp_path: Path) 
 def test_nothing_is_aligned_twice(embedder: Embedder, tmp_path: Path, shifted: Any) -> None:
     place = annotated(tmp_path, LAGS_S | {"bad.wav": 0.0})
     (place / "audio" / "bad.wav").write_text("no audio")
-    (path, module), (heard, other) = shifted(), shifted("hearing", hears=True)
-    config = settings("nosync", path, heard)
+    (path, module), (embedding, other) = shifted(), shifted("embedding", needs_encoder=True)
+    config = settings("nosync", path, embedding)
     first = evaluated(embedder, config, tmp_path, tmp_path / "store")
     again = evaluated(embedder, config, tmp_path, tmp_path / "store")
     assert module.CALLS == other.CALLS == list(LAGS_S)
@@ -216,8 +216,8 @@ def test_nothing_is_aligned_twice(embedder: Embedder, tmp_path: Path, shifted: A
 
 def test_what_decides_an_answer_is_in_its_key(embedder: Embedder, tmp_path: Path, shifted: Any) -> None:
     place = annotated(tmp_path, {"a.wav": 0.25})
-    (path, module), (heard, other) = shifted(), shifted("hearing", hears=True)
-    config, store = settings("nosync", path, heard), tmp_path / "store"
+    (path, module), (embedding, other) = shifted(), shifted("embedding", needs_encoder=True)
+    config, store = settings("nosync", path, embedding), tmp_path / "store"
 
     def asked(config: RunConfig, embedder: Embedder) -> tuple[int, int]:
         before = len(module.CALLS), len(other.CALLS)
@@ -226,7 +226,7 @@ def test_what_decides_an_answer_is_in_its_key(embedder: Embedder, tmp_path: Path
 
     assert asked(config, embedder) == (1, 1)
     assert asked(with_lag(config, path, 0.1), embedder) == (1, 0)
-    # Other weights: only who hears is asked again.
+    # Other weights: only the aligner that needs an encoder runs again.
     assert asked(config, Embedder(embedder.encoder, embedder.device, "fp32", "other weights")) == (0, 1)
     write_keypoints(place / "annotations.csv", {"a.wav": Keypoints(np.arange(3.0), np.arange(3.0))})
     assert asked(config, embedder) == (1, 1)
@@ -237,8 +237,8 @@ def test_blocks_of_files_change_nothing(
 ) -> None:
     place = annotated(tmp_path, {f"{i}.wav": i / 10 for i in range(5)})
     (place / "audio" / "3.wav").write_text("no audio")
-    (path, module), (heard, _) = shifted(), shifted("hearing", hears=True)
-    config = settings("nosync", path, heard)
+    (path, module), (embedding, _) = shifted(), shifted("embedding", needs_encoder=True)
+    config = settings("nosync", path, embedding)
     whole = evaluated(embedder, config, tmp_path, tmp_path / "whole")
     monkeypatch.setattr(evaluate, "BLOCK", 2)
     blocks = evaluated(embedder, config, tmp_path, tmp_path / "blocks")

@@ -1,4 +1,4 @@
-"""The aligners that hear, and what every aligner has to keep."""
+"""The aligners that need an encoder, and the rules for every aligner."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS = 40
 
 
 @cache
-def ears() -> CachedPairEmbedder:
+def untrained_embedder() -> CachedPairEmbedder:
     plugin = registry.load("encoder", "random-projection")
     return CachedPairEmbedder(Embedder(plugin.build(plugin.Config()).eval(), torch.device("cpu"), "fp32", "key"))
 
@@ -54,7 +54,9 @@ def pair_of(clock: Clock, noise: float = 0.003, max_lag_s: float = 5.0, seed: in
 
 def found(name: str, pair: Pair, **settings: object) -> TimeMap:
     plugin = registry.load("aligner", name)
-    return plugin.build(plugin.Config(**settings)).align(pair, ears() if plugin.NEEDS_ENCODER else None, no_progress)
+    return plugin.build(plugin.Config(**settings)).align(
+        pair, untrained_embedder() if plugin.NEEDS_ENCODER else None, no_progress
+    )
 
 
 def off_ms(time_map: TimeMap, pair: Pair, clock: Clock) -> np.ndarray:
@@ -210,14 +212,14 @@ def test_rising_is_the_nearest_that_never_falls() -> None:
     assert make_monotonic(np.array([0.0, 3.0, 1.0, 4.0])).tolist() == [0.0, 2.0, 2.0, 4.0]
 
 
-def test_ears_hear_a_pair_once_at_each_hop_and_forget_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = []
-    listening = CachedPairEmbedder(ears().embedder)
-    whole = listening._vectors
-    monkeypatch.setattr(listening, "_vectors", lambda wave, hop: heard.append(hop) or whole(wave, hop))
+def test_pair_is_embedded_once_per_hop_and_the_last_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    cached = CachedPairEmbedder(untrained_embedder().embedder)
+    whole = cached._vectors
+    monkeypatch.setattr(cached, "_vectors", lambda wave, hop: calls.append(hop) or whole(wave, hop))
     one = Pair("a", NOISE[: 3 * RATE_HZ], NOISE[: 2 * RATE_HZ], "a")
-    first = listening(one, 0.5)
-    assert listening(one, 0.5) is first and len(heard) == 2
+    first = cached(one, 0.5)
+    assert cached(one, 0.5) is first and len(calls) == 2
     assert [len(vectors) for vectors in first] == [5, 3]
-    listening(one, 0.25), listening(replace(one, key="b"), 0.5), listening(one, 0.5)
-    assert len(heard) == 8
+    cached(one, 0.25), cached(replace(one, key="b"), 0.5), cached(one, 0.5)
+    assert len(calls) == 8

@@ -227,7 +227,7 @@ def test_what_cannot_be_aligned_is_returned_as_data(tmp_path: Path) -> None:
     spoilt[100] = np.nan
     reasons = {
         "two channels": wav(tmp_path / "mono.wav", tone(400, 0.3)),
-        "channels are 3": wav(tmp_path / "three.wav", *[tone(400, 0.3)] * 3),
+        "two channels, got 3": wav(tmp_path / "three.wav", *[tone(400, 0.3)] * 3),
         "NaN": wav(tmp_path / "nan.wav", tone(400, 0.3), spoilt, subtype="FLOAT"),
         "no samples": wav(tmp_path / "empty.wav", *[np.zeros(0)] * 2),
         "no audio file at": tmp_path / "gone.wav",

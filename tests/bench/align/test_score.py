@@ -184,7 +184,7 @@ def test_wilcoxons_sum_of_ranks_by_hand() -> None:
 
 
 def test_aligners_on_different_files_are_not_compared() -> None:
-    with pytest.raises(DataError, match=r"2 are of one alone, b\.wav"):
+    with pytest.raises(DataError, match=r"2 are of one only, b\.wav"):
         compare_files({"a.wav": 1.0, "b.wav": 1.0}, {"a.wav": 1.0, "c.wav": 1.0})
 
 

@@ -263,9 +263,9 @@ def test_missing_file_and_index_of_something_else_are_refused(tmp_path: Path) ->
         load(KINDS["flat"], tmp_path, vectors)
     save(build(KINDS["flat"], vectors), tmp_path)
     for config, others, words in (
-        (KINDS["hnsw"], vectors, "kind: IndexFlatIP, wanted IndexHNSWFlat"),
-        (KINDS["flat"], vectors[:299], "vectors: 300, wanted 299"),
-        (KINDS["flat"], vectors[:, :8], "dimensions: 16, wanted 8"),
+        (KINDS["hnsw"], vectors, "kind: IndexFlatIP, expected IndexHNSWFlat"),
+        (KINDS["flat"], vectors[:299], "vectors: 300, expected 299"),
+        (KINDS["flat"], vectors[:, :8], "dimensions: 16, expected 8"),
     ):
         with pytest.raises(StoreError, match=words):
             load(config, tmp_path, others)
