@@ -30,15 +30,15 @@ def build(config: Config, root: Path | None) -> Source:
     """
     if root is None:
         raise DataError("noise-folder needs a folder with noise/train and noise/test; give that folder as --data-root")
-    home = next((h for h in (root / "noise", root) if all((h / side).is_dir() for side in SPLITS)), None)
+    home = next((h for h in (root / "noise", root) if all((h / split).is_dir() for split in SPLITS)), None)
     if home is None:
         raise DataError(
             f"no noise found in {root}: looked there and in its folder noise for train/<category>/ and "
             f"test/<category>/; give the folder that holds them as --data-root"
         )
     tracks = [
-        Track(id=f"{side}/{path}", path=f"{side}/{path}", split=side, label=path.split("/")[0], problem=problem)
-        for side in SPLITS
-        for path, problem in find_audio(home / side).items()
+        Track(id=f"{split}/{path}", path=f"{split}/{path}", split=split, label=path.split("/")[0], problem=problem)
+        for split in SPLITS
+        for path, problem in find_audio(home / split).items()
     ]
     return file_source(home, tracks)
