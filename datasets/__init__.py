@@ -1,1 +1,1 @@
-"""Corpora of music, noise and impulse responses, one file each. The module is the plug-in."""
+"""Data sets of music, noise, impulse responses and recorder pairs: each module is one plug-in."""

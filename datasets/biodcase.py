@@ -1,10 +1,10 @@
-"""The recordings of BioDCASE task 1, 2025 or 2026, as they are unpacked: `aru` and `zebra_finch`.
+"""Recordings of BioDCASE task 1, 2025 or 2026, as unpacked: the sets `aru` and `zebra_finch`.
 
     <data root>/biodcase/formatted_data/{aru,zebra_finch}/{train,val}/annotations.csv
     <data root>/biodcase/formatted_data/{aru,zebra_finch}/{train,val,eval}/audio/*.wav
 
-`formatted_data` may also stand in the data root itself. The two years have other data under the same names; scores of
-one say nothing of the other. Source: Zenodo, records 15085675 and 15492592 (2025), 19348371 and 20534578 (2026).
+`formatted_data` may also be in the data root itself. The two years have different data under the same names, so their
+scores are not comparable. Source: Zenodo, records 15085675 and 15492592 (2025), 19348371 and 20534578 (2026).
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from bench.values import Progress
 
 KIND = "pairs"
 CITE = "BioDCASE 2025 and 2026, task 1: multi-channel alignment"
-LICENSE = "as the Zenodo records say"
+LICENSE = "as stated in the Zenodo records"
 SOURCE = "https://zenodo.org/records/15085675"
 
-HOMES = ("biodcase", ".")  # below the data root, the first that holds LAYOUT
-# The largest lag in seconds that the organisers promise.
+HOMES = ("biodcase", ".")  # below the data root; the first that holds LAYOUT is used
+# The largest lag in seconds, as promised by the organisers.
 MAX_LAG_S = {2025: {"aru": 5.0, "zebra_finch": 5.0}, 2026: {"aru": 0.5, "zebra_finch": 5.0}}
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which year's recordings the folder holds: nothing in it tells."""
+    """Which year's recordings are used."""
 
     year: Literal[2025, 2026] = 2026
+    """The year of the challenge whose recordings the folder holds; it cannot be read from the files."""
 
 
 def build(config: Config, root: Path | None) -> BioDcase:
-    """Return the sets that are there. Raises: DataError if there is none."""
+    """Return the sets found below `root`. Raises: DataError if there is none."""
     if root is None:
         raise DataError("biodcase needs a data root that holds biodcase/formatted_data; give --data-root FOLDER")
     for home in HOMES:
@@ -51,26 +52,26 @@ def build(config: Config, root: Path | None) -> BioDcase:
 
 @dataclass(frozen=True)
 class BioDcase:
-    """The challenge's folder `home`, which holds LAYOUT, and the sets that are in it."""
+    """The folder `home` of the challenge, which holds LAYOUT, and the sets found in it."""
 
     config: Config
     home: Path
     set_names: tuple[str, ...]
 
     def sets(self) -> tuple[str, ...]:
-        """Return the names of the sets that are there."""
+        """Return the names of the sets that were found."""
         return self.set_names
 
     def max_lag_s(self, set_name: str) -> float:
-        """Return the largest lag in seconds that the year's organisers promise."""
+        """Return the largest lag in seconds that the organisers of the year promise."""
         return MAX_LAG_S[self.config.year][set_name]
 
     def digest(self) -> str:
-        """Return a digest of the year and of all files' paths, sizes and times."""
+        """Return a digest of the year and of the paths, sizes and times of all files."""
         files = [path for name in self.set_names for path in (self.home / LAYOUT / name).rglob("*") if path.is_file()]
         stats = [(path.relative_to(self.home).as_posix(), path.stat()) for path in sorted(files)]
         return digest("biodcase", 1, self.config, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
     def folder(self, store: Store, progress: Progress) -> Path:
-        """Return the user's own folder: nothing is copied."""
+        """Return the user's folder; nothing is copied."""
         return self.home

@@ -1,9 +1,10 @@
 """FMA, the Free Music Archive data set, in its official layout.
 
-The root, or a folder `fma` in it, holds `fma_metadata/tracks.csv` and one of the audio folders. With
-`fma_large` or `fma_full` the test side is the subset medium (which includes small) and the training
-side is the rest; validation is what `set, split` calls so there, else a stable share of the albums.
-With `fma_medium` or `fma_small` alone the sides are the official ones of `set, split`.
+The data root, or a folder `fma` in it, holds `fma_metadata/tracks.csv` and one of the audio folders. With `fma_large`
+or `fma_full`, the subset medium (which includes small) is the test split and the rest is for training; of that rest,
+the tracks that the column `set, split` marks as validation are the validation split. With `fma_medium` or `fma_small`
+alone, the splits are the official ones of `set, split`. If the column marks no validation tracks, a share of the
+training albums is held out, chosen by a hash.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bench.values import Source, Split, Track
 
 KIND = "music"
 CITE = "Defferrard, Benzi, Vandergheynst, Bresson: FMA: A Dataset for Music Analysis. ISMIR 2017"
-LICENSE = "metadata CC BY 4.0; each track has its artist's licence, kept in the manifest"
+LICENSE = "metadata CC BY 4.0; each track has the licence of its artist, recorded in the manifest"
 SOURCE = "https://github.com/mdeff/fma"
 
 SUBSETS = {
@@ -32,18 +33,18 @@ SUBSETS = {
 }
 SPLITS: dict[str, Split] = {"training": "train", "validation": "val", "test": "test"}
 COLUMNS = (("set", "subset"), ("set", "split"), ("track", "license"), ("album", "id"), ("artist", "id"))
-HEADER_ROWS = 3  # two of names, and one that only says track_id
+HEADER_ROWS = 3  # two rows of column names, and one with only "track_id"
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which audio of FMA, and what validates."""
+    """Which audio of FMA is used, and how much is held out for validation."""
 
     audio: Literal["auto", "fma_large", "fma_full", "fma_medium", "fma_small"] = "auto"
-    """The audio folder; `auto` takes the first of these that is there."""
+    """The audio folder; `auto` takes the first of these that exists."""
 
     val_share: float = 0.05
-    """Share of albums held out where the table names no validation tracks, from 0 to below 1."""
+    """Share of training albums held out if the table marks no validation tracks, at least 0 and below 1."""
 
     def __post_init__(self) -> None:
         require(0 <= self.val_share < 1, "val_share must be >= 0 and < 1", self.val_share)
@@ -52,7 +53,7 @@ class Config:
 def build(config: Config, root: Path | None) -> Source:
     """Return the tracks of FMA below `root`.
 
-    Raises: DataError if the folders are not there or tracks.csv cannot be read.
+    Raises: DataError if the folders are missing or tracks.csv cannot be read.
     """
     home, audio = _find(config, root)
     rows = [row for row in _read_rows(home / "fma_metadata" / "tracks.csv") if row["subset"] in SUBSETS[audio.name]]
@@ -65,38 +66,40 @@ def build(config: Config, root: Path | None) -> Source:
 def _find(config: Config, root: Path | None) -> tuple[Path, Path]:
     if root is None:
         raise DataError("fma needs its folder; give the one that holds fma_large and fma_metadata as --data-root")
-    wanted = list(SUBSETS) if config.audio == "auto" else [config.audio]
+    candidates = list(SUBSETS) if config.audio == "auto" else [config.audio]
     for home in (root, root / "fma"):
-        for name in wanted:
+        for name in candidates:
             if (home / name).is_dir() and (home / "fma_metadata" / "tracks.csv").is_file():
                 return home, home / name
     raise DataError(
         f"no FMA found in {root}: looked there and in its folder fma for fma_metadata/tracks.csv beside "
-        f"{' or '.join(wanted)}; give the folder that holds them as --data-root"
+        f"{' or '.join(candidates)}; give the folder that holds them as --data-root"
     )
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the columns that matter of every track, and its six digits as `track`."""
+    """Return one row per track: the columns COLUMNS, and the six digits of its number as `track`."""
     import pandas as pd
 
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header = csv.reader(file)
-            places = _find_columns(next(header), next(header), next(header))
-        wanted = [0, *places.values()]
-        table = pd.read_csv(path, header=None, skiprows=HEADER_ROWS, usecols=wanted, dtype=str, keep_default_na=False)
+            indices = _find_columns(next(header), next(header), next(header))
+        used = [0, *indices.values()]
+        table = pd.read_csv(path, header=None, skiprows=HEADER_ROWS, usecols=used, dtype=str, keep_default_na=False)
         names = [f"{int(number):06d}" for number in table[0]]
-        columns = {name: table[place].tolist() for name, place in places.items()} | {"track": names}
+        columns = {name: table[index].tolist() for name, index in indices.items()} | {"track": names}
         _check(columns)
     except (OSError, ValueError, LookupError, StopIteration, csv.Error) as error:  # pandas raises ValueErrors
-        told = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} cannot be read as FMA's tracks.csv ({told}); unpack fma_metadata.zip again") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{path} cannot be read as FMA's tracks.csv ({reason}); unpack fma_metadata.zip again"
+        ) from error
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _check(columns: dict[str, list[str]]) -> None:
-    """Raise ValueError if a row has an unknown side, as the last one of a download that broke off has."""
+    """Raise ValueError if a row has an unknown subset or split, as the last row of a truncated download has."""
     for name, known in (("subset", set(SUBSETS["fma_full"])), ("split", set(SPLITS))):
         for track, value in zip(columns["track"], columns[name], strict=True):
             if value not in known:

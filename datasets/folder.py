@@ -1,8 +1,8 @@
-"""Any folder of audio files: mp3, ogg, flac or wav, at any depth, any rate, mono or stereo.
+"""Any folder of music files: mp3, ogg, flac or wav, at any depth and sample rate, mono or stereo.
 
-Sides are drawn by a hash of the path, so they are the same on every machine and stay when files are
-added. All files below one top-level folder (an album, an artist) are on one side; with few such
-folders every file is drawn for itself. The top-level folders `noise` and `rir` are not music.
+A hash of the path decides the split, so splits are the same on every machine and do not change when files are added.
+All files below one top-level folder (an album, an artist) are in the same split; with fewer than MIN_FOLDERS such
+folders, the split of every file is drawn separately. The top-level folders `noise` and `rir` are not music.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from bench.values import Source, Split, Track
 
 KIND = "music"
 CITE = "the user's own collection"
-LICENSE = "as the collection's owner says"
-SOURCE = "a folder of the user"
+LICENSE = "as stated by the owner of the collection"
+SOURCE = "a folder given by the user"
 
-NOT_MUSIC = ("noise", "rir")  # where noise and impulse responses of the same data root are looked for
-MIN_FOLDERS = 10  # with fewer, the drawn sides would be far from their shares
+NOT_MUSIC = ("noise", "rir")  # folders of noise and impulse responses in the same data root
+MIN_FOLDERS = 10  # with fewer, the splits would be far from their shares
 
 
 @dataclass(frozen=True)
 class Config:
-    """How the tracks are divided; what the two shares leave is the training side."""
+    """How the tracks are split; what the two shares leave is for training."""
 
     val_share: float = 0.05
-    """Share of the validation side, at least 0; the sum of both shares is below 1."""
+    """Share of the validation split, at least 0; the sum of both shares must be below 1."""
 
     test_share: float = 0.3
-    """Share of the test side, at least 0."""
+    """Share of the test split, at least 0."""
 
     def __post_init__(self) -> None:
         shares = (self.val_share, self.test_share)
@@ -41,36 +41,40 @@ class Config:
 
 
 def build(config: Config, root: Path | None) -> Source:
-    """Return the audio files below `root`; a track's id and path are its relative path.
+    """Return the audio files below `root`; the id and the path of a track are its path relative to `root`.
 
-    Raises: DataError if there is no such folder or no audio in it.
+    Raises: DataError if the folder does not exist or has no music.
     """
     if root is None:
         raise DataError("folder needs a folder of audio files; give it as --data-root")
-    found = {path: told for path, told in find_audio(root).items() if path.split("/")[0] not in NOT_MUSIC}
+    found = {path: problem for path, problem in find_audio(root).items() if path.split("/")[0] not in NOT_MUSIC}
     if not found:
         raise DataError(
-            f"no music in {root}: all its audio is below {' and '.join(NOT_MUSIC)}; give the folder above it"
+            f"no music in {root}: all its audio is in {' and '.join(NOT_MUSIC)}; give another folder as --data-root"
         )
     groups = {path: path.split("/")[0] for path in found}
     if len({group for path, group in groups.items() if path != group}) < MIN_FOLDERS:
         groups = {path: path for path in found}
-    sides = _assign_splits(set(groups.values()), config)
-    return file_source(root, [Track(path, path, sides[groups[path]], problem=told) for path, told in found.items()])
+    splits = _assign_splits(set(groups.values()), config)
+    tracks = [Track(path, path, splits[groups[path]], problem=problem) for path, problem in found.items()]
+    return file_source(root, tracks)
 
 
 def _assign_splits(groups: set[str], config: Config) -> dict[str, Split]:
-    """Return the side of every group, drawn by hash; a wanted side never stays empty where three groups are."""
+    """Return the split of every group, drawn by hash.
+
+    With three groups or more, every split with a share above 0 has at least one group.
+    """
     drawn = {group: int(hashlib.sha256(normalise_path(group).encode()).hexdigest()[:8], 16) / 2**32 for group in groups}
     stop = config.test_share + config.val_share
-    sides: dict[str, Split] = {
+    splits: dict[str, Split] = {
         group: "test" if value < config.test_share else "val" if value < stop else "train"
         for group, value in drawn.items()
     }
     ranked = sorted(groups, key=lambda group: (drawn[group], group))
     spare: dict[Split, str] = {"test": ranked[0], "val": ranked[len(ranked) // 2], "train": ranked[-1]}
     shares: dict[Split, float] = {"test": config.test_share, "val": config.val_share, "train": 1 - stop}
-    wanted = {side for side, share in shares.items() if share > 0}
-    if len(groups) >= len(spare) and not wanted <= set(sides.values()):
-        sides |= {spare[side]: side for side in wanted}
-    return sides
+    required = {split for split, share in shares.items() if share > 0}
+    if len(groups) >= len(spare) and not required <= set(splits.values()):
+        splits |= {spare[split]: split for split in required}
+    return splits

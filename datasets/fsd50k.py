@@ -1,9 +1,9 @@
-"""FSD50K, sound events from Freesound, in its official layout: the source of training mixtures for alignment.
+"""FSD50K, sound events from Freesound, in its official layout; for the training mixtures of alignment.
 
-The root, or a folder `FSD50K` in it, holds `FSD50K.ground_truth/dev.csv` beside `FSD50K.dev_audio`; these give the
-training and the validation side. `eval.csv` beside `FSD50K.eval_audio` is the test side, where it is there. Licences
-are those of `FSD50K.metadata`, clip by clip, where it is there. Clips last 0.3 to 30 s; what is shorter than
-`data.min_track_s` is left out.
+The data root, or a folder `FSD50K` in it, holds `FSD50K.ground_truth/dev.csv` and `FSD50K.dev_audio`, from which the
+training and the validation split are read. `eval.csv` and `FSD50K.eval_audio` are the test split; they are optional, as
+is `FSD50K.metadata`, which gives the licence of each clip. Clips last 0.3 to 30 s; those shorter than
+`data.min_track_s` are left out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from bench.audio.files import file_source
 from bench.errors import DataError
 from bench.values import Source, Split, Track
 
-KIND = "music"  # what is trained on and searched, whatever it is; noise is what is mixed into it
+KIND = "music"  # the kind of all audio that is trained on and searched; noise is mixed into it
 CITE = "Fonseca, Favory, Pons, Font, Serra: FSD50K: An Open Dataset of Human-Labeled Sound Events. TASLP 2022"
-LICENSE = "CC BY 4.0 as a whole; each clip has its uploader's licence (CC0, BY, BY-NC, Sampling+), kept in the manifest"
+LICENSE = (
+    "CC BY 4.0 as a whole; each clip has the licence of its uploader (CC0, BY, BY-NC, Sampling+), as in the manifest"
+)
 SOURCE = "https://zenodo.org/records/4060432"
 
 TABLES, METADATA = "FSD50K.ground_truth", "FSD50K.metadata"
@@ -28,13 +30,13 @@ COLUMNS = {"dev": ("fname", "labels", "mids", "split"), "eval": ("fname", "label
 
 @dataclass(frozen=True)
 class Config:
-    """Nothing to set: the tables say it all."""
+    """No settings: the tables of FSD50K define the splits."""
 
 
 def build(config: Config, root: Path | None) -> Source:
-    """Return the clips of FSD50K below `root`; a track's label is its first one, the most special.
+    """Return the clips of FSD50K below `root`; the label of a track is the first of its labels, the most specific.
 
-    Raises: DataError if the development part is not there, or a table cannot be read.
+    Raises: DataError if the development set is missing or a table cannot be read.
     """
     home = _find(root)
     parts = [part for part in COLUMNS if part == "dev" or (home / TABLES / "eval.csv").is_file()]
@@ -69,7 +71,7 @@ def _tracks(home: Path, part: str) -> list[Track]:
 
 
 def _read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the rows of a table, every field a text. Raises: DataError naming the table and what is wrong."""
+    """Return the rows of a table; all values are strings. Raises: DataError naming the table and the problem."""
     import pandas as pd
 
     try:
@@ -79,29 +81,29 @@ def _read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
             raise ValueError(f"it has no column {missing[0]!r}")
         _check(table["fname"].tolist(), table["split"].tolist() if "split" in columns else [])
     except (OSError, ValueError) as error:  # pandas raises ValueErrors
-        told = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} cannot be read as FSD50K's table ({told}); unpack {TABLES}.zip again") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} cannot be read as FSD50K's table ({reason}); unpack {TABLES}.zip again") from error
     cells = zip(*(table[name].tolist() for name in columns), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in cells]
 
 
-def _check(names: list[str], sides: list[str]) -> None:
-    """Raise ValueError if a clip is no Freesound number, or a side unknown, as in a last row that broke off."""
+def _check(names: list[str], splits: list[str]) -> None:
+    """Raise ValueError if a clip is not a Freesound number or a split is unknown, as in a truncated last row."""
     for name in names:
         if not (name.isascii() and name.isdigit()):
             raise ValueError(f"fname must be a number, got {name!r}")
-    for name, side in zip(names, sides, strict=False):
-        if side not in SPLITS:
-            raise ValueError(f"clip {name} has the split {side!r}, not one of {', '.join(SPLITS)}")
+    for name, split in zip(names, splits, strict=False):
+        if split not in SPLITS:
+            raise ValueError(f"clip {name} has the split {split!r}, not one of {', '.join(SPLITS)}")
 
 
 def _read_licences(path: Path) -> dict[str, str]:
-    """Return the licence of each clip by its number, none where there is no such file."""
+    """Return the licences by clip number; empty if there is no such file."""
     if not path.is_file():
         return {}
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): str(clip["license"]) for name, clip in told.items()}
+        clips = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): str(clip["license"]) for name, clip in clips.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} cannot be read ({told}); unpack {METADATA}.zip again, or remove it") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} cannot be read ({reason}); unpack {METADATA}.zip again, or remove it") from error

@@ -1,6 +1,7 @@
-"""Measured impulse responses from a folder of audio files, any rate, first channel; all for training.
+"""Measured room impulse responses from a folder of audio files at any sample rate; for training only.
 
-The test side of the benchmark is simulated to exact t60 values (see `rooms`), so that everybody has it.
+The first channel of each file is used. The test rooms of the benchmark are simulated to exact t60 values (see `rooms`),
+so that every user has the same ones.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ from bench.store import digest
 from bench.values import RATE_HZ
 
 KIND = "rir"
-CITE = "the user's own folder"
-LICENSE = "as its owner states"
+CITE = "the user's folder"
+LICENSE = "as stated by the owner of the folder"
 SOURCE = "a folder of measured impulse responses"
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings. Responses that ring longer than `max_t60_s` (mausoleums, sports halls) are left out."""
+    """Which responses are used."""
 
     max_t60_s: float = 2.0
+    """Largest reverberation time in s; responses that ring longer (mausoleums, sports halls) are left out."""
 
 
 def build(config: Config, root: Path | None) -> RirFolder:
-    """Return the responses below `root` or, where it exists, below `root/rir`.
+    """Return the responses below `root/rir` if that folder exists, else those below `root`.
 
-    Raises: DataError if there is no such folder or no audio file in it.
+    Raises: DataError if the folder does not exist or has no audio.
     """
     if root is None:
-        raise DataError("rir-folder needs a data root: give --data-root FOLDER or set BENCH_DATA")
+        raise DataError("rir-folder needs a data root; give --data-root FOLDER or set BENCH_DATA")
     folder = root / "rir" if (root / "rir").is_dir() else root
     find_audio(folder)
     return RirFolder(folder, config)
@@ -44,7 +46,7 @@ def build(config: Config, root: Path | None) -> RirFolder:
 
 @dataclass(frozen=True)
 class RirFolder:
-    """Reads responses; a name is a path relative to the folder."""
+    """Reads responses; the name of a response is its path relative to the folder."""
 
     folder: Path
     config: Config
@@ -72,6 +74,6 @@ class RirFolder:
         return Response(name, aligned_T, "train")
 
     def digest(self) -> str:
-        """Return a digest of the files' names, sizes and times."""
+        """Return a digest of the settings, and of the names, sizes and times of the files."""
         stats = [(n, (self.folder / n).stat().st_size, (self.folder / n).stat().st_mtime_ns) for n in self.names()]
         return digest("rir-folder", 1, self.config, stats)

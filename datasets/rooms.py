@@ -1,8 +1,8 @@
-"""Simulated rooms with wanted reverberation times, made with pyroomacoustics.
+"""Simulated room impulse responses with given reverberation times, computed with pyroomacoustics.
 
-A shoebox room is drawn; image sources give the early part and ray tracing the tail. Sabine's formula
-misses by up to a third, so the absorption is corrected until the t60 measured from the response is
-within a few per cent. The same seed gives the same response on every machine.
+The sides of a shoebox room are drawn at random; image sources give the early part of the response and ray tracing its
+tail. Sabine's formula is wrong by up to a third, so the absorption is corrected until the t60 measured from the
+response is within a few per cent of its target. The same seed gives the same response on every machine.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ CITE = "Scheibler et al., Pyroomacoustics, ICASSP 2018"
 LICENSE = "generated"
 SOURCE = "pyroomacoustics, hybrid of image sources and ray tracing"
 
-TOLERANCE = 0.03  # relative error of the measured t60 at which the correction stops
+TOLERANCE = 0.03  # relative error of the measured t60 below which the correction stops
 MAX_CORRECTIONS = 6
-ACCEPTABLE = 0.10  # a draw further off than this is replaced by another room
+ACCEPTABLE = 0.10  # relative error; a room with a larger one is replaced by another draw
 MAX_DRAWS = 20
-IMAGE_ORDER = 3
+IMAGE_ORDER = 3  # reflections computed by image sources
 RAYS = 5000
-MARGIN_M = 0.5  # between a wall and a source or microphone
-# Sides in metres (length, width, height), small and large; the wanted t60 moves between them.
+MARGIN_M = 0.5  # least distance of the source and the microphone from a wall
+# Sides in m (length, width, height) of the rooms for the shortest and the longest t60; interpolated in between.
 SMALL_ROOM, LARGE_ROOM = (2.5, 2.2, 2.2), (9.0, 7.0, 3.5)
 SMALL_T60_S, LARGE_T60_S = 0.15, 1.0
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which rooms. Reverberation times are in s, at least that of the deadest room that can be made."""
+    """Which rooms are simulated. Reverberation times are in s, at least SMALL_T60_S."""
 
     test_t60_s: tuple[float, ...] = (0.2, 0.4, 0.5, 0.7, 0.8)
     """Reverberation times of the test rooms."""
 
     test_rooms: int = 8
-    """Test rooms of each reverberation time."""
+    """Number of test rooms for each reverberation time."""
 
     train_rooms: int = 48
-    """Training rooms."""
+    """Number of training rooms."""
 
     train_t60_s: tuple[float, float] = (0.2, 1.0)
-    """Range of the training rooms' reverberation times, drawn uniformly."""
+    """Range from which the reverberation times of the training rooms are drawn uniformly."""
 
     seed: int = 0
-    """Seed of every draw."""
+    """Seed of all random draws."""
 
     def __post_init__(self) -> None:
         if min((*self.test_t60_s, *self.train_t60_s), default=1.0) < SMALL_T60_S:
-            raise ConfigError(f"t60 must be >= {SMALL_T60_S} s: no room is dead enough, got {self}")
+            raise ConfigError(f"t60 must be >= {SMALL_T60_S} s (no simulated room is drier), got {self}")
 
 
 def build(config: Config, root: Path | None) -> Rooms:
@@ -66,7 +66,7 @@ def build(config: Config, root: Path | None) -> Rooms:
 
 @dataclass(frozen=True)
 class Rooms:
-    """Makes responses named `test/0.5/3` (wanted t60, number) and `train/17`."""
+    """Simulates responses with names such as `test/0.5/3` (target t60, number) and `train/17`."""
 
     config: Config
 
@@ -76,16 +76,16 @@ class Rooms:
         return [*test, *(f"train/{i}" for i in range(self.config.train_rooms))]
 
     def load(self, name: str) -> Response:
-        """Return one response. Raises: DataError if no drawn room reaches the wanted t60."""
+        """Return one response. Raises: DataError if no drawn room comes close enough to the target t60."""
         side, *rest = name.split("/")
         split: Split = "test" if side == "test" else "train"
         seed = int(digest("rooms", self.config.seed, name)[:8], 16)
         draw = np.random.default_rng(seed)
-        wanted_s = float(rest[0]) if split == "test" else float(draw.uniform(*self.config.train_t60_s))
-        return Response(name, _draw_response(wanted_s, draw), split, wanted_s, "generated")
+        target_s = float(rest[0]) if split == "test" else float(draw.uniform(*self.config.train_t60_s))
+        return Response(name, _draw_response(target_s, draw), split, target_s, "generated")
 
     def digest(self) -> str:
-        """Return a digest of the settings and of the library that makes the rooms."""
+        """Return a digest of the settings and the version of pyroomacoustics."""
         import pyroomacoustics
 
         return digest("rooms", 1, asdict(self.config), pyroomacoustics.__version__)
@@ -93,6 +93,7 @@ class Rooms:
 
 def _draw_response(t60_s: float, draw: np.random.Generator) -> Floats:
     for _ in range(MAX_DRAWS):
+        # Longer reverberation times belong to larger rooms.
         size = np.clip((t60_s - SMALL_T60_S) / (LARGE_T60_S - SMALL_T60_S), 0, 1)
         sides_m = (np.array(SMALL_ROOM) * (1 - size) + np.array(LARGE_ROOM) * size) * draw.uniform(0.8, 1.2, 3)
         source_m, microphone_m = (draw.uniform(MARGIN_M, sides_m - MARGIN_M) for _ in range(2))
@@ -100,14 +101,17 @@ def _draw_response(t60_s: float, draw: np.random.Generator) -> Floats:
         wave_T, measured_s = _fit_absorption(t60_s, sides_m, source_m, microphone_m, seed)
         if abs(measured_s / t60_s - 1) <= ACCEPTABLE:
             return wave_T
-    raise DataError(f"no room was found with a t60 of {t60_s:g} s within {ACCEPTABLE:.0%} in {MAX_DRAWS} draws")
+    raise DataError(
+        f"no room with a t60 of {t60_s:g} s +- {ACCEPTABLE:.0%} was found in {MAX_DRAWS} draws; "
+        "change the seed or the t60"
+    )
 
 
 def _fit_absorption(
     t60_s: float, sides_m: Floats, source_m: Floats, microphone_m: Floats, seed: int
 ) -> tuple[Floats, float]:
-    """Return the response whose absorption was corrected towards the wanted t60, and its measured t60."""
-    absorption = min(0.95, float(0.161 * np.prod(sides_m) / (t60_s * _surface(sides_m))))  # Sabine
+    """Return the response with the absorption that brings its t60 closest to t60_s, and the t60 measured from it."""
+    absorption = min(0.95, float(0.161 * np.prod(sides_m) / (t60_s * _surface(sides_m))))  # Sabine's formula
     best: tuple[Floats, float] = (np.zeros(0, dtype=np.float32), np.inf)
     for _ in range(MAX_CORRECTIONS):
         wave_T = _simulate(absorption, sides_m, source_m, microphone_m, seed)

@@ -1,6 +1,6 @@
-"""The divide-and-encode head, which NAFP and the attention CNN of Singh et al. share.
+"""The divide-and-encode head, shared by `now-playing` and `attention-cnn`.
 
-Shape legend: B batch, V values, H hidden values of all branches, D dimensions of the fingerprint.
+Shape legend: B batch, V values, H hidden units of all branches, D dimensions of the fingerprint.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-BRANCH_UNITS = 32
+BRANCH_UNITS = 32  # hidden units of each branch
 
 
 class SplitHead(nn.Module):
@@ -23,7 +23,7 @@ class SplitHead(nn.Module):
         self.out = nn.Conv1d(dim * BRANCH_UNITS, dim, 1, groups=dim)
 
     def forward(self, top_BV: Tensor) -> Tensor:
-        """Return (B, D), not normalised, of (B, V); V is a multiple of D."""
+        """Return codes (B, D), not normalised, of values (B, V); V is a multiple of D."""
         hidden_BH1 = functional.elu(self.hidden(top_BV.unsqueeze(-1)))
         code_BD: Tensor = self.out(hidden_BH1).squeeze(-1)
         return code_BD

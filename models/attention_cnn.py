@@ -1,6 +1,6 @@
 """The attention CNN of Singh et al. (ISMIR 2022): a residual network with spectral-temporal attention.
 
-What the paper leaves open is a setting, or is said in docs/encoders/attention-cnn.md.
+What the paper does not specify is either a setting or described in docs/encoders/attention-cnn.md.
 
 Shape legend: B batch, T samples, C channels, F mel bands, W frames, D dimensions of the fingerprint, V values and
 H hidden units of all branches of the head, G groups of N rows of K values.
@@ -27,7 +27,7 @@ STEM_CHANNELS = 32
 CHANNELS = (32, 64, 128, 256, 512, 1024)
 STRIDES = (1, 2, 2, 2, 2, 2)
 BANDS, FRAMES = 64, 96
-TOP_POSITIONS = 6  # the last block's map is 2 x 3
+TOP_POSITIONS = 6  # the map of the last block is 2 bands x 3 frames
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,29 @@ class Config:
     """Settings of the encoder."""
 
     width: float = 1.0
-    """Factor of every channel count, above 0; 1 is the paper's network.
+    """Factor of all channel counts, above 0; 1 is the network of the paper.
 
-    Channels must stay whole numbers, and the last layer's values a multiple of `dim`.
+    All channel counts must be whole numbers, and the number of values of the last layer a multiple of `dim`.
     """
 
     dim: int = 128
     """Dimensions of a fingerprint, at least 1."""
 
     attention: Literal["shared", "per-channel", "off"] = "shared"
-    """Weights of attention: `shared` by all channels of a block, `per-channel`, or `off` (the ablation)."""
+    """The weights of attention: `shared` by all channels of a block, `per-channel`, or `off` (the ablation)."""
 
     attention_at: Literal["second-conv", "block-output", "last-block"] = "second-conv"
-    """Where attention applies.
+    """Where attention is applied.
 
-    `second-conv` is after the second convolution of each block, `last-block` after that of the last block alone,
-    `block-output` after the addition of each block.
+    `second-conv`: after the second convolution of each block; `last-block`: after the second convolution of the last
+    block only; `block-output`: after the addition in each block.
     """
 
     attention_scale: float | Literal["mean-1"] = 100.0
-    """S of the paper's equation 3, above 0; "mean-1" is bands x frames of each map, so that a mask has mean 1."""
+    """S of the paper's equation 3, above 0; "mean-1" uses bands x frames of each map, so that the mask has mean 1."""
 
     skip: Literal["projection", "none"] = "projection"
-    """How a block whose shape changes goes round its convolutions: by a `projection`, or not at all."""
+    """The skip connection of a block that changes the shape of its map: a `projection`, or `none`."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -76,15 +76,15 @@ class Config:
 
 
 def build(config: Config) -> AttentionCNN:
-    """Return the encoder with fresh weights, drawn from torch's global generator."""
+    """Return the encoder with random weights, drawn from the global generator of torch."""
     return AttentionCNN(config)
 
 
 class AttentionCNN(nn.Module):
     """Turns 0.96 s of audio at 16 kHz into a unit vector.
 
-    DEVIATION: a patch is scaled to [-1, 1] by the segment's own maximum (see LogMel), where the authors'
-    later code divides the whole file by its peak: a query's file is not at hand when a segment is embedded.
+    DEVIATION: a patch is scaled to [-1, 1] by the maximum of its segment (see LogMel), while the later code of the
+    authors divides the whole file by its peak. When a segment of a query is embedded, the file is not available.
     """
 
     rate_hz = 16_000
@@ -94,20 +94,20 @@ class AttentionCNN(nn.Module):
         super().__init__()
         self.dim = config.dim
         self.front_end = LogMel()
-        before = int(STEM_CHANNELS * config.width)
-        self.stem = _ConvReluNorm(1, before, 1)
+        in_channels = int(STEM_CHANNELS * config.width)
+        self.stem = _ConvReluNorm(1, in_channels, 1)
         blocks: list[nn.Module] = []
         bands, frames = BANDS, FRAMES
         for number, stride in enumerate(STRIDES):
             channels = int(CHANNELS[number] * config.width)
             bands, frames = bands // stride, frames // stride
             last = number == len(STRIDES) - 1
-            attended = config.attention != "off" and (last or config.attention_at != "last-block")
-            attention = _Attention(channels, bands, frames, config) if attended else None
-            blocks.append(_Block(before, channels, stride, attention, config))
-            before = channels
+            has_attention = config.attention != "off" and (last or config.attention_at != "last-block")
+            attention = _Attention(channels, bands, frames, config) if has_attention else None
+            blocks.append(_Block(in_channels, channels, stride, attention, config))
+            in_channels = channels
         self.blocks = nn.Sequential(*blocks)
-        self.head = SplitHead(before * bands * frames, config.dim)
+        self.head = SplitHead(in_channels * bands * frames, config.dim)
 
     def features(self, wave_BT: Tensor) -> Tensor:
         """Return the log-mel patches (B, 1, 64, 96) of segments (B, 15360)."""
@@ -117,11 +117,11 @@ class AttentionCNN(nn.Module):
     def embed(self, patch_B1FW: Tensor) -> Tensor:
         """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 96).
 
-        Channels are the fastest axis in memory (channels_last): oneDNN and cuDNN then convolve without
-        reordering, and attention's sums are products of views. Not so the last block on the CPU: on its small maps
-        oneDNN's blocked kernels skip the padding, in half the time.
+        Channels are the fastest axis in memory (channels_last): oneDNN and cuDNN then convolve without reordering, and
+        the sums of attention are matrix products of views. The last block on a CPU is the exception: on its small maps,
+        oneDNN's blocked kernels skip the padding and take half the time.
         """
-        # With one channel both orders are contiguous, and only a copy marks which one is meant.
+        # A map of one channel is contiguous in both memory orders; only a copy marks it as channels_last.
         x_BCFW = self.stem(patch_B1FW.clone(memory_format=torch.channels_last))
         x_BCFW = self.blocks[:-1](x_BCFW)
         if x_BCFW.device.type == "cpu":
@@ -135,11 +135,11 @@ class AttentionCNN(nn.Module):
 
 
 class _ConvReluNorm(nn.Module):
-    """Convolves 3 x 3, cuts at zero, then normalises each channel: the order of the paper's text."""
+    """3 x 3 convolution, ReLU, then batch norm: the order given in the text of the paper."""
 
-    def __init__(self, before: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, channels, 3, stride, padding=1)
+        self.conv = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
@@ -148,17 +148,19 @@ class _ConvReluNorm(nn.Module):
 
 
 class _Block(nn.Module):
-    """Adds what two convolutions make of a map, masked by attention, to the map itself or its projection."""
+    """A residual block: two convolutions, masked by attention, added to the input or its projection."""
 
-    def __init__(self, before: int, channels: int, stride: int, attention: _Attention | None, config: Config) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, attention: _Attention | None, config: Config
+    ) -> None:
         super().__init__()
-        self.first = _ConvReluNorm(before, channels, stride)
+        self.first = _ConvReluNorm(in_channels, channels, stride)
         self.second = _ConvReluNorm(channels, channels, 1)
         self.attention = attention
         self.masks_sum = config.attention_at == "block-output"
         self.skip: nn.Module | None = nn.Identity()
-        if stride != 1 or before != channels:
-            self.skip = _Projection(before, channels, stride) if config.skip == "projection" else None
+        if stride != 1 or in_channels != channels:
+            self.skip = _Projection(in_channels, channels, stride) if config.skip == "projection" else None
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
         y_BCFW: Tensor = self.second(self.first(x_BCFW))
@@ -172,16 +174,17 @@ class _Block(nn.Module):
 
 
 class _Projection(nn.Module):
-    """Brings a map to a block's output shape: every stride-th position, a 1 x 1 convolution, a norm.
+    """Brings a map to the output shape of a block: every stride-th position, a 1 x 1 convolution, batch norm.
 
-    The positions are taken before the convolution, not by its stride: oneDNN's backward pass of a strided 1 x 1
-    convolution with fewer than 16 channels in this memory order writes past its buffer (docs/log.md).
+    The positions are selected before the convolution instead of by its stride: the backward pass of oneDNN for a
+    strided 1 x 1 convolution with fewer than 16 channels in this memory order writes past its buffer
+    (docs/experiments.md, "A strided 1 x 1 convolution in oneDNN").
     """
 
-    def __init__(self, before: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.conv = nn.Conv2d(before, channels, 1)
+        self.conv = nn.Conv2d(in_channels, channels, 1)
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
@@ -190,24 +193,24 @@ class _Projection(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Makes the mask of equations 1 to 3: an outer product of a softmax over bands and one over frames.
+    """The mask of equations 1 to 3: the outer product of a softmax over bands and a softmax over frames.
 
     For each channel c: over_bands[f] = softmax over f of sum_w x[f, w] time_weights[w], over_frames[w] =
     softmax over w of sum_f x[f, w] freq_weights[f], mask[f, w] = S over_bands[f] over_frames[w].
-    The paper calls the vector over bands "temporal" and prints both sums with the same transpose; the shapes
-    it declares, C x F x 1 and C x 1 x T, allow only this.
+    The paper calls the vector over bands "temporal" and prints both sums with the same transpose; the shapes it
+    declares, C x F x 1 and C x 1 x T, allow only this reading.
     """
 
     def __init__(self, channels: int, bands: int, frames: int, config: Config) -> None:
         super().__init__()
         self.scale = float(bands * frames if config.attention_scale == "mean-1" else config.attention_scale)
-        own = (channels,) if config.attention == "per-channel" else ()
-        # Drawn as a linear layer of so many inputs would be; the paper does not say.
-        self.time_weights = nn.Parameter(torch.empty(frames, *own).uniform_(-1, 1) / frames**0.5)
-        self.freq_weights = nn.Parameter(torch.empty(bands, *own).uniform_(-1, 1) / bands**0.5)
+        per_channel = (channels,) if config.attention == "per-channel" else ()
+        # Initialised like a linear layer with as many inputs; the paper gives no initialisation.
+        self.time_weights = nn.Parameter(torch.empty(frames, *per_channel).uniform_(-1, 1) / frames**0.5)
+        self.freq_weights = nn.Parameter(torch.empty(bands, *per_channel).uniform_(-1, 1) / bands**0.5)
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
-        """Return the mask, of the shape, type and memory order of the map (B, C, F, W)."""
+        """Return the mask, in the shape, type and memory order of the map (B, C, F, W)."""
         x_BFWC = x_BCFW.permute(0, 2, 3, 1)
         time_weights, freq_weights = (w.to(x_BCFW.dtype) for w in (self.time_weights, self.freq_weights))
         if time_weights.dim() == 2:
@@ -222,8 +225,8 @@ class _Attention(nn.Module):
 
 
 def _weighted_sum(x_GNK: Tensor, weights_N: Tensor) -> Tensor:
-    """Return the sums (G, K) of groups of rows, each row times its weight.
+    """Return the weighted sums (G, K) of the N rows of each group.
 
-    As a product of matrices: eight times as fast on the CPU as multiplying and adding up.
+    A matrix product is eight times as fast on a CPU as multiplying and summing.
     """
     return torch.bmm(weights_N.expand(len(x_GNK), 1, -1), x_GNK).squeeze(1)

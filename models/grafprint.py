@@ -1,11 +1,11 @@
-"""The GraFPrint encoder: a graph network over the bins of a log-mel patch, with neighbours found anew in every block.
+"""The GraFPrint encoder: a graph network over the bins of a log-mel patch, with a new neighbour graph in every block.
 
-The network is that of the released code, which differs from its paper in places: see
-docs/encoders/grafprint.md. All 1x1 convolutions over nodes are matrix products here, since a node is a
-row; in evaluation mode batch norm is folded into them.
+The network is that of the released code, which differs in places from the paper: see docs/encoders/grafprint.md. Nodes
+are rows of a matrix, so all 1x1 convolutions over nodes are matrix products here; in evaluation mode, batch norm is
+folded into them.
 
-Shape legend: B batch, T samples, F mel bands, W frames, N nodes of a segment, M = B x N nodes of a
-batch, C channels, G groups of channels, E edges, D dimensions of the fingerprint.
+Shape legend: B batch, T samples, F mel bands, W frames, N nodes of a segment, M = B x N nodes of a batch, C channels,
+O output channels, G groups of channels, K neighbours, E edges, D dimensions of the fingerprint.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from bench.errors import ConfigError
 
 CITE = "Bhattacharjee, Singh, Benetos, GraFPrint: a GNN-based approach for audio identification, ICASSP 2025"
 LICENSE = "MIT"
-SOURCE = "the paper for the idea, the released code's network for every number (docs/encoders/grafprint.md)"
+SOURCE = "the paper for the idea, the network of the released code for every number (docs/encoders/grafprint.md)"
 
 RATE_HZ = 16_000
 SEGMENT_S = 1.0
 BANDS, FRAMES = 64, 32
 WINDOW, HOP = 1024, 512
-SPAN_FLOOR = 1e-8  # keeps a segment of one level from being 0 / 0
+SPAN_FLOOR = 1e-8  # avoids 0 / 0 for a segment of constant level
 POINT_CHANNELS = 8
 CHANNELS = {
     "t": (64, 128, 256, 512),
@@ -42,39 +42,41 @@ CHANNELS = {
 BLOCKS = {"t": (2, 2, 6, 2), "s": (2, 2, 6, 2), "m": (2, 2, 16, 2), "b": (2, 2, 18, 2)}
 POOLED, HIDDEN = 1024, 4096
 GROUPS = 4
-FEWEST_NODES = BANDS * FRAMES // 2 // 8  # in the last stage: 1024 nodes, halved three times
+FEWEST_NODES = BANDS * FRAMES // 2 // 8  # of the last stage: 1024 nodes, halved three times
 MAX_DILATION = 3
-IMAGES = 16
-LIKENESSES = 2  # segments whose nodes are compared at once on a processor, 4 MB each at first
-CHUNK = 8  # segments that a processor takes at once at width 1, so that what a block works on stays in its cache
+IMAGES = 16  # see `convolve`
+COSINE_CHUNK = 2  # segments whose nodes a CPU compares at once; 4 MB each in the first stage
+CHUNK = 8  # segments that a CPU embeds at once at width 1, so that the data of a block stay in its cache
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the encoder; the defaults are what the released code runs."""
+    """Settings of the encoder; the defaults are those of the released code."""
 
     size: Literal["t", "s", "m", "b"] = "t"
-    """The paper's sizes of the network, tiny to big: channels and number of blocks."""
+    """The size of the network in the paper, from tiny to big: channels and number of blocks."""
 
     width: float = 1.0
-    """Factor of every channel count, above 0; 1 is the paper's network.
+    """Factor of all channel counts, above 0; 1 is the network of the paper.
 
-    Channels must stay whole numbers and multiples of the convolution's groups: take a multiple of 1/8.
+    All channel counts must be whole numbers and multiples of the groups of the graph convolution: take a multiple of
+    1/8.
     """
 
     k: int = 3
-    """Neighbours of a node, itself among them: 3 is itself and 2 others; at least 2."""
+    """Number of neighbours of a node, including itself: 3 is itself and 2 others; at least 2."""
 
     dilation: Literal["none", "planned"] = "none"
-    """`planned` skips neighbours, by a step that grows from 1 in the first block to 3 in the last.
+    """`planned` takes every s-th neighbour only; s grows from 1 in the first block to 3 in the last.
 
-    The released code's constructor plans this, but its block counter stands still: hence `none`.
+    The released code intends this, but its block counter never advances: hence the default `none`.
     """
 
     drop_path: float = 0.0
-    """Probability with which the last block leaves out its branches in training, from 0 to below 1.
+    """Probability that training skips the residual branches of the last block, at least 0 and below 1.
 
-    It rises to this from 0 in the first block. The released code plans 0.1, but its block counter stands still.
+    It rises to this value from 0 in the first block. The released code intends 0.1, but its block counter never
+    advances.
     """
 
     conv: Literal["max-relative", "edge", "sage", "gin"] = "max-relative"
@@ -93,10 +95,10 @@ class Config:
                 f"multiples of {GROUPS} (the graph convolution has {GROUPS} groups), got {self.width}; "
                 f"take a multiple of 1/8"
             )
-        most = (FEWEST_NODES - 1) // (MAX_DILATION if self.dilation == "planned" else 1) + 1
-        if not 2 <= self.k <= most:
+        max_k = (FEWEST_NODES - 1) // (MAX_DILATION if self.dilation == "planned" else 1) + 1
+        if not 2 <= self.k <= max_k:
             raise ConfigError(
-                f"model.k must be between 2 (a node and one other) and {most} (the last stage has {FEWEST_NODES} "
+                f"model.k must be between 2 (a node and one other) and {max_k} (the last stage has {FEWEST_NODES} "
                 f"nodes) with dilation {self.dilation!r}, got {self.k}"
             )
         if not 0 <= self.drop_path < 1:
@@ -104,7 +106,7 @@ class Config:
 
 
 def build(config: Config) -> GraFPrint:
-    """Return the encoder with fresh weights, drawn from torch's global generator."""
+    """Return the encoder with random weights, drawn from the global generator of torch."""
     return GraFPrint(config)
 
 
@@ -130,9 +132,9 @@ class GraFPrint(nn.Module):
         channels = [int(c * config.width) for c in CHANNELS[config.size]]
         self.stem = _Dense(point, channels[0], bias=False)
         self.body = _build_body(channels, config)
-        # DEVIATION: a bias before a batch norm, which takes it out again in training, starts from 0 rather than
-        # from the framework's draw. Only a fresh network in evaluation mode, as a control, knows the difference:
-        # there such biases leave little of what tells segments apart (at width 1/8 a quarter).
+        # DEVIATION: a bias before a batch norm starts from 0 instead of the framework's random value. In training,
+        # batch norm removes it. The difference is seen only in an untrained network in evaluation mode, as a control:
+        # there, random biases leave little of what distinguishes segments (at width 1/8 a quarter).
         for layer in self.body.modules():
             if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -157,23 +159,24 @@ class GraFPrint(nn.Module):
         return self.embed(self.features(wave_BT))
 
     def _pool(self, patch_B1FW: Tensor) -> Tensor:
-        """Return the mean of each patch's projected nodes, (B, 1024 x width)."""
+        """Return the mean of the projected nodes of each patch, (B, 1024 x width)."""
+        # Each bin is a point with three channels: its time, its frequency and its level.
         placed_BCFW = torch.cat([self.ramps_1CFW.expand(len(patch_B1FW), -1, -1, -1), patch_B1FW], dim=1)
         points_BCFW = functional.relu(self.point(placed_BCFW))
         nodes_BNC = points_BCFW.flatten(2).transpose(1, 2)
         nodes_BNC = self.body(functional.leaky_relu(self.stem(nodes_BNC), 0.2))
-        # The projection is linear, so the mean of what it makes is what it makes of the mean.
+        # The projection is linear, so it may be applied after the mean over nodes.
         projected_BC: Tensor = self.project(nodes_BNC.mean(dim=1))
         return projected_BC
 
 
 class _ScaledLogMel(nn.Module):
-    """Turns segments into log-mel patches scaled to [0, 1] by the segment's own extremes.
+    """Turns segments into log-mel patches, scaled to [0, 1] by the lowest and the highest level of each segment.
 
-    DEVIATION: the code divides a training track by the 0.95 quantile of its magnitudes, and no other.
-    A gain is a constant in decibels, which the scaling takes out again (but for bins at the floor of
-    -100 dB), so training and test see the same here. It also divides by the bare span, which makes NaN
-    of a segment of one level; SPAN_FLOOR makes it all zeros.
+    DEVIATION: the released code divides training tracks, and only these, by the 0.95 quantile of their magnitudes. Such
+    a gain is a constant in decibels and is cancelled by the scaling (except at bins at the floor of -100 dB), so
+    training and test are treated alike here. The released code also divides by the span alone, which gives NaN for a
+    segment of constant level; with SPAN_FLOOR, such a segment is all zeros.
     """
 
     def __init__(self) -> None:
@@ -192,7 +195,7 @@ class _ScaledLogMel(nn.Module):
 
 
 def _build_body(channels: list[int], config: Config) -> nn.Sequential:
-    """Return all blocks, with the layers between stages that halve the nodes."""
+    """Return all blocks, with a layer between stages that halves the number of nodes."""
     counts = BLOCKS[config.size]
     total, done = sum(counts), 0
     layers: list[nn.Module] = []
@@ -208,15 +211,15 @@ def _build_body(channels: list[int], config: Config) -> nn.Sequential:
 
 
 class _Dense(nn.Module):
-    """A 1x1 convolution over nodes, which is a matrix product, and batch norm."""
+    """A 1x1 convolution over nodes, computed as a matrix product, and batch norm."""
 
-    def __init__(self, before: int, after: int, bias: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, bias: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(before, after, bias)
-        self.norm = nn.BatchNorm1d(after)
+        self.linear = nn.Linear(in_channels, out_channels, bias)
+        self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (..., after) of (..., before)."""
+        """Return (..., out_channels) of (..., in_channels)."""
         if self.training:
             return _normalise(self.norm, product(x, self.linear.weight, self.linear.bias))
         scale_C, shift_C = _scale_and_shift(self.norm, self.linear.bias)
@@ -224,43 +227,44 @@ class _Dense(nn.Module):
 
 
 def product(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int = 1) -> Tensor:
-    """Return x W^T + b along the last axis, (..., O) of (..., groups x C), each group with its rows of W.
+    """Return x W^T + b along the last axis, (..., O) of (..., groups x C); each group has its own rows of W.
 
-    Why two ways: oneDNN's 1x1 convolution of rows adds the bias on the way, and is a fifth faster than
-    the matrix library on the processors measured; elsewhere a matrix product is the faster one.
+    On a CPU, oneDNN's 1x1 convolution of rows adds the bias in the same pass and is a fifth faster than the matrix
+    library on the processors measured; on other devices a matrix product is faster.
     """
-    make = convolve if x.device.type == "cpu" else multiply
-    return make(x.flatten(0, -2), weight_OC, bias_O, groups).view(*x.shape[:-1], -1)
+    compute = convolve if x.device.type == "cpu" else multiply
+    return compute(x.flatten(0, -2), weight_OC, bias_O, groups).view(*x.shape[:-1], -1)
 
 
 def convolve(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int) -> Tensor:
-    """Return the product as a convolution of 16 images of (M / 16) x 1 pixels with the channels last.
+    """Return the product as a convolution of 16 images of (M / 16) x 1 pixels, with the channels last.
 
-    With fewer images PyTorch does not call oneDNN on one thread. M is a multiple of 16: nodes come in powers of 2.
+    With fewer images, PyTorch does not call oneDNN on one thread. M is a multiple of 16, because the number of nodes is
+    a power of 2.
     """
     image_HCW1 = x_MC.view(IMAGES, -1, 1, x_MC.shape[1]).permute(0, 3, 1, 2)
-    made_HOW1 = functional.conv2d(image_HCW1, weight_OC[..., None, None], bias_O, groups=groups)
-    return made_HOW1.permute(0, 2, 3, 1).flatten(0, 2)
+    product_HOW1 = functional.conv2d(image_HCW1, weight_OC[..., None, None], bias_O, groups=groups)
+    return product_HOW1.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def multiply(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int) -> Tensor:
-    """Return the product as one of matrices, or of a batch of them where there are groups."""
+    """Return the product as a matrix product, or as a batch of them if there are several groups."""
     if groups == 1:
         return functional.linear(x_MC, weight_OC, bias_O)
-    side_GMC = x_MC.view(len(x_MC), groups, -1).transpose(0, 1)
-    made_GMO = torch.bmm(side_GMC, weight_OC.view(groups, -1, weight_OC.shape[1]).transpose(1, 2))
-    made_MO = made_GMO.transpose(0, 1).flatten(1)
-    return made_MO if bias_O is None else made_MO + bias_O
+    group_GMC = x_MC.view(len(x_MC), groups, -1).transpose(0, 1)
+    product_GMO = torch.bmm(group_GMC, weight_OC.view(groups, -1, weight_OC.shape[1]).transpose(1, 2))
+    product_MO = product_GMO.transpose(0, 1).flatten(1)
+    return product_MO if bias_O is None else product_MO + bias_O
 
 
 def _normalise(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Return the batch norm over all axes but the last."""
+    """Return x after batch norm over all axes except the last."""
     normed_MC: Tensor = norm(x.flatten(0, -2))
     return normed_MC.view_as(x)
 
 
 def _scale_and_shift(norm: nn.BatchNorm1d, bias_C: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return what an evaluating batch norm multiplies the weights before it by, and the bias after that."""
+    """Return the factor (C,) of the weights and the new bias (C,) that fold a batch norm into the layer before it."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale_C = norm.weight * (norm.running_var + norm.eps).rsqrt()
     offset_C = -norm.running_mean if bias_C is None else bias_C - norm.running_mean
@@ -270,42 +274,43 @@ def _scale_and_shift(norm: nn.BatchNorm1d, bias_C: Tensor | None) -> tuple[Tenso
 class _Grouped(nn.Module):
     """A 1x1 convolution in groups of channels, batch norm and ReLU.
 
-    `parts` inputs meet channel by channel: u_0, m_0, u_1, m_1 and so on, so that a group sees the same
-    channels of each. The weights are kept in that order; the inputs are laid side by side instead.
+    The channels of the `parts` inputs are interleaved (u_0, m_0, u_1, m_1 and so on), so that a group sees the same
+    channels of each input. The weights are stored in that order; in `forward`, the inputs are concatenated within each
+    group and the weights reordered to match.
     """
 
-    def __init__(self, before: int, after: int, parts: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, parts: int) -> None:
         super().__init__()
         self.parts = parts
-        self.conv = nn.Conv1d(before * parts, after, 1, groups=GROUPS)
+        self.conv = nn.Conv1d(in_channels * parts, out_channels, 1, groups=GROUPS)
         nn.init.kaiming_normal_(self.conv.weight)
-        self.norm = nn.BatchNorm1d(after)
+        self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, *inputs_MC: Tensor) -> Tensor:
-        """Return (M, after) of `parts` inputs (M, before)."""
+        """Return (M, out_channels) of `parts` inputs (M, in_channels)."""
         assert len(inputs_MC) == self.parts and self.conv.bias is not None
-        sides_MC = torch.cat([x.view(len(x), GROUPS, -1) for x in inputs_MC], dim=2).flatten(1)
+        grouped_MC = torch.cat([x.view(len(x), GROUPS, -1) for x in inputs_MC], dim=2).flatten(1)
         weight_OC = self.conv.weight.view(self.conv.out_channels, -1, self.parts).transpose(1, 2).flatten(1)
         if self.training:
-            return functional.relu(self.norm(product(sides_MC, weight_OC, self.conv.bias, GROUPS)))
+            return functional.relu(self.norm(product(grouped_MC, weight_OC, self.conv.bias, GROUPS)))
         scale_O, shift_O = _scale_and_shift(self.norm, self.conv.bias)
-        return product(sides_MC, weight_OC * scale_O.unsqueeze(1), shift_O, GROUPS).relu_()
+        return product(grouped_MC, weight_OC * scale_O.unsqueeze(1), shift_O, GROUPS).relu_()
 
 
 class _Downsample(nn.Module):
-    """Halves the nodes: a convolution of kernel 3 and stride 2 along their list, and batch norm.
+    """Halves the number of nodes: a convolution of kernel 3 and stride 2 along the list of nodes, and batch norm.
 
-    The paper's is a 3x3 kernel on a map of width 1, of which two columns only ever meet padding. They
-    are kept as weights, to be the paper's network in size, and left out of the work; their gradient is 0.
+    The paper has a 3x3 kernel on a map of width 1; two of its columns only meet padding. Their weights exist, so that
+    the network has the size of the paper's, but they are not used, and their gradient is 0.
     """
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, after, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm1d(after)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        """Return (B, N / 2, after) of (B, N, before)."""
+        """Return (B, N / 2, out_channels) of (B, N, in_channels)."""
         pairs_BNC = x_BNC.reshape(len(x_BNC), x_BNC.shape[1] // 2, -1)
         previous_BNC = functional.pad(x_BNC[:, 1:-1:2], (0, 0, 1, 0))
         windows_BNC = torch.cat([previous_BNC, pairs_BNC], dim=2)
@@ -317,7 +322,7 @@ class _Downsample(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    """Mixes the channels of each node: to four times as many and back, beside a way around."""
+    """A residual block that mixes the channels of each node: to four times as many, and back."""
 
     def __init__(self, channels: int, drop: float) -> None:
         super().__init__()
@@ -331,7 +336,7 @@ class _FeedForward(nn.Module):
 
 
 class _Grapher(nn.Module):
-    """Lets each node hear its nearest neighbours among the nodes of its segment, beside a way around."""
+    """A residual block with a graph convolution of each node and its nearest neighbours within the segment."""
 
     def __init__(self, channels: int, conv: str, k: int, dilation: int, drop: float) -> None:
         super().__init__()
@@ -343,70 +348,72 @@ class _Grapher(nn.Module):
     def forward(self, x_BNC: Tensor) -> Tensor:
         u_BNC = self.enter(x_BNC)
         edges_2E = nearest_edges(u_BNC, self.others, self.dilation)
-        made_MC = self.graph(u_BNC.flatten(0, 1), edges_2E)
-        branch_BNC = self.leave(made_MC).view_as(x_BNC)
+        mixed_MC = self.graph(u_BNC.flatten(0, 1), edges_2E)
+        branch_BNC = self.leave(mixed_MC).view_as(x_BNC)
         return x_BNC + _drop_path(branch_BNC, self.drop if self.training else 0.0)
 
 
 def _drop_path(branch_BNC: Tensor, rate: float) -> Tensor:
-    """Return the branch without those of a share of the segments, the others louder by as much."""
+    """Return the branch with a random share `rate` of the segments set to 0, the others scaled by 1 / (1 - rate)."""
     if rate == 0:
         return branch_BNC
-    kept_B11 = torch.rand(len(branch_BNC), 1, 1, device=branch_BNC.device) >= rate
-    return branch_BNC * (kept_B11 / (1 - rate)).to(branch_BNC.dtype)
+    keep_B11 = torch.rand(len(branch_BNC), 1, 1, device=branch_BNC.device) >= rate
+    return branch_BNC * (keep_B11 / (1 - rate)).to(branch_BNC.dtype)
 
 
 @torch.no_grad()
 def nearest_edges(u_BNC: Tensor, others: int, dilation: int) -> Tensor:
-    """Return the edges (2, E) from the nearest other nodes of its segment to each node, E = others x M.
+    """Return the edges (2, E) to each node from the nearest other nodes of its segment, E = others x M.
 
-    Row 0 is where an edge comes from, row 1 where it goes. Edges come by rank: first the nearest of all nodes,
-    then the next of all, so that (others, M, C) is the shape of what comes in. Of the `others x dilation`
-    nearest every `dilation`-th is taken. A node is not among its own: it always is its own nearest, at
-    distance 0, so who needs it has it at hand.
+    Row 0 is the source of an edge, row 1 its target. Edges are ordered by rank: first the nearest neighbour of every
+    node, then the second nearest of every node, so that the messages have the shape (others, M, C). Of the
+    `others x dilation` nearest nodes, every `dilation`-th is taken. A node is always its own nearest neighbour, at
+    distance 0; that edge is omitted, since every convolution has the node itself.
 
-    Nearness is that of directions, |a/|a| - b/|b||^2, which falls as their inner product rises. It is
-    taken in float32 where the network is in bf16, in which near ones would often be equal.
+    Distance is that of directions, |a/|a| - b/|b||^2, which falls as their inner product rises. It is computed in
+    float32 even if the network is in bf16, in which close distances would often be equal.
     """
     batch, nodes, _ = u_BNC.shape
+    # 1. The nearest nodes, numbered within each segment
     with torch.autocast(u_BNC.device.type, enabled=False):
         unit_BNC = functional.normalize(u_BNC.to(torch.promote_types(u_BNC.dtype, torch.float32)), dim=2)
         if u_BNC.device.type == "cpu":
-            parts = [_nearest_in_cache(part, others * dilation) for part in torch.split(unit_BNC, LIKENESSES)]
+            parts = [_nearest_in_cache(part, others * dilation) for part in torch.split(unit_BNC, COSINE_CHUNK)]
             near_BNK = torch.cat(parts)
         else:
-            near_BNK = _likeness(unit_BNC).topk(others * dilation, dim=2).indices
+            near_BNK = _cosines(unit_BNC).topk(others * dilation, dim=2).indices
+    # 2. Their numbers within the batch, for every dilation-th rank
     row_M = torch.arange(batch * nodes, device=u_BNC.device)
-    first_B11 = row_M[::nodes].view(batch, 1, 1)
-    from_KM = (near_BNK[..., dilation - 1 :: dilation] + first_B11).permute(2, 0, 1).reshape(others, -1)
+    offset_B11 = row_M[::nodes].view(batch, 1, 1)
+    from_KM = (near_BNK[..., dilation - 1 :: dilation] + offset_B11).permute(2, 0, 1).reshape(others, -1)
     return torch.stack([from_KM.flatten(), row_M.repeat(others)])
 
 
-def _likeness(unit_BNC: Tensor) -> Tensor:
+def _cosines(unit_BNC: Tensor) -> Tensor:
     """Return the cosines (B, N, N) between the nodes of each segment, -2 between a node and itself."""
-    likeness_BNN = torch.bmm(unit_BNC, unit_BNC.transpose(1, 2))
-    likeness_BNN.diagonal(dim1=1, dim2=2).fill_(-2.0)
-    return likeness_BNN
+    cosine_BNN = torch.bmm(unit_BNC, unit_BNC.transpose(1, 2))
+    cosine_BNN.diagonal(dim1=1, dim2=2).fill_(-2.0)
+    return cosine_BNN
 
 
 def _nearest_in_cache(unit_BNC: Tensor, ranks: int) -> Tensor:
-    """Return the nearest other nodes (B, N, ranks) of a few segments, of equal ones the first first.
+    """Return the nearest other nodes (B, N, ranks) of a few segments; ties go to the node that comes first.
 
-    Why not topk: for a few ranks numpy's argmax, over and over, takes a sixth of its time on a processor.
+    For a few ranks, repeated argmax in numpy takes a sixth of the time of topk on a CPU.
     """
-    likeness_BNN = _likeness(unit_BNC).numpy()
-    near_BNK = np.empty((*likeness_BNN.shape[:2], ranks), dtype=np.int64)
+    cosine_BNN = _cosines(unit_BNC).numpy()
+    near_BNK = np.empty((*cosine_BNN.shape[:2], ranks), dtype=np.int64)
     for rank in range(ranks):
-        near_BNK[..., rank] = likeness_BNN.argmax(axis=2)  # the first of equals
-        np.put_along_axis(likeness_BNN, near_BNK[..., rank : rank + 1], -3.0, axis=2)
+        near_BNK[..., rank] = cosine_BNN.argmax(axis=2)  # the first of equals
+        np.put_along_axis(cosine_BNN, near_BNK[..., rank : rank + 1], -3.0, axis=2)
     return torch.from_numpy(near_BNK)
 
 
 class _MaxRelative(MessagePassing):  # type: ignore[misc]
     """y = mix(u, max over neighbours of u_j - u_i); a node is its own neighbour, so the maximum is >= 0.
 
-    All edges of one rank lie together, one for each node in order, so the maximum over neighbours is one
-    between a few whole matrices rather than a scatter.
+    The edges of one rank are contiguous, one for each node in order, so the maximum over neighbours is an elementwise
+    maximum of a few matrices instead of a scatter.
     """
 
     def __init__(self, channels: int) -> None:
@@ -414,8 +421,8 @@ class _MaxRelative(MessagePassing):  # type: ignore[misc]
         self.mix = _Grouped(channels, 2 * channels, parts=2)
 
     def forward(self, u_MC: Tensor, edges_2E: Tensor) -> Tensor:
-        highest_MC = self.propagate(edges_2E, x=u_MC)
-        mixed_MC: Tensor = self.mix(u_MC, functional.relu(highest_MC - u_MC))
+        max_MC = self.propagate(edges_2E, x=u_MC)
+        mixed_MC: Tensor = self.mix(u_MC, functional.relu(max_MC - u_MC))
         return mixed_MC
 
     def aggregate(self, inputs: Tensor, x: Tensor) -> Tensor:
@@ -463,8 +470,8 @@ class _Edge(MessagePassing):  # type: ignore[misc]
 
     def forward(self, u_MC: Tensor, edges_2E: Tensor) -> Tensor:
         itself_2M = torch.arange(len(u_MC), device=u_MC.device).expand(2, -1)
-        highest_MC: Tensor = self.propagate(torch.cat([itself_2M, edges_2E], dim=1), x=u_MC)
-        return highest_MC
+        max_MC: Tensor = self.propagate(torch.cat([itself_2M, edges_2E], dim=1), x=u_MC)
+        return max_MC
 
     def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:
         mixed_EC: Tensor = self.mix(x_i, x_j - x_i)

@@ -1,7 +1,7 @@
 """The Now-Playing / NAFP encoder: spatially separable convolutions and a divide-and-encode head.
 
-The default is the baseline of Singh et al. (ISMIR 2022): the network of NAFP on their 64-band log-mel, with
-stride 2 in both directions everywhere, as NAFP's paper has it. NAFP's released code is a setting away: see
+The default is the baseline of Singh et al. (ISMIR 2022): the network of NAFP on their 64-band log-mel, with stride 2 in
+both directions everywhere, as in the paper of NAFP. Other settings give the network of NAFP's released code: see
 docs/encoders/now-playing.md.
 
 Shape legend: B batch, T samples, C channels, F mel bands, W frames, D dimensions of the fingerprint.
@@ -25,10 +25,10 @@ LICENSE = "MIT"
 SOURCE = "the paper's section 2.2; NAFP's table of layers; Singh et al. (ISMIR 2022) for the input"
 
 CHANNELS = (128, 128, 256, 256, 512, 512, 1024, 1024)
-KEEPS_FRAMES = (5, 7)  # layers, counted from 1, whose stride in time is 1 in the released code
+UNSTRIDED_LAYERS = (5, 7)  # counted from 1: their stride in time is 1 in the released code
 
 FrontEnd = Literal["mel64-16k", "mel256-8k", "mel256-8k-maxnorm"]
-# By front end: rate in Hz, segment in s, bands and frames of a patch.
+# For each front end: sample rate in Hz, length of a segment in s, bands and frames of a patch.
 INPUTS: dict[FrontEnd, tuple[int, float, int, int]] = {
     "mel64-16k": (16_000, 0.96, 64, 96),
     "mel256-8k": (8_000, 1.0, 256, 32),
@@ -41,22 +41,25 @@ class Config:
     """Settings of the encoder."""
 
     width: float = 1.0
-    """Factor of every channel count, above 0; 1 is the paper's network.
+    """Factor of all channel counts, above 0; 1 is the network of the paper.
 
-    Channels must stay whole numbers, and those of the last layer a multiple of `dim`.
+    All channel counts must be whole numbers, and that of the last layer a multiple of `dim`.
     """
 
     dim: int = 128
     """Dimensions of a fingerprint, at least 1."""
 
     norm_order: Literal["norm-relu", "elu-norm"] = "norm-relu"
-    """`norm-relu` normalises before a ReLU, as the paper does; `elu-norm` after an ELU, as the released code does."""
+    """`norm-relu` normalises before a ReLU, as in the paper; `elu-norm` after an ELU, as in the released code."""
 
     strides: Literal["paper", "code"] = "paper"
-    """`paper` has stride 2 everywhere; `code` has 1 in time at the fifth and seventh layer."""
+    """`paper` has stride 2 everywhere; `code` has stride 1 in time at the fifth and the seventh layer."""
 
     front_end: FrontEnd = "mel64-16k"
-    """The log-mel input: that of Singh et al., or that of NAFP, with its values as they are or scaled to [-1, 1]."""
+    """The log-mel input.
+
+    `mel64-16k` is that of Singh et al., `mel256-8k` that of NAFP; `mel256-8k-maxnorm` scales the latter to [-1, 1].
+    """
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -70,7 +73,7 @@ class Config:
 
 
 def build(config: Config) -> NowPlaying:
-    """Return the encoder with fresh weights, drawn from torch's global generator."""
+    """Return the encoder with random weights, drawn from the global generator of torch."""
     return NowPlaying(config)
 
 
@@ -85,29 +88,29 @@ class NowPlaying(nn.Module):
             LogMel() if config.front_end == "mel64-16k" else MagnitudeMel(config.front_end == "mel256-8k-maxnorm")
         )
         layers: list[nn.Module] = []
-        before = 1
+        in_channels = 1
         for number, channels in enumerate((int(c * config.width) for c in CHANNELS), start=1):
-            stride = 1 if config.strides == "code" and number in KEEPS_FRAMES else 2
+            stride = 1 if config.strides == "code" and number in UNSTRIDED_LAYERS else 2
             frames = -(-frames // stride)
-            layers.append(_HalfLayer(before, channels, (1, 3), (1, stride), (bands, frames), config.norm_order))
+            layers.append(_HalfLayer(in_channels, channels, (1, 3), (1, stride), (bands, frames), config.norm_order))
             bands = -(-bands // 2)
             layers.append(_HalfLayer(channels, channels, (3, 1), (2, 1), (bands, frames), config.norm_order))
-            before = channels
+            in_channels = channels
         self.layers = nn.Sequential(*layers)
-        self.head = SplitHead(before * bands * frames, config.dim)
+        self.head = SplitHead(in_channels * bands * frames, config.dim)
 
     def features(self, wave_BT: Tensor) -> Tensor:
-        """Return the log-mel patches (B, 1, F, W) of segments (B, T): (B, 1, 64, 96) of 15360 samples by default."""
+        """Return the log-mel patches (B, 1, F, W) of segments (B, T); by default (B, 1, 64, 96) of (B, 15360)."""
         patch_B1FW: Tensor = self.front_end(wave_BT)
         return patch_B1FW
 
     def embed(self, patch_B1FW: Tensor) -> Tensor:
         """Return unit vectors (B, D) of log-mel patches (B, 1, F, W).
 
-        Channels are the fastest axis in memory (channels_last), through convolutions and norms alike: oneDNN then
-        convolves without reordering each map, forward and backward (docs/encoders/now-playing.md).
+        Channels are the fastest axis in memory (channels_last) in all convolutions and norms, so that oneDNN convolves
+        without reordering the maps, forward and backward (docs/encoders/now-playing.md).
         """
-        # With one channel both orders are contiguous, and only a copy marks which one is meant.
+        # A map of one channel is contiguous in both memory orders; only a copy marks it as channels_last.
         top_BCFW = self.layers(patch_B1FW.clone(memory_format=torch.channels_last))
         return functional.normalize(self.head(top_BCFW.flatten(1)).float(), dim=1)
 
@@ -117,16 +120,16 @@ class NowPlaying(nn.Module):
 
 
 class _HalfLayer(nn.Module):
-    """Convolves along one axis, with a stride there; normalises over (C, F, W), with a weight for each value.
+    """A strided convolution along one axis, and a norm over (C, F, W) with one weight per value.
 
-    DEVIATION: "same" padding is one zero on each side. TensorFlow, which the released code runs on, pads an even
-    axis with stride 2 by one zero at its end alone, so that its taps lie one value later; weights converted from
-    it would have to be padded like that. Nothing else depends on it.
+    DEVIATION: "same" padding is one zero on each side. TensorFlow, used by the released code, pads an even axis with
+    stride 2 by a single zero at its end, so its taps lie one value later. Weights converted from the released code
+    would need that padding; nothing else depends on it.
     """
 
     def __init__(
         self,
-        before: int,
+        in_channels: int,
         channels: int,
         kernel: tuple[int, int],
         stride: tuple[int, int],
@@ -134,7 +137,7 @@ class _HalfLayer(nn.Module):
         norm_order: str,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, channels, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
+        self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
         self.norm = _MapNorm((channels, *shape))
         self.norm_order = norm_order
 
@@ -146,10 +149,11 @@ class _HalfLayer(nn.Module):
         return normed_BCFW
 
     def _convolve(self, x_BCFW: Tensor) -> Tensor:
-        """Return the convolution; along an axis no longer than the stride only with the taps that meet data.
+        """Return the convolution; if the axis is no longer than the stride, only the taps that meet data are used.
 
-        Why: oneDNN's bf16 backward pass leaves the gradient of taps that only ever meet padding
-        uninitialised, which put NaN into the weights (docs/log.md). Here that gradient is zero.
+        The bf16 backward pass of oneDNN leaves the gradient of taps that only meet padding uninitialised, which put NaN
+        into the weights (docs/experiments.md, "bf16 gradients of kernel taps that only meet padding (oneDNN)"). Here
+        that gradient is zero.
         """
         axis = 3 if self.conv.kernel_size[1] == 3 else 2
         size = x_BCFW.shape[axis]
@@ -160,9 +164,9 @@ class _HalfLayer(nn.Module):
 
 
 class _MapNorm(nn.LayerNorm):
-    """Normalises a map over (C, F, W), with a weight for each value; channels are the fastest axis of what it returns.
+    """A layer norm over (C, F, W) with one weight per value; channels are the fastest axis of its output.
 
-    The weights are kept as (C, F, W) and turned for each pass: they are small beside a batch of maps.
+    The weights are stored as (C, F, W) and permuted in each pass: they are small compared with a batch of maps.
     """
 
     def forward(self, x_BCFW: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The control at the floor: a fixed random projection of the log-mel, which learns nothing.
+"""A control without training: a fixed random projection of the log-mel patch.
 
-What a trained encoder adds is what it scores above this. Even untrained it finds clean queries well,
-so a clean score by itself says little.
+A trained encoder is worth what it scores above this control. The control finds clean queries well, so a score on clean
+queries alone says little about an encoder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.errors import ConfigError
 
 CITE = "Johnson and Lindenstrauss, Extensions of Lipschitz mappings into a Hilbert space, 1984"
 LICENSE = "MIT"
-SOURCE = "own definition"
+SOURCE = "defined by afp-bench"
 
 BANDS, FRAMES = 64, 96
 
@@ -30,7 +30,7 @@ class Config:
     """Dimensions of a fingerprint, at least 1."""
 
     seed: int = 0
-    """Seed of the projection, so that it is the same in every run."""
+    """Seed of the projection, which is therefore the same in every run."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -38,12 +38,12 @@ class Config:
 
 
 def build(config: Config) -> RandomProjection:
-    """Return the control; its weights depend on nothing but its config."""
+    """Return the control; its weights depend on `config` alone."""
     return RandomProjection(config)
 
 
 class RandomProjection(nn.Module):
-    """Turns 0.96 s of audio at 16 kHz into a unit vector by a Gaussian matrix."""
+    """Turns 0.96 s of audio at 16 kHz into a unit vector with a Gaussian matrix."""
 
     matrix: Tensor
     rate_hz = 16_000
@@ -62,7 +62,7 @@ class RandomProjection(nn.Module):
         return patch_B1FW
 
     def embed(self, patch_B1FW: Tensor) -> Tensor:
-        """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 96); the patch's mean level is removed."""
+        """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 96), each patch minus its mean level."""
         flat_BP = patch_B1FW.flatten(1)
         centred_BP = flat_BP - flat_BP.mean(dim=1, keepdim=True)
         return functional.normalize(centred_BP @ self.matrix, dim=1)

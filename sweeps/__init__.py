@@ -1,1 +1,1 @@
-"""Hyper-parameter sweeps: search spaces and workers."""
+"""Hyper-parameter sweeps with Optuna: search spaces, studies, workers, and promoting the best trial."""

@@ -1,6 +1,6 @@
-"""A study as files of the store, for the report and for who has no Optuna: what was tried, and what came of it.
+"""Exports a study to files of the store, so that reports and users can read it without Optuna.
 
-`study.json` says what it is, `trials.parquet` has a row for each trial, `curves.parquet` the validations as they came.
+`study.json` describes the study, `trials.parquet` has one row per trial, and `curves.parquet` one row per validation.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-FEWEST_FOR_IMPORTANCE = 4  # trials that ended with a value
+MIN_TRIALS_FOR_IMPORTANCE = 4  # completed trials
 
 
 def export(study: optuna.Study, folder: Path) -> None:
-    """Write a study's files into its folder; what was promoted stays in them."""
+    """Write the files of a study into its folder; a promotion noted there is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     definition = definition_of(study)
     trials = study.get_trials(deepcopy=False)
@@ -41,12 +41,12 @@ def export(study: optuna.Study, folder: Path) -> None:
 
 
 def write_promotion(folder: Path, run: str, trial: int) -> None:
-    """Note in a study's files which run its chosen trial became."""
+    """Record in the files of a study which trial was promoted, and the run of that promotion."""
     write_json(folder / STUDY, read_json(folder / STUDY) | {"promoted": {"run": run, "trial": trial}})
 
 
 def summary(study: optuna.Study, definition: dict[str, Any]) -> dict[str, Any]:
-    """Return what a study is and what won: `best` has the trial numbers of the Pareto front, one if not several."""
+    """Return a description of a study; `best` lists the trials of the Pareto front (one trial for one objective)."""
     return {
         "study": study.study_name,
         "encoder": definition["encoder"],
@@ -55,40 +55,40 @@ def summary(study: optuna.Study, definition: dict[str, Any]) -> dict[str, Any]:
         "directions": [direction.name.lower() for direction in study.directions],
         "best": [trial.number for trial in study.best_trials] if select_completed(study) else [],
         "importances": importances(study, definition),
-        "space": {name: _without_none(given) for name, given in definition["space"]["parameters"].items()},
+        "space": {name: _without_none(fields) for name, fields in definition["space"]["parameters"].items()},
         "budget": definition["space"]["budget"],
     }
 
 
 def select_completed(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that ended with a value."""
+    """Return the trials that completed with a value."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def importances(study: optuna.Study, definition: dict[str, Any]) -> dict[str, float]:
-    """Return the share of each parameter in how the first objective varies (PED-ANOVA); nothing of few trials."""
-    if len(select_completed(study)) < FEWEST_FOR_IMPORTANCE:
+    """Return the importance of each parameter for the first objective (PED-ANOVA); empty if there are few trials."""
+    if len(select_completed(study)) < MIN_TRIALS_FOR_IMPORTANCE:
         return {}
     try:
-        found = optuna.importance.get_param_importances(
+        shares = optuna.importance.get_param_importances(
             study,
             evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
             params=list(definition["space"]["parameters"]),
             target=_first_objective(study) if len(study.directions) > 1 else None,
         )
-    except (ValueError, RuntimeError):  # Optuna's answers where all trials are alike
+    except (ValueError, RuntimeError):  # raised by Optuna if all trials are alike
         return {}
-    return {name: float(share) for name, share in found.items()}
+    return {name: float(share) for name, share in shares.items()}
 
 
 def _first_objective(study: optuna.Study) -> Callable[[FrozenTrial], float]:
-    """Return the first objective as PED-ANOVA wants a target: less is better."""
+    """Return the first objective as a target for PED-ANOVA, which assumes that less is better."""
     sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
     return lambda trial: sign * float(trial.values[0])
 
 
 def trials_frame(trials: list[FrozenTrial], definition: dict[str, Any]) -> pd.DataFrame:
-    """Return a row for each trial: number, state, run, seconds, why it failed, values and parameters."""
+    """Return one row per trial: number, state, run, seconds, reason of a failure, values and parameters."""
     names = definition["objectives"]
     params = definition["space"]["parameters"]
     rows = [
@@ -100,7 +100,7 @@ def trials_frame(trials: list[FrozenTrial], definition: dict[str, Any]) -> pd.Da
             "seconds": float(trial.user_attrs.get(SECONDS, float("nan"))),
             "reason": trial.user_attrs.get(REASON, ""),
             **{f"value.{name}": _value(trial, i) for i, name in enumerate(names)},
-            **{f"param.{name}": _param(trial, name, given) for name, given in params.items()},
+            **{f"param.{name}": _param(trial, name, fields) for name, fields in params.items()},
         }
         for trial in trials
     ]
@@ -110,15 +110,15 @@ def trials_frame(trials: list[FrozenTrial], definition: dict[str, Any]) -> pd.Da
 
 
 def curves_frame(trials: list[FrozenTrial]) -> pd.DataFrame:
-    """Return the validations of all trials: number, step, value."""
+    """Return one row per validation of a trial: number, step, value."""
     points = [(t.number, step, value) for t in trials for step, value in sorted(t.intermediate_values.items())]
     return pd.DataFrame(points, columns=["number", "step", "value"])
 
 
-def _param(trial: FrozenTrial, name: str, given: dict[str, Any]) -> Any:
-    """Return a parameter's value; a choice as text, as choices are of several kinds and Parquet's columns of one."""
+def _param(trial: FrozenTrial, name: str, fields: dict[str, Any]) -> Any:
+    """Return the value of a parameter; choices as text, since they differ in type and a Parquet column has one type."""
     value = trial.params.get(name)
-    return str(value) if given["choices"] is not None and value is not None else value
+    return str(value) if fields["choices"] is not None and value is not None else value
 
 
 def _value(trial: FrozenTrial, objective: int) -> float:
@@ -127,5 +127,5 @@ def _value(trial: FrozenTrial, objective: int) -> float:
     return float(trial.values[objective])
 
 
-def _without_none(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if value is not None}
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

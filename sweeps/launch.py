@@ -1,4 +1,4 @@
-"""Launching a sweep: everything is checked and prepared once, then workers are started and watched to their end."""
+"""Launches a sweep: checks and prepares everything once, then starts the workers and monitors them until they end."""
 
 from __future__ import annotations
 
@@ -47,19 +47,23 @@ from bench.values import Progress
 
 MLFLOW_RUN = "mlflow_run"
 POLL_S = 0.5
-END_S = 60.0  # for a worker to end by itself after an interruption
-RESTARTS = 3
+END_S = 60.0  # time for workers to end by themselves after an interruption
+RESTARTS = 3  # of killed workers, in all
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What the user asked for."""
+    """A sweep as requested by the user."""
 
     basis: Basis
     space: Space
-    where: Path
+    space_path: Path
+    """The file of the search space, named in error messages."""
+
     trials: int
+    """Number of trials of the whole study."""
+
     workers: int
     objectives: tuple[str, ...]
     pruner: Pruner
@@ -69,30 +73,30 @@ class SweepRequest:
     store: Store
 
 
-def sweep(wanted: SweepRequest, progress: Progress, warn: Callable[[str], None], say: Callable[[str], None]) -> Path:
-    """Run the trials that are left of a study, and return the folder of its files.
+def sweep(request: SweepRequest, progress: Progress, warn: Callable[[str], None], say: Callable[[str], None]) -> Path:
+    """Run the remaining trials of a study, and return the folder of its files.
 
-    The same command goes on with a study that was interrupted, or joins one that others work on.
-    Raises: ConfigError before any work starts; BenchError if a worker fails; KeyboardInterrupt after a clean end.
+    The same request resumes an interrupted study, or joins one that other machines are running.
+    Raises: ConfigError before any work starts; BenchError if a worker fails; KeyboardInterrupt after a clean stop.
     """
-    _check_request(wanted)
-    check(wanted.space, wanted.basis, wanted.where)
-    storage = open_storage(wanted.storage, wanted.store)
-    definition, config = _prepare_definition(wanted, progress, warn)
-    if wanted.study is None:
-        for told in describe_other_studies(storage, definition):
-            warn(told)
-    origin = Origin(wanted.basis.model, wanted.basis.dataset, str(wanted.data_root) if wanted.data_root else None)
-    study = create_or_join(storage, definition, origin, wanted.study)
-    folder = wanted.store.root / "sweeps" / study.study_name
+    _check_request(request)
+    check(request.space, request.basis, request.space_path)
+    storage = open_storage(request.storage, request.store)
+    definition, config = _prepare_definition(request, progress, warn)
+    if request.study is None:
+        for sentence in describe_other_studies(storage, definition):
+            warn(sentence)
+    origin = Origin(request.basis.model, request.basis.dataset, str(request.data_root) if request.data_root else None)
+    study = create_or_join(storage, definition, origin, request.study)
+    folder = request.store.root / "sweeps" / study.study_name
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder / "ask.lock")):
-        enqueue_preset(study, to_params(wanted.space, config))
-    say(f"study {study.study_name}: {count_begun(study.get_trials(deepcopy=False))} of {wanted.trials} trials begun")
-    with _open_parent_run(study, definition, wanted.store, warn) as (book, run_id):
-        orders = _build_worker_spec(wanted, study.study_name, run_id)
+        enqueue_preset(study, to_params(request.space, config))
+    say(f"study {study.study_name}: {count_begun(study.get_trials(deepcopy=False))} of {request.trials} trials started")
+    with _open_parent_run(study, definition, request.store, warn) as (book, run_id):
+        spec = _build_worker_spec(request, study.study_name, run_id)
         try:
-            _watch_workers(orders, wanted.workers, study, folder, progress, warn, say)
+            _watch_workers(spec, request.workers, study, folder, progress, warn, say)
         finally:
             _try_export(study, folder, warn)
             if book is not None and (folder / STUDY).is_file():
@@ -100,52 +104,52 @@ def sweep(wanted: SweepRequest, progress: Progress, warn: Callable[[str], None],
     return folder
 
 
-def _check_request(wanted: SweepRequest) -> None:
-    require(wanted.trials >= 1, "--trials must be >= 1", wanted.trials)
+def _check_request(request: SweepRequest) -> None:
+    require(request.trials >= 1, "--trials must be >= 1", request.trials)
     pruners = get_args(Pruner)
-    require(wanted.pruner in pruners, f"--pruner must be one of {', '.join(pruners)}", repr(wanted.pruner))
-    require(1 <= wanted.workers <= 256, "--workers must be between 1 and 256", wanted.workers)
-    for name in wanted.objectives:
+    require(request.pruner in pruners, f"--pruner must be one of {', '.join(pruners)}", repr(request.pruner))
+    require(1 <= request.workers <= 256, "--workers must be between 1 and 256", request.workers)
+    for name in request.objectives:
         if name not in OBJECTIVES:
             raise ConfigError(registry.format_unknown("objective", name, list(OBJECTIVES)))
     require(
-        len(set(wanted.objectives)) == len(wanted.objectives) >= 1,
-        "--objective must not name anything twice",
-        wanted.objectives,
+        len(set(request.objectives)) == len(request.objectives) >= 1,
+        "--objective must not name an objective twice",
+        request.objectives,
     )
 
 
 def _prepare_definition(
-    wanted: SweepRequest, progress: Progress, warn: Callable[[str], None]
+    request: SweepRequest, progress: Progress, warn: Callable[[str], None]
 ) -> tuple[Definition, RunConfig]:
-    """Return the definition of the study, with the audio prepared that all trials share, and a trial's settings."""
-    config = wanted.basis.config(wanted.space.budget)
+    """Prepare the audio that all trials share; return the definition of the study and the settings of a trial."""
+    config = request.basis.config(request.space.budget)
     config = replace(config, eval=validation_config(config.eval))
-    context = RunContext(wanted.basis.plugin, wanted.data_root, wanted.store, progress, warn)
+    context = RunContext(request.basis.plugin, request.data_root, request.store, progress, warn)
     check_run(config, context)
-    training_set = prepare_training(config, wanted.data_root, wanted.store, progress)
+    training_set = prepare_training(config, request.data_root, request.store, progress)
     data = prepare_test_data(config, training_set, context, "validation")
     assert data is not None
     definition = Definition(
         encoder=config.encoder,
         benchmark=benchmark_of(config, "validation"),
         data=digest(training_set.digest, data.digest),
-        source=registry.source_digest(wanted.basis.plugin),
+        source=registry.source_digest(request.basis.plugin),
         version=bench.__version__,
-        overrides=wanted.basis.overrides,
-        objectives=wanted.objectives,
-        space=replace(wanted.space, preset=wanted.basis.preset),
+        overrides=request.basis.overrides,
+        objectives=request.objectives,
+        space=replace(request.space, preset=request.basis.preset),
     )
     return definition, config
 
 
-def _build_worker_spec(wanted: SweepRequest, study: str, parent: str) -> WorkerSpec:
-    basis = wanted.basis
+def _build_worker_spec(request: SweepRequest, study: str, parent: str) -> WorkerSpec:
+    basis = request.basis
     return WorkerSpec(
         model=basis.model, encoder=basis.encoder, preset=basis.preset, dataset=basis.dataset,
-        overrides=basis.overrides, data_root=str(wanted.data_root) if wanted.data_root else None,
-        store=str(wanted.store.root), storage=wanted.storage, study=study, pruner=wanted.pruner,
-        trials=wanted.trials, worker=0, parent=parent, space=wanted.space,
+        overrides=basis.overrides, data_root=str(request.data_root) if request.data_root else None,
+        store=str(request.store.root), storage=request.storage, study=study, pruner=request.pruner,
+        trials=request.trials, worker=0, parent=parent, space=request.space,
     )  # fmt: skip
 
 
@@ -153,11 +157,14 @@ def _build_worker_spec(wanted: SweepRequest, study: str, parent: str) -> WorkerS
 def _open_parent_run(
     study: optuna.Study, definition: Definition, store: Store, warn: Callable[[str], None]
 ) -> Iterator[tuple[Logbook | None, str]]:
-    """Give the study's own run in MLflow, under which its trials stand, and its id; None if another launcher has it."""
+    """Open the MLflow run of the study, the parent of the runs of its trials; yield its logbook and its id.
+
+    The logbook is None if another launcher has the run open.
+    """
     folder = store.root / "runs" / digest("study", study.study_name)
     known = study.user_attrs.get(MLFLOW_RUN, "")
-    elsewhere = bool(known) and not folder.is_dir()
-    if elsewhere or (folder.is_dir() and is_open(folder)):
+    is_elsewhere = bool(known) and not folder.is_dir()
+    if is_elsewhere or (folder.is_dir() and is_open(folder)):
         yield None, known
         return
     with open_book(folder, experiment=definition.benchmark, name=study.study_name, store=store.root, warn=warn) as book:
@@ -169,10 +176,10 @@ def _open_parent_run(
 
 
 class _Workers:
-    """The worker processes: each is told its orders, and ends when its standard input does."""
+    """The worker processes. Each receives its specification on standard input, and ends when that input closes."""
 
-    def __init__(self, orders: WorkerSpec, number: int, folder: Path) -> None:
-        self._spec, self._number, self._folder = orders, number, folder
+    def __init__(self, spec: WorkerSpec, number: int, folder: Path) -> None:
+        self._spec, self._number, self._folder = spec, number, folder
         self.running = {i: self._start(i) for i in range(number)}
         self.restarts = 0
 
@@ -190,7 +197,7 @@ class _Workers:
         return process
 
     def poll(self, warn: Callable[[str], None]) -> None:
-        """Take the ended workers off; start one again that was killed. Raises: BenchError if one failed."""
+        """Remove workers that have ended, and restart killed ones. Raises: BenchError if a worker failed."""
         for worker, process in list(self.running.items()):
             code = process.poll()
             if code is None:
@@ -198,33 +205,33 @@ class _Workers:
             del self.running[worker]
             if code < 0 and self.restarts < RESTARTS:
                 self.restarts += 1
-                warn(f"worker {worker} was killed by signal {-code}; starting it again, its trial is tried once more")
+                warn(f"worker {worker} was killed by signal {-code}; restarting it, and its trial is tried once more")
                 self.running[worker] = self._start(worker)
             elif code != 0:
-                raise BenchError(f"worker {worker} ended: {self.last_log_line(worker)}")
+                raise BenchError(f"worker {worker} failed: {self.last_log_line(worker)}")
 
     def last_log_line(self, worker: int) -> str:
-        """Return the last line of a worker's log."""
+        """Return the last line of the log of a worker, and where the log is."""
         path = self._folder / f"worker-{worker}.log"
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"{lines[-1].removeprefix('error: ') if lines else 'without a word'} (all of it is in {path})"
+        return f"{lines[-1].removeprefix('error: ') if lines else 'no message'} (the whole log is {path})"
 
     def end(self) -> None:
-        """End them all as Ctrl-C does; one that does not answer is killed."""
+        """End all workers as Ctrl-C does; one that does not end within END_S is killed."""
         for process in self.running.values():
             assert process.stdin is not None
             process.stdin.close()
-        until = time.monotonic() + END_S
+        deadline_s = time.monotonic() + END_S
         for process in self.running.values():
             try:
-                process.wait(max(0.1, until - time.monotonic()))
+                process.wait(max(0.1, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
 def _build_environment(worker: int, workers: int) -> Mapping[str, str]:
-    """Return the environment that gives a worker its share of the machine: a GPU of its own, or some of the cores."""
+    """Return the environment that gives a worker its share of the machine: one GPU, or some of the cores."""
     import torch
 
     threads = str(max(1, cores() // workers))
@@ -236,7 +243,7 @@ def _build_environment(worker: int, workers: int) -> Mapping[str, str]:
 
 
 def _watch_workers(
-    orders: WorkerSpec,
+    spec: WorkerSpec,
     number: int,
     study: optuna.Study,
     folder: Path,
@@ -244,11 +251,11 @@ def _watch_workers(
     warn: Callable[[str], None],
     say: Callable[[str], None],
 ) -> None:
-    """Start the workers, and show what they do until no trial is left."""
-    told = {trial.number for trial in study.get_trials(deepcopy=False, states=ENDED)}
-    if count_begun(study.get_trials(deepcopy=False)) >= orders.trials and not _select_unfinished(study):
+    """Start the workers, and show their progress until they end."""
+    reported = {trial.number for trial in study.get_trials(deepcopy=False, states=ENDED)}
+    if count_begun(study.get_trials(deepcopy=False)) >= spec.trials and not _select_unfinished(study):
         return
-    workers = _Workers(orders, number, folder)
+    workers = _Workers(spec, number, folder)
     show = _skip_repeats(progress)
     try:
         while workers.running:
@@ -257,35 +264,35 @@ def _watch_workers(
             try:
                 trials = study.get_trials(deepcopy=False)
                 news = {
-                    t.number: _format_outcome(t, study) for t in trials if t.state in ENDED and t.number not in told
+                    t.number: _format_outcome(t, study) for t in trials if t.state in ENDED and t.number not in reported
                 }
-            except Exception:  # the workers say that the storage is away, and wait for it
+            except Exception:  # the storage does not respond; the workers report this, and wait
                 continue
-            told |= news.keys()
+            reported |= news.keys()
             for sentence in news.values():
                 say(sentence)
             if news:
                 _try_export(study, folder, warn)
-            _show(trials, orders, workers, folder, show)
+            _show(trials, spec, workers, folder, show)
     finally:
         workers.end()
 
 
 def _try_export(study: optuna.Study, folder: Path, warn: Callable[[str], None]) -> None:
-    """Write the study's files; where its storage is away they stay as they are."""
+    """Write the files of the study; if its storage does not respond, they stay as they are."""
     try:
         export.export(study, folder)
     except Exception as error:
-        warn(f"the files in {folder} could not be written anew ({first_line(error)})")
+        warn(f"the files in {folder} are not up to date ({first_line(error)}); repeat the command to update them")
 
 
 def _select_unfinished(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that were begun and not ended; a dead worker's are found by the next who asks."""
+    """Return the trials that have not ended; those of dead workers are found by the next worker that asks."""
     return study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
 
 
 def _skip_repeats(progress: Progress) -> Progress:
-    """Return a Progress that passes on what has changed: a finished stage is a line in a log each time it is told."""
+    """Return a Progress that passes on only changes, so that a finished stage is not logged again and again."""
     last: dict[str, tuple[int, int]] = {}
 
     def show(stage: str, done: int, total: int) -> None:
@@ -296,9 +303,9 @@ def _skip_repeats(progress: Progress) -> Progress:
     return show
 
 
-def _show(trials: list[FrozenTrial], orders: WorkerSpec, workers: _Workers, folder: Path, progress: Progress) -> None:
+def _show(trials: list[FrozenTrial], spec: WorkerSpec, workers: _Workers, folder: Path, progress: Progress) -> None:
     done = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-    progress("trials", min(done, orders.trials), orders.trials)
+    progress("trials", min(done, spec.trials), spec.trials)
     for worker in workers.running:
         path = folder / f"worker-{worker}.json"
         if path.is_file():
@@ -307,23 +314,23 @@ def _show(trials: list[FrozenTrial], orders: WorkerSpec, workers: _Workers, fold
 
 
 def _format_outcome(trial: FrozenTrial, study: optuna.Study) -> str:
-    """Return the line that tells the end of a trial."""
+    """Return one line on how a trial ended."""
     names = definition_of(study)["objectives"]
     if trial.state == TrialState.COMPLETE:
-        ended = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, trial.values, strict=True))
-        first = len(names) == 1 and study.best_trial.number == trial.number
-        ended += ", the best so far" if first else ""
+        outcome = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, trial.values, strict=True))
+        is_best = len(names) == 1 and study.best_trial.number == trial.number
+        outcome += ", the best so far" if is_best else ""
     elif trial.state == TrialState.PRUNED:
         last = max(trial.intermediate_values, default=0)
-        ended = f"pruned at step {last}, validation top-1 {trial.intermediate_values.get(last, float('nan')):.3f}"
+        outcome = f"pruned at step {last}, validation top-1 {trial.intermediate_values.get(last, float('nan')):.3f}"
     else:
-        ended = trial.user_attrs.get("reason", "ended by a kill or an interruption; tried again")
-    set_ = " ".join(f"{name}={format_setting(value)}" for name, value in trial.params.items())
-    return f"trial {trial.number}: {ended} ({set_})"
+        outcome = trial.user_attrs.get("reason", "killed or interrupted; its settings are tried again")
+    settings = " ".join(f"{name}={format_setting(value)}" for name, value in trial.params.items())
+    return f"trial {trial.number}: {outcome} ({settings})"
 
 
 def _log(book: Logbook, folder: Path, definition: Definition) -> None:
-    """Log what a study found: a point for each trial, tables, and a description."""
+    """Log the results of a study: a point for each trial, tables, and a description."""
     trials = read_frame(folder / TRIALS)
     first = f"value.{definition.objectives[0]}"
     for row in trials[trials["state"] == "complete"].to_dict("records"):
@@ -343,11 +350,11 @@ def _note(trials: pd.DataFrame, study: dict[str, object], first: str) -> str:
     )
     shares = study["importances"]
     assert isinstance(shares, dict)
-    told = "\n".join(f"| {name} | {share:.2f} |" for name, share in shares.items())
+    importances = "\n".join(f"| {name} | {share:.2f} |" for name, share in shares.items())
     return (
         f"**Sweep of {study['encoder']}** on {study['benchmark']}: {counts}.\n\n"
         f"| best trial | {first[6:]} | settings |\n| --- | --- | --- |\n{rows}\n\n"
-        f"| parameter | importance |\n| --- | --- |\n{told}\n"
+        f"| parameter | importance |\n| --- | --- |\n{importances}\n"
     )
 
 

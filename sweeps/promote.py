@@ -1,4 +1,4 @@
-"""Promoting a trial: its settings trained at full budget, tested on the test grid, and registered in MLflow."""
+"""Promotes a trial: trains its settings at full budget, tests the model, and registers it in MLflow."""
 
 from __future__ import annotations
 
@@ -30,13 +30,18 @@ SCORE = "segment_top1/mean"
 
 @dataclass(frozen=True)
 class Promotion:
-    """The run that a trial became, and the version under which MLflow's registry has it."""
+    """The result of promoting a trial."""
 
     study: str
     trial: int
     result: Result
+    """The result of the run at full budget."""
+
     model: str
+    """The name of the model in MLflow's registry."""
+
     version: str
+    """The version of the model in MLflow's registry."""
 
 
 def promote(
@@ -49,9 +54,9 @@ def promote(
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Promotion:
-    """Train a study's best trial, or another one, without the budget of trials; test, register and return it.
+    """Train the best trial of a study, or trial `number`, at full budget; test it, register it and return the result.
 
-    Raises: ConfigError if the study has no such trial, or several best ones and none is named.
+    Raises: ConfigError if the study has no such trial, or if it has several best ones and `number` is None.
     """
     study = find_stored_study(open_storage(storage, store), name)
     definition, origin = definition_of(study), origin_of(study)
@@ -73,14 +78,14 @@ def promote(
 def _choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
     complete = {trial.number: trial for trial in export.select_completed(study)}
     if not complete:
-        raise ConfigError(f"no trial of {study.study_name} has ended with a value yet; run `bench sweep` first")
+        raise ConfigError(f"no trial of {study.study_name} has completed yet; run `bench sweep` first")
     best = [trial.number for trial in study.best_trials]
     if number is None and len(best) > 1:
-        raise ConfigError(f"several trials are best by one objective or the other; choose one with --trial: {best}")
-    wanted = best[0] if number is None else number
-    if wanted not in complete:
-        raise ConfigError(f"trial {wanted} of {study.study_name} has no value; those that have: {sorted(complete)}")
-    return complete[wanted]
+        raise ConfigError(f"{len(best)} trials are equally good (a Pareto front): {best}; choose one with --trial")
+    chosen = best[0] if number is None else number
+    if chosen not in complete:
+        raise ConfigError(f"trial {chosen} of {study.study_name} has no value; choose one of {sorted(complete)}")
+    return complete[chosen]
 
 
 def _config(definition: dict[str, object], origin: Origin, trial: FrozenTrial) -> RunConfig:
@@ -106,8 +111,8 @@ def _register_model(
     score, before = summary["headline"][SCORE], alias_tags(store, model, CHAMPION)
     if before.get("bench.task") == summary["benchmark"] and float(before.get(SCORE, 0)) > score:
         warn(
-            f"the {CHAMPION} so far had a {SCORE} of {before[SCORE]}, this one {score:.4f}; the alias moves, put it "
-            "back in the MLflow UI if you want the other"
+            f"the previous {CHAMPION} has a higher {SCORE} ({before[SCORE]}) than this model ({score:.4f}); the alias "
+            "moves to this model, set it back in the MLflow UI if you prefer the previous one"
         )
     origin = (
         f"Its settings are those of trial {trial.number} of the sweep {study.study_name} "

@@ -1,7 +1,7 @@
-"""Search spaces: which settings a sweep varies, within which bounds, from a TOML file beside this one.
+"""Search spaces: which settings a sweep varies and within which bounds, read from a TOML file.
 
-A parameter is called by its config path, so that it is the same word in the file, on the command line, in Optuna,
-in MLflow and in the report. A space varies the encoder and its training alone: what is tested stays what it is.
+The name of a parameter is the path of its setting, such as `train.lr`, in the file, on the command line, in Optuna, in
+MLflow and in the report. A space varies only the encoder and its training, so that all trials are tested alike.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Value = Scalar | list[Any]
 
 @dataclass(frozen=True)
 class Parameter:
-    """Either a range from `low` to `high`, whole numbers where both are, or a list of `choices`."""
+    """A range from `low` to `high` (of integers if both ends are integers), or a list of `choices`."""
 
     low: int | float | None = None
     high: int | float | None = None
@@ -39,7 +39,7 @@ class Parameter:
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """Return the values at which a rule of the settings may be broken: both ends, or every choice."""
+        """Return the values to be checked against the rules of the settings: both ends, or every choice."""
         if self.choices is not None:
             return self.choices
         assert self.low is not None and self.high is not None
@@ -48,16 +48,21 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """What is varied, from which preset, and which settings make a trial cheaper than a full training."""
+    """The search space of a sweep."""
 
     preset: str
+    """The preset from which trials start."""
+
     parameters: dict[str, Parameter]
+    """The parameters that are varied, by the paths of their settings."""
+
     budget: dict[str, Value] = field(default_factory=dict)
+    """Settings that make a trial cheaper than a full training."""
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What the trials of a sweep share: the encoder and the user's own settings, of which a trial changes some."""
+    """What the trials of a sweep share: the encoder and the settings of the user, of which a trial varies some."""
 
     model: str
     encoder: str
@@ -67,15 +72,15 @@ class Basis:
     overrides: tuple[str, ...] = ()
 
     def config(self, *layers: Mapping[str, Value]) -> RunConfig:
-        """Return the settings of a run with further ones on top, by their paths. Raises: ConfigError."""
-        later = [assignment(path, value) for layer in layers for path, value in layer.items()]
+        """Return the settings of a run, with `layers` of settings by path on top of these. Raises: ConfigError."""
+        added = [assignment(path, value) for layer in layers for path, value in layer.items()]
         return resolve(
-            self.encoder, self.plugin, self.preset, dataset=self.dataset, overrides=(*self.overrides, *later)
+            self.encoder, self.plugin, self.preset, dataset=self.dataset, overrides=(*self.overrides, *added)
         )
 
 
 def space_file(encoder: str) -> Path:
-    """Return the file of the space that comes with an encoder. Raises: ConfigError if none does."""
+    """Return the file of the search space supplied for an encoder. Raises: ConfigError if there is none."""
     folder = Path(__file__).parent
     path = folder / f"{encoder.replace('-', '_')}.toml"
     if not path.is_file():
@@ -100,100 +105,105 @@ def load_space(path: Path) -> Space:
         if name not in known:
             raise ConfigError(f"{path}: {format_unknown('part of a space', name, known)}")
     require(bool(values.get("space")), f"{path}: [space] must name at least one parameter", values.get("space"))
-    parameters = {name: _parameter(path, name, given) for name, given in values["space"].items()}
+    parameters = {name: _parameter(path, name, fields) for name, fields in values["space"].items()}
     return Space(str(values.get("preset", "small")), parameters, dict(values.get("budget", {})))
 
 
 def read_space(values: Any) -> Space:
-    """Return a space from plain values, as it was kept or sent."""
+    """Return a space from the plain values of JSON, as stored with a study or sent to a worker."""
     parameters = {
-        name: Parameter(**given | {"choices": given["choices"] and tuple(given["choices"])})
-        for name, given in values["parameters"].items()
+        name: Parameter(**fields | {"choices": fields["choices"] and tuple(fields["choices"])})
+        for name, fields in values["parameters"].items()
     }
     return Space(values["preset"], parameters, values["budget"])
 
 
-def check(space: Space, basis: Basis, where: Path) -> None:
-    """Resolve the settings at both ends of every range and at every choice, as nothing is trained yet.
+def check(space: Space, basis: Basis, path: Path) -> None:
+    """Check the settings at both ends of every range and at every choice, before anything is trained.
 
-    Raises: ConfigError naming the file, the parameter and the broken rule.
+    Raises: ConfigError naming the file at `path`, the parameter and the broken rule.
     """
     known = [name for name in flatten(basis.config()) if name.startswith(VARIABLE_SECTIONS)]
     for name in (*space.budget, *space.parameters):
         if not name.startswith(VARIABLE_SECTIONS):
             raise ConfigError(
-                f"{where}: {name} cannot be varied, only settings of {' and '.join(VARIABLE_SECTIONS)}*: the test stays"
+                f"{path}: {name} cannot be varied; name settings of {' or '.join(f'{s}*' for s in VARIABLE_SECTIONS)} "
+                "only, so that all trials are tested alike"
             )
         if name not in known:
-            raise ConfigError(f"{where}: {format_unknown_setting(name, known)}")
+            raise ConfigError(f"{path}: {format_unknown_setting(name, known)}")
     for name, parameter in space.parameters.items():
         for value in parameter.ends:
             try:
                 basis.config(space.budget, {name: value})
             except ConfigError as error:
-                raise ConfigError(f"{where}: {name} = {value}: {error}") from error
+                raise ConfigError(f"{path}: {name} = {value}: {error}") from error
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return the space in Optuna's words. A choice that is a list is called by its text."""
+    """Return the space as Optuna's distributions. A choice that is a list is represented by its JSON text."""
     return {name: _distribution(parameter) for name, parameter in space.parameters.items()}
 
 
 def to_settings(space: Space, params: Mapping[str, Any]) -> dict[str, Value]:
-    """Return a trial's parameters as settings, with the choices that are lists put back."""
+    """Return the parameters of a trial as settings; choices that are lists are restored from their text."""
     return {name: _map_list_choices(space.parameters[name]).get(value, value) for name, value in params.items()}
 
 
 def to_params(space: Space, config: RunConfig) -> dict[str, Any]:
-    """Return the parameters of the trial that has these settings, as far as the space holds them."""
-    found: dict[str, Any] = {}
+    """Return the parameters of a trial with these settings; values outside the space are omitted."""
+    params: dict[str, Any] = {}
     flat = flatten(config)
     for name, distribution in distributions(space).items():
-        value = json.loads(json.dumps(flat[name]))  # as TOML has it: a tuple is a list
-        called = next(
+        value = json.loads(json.dumps(flat[name]))  # tuples become lists, as in TOML
+        value = next(
             (text for text, choice in _map_list_choices(space.parameters[name]).items() if choice == value), value
         )
-        if _holds(distribution, called):
-            found[name] = called
-    return found
+        if _contains(distribution, value):
+            params[name] = value
+    return params
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return a line for everything in which two nested values differ."""
+    """Return a line for each difference between two nested values."""
     lines = []
     for name in dict.fromkeys((*old, *new)):
-        was, now = old.get(name), new.get(name)
-        if isinstance(was, dict) and isinstance(now, dict):
-            lines += differences(was, now, f"{prefix}{name}: ")
-        elif was != now:
-            lines.append(f"{prefix}{name} was {_format_value(was)}, is {_format_value(now)}")
+        before, now = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            lines += differences(before, now, f"{prefix}{name}: ")
+        elif before != now:
+            lines.append(f"{prefix}{name} was {_format_value(before)}, is {_format_value(now)}")
     return lines
 
 
 def _format_value(value: object) -> str:
-    return "not there" if value is None else json.dumps(value)
+    return "absent" if value is None else json.dumps(value)
 
 
-def _parameter(path: Path, name: str, given: object) -> Parameter:
+def _parameter(path: Path, name: str, fields: object) -> Parameter:
     where = f"{path}: {name}"
-    found: Parameter = parse_section(where, Parameter, given)
-    _check_parameter(where, found, given)
-    return found
+    parameter: Parameter = parse_section(where, Parameter, fields)
+    _check_parameter(where, parameter, fields)
+    return parameter
 
 
-def _check_parameter(where: str, parameter: Parameter, given: object) -> None:
+def _check_parameter(where: str, parameter: Parameter, fields: object) -> None:
     low, high, choices = parameter.low, parameter.high, parameter.choices
     if choices is not None:
         alone = low is None and high is None and parameter.step is None and not parameter.log
-        require(alone, f"{where} has choices or a range, not both", given)
-        require(len({json.dumps(c) for c in choices}) == len(choices) >= 2, f"{where} needs 2 choices or more", choices)
+        require(alone, f"{where} has choices or a range, not both", fields)
+        require(
+            len({json.dumps(c) for c in choices}) == len(choices) >= 2,
+            f"{where} needs at least 2 different choices",
+            choices,
+        )
         return
     if low is None or high is None:
-        raise ConfigError(f"{where} needs both low and high, or choices, got {given}")
+        raise ConfigError(f"{where} needs both low and high, or choices, got {fields}")
     require(low < high, f"{where} is empty: low must be below high", f"low = {low}, high = {high}")
     require(not parameter.log or low > 0, f"{where}: a range on a log scale must begin above 0", low)
     require(parameter.step is None or parameter.step > 0, f"{where}: step must be above 0", parameter.step)
-    require(parameter.step is None or not parameter.log, f"{where} has a step or a log scale, not both", given)
+    require(parameter.step is None or not parameter.log, f"{where} has a step or a log scale, not both", fields)
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
@@ -209,7 +219,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def _map_list_choices(parameter: Parameter) -> dict[Any, Value]:
-    """Return each choice that is a list by its text."""
+    """Return the choices that are lists, by their JSON text."""
     return {json.dumps(choice): choice for choice in parameter.choices or () if isinstance(choice, list)}
 
 
@@ -217,8 +227,8 @@ def _text(choice: Value) -> Scalar:
     return json.dumps(choice) if isinstance(choice, list) else choice
 
 
-def _holds(distribution: BaseDistribution, value: object) -> bool:
+def _contains(distribution: BaseDistribution, value: object) -> bool:
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
-    except (ValueError, TypeError):  # Optuna's answers to a value of another kind
+    except (ValueError, TypeError):  # raised by Optuna for a value of another type
         return False

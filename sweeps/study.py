@@ -1,7 +1,7 @@
-"""A study: what a sweep is defined by, and the storage that its workers share.
+"""Studies: the definition of a sweep, and the storage that its workers share.
 
-A journal file serves one host; a database, given by its URL, serves any number of them. The definition is kept with
-the study, and its digest is in the study's name, so that trials of two definitions never meet.
+A journal file serves one host; a database, given by its URL, serves any number of hosts. The definition is stored with
+the study, and its digest is part of the study's name, so that trials of different definitions are never mixed.
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ from bench.sweeps.space import Space, differences
 JOURNAL = "journal.log"
 DEFINITION, ORIGIN = "definition", "origin"
 HEARTBEAT_S = 30
-GRACE_S = 120  # without a heartbeat a worker on another host is dead
-CREATE_TRIES = 5  # several hosts that make a fresh database's tables at once: one wins, the others find them
-RETRIES = 1
+GRACE_S = 120  # without a heartbeat for this long, a worker on another host counts as dead
+CREATE_TRIES = 5  # if several hosts create the tables of a new database at once, one succeeds and the others retry
+RETRIES = 1  # of a trial whose worker died
 
 Pruner = Literal["median", "hyperband", "none"]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A number by which trials are chosen: which way is better, and where a run's summary has it."""
+    """A number by which trials are selected."""
 
     direction: Literal["maximize", "minimize"]
+    """Whether more or less is better."""
+
     extract: Callable[[dict[str, Any], RunConfig], float]
+    """Returns the number from the summary and the settings of a run."""
 
 
 def _bytes_per_s(summary: dict[str, Any], config: RunConfig) -> float:
@@ -61,7 +64,7 @@ OBJECTIVES = {
 
 @dataclass(frozen=True)
 class Definition:
-    """All that trials of one study have in common; trials under different ones are never compared."""
+    """All that the trials of one study have in common; trials of different definitions are never compared."""
 
     encoder: str
     benchmark: str
@@ -74,24 +77,24 @@ class Definition:
 
     @property
     def name(self) -> str:
-        """Return the study's name: benchmark with its version, encoder, digest of all of it."""
+        """Return the name of the study: benchmark with its version, encoder, and a digest of the whole definition."""
         return f"{self.benchmark.replace('/', '-')}.{self.encoder}.{digest(self.plain)[:8]}"
 
     @property
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the definition as plain values of JSON."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
-        """Return which way each objective is better."""
+        """Return the direction of each objective."""
         return [OBJECTIVES[name].direction for name in self.objectives]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a study was begun, of no weight for its numbers: paths may be other ones on another machine."""
+    """How a study was started. It does not affect results: paths may differ on another machine."""
 
     model: str
     dataset: str | None
@@ -99,23 +102,23 @@ class Origin:
 
 
 class KernelLock:
-    """The lock of a journal file: let go by the kernel when its process dies, and mending what that one left."""
+    """The lock of a journal file. The kernel releases it if its process dies; the next holder repairs the file."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
         self._lock_path = FileLock(str(journal.with_name(f"{journal.name}.flock")))
 
     def acquire(self) -> bool:
-        """Wait for the lock, and cut off a line that a kill or a full disk left unfinished."""
+        """Wait for the lock, and remove an unfinished last line left by a kill or a full disk."""
         self._lock_path.acquire()
-        text = self._journal.read_bytes()[-1:]
-        if text not in (b"", b"\n"):
+        last_byte = self._journal.read_bytes()[-1:]
+        if last_byte not in (b"", b"\n"):
             with self._journal.open("r+b") as file:
                 file.truncate(self._journal.read_bytes().rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:
-        """Let the lock go."""
+        """Release the lock."""
         self._lock_path.release()
 
 
@@ -125,9 +128,9 @@ def journal_of(store: Store) -> Path:
 
 
 def open_storage(url: str | None, store: Store) -> BaseStorage:
-    """Return the storage at a URL, or the store's own journal file.
+    """Return the storage at a URL, or the journal file of the store if `url` is None.
 
-    Raises: ConfigError in one sentence if it cannot be reached.
+    Raises: ConfigError with a message of one line if the storage cannot be reached.
     """
     silence_optuna()
     if url is None:
@@ -141,108 +144,116 @@ def open_storage(url: str | None, store: Store) -> BaseStorage:
 
 
 def silence_optuna() -> None:
-    """Keep Optuna from telling of every trial, of parts that it calls experimental, and of heartbeats without it."""
+    """Turn off what Optuna logs of each trial, and its warnings of experimental features and missing heartbeats."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", message="Heartbeat of storage")
 
 
 def _open_database(url: str) -> BaseStorage:
-    told = without_password(url)
+    shown_url = without_password(url)
     if "://" not in url:
-        raise ConfigError(f"--storage wants a URL such as postgresql+psycopg://user@host/sweeps, got {told!r}")
-    for left in reversed(range(CREATE_TRIES)):
+        raise ConfigError(f"--storage must be a URL such as postgresql+psycopg://user@host/sweeps, got {shown_url!r}")
+    for tries_left in reversed(range(CREATE_TRIES)):
         try:
             return RDBStorage(
                 url,
-                engine_kwargs={"pool_pre_ping": True},  # a connection that a restart of the server cut is made anew
+                engine_kwargs={"pool_pre_ping": True},  # reconnect after a restart of the server
                 heartbeat_interval=HEARTBEAT_S,
                 grace_period=GRACE_S,
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
             )
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"{told} needs the library {error.name}; install it (PostgreSQL: pip install 'afp-bench[postgres]')"
+                f"{shown_url} needs the library {error.name}; install it "
+                "(for PostgreSQL: pip install 'afp-bench[postgres]')"
             ) from error
         except Exception as error:
-            if not left or not _is_create_race(error):
+            if not tries_left or not _is_create_race(error):
                 reason = str(error).splitlines()[0]
                 raise ConfigError(
-                    f"the storage {told} cannot be reached ({reason}); start it or correct --storage"
+                    f"the storage {shown_url} cannot be reached ({reason}); start it or correct --storage"
                 ) from error
             time.sleep(1.0)
     raise AssertionError("the loop returns or raises")
 
 
 def without_password(url: str) -> str:
-    """Return a URL that may be shown."""
+    """Return the URL without its user name and password, so that it may be shown."""
     netloc = urlsplit(url).netloc
     return url.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else url
 
 
 def _is_create_race(error: Exception) -> bool:
-    words = str(error).lower()
-    return "already exists" in words or "duplicate key" in words
+    message = str(error).lower()
+    return "already exists" in message or "duplicate key" in message
 
 
 def join_study(storage: BaseStorage, name: str, pruner: Pruner) -> optuna.Study:
-    """Return a study that is there already, as a worker wants it."""
+    """Return an existing study, with the pruner that a worker uses."""
     return optuna.load_study(study_name=name, storage=storage, pruner=_pruner(pruner))
 
 
 def create_or_join(storage: BaseStorage, definition: Definition, origin: Origin, name: str | None) -> optuna.Study:
-    """Return the study of a definition, made if there is none; under another name if the user gave one.
+    """Return the study of a definition, creating it if there is none; `name` replaces the name of the definition.
 
     Raises: ConfigError with the differences if the study of that name has another definition.
     """
-    wanted = name or definition.name
+    study_name = name or definition.name
     study = optuna.create_study(
-        storage=storage, study_name=wanted, directions=definition.directions, load_if_exists=True
+        storage=storage, study_name=study_name, directions=definition.directions, load_if_exists=True
     )
-    kept = study.user_attrs.get(DEFINITION)
-    if kept is None:
+    stored = study.user_attrs.get(DEFINITION)
+    if stored is None:
         study.set_user_attr(ORIGIN, asdict(origin))
         study.set_user_attr(DEFINITION, definition.plain)
-    elif changed := differences(kept, definition.plain):
+    elif changed := differences(stored, definition.plain):
         raise ConfigError(
-            f"the study {wanted} was begun under another definition: {'; '.join(changed)}; put it back as it was, or "
-            "leave --study out to begin a new study"
+            f"the study {study_name} was started with another definition: {'; '.join(changed)}; restore that "
+            "definition, or omit --study to start a new study"
         )
     return study
 
 
 def describe_other_studies(storage: BaseStorage, definition: Definition) -> list[str]:
-    """Return a sentence for each study of the same encoder and benchmark under another definition."""
-    found = []
+    """Return a sentence for each study of the same encoder and benchmark that has another definition."""
+    sentences = []
     for study in optuna.get_all_study_summaries(storage):
-        kept = study.user_attrs.get(DEFINITION)
-        if kept is None or (kept["encoder"], kept["benchmark"]) != (definition.encoder, definition.benchmark):
+        stored = study.user_attrs.get(DEFINITION)
+        if stored is None or (stored["encoder"], stored["benchmark"]) != (definition.encoder, definition.benchmark):
             continue
-        if changed := differences(kept, definition.plain):
-            found.append(f"{study.study_name} ({study.n_trials} trials) is another study: {'; '.join(changed)}")
-    return found
+        if changed := differences(stored, definition.plain):
+            sentences.append(
+                f"the earlier study {study.study_name} ({study.n_trials} trials) is not continued, because its "
+                f"definition differs: {'; '.join(changed)}"
+            )
+    return sentences
 
 
 def find_stored_study(storage: BaseStorage, name: str) -> optuna.Study:
-    """Return a study by the beginning of its name, or of the digest that ends it. Raises: ConfigError."""
+    """Return the study whose name, or the digest at its end, starts with `name`.
+
+    Raises: ConfigError if no study matches, or more than one.
+    """
     names = optuna.get_all_study_names(storage)
-    found = [each for each in names if each.startswith(name) or each.rpartition(".")[2].startswith(name)]
-    if len(found) != 1:
-        problem = f"{len(found)} studies begin with {name!r}" if found else format_unknown("study", name, names)
-        raise ConfigError(problem if names else "no study in this store; begin one with `bench sweep --model NAME`")
-    return optuna.load_study(study_name=found[0], storage=storage)
+    matches = [each for each in names if each.startswith(name) or each.rpartition(".")[2].startswith(name)]
+    if len(matches) != 1:
+        several = f"{len(matches)} studies start with {name!r}; give more characters"
+        problem = several if matches else format_unknown("study", name, names)
+        raise ConfigError(problem if names else "no study in this store; start one with `bench sweep --model NAME`")
+    return optuna.load_study(study_name=matches[0], storage=storage)
 
 
 def definition_of(study: optuna.Study) -> dict[str, Any]:
-    """Return a study's definition. Raises: StoreError if it is none of ours."""
-    kept = study.user_attrs.get(DEFINITION)
-    if kept is None:
-        raise StoreError(f"the study {study.study_name} was not begun by `bench sweep`; name another")
-    return dict(kept)
+    """Return the definition of a study. Raises: StoreError if the study was not created by `bench sweep`."""
+    stored = study.user_attrs.get(DEFINITION)
+    if stored is None:
+        raise StoreError(f"the study {study.study_name} was not created by `bench sweep`; name another")
+    return dict(stored)
 
 
 def origin_of(study: optuna.Study) -> Origin:
-    """Return how a study was begun. Raises: StoreError if it is none of ours."""
+    """Return how a study was started. Raises: StoreError if the study was not created by `bench sweep`."""
     definition_of(study)
     return Origin(**study.user_attrs[ORIGIN])
 

@@ -1,8 +1,9 @@
-"""Asking for a trial and telling its end, so that no trial is trained twice, lost or left running for ever.
+"""The queue of trials: no trial is trained twice, lost, or left running for ever.
 
-Asking is serialised on each host by a file lock. A trial at work holds a lock of its own that the kernel lets go when
-its process dies, so that the next who asks finds it dead at once; on other hosts it is the heartbeat in the database.
-A dead trial is failed and asked again once: it has the same settings, so that its training goes on from its checkpoint.
+A worker asks Optuna for a trial, and tells it the result. On each host, a file lock serialises asking. A running trial
+holds a lock that the kernel releases when its process dies, so the next worker that asks finds the dead trial at once;
+a trial of another host is dead if its heartbeat in the database stops. A dead trial is marked as failed and queued
+again, once: it has the same settings, so its training resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -27,46 +28,50 @@ from bench.store import digest, read_json, write_json
 from bench.sweeps.space import Space, distributions
 from bench.sweeps.study import HEARTBEAT_S, RETRIES
 
-REPEAT_OF = "failed_trial"  # Optuna's own mark of a trial that repeats a dead one
-HOST_ID = "place"
+REPEAT_OF = "failed_trial"  # the attribute by which Optuna marks a trial that repeats a dead one
+HOST_ID = "place"  # attribute of a trial: where its lock can be seen
 RUN, SECONDS, REASON = "run", "seconds", "reason"
 STARTUP_TRIALS = 5  # drawn at random before the sampler learns from them
-PAUSES_S = (10.0,) * 30  # five minutes for a storage that is away to come back
+PAUSES_S = (10.0,) * 30  # wait five minutes for a storage that does not respond
 
 
 @dataclass
 class TrialQueue:
-    """Where one worker asks and tells. `folder` holds the locks and the answers that could not be told."""
+    """One worker's access to the trials of a study."""
 
     study: optuna.Study
     space: Space
     folder: Path
+    """Holds the locks, and the results that could not be reported yet."""
+
     warn: Callable[[str], None]
     pauses_s: tuple[float, ...] = PAUSES_S
+    """Pauses between the attempts to reach a storage that does not respond."""
+
     _locks: dict[int, FileLock] = field(default_factory=dict)
 
-    def ask(self, wanted: int) -> Trial | None:
-        """Return a trial to run, that of a dead worker first; None if `wanted` were begun already.
+    def ask(self, num_trials: int) -> Trial | None:
+        """Return a trial to run, those of dead workers first; None if `num_trials` trials were already started.
 
-        Raises: StoreError if the storage is away and does not come back.
+        Raises: StoreError if the storage does not respond within `pauses_s`.
         """
         for pause_s in self.pauses_s:
             try:
-                return self._try_ask(wanted)
+                return self._try_ask(num_trials)
             except Exception as error:
-                told = f"the sweep's storage does not answer ({first_line(error)})"
-                self.warn(f"{told}; asking again in {pause_s:g} s")
+                problem = f"the sweep's storage does not respond ({first_line(error)})"
+                self.warn(f"{problem}; trying again in {pause_s:g} s")
                 time.sleep(pause_s)
-        raise StoreError(f"{told}; start it, then the same command goes on")
+        raise StoreError(f"{problem}; start it, then repeat the command to resume")
 
-    def _try_ask(self, wanted: int) -> Trial | None:
+    def _try_ask(self, num_trials: int) -> Trial | None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._ask_lock():
             self.deliver()
             self._fail_dead()
             trials = self.study.get_trials(deepcopy=False)
             waiting = any(trial.state == TrialState.WAITING for trial in trials)
-            if not waiting and count_begun(trials) >= wanted:
+            if not waiting and count_begun(trials) >= num_trials:
                 return None
             self.study.sampler = _sampler(self.study, len(trials))
             trial = self.study.ask(distributions(self.space))
@@ -77,68 +82,69 @@ class TrialQueue:
         return trial
 
     def report(self, trial: Trial, value: float, step: int) -> bool:
-        """Report a validation; return whether the trial should be ended. A storage that is away ends nothing."""
-        if len(self.study.directions) > 1:  # Optuna prunes by one objective alone
+        """Report a validation; return whether to prune the trial. It continues if the storage does not respond."""
+        if len(self.study.directions) > 1:  # Optuna prunes by a single objective only
             return False
         try:
             trial.report(value, step)
             return trial.should_prune()
         except Exception as error:
-            self.warn(f"the sweep's storage does not answer ({first_line(error)}); the trial goes on")
+            self.warn(f"the sweep's storage does not respond ({first_line(error)}); the trial continues")
             return False
 
     def tell(self, number: int, state: TrialState, values: list[float] | None, attrs: dict[str, Any]) -> None:
-        """Tell the end of a trial; where the storage is away, keep it on disk to be told by whoever comes next."""
+        """Report the end of a trial; while the storage does not respond, keep it on disk for a later worker."""
         write_json(self._pending_path(number), {"state": state.name, "values": values, "attrs": attrs})
         for pause_s in (*self.pauses_s, 0.0):
             try:
-                with self._ask_lock():  # else who asks may tell it at the same moment
+                with self._ask_lock():  # otherwise another worker might report it at the same time
                     self._deliver(number)
                 break
             except Exception as error:
-                told = f"trial {number} could not be told to the study ({first_line(error)}); its result is kept"
+                problem = f"the result of trial {number} could not be reported to the study ({first_line(error)})"
                 time.sleep(pause_s)
         else:
-            self.warn(f"{told} in {self._pending_path(number)} and told with the next `bench sweep`")
+            self.warn(f"{problem}; it is kept in {self._pending_path(number)}, and the next `bench sweep` reports it")
         self.release(number)
 
     def requeue(self, trial: Trial) -> None:
-        """Fail a trial that the user interrupted, and put it back: it goes on from its checkpoint next time."""
+        """Mark an interrupted trial as failed and queue it again; next time it resumes from its checkpoint."""
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
-        with suppress(Exception):  # the storage may be what is gone; the next who asks finds the trial dead
+        with suppress(Exception):  # if the storage does not respond, the next worker that asks finds the trial dead
             self.study.tell(trial.number, state=TrialState.FAIL)
             self.study.add_trial(_repeat_trial(frozen))
         self.release(trial.number)
 
     def release(self, number: int) -> None:
-        """Let the lock of a trial go."""
+        """Release the lock of a trial."""
         if number in self._locks:
             self._locks.pop(number).release()
             self._lock_path(number).unlink(missing_ok=True)
 
     def deliver(self) -> None:
-        """Tell what could not be told before. Raises: whatever the storage raises."""
+        """Report the results that could not be reported before. Raises: any exception of the storage."""
         for path in sorted(self.folder.glob("untold-*.json")):
             self._deliver(int(path.stem.partition("-")[2]))
 
     def _deliver(self, number: int) -> None:
         if not self._pending_path(number).is_file():
-            return  # somebody else has told it
-        told = read_json(self._pending_path(number))
+            return  # another worker has reported it
+        result = read_json(self._pending_path(number))
         trial_id = self.study.get_trials(deepcopy=False)[number]._trial_id
-        # If others thought it dead meanwhile it is asked again, and finds its result in the store.
+        # If another host considered the trial dead, it was queued again, and its repeat finds the result in the store.
         with suppress(optuna.exceptions.UpdateFinishedTrialError, RuntimeError, ValueError):
-            for name, value in told["attrs"].items():
+            for name, value in result["attrs"].items():
                 self.study._storage.set_trial_user_attr(trial_id, name, value)
-            self.study.tell(number, told["values"], TrialState[told["state"]])
+            self.study.tell(number, result["values"], TrialState[result["state"]])
         self._pending_path(number).unlink()
 
     def _fail_dead(self) -> None:
-        fail_stale_trials(self.study)  # of other hosts, by the heartbeat
+        """Mark dead trials as failed, and queue each again once."""
+        fail_stale_trials(self.study)  # those of other hosts, by their heartbeat
         repeat = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            here = trial.user_attrs.get(HOST_ID) == self._host_id or not _has_heartbeat(self.study._storage)
-            if not here or trial.number in self._locks or self._is_held(trial.number):
+            is_local = trial.user_attrs.get(HOST_ID) == self._host_id or not _has_heartbeat(self.study._storage)
+            if not is_local or trial.number in self._locks or self._is_held(trial.number):
                 continue
             self.study.tell(trial.number, state=TrialState.FAIL)
             repeat(self.study, self.study.get_trials(deepcopy=True)[trial.number])
@@ -155,7 +161,7 @@ class TrialQueue:
 
     @property
     def _host_id(self) -> str:
-        """Return what names this host and this store, within which locks are seen; a journal has one such place."""
+        """Return an id of this host and store, within which locks can be seen; a journal file has only one."""
         return digest(socket.gethostname(), str(self.folder.resolve()))
 
     def _lock_path(self, number: int) -> Path:
@@ -166,19 +172,19 @@ class TrialQueue:
 
 
 def count_begun(trials: list[FrozenTrial]) -> int:
-    """Return how many trials were begun, one that repeats a dead one not counted again."""
+    """Return how many trials were started; a repeat of a dead trial is not counted."""
     return sum(REPEAT_OF not in trial.system_attrs for trial in trials)
 
 
 def enqueue_preset(study: optuna.Study, params: dict[str, Any]) -> None:
-    """Put the preset's own settings first in a study that has no trial, so that it is among those compared."""
+    """Queue the settings of the preset as the first trial of a study without trials, so that it is compared as well."""
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(params)
 
 
 @contextmanager
 def heartbeat(storage: BaseStorage, trial: Trial) -> Iterator[None]:
-    """Let other hosts see in the database that a trial is alive. A journal file needs none: it serves one host."""
+    """Record in a database that a trial is alive, for other hosts to see. Does nothing for a journal file."""
     if not _has_heartbeat(storage):
         yield
         return
@@ -186,7 +192,7 @@ def heartbeat(storage: BaseStorage, trial: Trial) -> Iterator[None]:
 
     def beat() -> None:
         while not stop.is_set():
-            with suppress(Exception):  # while the database is away nobody else can take the trial for dead either
+            with suppress(Exception):  # while the database is down, no other host can declare the trial dead either
                 storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
             stop.wait(HEARTBEAT_S)
 
@@ -200,12 +206,12 @@ def heartbeat(storage: BaseStorage, trial: Trial) -> Iterator[None]:
 
 
 def _has_heartbeat(storage: BaseStorage) -> bool:
-    """Say whether it is a database, which any number of hosts share; a journal file serves one."""
+    """Return whether the storage is a database, shared by any number of hosts; a journal file serves one."""
     return hasattr(storage, "record_heartbeat")
 
 
 def _repeat_trial(trial: FrozenTrial) -> FrozenTrial:
-    """Return a waiting trial with the settings of another; an interruption does not use up its one retry."""
+    """Return a waiting trial with the settings of `trial`; an interruption does not use up its only retry."""
     history = {name: value for name, value in trial.system_attrs.items() if name == "retry_history"}
     return optuna.create_trial(
         state=TrialState.WAITING,
@@ -216,6 +222,6 @@ def _repeat_trial(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _sampler(study: optuna.Study, num_trials: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of the next trial: its draws depend on the study and the trials so far, not on the worker."""
+    """Return the sampler of the next trial. Its draws depend on the study and its trials so far, not on the worker."""
     seed = int(digest(study.study_name, num_trials)[:8], 16)
     return optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True, seed=seed)

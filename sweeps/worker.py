@@ -1,7 +1,7 @@
-"""One worker: a process that trains one trial after another, until as many were begun as are wanted.
+"""A worker of a sweep: a process that trains one trial after another until enough trials were started.
 
-The launcher starts it with its orders as one line of JSON on standard input. The end of that input is the end of the
-launcher, and so of the worker: nobody is left who waits for it.
+The launcher starts it and sends its specification as one line of JSON on standard input. When that input closes, the
+launcher has ended, and the worker ends too.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from bench.sweeps.trials import REASON, RUN, SECONDS, TrialQueue, heartbeat
 from bench.values import Progress
 
 VALIDATION = "val/top1_50ms"
-INTERRUPTED = 130
-SAME_FAILURES = 3  # in a row: it is not the trial's settings that are wrong
-WRITE_EVERY_S = 1.0
+INTERRUPTED = 130  # exit code
+SAME_FAILURES = 3  # consecutive trials with the same error: their settings are not the cause
+WRITE_EVERY_S = 1.0  # least time between two writes of the progress file
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What the launcher tells a worker. `storage` may hold a password: it is never written to disk."""
+    """What the launcher sends to a worker. `storage` may contain a password, so it is never written to disk."""
 
     model: str
     encoder: str
@@ -56,101 +56,101 @@ class WorkerSpec:
     space: Space
 
     def line(self) -> str:
-        """Return the orders as one line of JSON."""
+        """Return the specification as one line of JSON."""
         return json.dumps(asdict(self)) + "\n"
 
 
 def parse_worker_spec(line: str) -> WorkerSpec:
-    """Return the orders in a line of JSON."""
+    """Return the specification from a line of JSON."""
     values = json.loads(line)
     return WorkerSpec(**values | {"space": read_space(values["space"]), "overrides": tuple(values["overrides"])})
 
 
-def work(orders: WorkerSpec, progress: Progress, warn: Callable[[str], None]) -> None:
-    """Run trials until enough were begun. Raises: BenchError if trials fail by something that is not theirs."""
-    store = Store(Path(orders.store))
-    study = join_study(open_storage(orders.storage, store), orders.study, orders.pruner)
-    desk = TrialQueue(study, orders.space, store.root / "sweeps" / orders.study, warn)
+def work(spec: WorkerSpec, progress: Progress, warn: Callable[[str], None]) -> None:
+    """Run trials until enough were started. Raises: BenchError if SAME_FAILURES trials in a row fail with one error."""
+    store = Store(Path(spec.store))
+    study = join_study(open_storage(spec.storage, store), spec.study, spec.pruner)
+    queue = TrialQueue(study, spec.space, store.root / "sweeps" / spec.study, warn)
     failures: list[str] = []
-    while (trial := desk.ask(orders.trials)) is not None:
-        failed = _try_trial(trial, orders, store, desk, progress, warn)
-        failures = [*failures, failed] if failed else []
+    while (trial := queue.ask(spec.trials)) is not None:
+        failure = _try_trial(trial, spec, store, queue, progress, warn)
+        failures = [*failures, failure] if failure else []
         if len(failures) == SAME_FAILURES and len(set(failures)) == 1:
-            raise BenchError(f"{SAME_FAILURES} trials in a row failed alike: {failures[0]}")
+            raise BenchError(f"{SAME_FAILURES} consecutive trials failed with the same error: {failures[0]}")
 
 
 def _try_trial(
-    trial: Trial, orders: WorkerSpec, store: Store, desk: TrialQueue, progress: Progress, warn: Callable[[str], None]
+    trial: Trial, spec: WorkerSpec, store: Store, queue: TrialQueue, progress: Progress, warn: Callable[[str], None]
 ) -> str:
-    """Run one trial and tell its end; return why it failed, nothing if it did not."""
-    began_s = time.monotonic()
+    """Run one trial and report its end; return why it failed, or an empty string."""
+    start_s = time.monotonic()
     config: RunConfig | None = None
 
     def attrs(**more: object) -> dict[str, Any]:
-        return {SECONDS: round(time.monotonic() - began_s, 1), **more}
+        return {SECONDS: round(time.monotonic() - start_s, 1), **more}
 
     try:
-        with heartbeat(desk.study._storage, trial):
-            config = _config(orders, trial)
-            result = _run(trial, config, orders, store, desk, progress, warn)
+        with heartbeat(queue.study._storage, trial):
+            config = _config(spec, trial)
+            result = _run(trial, config, spec, store, queue, progress, warn)
     except Pruned:
-        desk.tell(trial.number, TrialState.PRUNED, None, attrs())
+        queue.tell(trial.number, TrialState.PRUNED, None, attrs())
     except BenchError as error:
         warn(f"trial {trial.number} failed: {error}")
-        desk.tell(trial.number, TrialState.FAIL, None, attrs(**{REASON: str(error)}))
+        queue.tell(trial.number, TrialState.FAIL, None, attrs(**{REASON: str(error)}))
         return str(error)
     except (KeyboardInterrupt, SystemExit):
-        desk.requeue(trial)
+        queue.requeue(trial)
         raise
     else:
-        values = [OBJECTIVES[name].extract(result.summary, config) for name in definition_of(desk.study)["objectives"]]
-        desk.tell(trial.number, TrialState.COMPLETE, values, attrs(**{RUN: result.summary["run"]}))
+        values = [OBJECTIVES[name].extract(result.summary, config) for name in definition_of(queue.study)["objectives"]]
+        queue.tell(trial.number, TrialState.COMPLETE, values, attrs(**{RUN: result.summary["run"]}))
     return ""
 
 
-def _config(orders: WorkerSpec, trial: Trial) -> RunConfig:
-    plugin = load("encoder", orders.model)
-    basis = Basis(orders.model, orders.encoder, plugin, orders.preset, orders.dataset, orders.overrides)
-    return basis.config(orders.space.budget, to_settings(orders.space, trial.params))
+def _config(spec: WorkerSpec, trial: Trial) -> RunConfig:
+    plugin = load("encoder", spec.model)
+    basis = Basis(spec.model, spec.encoder, plugin, spec.preset, spec.dataset, spec.overrides)
+    return basis.config(spec.space.budget, to_settings(spec.space, trial.params))
 
 
 def _run(
     trial: Trial,
     config: RunConfig,
-    orders: WorkerSpec,
+    spec: WorkerSpec,
     store: Store,
-    desk: TrialQueue,
+    queue: TrialQueue,
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Result:
     seen: set[int] = set()
 
     def watch(values: dict[str, float], step: int) -> None:
-        if VALIDATION not in values or step in seen:  # a training that goes on tells its whole curve again
+        if VALIDATION not in values or step in seen:  # a resumed training reports its whole curve again
             return
         seen.add(step)
-        if desk.report(trial, values[VALIDATION], step):
+        if queue.report(trial, values[VALIDATION], step):
             raise Pruned(f"trial {trial.number} at step {step}")
 
     def prefix_stage(stage: str, done: int, total: int) -> None:
         progress(f"trial {trial.number}: {stage}", done, total)
 
-    root = Path(orders.data_root) if orders.data_root else None
+    root = Path(spec.data_root) if spec.data_root else None
     context = RunContext(
-        load("encoder", orders.model), root, store, prefix_stage, warn, watch=watch, tags=_tags(orders, trial)
+        load("encoder", spec.model), root, store, prefix_stage, warn, watch=watch, tags=_tags(spec, trial)
     )
     result = run(config, context, "validation")
-    assert result is not None  # one trial is one process: nobody else trains along
+    assert result is not None  # a trial trains in a single process, which has the result
     return result
 
 
-def _tags(orders: WorkerSpec, trial: Trial) -> Mapping[str, str]:
-    tags = {"optuna.study": orders.study, "optuna.trial": str(trial.number), "bench.worker": str(orders.worker)}
-    return tags | ({"mlflow.parentRunId": orders.parent} if orders.parent else {})
+def _tags(spec: WorkerSpec, trial: Trial) -> Mapping[str, str]:
+    tags = {"optuna.study": spec.study, "optuna.trial": str(trial.number), "bench.worker": str(spec.worker)}
+    return tags | ({"mlflow.parentRunId": spec.parent} if spec.parent else {})
 
 
 def build_file_progress(path: Path) -> Progress:
-    """Return a Progress that keeps the latest stage in a file, for the launcher to show."""
+    """Return a Progress that writes the latest stage to a file, for the launcher to show."""
     last_s = 0.0
 
     def show(stage: str, done: int, total: int) -> None:
@@ -163,7 +163,7 @@ def build_file_progress(path: Path) -> Progress:
 
 
 def _end_with_launcher() -> None:
-    """Wait for the end of standard input in a thread, then interrupt this process as Ctrl-C does."""
+    """Start a thread that interrupts this process, as Ctrl-C does, when standard input closes."""
 
     def wait() -> None:
         sys.stdin.read()
@@ -173,17 +173,17 @@ def _end_with_launcher() -> None:
 
 
 def main() -> int:
-    """Take orders from standard input and work. Return the exit code; 130 if interrupted."""
+    """Read the specification from standard input and run trials. Return the exit code; 130 if interrupted."""
     from bench.console import warn
 
-    orders = parse_worker_spec(sys.stdin.readline())
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
+    spec = parse_worker_spec(sys.stdin.readline())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent process may have left it ignored
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _end_with_launcher()
-    folder = Path(orders.store) / "sweeps" / orders.study
+    folder = Path(spec.store) / "sweeps" / spec.study
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        work(orders, build_file_progress(folder / f"worker-{orders.worker}.json"), warn)
+        work(spec, build_file_progress(folder / f"worker-{spec.worker}.json"), warn)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BenchError as error:

@@ -155,9 +155,9 @@ def test_settings_that_make_no_scene_are_refused(settings: dict[str, float], rul
 
 def test_a_missing_source_is_heard_by_one_recorder_and_the_first_by_both() -> None:
     config = replace(SHORT, missing_share=1.0)
-    heard_RS = aru_sim._draw_audible(50, config, np.random.default_rng(0))
-    assert heard_RS[:, 0].tolist() == [1, 1]
-    assert (heard_RS[:, 1:].sum(axis=0) == 1).all() and heard_RS[:, 1:].any(axis=1).all()
+    audible_RS = aru_sim._draw_audible(50, config, np.random.default_rng(0))
+    assert audible_RS[:, 0].tolist() == [1, 1]
+    assert (audible_RS[:, 1:].sum(axis=0) == 1).all() and audible_RS[:, 1:].any(axis=1).all()
     assert aru_sim._draw_audible(50, replace(SHORT, missing_share=0.0), np.random.default_rng(0)).all()
 
 

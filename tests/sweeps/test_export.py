@@ -1,4 +1,4 @@
-"""A study as files of the store, and the words of a worker's orders."""
+"""A study as files of the store, and the specification of a worker as a line of JSON."""
 
 from __future__ import annotations
 
@@ -118,11 +118,11 @@ def test_objectives_by_hand() -> None:
     assert [objective.direction for objective in OBJECTIVES.values()] == ["maximize", "minimize", "maximize"]
 
 
-def test_orders_come_out_of_their_line_as_they_went_in() -> None:
-    orders = WorkerSpec(
+def test_worker_spec_survives_its_line() -> None:
+    spec = WorkerSpec(
         "./mine.py", "mine", "tiny", None, ("train.lr=0.1",), "/music", "/store", "postgresql://me:secret@host/x",
         "study", "median", 5, 1, "parent", SPACE,
     )  # fmt: skip
-    line = orders.line()
+    line = spec.line()
     assert line.count("\n") == 1 and line.endswith("\n")
-    assert parse_worker_spec(line) == orders
+    assert parse_worker_spec(line) == spec

@@ -19,14 +19,14 @@ from bench.values import no_progress
 SPACE = Space("tiny", {"train.lr": Parameter(1e-4, 1e-2)})
 
 
-def wanted(folder: Path, **changes: Any) -> SweepRequest:
+def request(folder: Path, **changes: Any) -> SweepRequest:
     basis = Basis("now-playing", "now-playing", registry.load("encoder", "now-playing"), "tiny", None)
-    asked: dict[str, Any] = {
-        "basis": basis, "space": SPACE, "where": Path("mine.toml"), "trials": 2, "workers": 1,
+    values: dict[str, Any] = {
+        "basis": basis, "space": SPACE, "space_path": Path("mine.toml"), "trials": 2, "workers": 1,
         "objectives": ("segment_top1",), "pruner": "none", "storage": None, "study": None, "data_root": None,
         "store": Store(folder),
     }  # fmt: skip
-    return SweepRequest(**asked | changes)
+    return SweepRequest(**values | changes)
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def wanted(folder: Path, **changes: Any) -> SweepRequest:
         ({"trials": 0}, "--trials must be >= 1, got 0"),
         ({"workers": 0}, "--workers must be between 1 and 256, got 0"),
         ({"objectives": ("segment_top",)}, "no objective called 'segment_top'; did you mean 'segment_top1'"),
-        ({"objectives": ("bytes_per_s", "bytes_per_s")}, "--objective must not name anything twice"),
+        ({"objectives": ("bytes_per_s", "bytes_per_s")}, "--objective must not name an objective twice"),
         ({"space": Space("tiny", {"train.lrr": Parameter(0.1, 1.0)})}, "mine.toml: no setting called 'train.lrr'"),
         ({"storage": "postgresql+psycopg://me:secret@127.0.0.1:9/x"}, "cannot be reached"),
     ],
 )
 def test_wrong_request_is_refused_before_any_work(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        sweep(wanted(tmp_path, **changes), no_progress, print, print)
+        sweep(request(tmp_path, **changes), no_progress, print, print)
     assert told in str(refused.value)
     assert "secret" not in str(refused.value)
     assert not list(tmp_path.glob("pcm"))

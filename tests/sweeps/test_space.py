@@ -59,7 +59,7 @@ def test_encoder_without_a_space_is_told_how_to_write_one() -> None:
         ("[space]\n'train.lr' = { low = 0.0, high = 1.0, log = true }", "log scale must begin above 0, got 0.0"),
         ("[space]\n'train.lr' = { low = 0.1 }", "needs both low and high"),
         ("[space]\n'train.lr' = { low = 0.1, high = inf }", "train.lr is not finite: high = inf"),
-        ("[space]\n'train.lr' = { choices = [1e-3] }", "needs 2 choices or more"),
+        ("[space]\n'train.lr' = { choices = [1e-3] }", "needs at least 2 different choices"),
         ("[space]\n'train.lr' = { choices = [1e-3, 1e-2], high = 1.0 }", "choices or a range, not both"),
         ("[space]\n'train.lr' = { lower = 1e-3 }", "train.lr.lower'; did you mean"),
         ("[space]\n'train.lr' = 3", "train.lr is a group of settings; set one of them"),
@@ -127,7 +127,7 @@ def test_differences_name_what_was_and_what_is() -> None:
     new = {"space": {"train.lr": {"low": 0.2}}, "version": "1", "added": [1]}
     assert differences(old, new) == [
         "space: train.lr: low was 0.1, is 0.2",
-        "space: gone was 1, is not there",
-        "added was not there, is [1]",
+        "space: gone was 1, is absent",
+        "added was absent, is [1]",
     ]
     assert differences(new, new) == []

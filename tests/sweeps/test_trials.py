@@ -41,18 +41,18 @@ import sys, time
 from pathlib import Path
 from tests_trials import DEFINITION, ORIGIN, SPACE
 from bench.store import Store
-from bench.sweeps.study import entered, opened
-from bench.sweeps.trials import Desk
+from bench.sweeps.study import create_or_join, open_storage
+from bench.sweeps.trials import TrialQueue
 from optuna.trial import TrialState
-store, url, wanted = Store(Path(sys.argv[1])), sys.argv[2] or None, int(sys.argv[3])
-study = entered(opened(url, store), DEFINITION, ORIGIN, None)
-desk = Desk(study, SPACE, store.root / "sweeps" / study.study_name, print)
-while (trial := desk.ask(wanted)) is not None:
+store, url, num_trials = Store(Path(sys.argv[1])), sys.argv[2] or None, int(sys.argv[3])
+study = create_or_join(open_storage(url, store), DEFINITION, ORIGIN, None)
+queue = TrialQueue(study, SPACE, store.root / "sweeps" / study.study_name, print)
+while (trial := queue.ask(num_trials)) is not None:
     print("asked", trial.number, flush=True)
     time.sleep(0.05)
     if len(sys.argv) > 4:
         time.sleep(600)
-    desk.tell(trial.number, TrialState.COMPLETE, [trial.params["train.lr"]], {"run": "r"})
+    queue.tell(trial.number, TrialState.COMPLETE, [trial.params["train.lr"]], {"run": "r"})
 """
 
 
@@ -62,21 +62,21 @@ def warned() -> list[str]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, warned: list[str]) -> TrialQueue:
-    return desk_in(Store(tmp_path), warned)
+def queue(tmp_path: Path, warned: list[str]) -> TrialQueue:
+    return queue_in(Store(tmp_path), warned)
 
 
-def desk_in(store: Store, warned: list[str], url: str | None = None, name: str | None = None) -> TrialQueue:
+def queue_in(store: Store, warned: list[str], url: str | None = None, name: str | None = None) -> TrialQueue:
     study = create_or_join(open_storage(url, store), DEFINITION, ORIGIN, name)
     return TrialQueue(study, SPACE, store.root / "sweeps" / study.study_name, warned.append, pauses_s=(0.0,))
 
 
-def started(tmp_path: Path, url: str | None, wanted: int, *more: str) -> subprocess.Popen[str]:
+def started(tmp_path: Path, url: str | None, num_trials: int, *more: str) -> subprocess.Popen[str]:
     here = tmp_path / "code"
     here.mkdir(exist_ok=True)
     (here / "tests_trials.py").write_text(Path(__file__).read_text())
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(tmp_path / "store"), url or "", str(wanted), *more],
+        [sys.executable, "-c", WORKER, str(tmp_path / "store"), url or "", str(num_trials), *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(here)},
     )  # fmt: skip
 
@@ -115,9 +115,9 @@ def test_trial_of_a_killed_worker_is_tried_once_more_with_the_same_settings(tmp_
         lost.append(int(worker.stdout.readline().split()[1]))
         worker.send_signal(signal.SIGKILL)
         worker.communicate(timeout=20)
-    desk = desk_in(Store(tmp_path / "store"), warned)
-    assert desk.ask(1) is None  # it had its second try
-    trials = desk.study.get_trials()
+    queue = queue_in(Store(tmp_path / "store"), warned)
+    assert queue.ask(1) is None  # it had its second try
+    trials = queue.study.get_trials()
     assert lost == [0, 1]
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
     assert trials[0].params == trials[1].params
@@ -126,7 +126,7 @@ def test_trial_of_a_killed_worker_is_tried_once_more_with_the_same_settings(tmp_
 
 
 def test_living_trial_of_another_worker_is_left_alone(tmp_path: Path, warned: list[str]) -> None:
-    one, other = desk_in(Store(tmp_path), warned), desk_in(Store(tmp_path), warned)
+    one, other = queue_in(Store(tmp_path), warned), queue_in(Store(tmp_path), warned)
     first, second = one.ask(2), other.ask(2)
     assert first is not None and second is not None
     assert other.ask(2) is None
@@ -134,88 +134,88 @@ def test_living_trial_of_another_worker_is_left_alone(tmp_path: Path, warned: li
     assert first.number != second.number
 
 
-def test_interrupted_trial_goes_on_as_often_as_wanted(desk: TrialQueue) -> None:
+def test_interrupted_trial_goes_on_as_often_as_wanted(queue: TrialQueue) -> None:
     settings = []
     for _ in range(3):
-        trial = desk.ask(1)
+        trial = queue.ask(1)
         assert trial is not None
         settings.append(trial.params)
-        desk.requeue(trial)
+        queue.requeue(trial)
     assert settings[0] == settings[1] == settings[2]
-    assert count_begun(desk.study.get_trials()) == 1
+    assert count_begun(queue.study.get_trials()) == 1
 
 
 def test_result_is_kept_while_the_storage_is_away_and_told_by_the_next_who_asks(
-    desk: TrialQueue, warned: list[str], monkeypatch: pytest.MonkeyPatch
+    queue: TrialQueue, warned: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = desk.ask(2)
+    trial = queue.ask(2)
     assert trial is not None
 
     def away(*_: Any, **__: Any) -> None:
         raise ConnectionError("server closed the connection")
 
     with monkeypatch.context() as without:
-        without.setattr(desk.study, "tell", away)
-        desk.tell(trial.number, TrialState.COMPLETE, [0.5], {"run": "abc"})
-    (kept,) = desk.folder.glob("untold-*.json")
+        without.setattr(queue.study, "tell", away)
+        queue.tell(trial.number, TrialState.COMPLETE, [0.5], {"run": "abc"})
+    (kept,) = queue.folder.glob("untold-*.json")
     assert json.loads(kept.read_text())["values"] == [0.5]
     assert "server closed the connection" in warned[0] and str(kept) in warned[0]
-    desk.ask(2)
-    told = desk.study.get_trials()[trial.number]
+    queue.ask(2)
+    told = queue.study.get_trials()[trial.number]
     assert (told.state, told.values, told.user_attrs["run"]) == (TrialState.COMPLETE, [0.5], "abc")
     assert not kept.exists()
 
 
 def test_storage_that_is_away_ends_no_trial(
-    desk: TrialQueue, warned: list[str], monkeypatch: pytest.MonkeyPatch
+    queue: TrialQueue, warned: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = desk.ask(1)
+    trial = queue.ask(1)
     assert trial is not None
 
     def away(*_: Any, **__: Any) -> None:
         raise ConnectionError("gone")
 
     monkeypatch.setattr(trial, "report", away)
-    assert desk.report(trial, 0.1, 10) is False
-    assert warned == ["the sweep's storage does not answer (ConnectionError: gone); the trial goes on"]
+    assert queue.report(trial, 0.1, 10) is False
+    assert warned == ["the sweep's storage does not respond (ConnectionError: gone); the trial continues"]
 
 
-def test_bad_trial_is_pruned_once_others_did_better(desk: TrialQueue) -> None:
-    desk.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
+def test_bad_trial_is_pruned_once_others_did_better(queue: TrialQueue) -> None:
+    queue.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
     for value in (0.5, 0.6):
-        good = desk.ask(9)
+        good = queue.ask(9)
         assert good is not None
-        assert not desk.report(good, value, 10)
-        desk.tell(good.number, TrialState.COMPLETE, [value], {})
-    bad = desk.ask(9)
+        assert not queue.report(good, value, 10)
+        queue.tell(good.number, TrialState.COMPLETE, [value], {})
+    bad = queue.ask(9)
     assert bad is not None
-    assert desk.report(bad, 0.1, 10)
+    assert queue.report(bad, 0.1, 10)
 
 
 def test_draws_depend_on_the_trials_so_far_not_on_who_asks(tmp_path: Path, warned: list[str]) -> None:
     drawn = []
     for place in ("one", "two"):
-        desk = desk_in(Store(tmp_path / place), warned)
-        found = [desk.ask(4) for _ in range(4)]
+        queue = queue_in(Store(tmp_path / place), warned)
+        found = [queue.ask(4) for _ in range(4)]
         drawn.append([trial.params["train.lr"] for trial in found if trial is not None])
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) == 4
 
 
-def test_first_trial_is_the_preset_itself(desk: TrialQueue) -> None:
-    enqueue_preset(desk.study, {"train.lr": 2e-3})
-    enqueue_preset(desk.study, {"train.lr": 3e-3})  # it has a trial now
-    first = desk.ask(5)
+def test_first_trial_is_the_preset_itself(queue: TrialQueue) -> None:
+    enqueue_preset(queue.study, {"train.lr": 2e-3})
+    enqueue_preset(queue.study, {"train.lr": 3e-3})  # it has a trial now
+    first = queue.ask(5)
     assert first is not None and first.params == {"train.lr": 2e-3}
-    assert len(desk.study.get_trials()) == 1
+    assert len(queue.study.get_trials()) == 1
 
 
 def test_heartbeat_is_recorded_in_a_database(tmp_path: Path, warned: list[str], postgres_url: str) -> None:
-    desk = desk_in(Store(tmp_path), warned, postgres_url, "heartbeat")
-    trial = desk.ask(1)
+    queue = queue_in(Store(tmp_path), warned, postgres_url, "heartbeat")
+    trial = queue.ask(1)
     assert trial is not None
     beats: list[int] = []
-    storage = desk.study._storage
+    storage = queue.study._storage
     record = storage.record_heartbeat  # type: ignore[attr-defined]
 
     def beaten(trial_id: int) -> None:
@@ -231,8 +231,8 @@ def test_heartbeat_is_recorded_in_a_database(tmp_path: Path, warned: list[str], 
 
 
 def test_trial_of_another_host_is_left_to_its_heartbeat(tmp_path: Path, warned: list[str], postgres_url: str) -> None:
-    other = desk_in(Store(tmp_path / "other"), warned, postgres_url, "hosts")
-    here = desk_in(Store(tmp_path / "here"), warned, postgres_url, "hosts")
+    other = queue_in(Store(tmp_path / "other"), warned, postgres_url, "hosts")
+    here = queue_in(Store(tmp_path / "here"), warned, postgres_url, "hosts")
     assert other.ask(2) is not None
     assert here.ask(2) is not None
     assert [trial.state for trial in here.study.get_trials()] == [TrialState.RUNNING] * 2
@@ -243,47 +243,49 @@ def test_trial_of_a_host_that_fell_silent_is_failed_and_tried_again(
 ) -> None:
     monkeypatch.setattr("bench.sweeps.study.GRACE_S", 1)
     monkeypatch.setattr("bench.sweeps.study.HEARTBEAT_S", 1)
-    other = desk_in(Store(tmp_path / "other"), warned, postgres_url, "silent")
+    other = queue_in(Store(tmp_path / "other"), warned, postgres_url, "silent")
     lost = other.ask(1)
     assert lost is not None
     with heartbeat(other.study._storage, lost):
         time.sleep(0.5)
     time.sleep(2.5)  # the database's clock counts in seconds
-    again = desk_in(Store(tmp_path / "here"), warned, postgres_url, "silent").ask(1)
+    again = queue_in(Store(tmp_path / "here"), warned, postgres_url, "silent").ask(1)
     assert again is not None and again.number == lost.number + 1
     assert again.params == lost.params
 
 
 def test_result_outlasts_a_database_that_goes_and_comes_back(tmp_path: Path, warned: list[str], postgres: Any) -> None:
-    desk = desk_in(Store(tmp_path), warned, postgres.url, "away")
-    trial = desk.ask(2)
+    queue = queue_in(Store(tmp_path), warned, postgres.url, "away")
+    trial = queue.ask(2)
     assert trial is not None
     postgres.stop()
     try:
-        assert desk.report(trial, 0.4, 10) is False
-        desk.tell(trial.number, TrialState.COMPLETE, [0.5], {"run": "abc"})
+        assert queue.report(trial, 0.4, 10) is False
+        queue.tell(trial.number, TrialState.COMPLETE, [0.5], {"run": "abc"})
     finally:
         assert postgres.start()
     assert len(warned) == 2
-    assert len(list(desk.folder.glob("untold-*.json"))) == 1
-    assert desk_in(Store(tmp_path), warned, postgres.url, "away").ask(2) is not None  # another process, later
-    told = desk_in(Store(tmp_path), warned, postgres.url, "away").study.get_trials()[trial.number]
+    assert len(list(queue.folder.glob("untold-*.json"))) == 1
+    assert queue_in(Store(tmp_path), warned, postgres.url, "away").ask(2) is not None  # another process, later
+    told = queue_in(Store(tmp_path), warned, postgres.url, "away").study.get_trials()[trial.number]
     assert (told.state, told.values, told.user_attrs["run"]) == (TrialState.COMPLETE, [0.5], "abc")
-    assert not list(desk.folder.glob("untold-*.json"))
+    assert not list(queue.folder.glob("untold-*.json"))
 
 
 def test_asking_waits_for_a_database_to_come_back_and_gives_up_in_one_sentence(
     tmp_path: Path, warned: list[str], postgres: Any
 ) -> None:
-    desk = desk_in(Store(tmp_path), warned, postgres.url, "asking")
+    queue = queue_in(Store(tmp_path), warned, postgres.url, "asking")
     postgres.stop()
     try:
-        with pytest.raises(StoreError, match=r"storage does not answer .*; start it, then the same command goes on"):
-            desk.ask(1)
+        with pytest.raises(
+            StoreError, match=r"storage does not respond .*; start it, then repeat the command to resume"
+        ):
+            queue.ask(1)
     finally:
         assert postgres.start()
     assert len(warned) == 1
-    assert desk.ask(1) is not None
+    assert queue.ask(1) is not None
 
 
 def test_study_of_another_space_is_a_study_of_its_own_and_told_of(tmp_path: Path) -> None:
@@ -293,8 +295,8 @@ def test_study_of_another_space_is_a_study_of_its_own_and_told_of(tmp_path: Path
     assert other.name != DEFINITION.name
     assert DEFINITION.name.startswith("synth-validation-v1.now-playing.")
     assert describe_other_studies(storage, DEFINITION) == []
-    (told,) = describe_other_studies(storage, other)
-    assert told.endswith("is another study: space: parameters: train.lr: high was 0.01, is 0.1")
+    (sentence,) = describe_other_studies(storage, other)
+    assert sentence.endswith("its definition differs: space: parameters: train.lr: high was 0.01, is 0.1")
 
 
 def test_study_under_its_name_with_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -302,7 +304,7 @@ def test_study_under_its_name_with_another_space_is_refused_with_the_difference(
     create_or_join(storage, DEFINITION, ORIGIN, "mine")
     create_or_join(storage, DEFINITION, ORIGIN, "mine")
     other = replace(DEFINITION, space=Space("tiny", {"train.lr": Parameter(1e-4, 0.1, log=True)}))
-    with pytest.raises(ConfigError, match=r"study mine was begun .*: train.lr: high was 0.01, is 0.1; put it back"):
+    with pytest.raises(ConfigError, match=r"study mine was started .*: train.lr: high was 0.01, is 0.1; restore that"):
         create_or_join(storage, other, ORIGIN, "mine")
 
 
@@ -317,12 +319,12 @@ def test_study_is_found_by_the_beginning_of_its_digest(tmp_path: Path) -> None:
 
 
 def test_line_that_a_kill_left_unfinished_in_the_journal_is_cut_off(tmp_path: Path, warned: list[str]) -> None:
-    first = desk_in(Store(tmp_path), warned).ask(2)
+    first = queue_in(Store(tmp_path), warned).ask(2)
     assert first is not None
     path = journal_of(Store(tmp_path))
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"op_code": 4, "worker')
-    again = desk_in(Store(tmp_path), warned)
+    again = queue_in(Store(tmp_path), warned)
     assert again.ask(3) is not None
     assert path.read_bytes().startswith(whole + b'{"op_code":')
     assert len(again.study.get_trials()) >= 2
@@ -331,7 +333,7 @@ def test_line_that_a_kill_left_unfinished_in_the_journal_is_cut_off(tmp_path: Pa
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("sweeps.db", "--storage wants a URL"),
+        ("sweeps.db", "--storage must be a URL"),
         ("postgresql+psycopg://me:secret@127.0.0.1:9/sweeps", "the storage postgresql+psycopg://127.0.0.1:9/sweeps"),
         ("postgresql+nothing://localhost/x", "cannot be reached"),
     ],
