@@ -24,12 +24,10 @@ from torch import Tensor
 
 from bench.config import flatten
 from bench.data import TrainingSet, prepare_training
-from bench.device import pick_device, use_full_fp32
 from bench.errors import ConfigError
 from bench.fingerprint import BATCH, Embedder, resample_to
 from bench.logbook import open_book, provenance
-from bench.machine import keep_freed_memory
-from bench.run import RunContext, build_encoder, check_run
+from bench.run import RunContext, build_encoder, check_run, set_up_device
 from bench.settings import RunConfig, require
 from bench.speed.tracking_cost import block_steps, measure_overhead
 from bench.store import Store, digest, write_json
@@ -109,10 +107,7 @@ def measure_network(
     With `pairs`, what tracking costs a training step is measured as well, in so many pairs of blocks of steps.
     """
     check_run(config, context)
-    device = pick_device(config.device)
-    use_full_fp32()
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = set_up_device(config)
     encoder = build_encoder(context.plugin, config)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
