@@ -1,4 +1,4 @@
-"""The description of a run in MLflow, in Markdown: what was tested, the headline, the grid, the aligners."""
+"""Writes the description of a run that MLflow shows, in Markdown."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from bench.results import ALIGNMENT_NUMBERS, Result, select_rows
 def format_note(result: Result) -> str:
     """Return the description of a run in Markdown: what was tested, the headline, the grid, the aligners."""
     summary = result.summary
-    tested, tables = [], []
+    tests, tables = [], []
     headline = summary["headline"].items()
     numbers = [[name, f"{value:.4f}"] for name, value in headline if not name.startswith(ALIGNMENT_NUMBERS)]
     if len(result.rows):
-        tested.append(
-            f"{summary['queries_per_cell']} queries a cell, {summary['database_vectors']} fingerprints of "
+        tests.append(
+            f"{summary['queries_per_cell']} queries per cell, {summary['database_vectors']} fingerprints of "
             f"{summary['database_tracks']} tracks"
         )
         tables += [_markdown(["number", "value"], numbers), _grid_note(result)]
     if len(result.alignment):
-        tested.append(f"{result.alignment['name'].nunique()} pairs of recordings aligned")
+        tests.append(f"{result.alignment['name'].nunique()} pairs of recordings aligned")
         tables.append(_alignment_note(result))
-    title = f"**{summary['encoder']}** ({summary['preset']}) on **{summary['benchmark']}**: {'; '.join(tested)}."
-    if (mean := summary["headline"].get("segment_top1/mean")) is not None:  # MLflow folds all but the first lines
+    title = f"**{summary['encoder']}** ({summary['preset']}) on **{summary['benchmark']}**: {'; '.join(tests)}."
+    if (mean := summary["headline"].get("segment_top1/mean")) is not None:  # MLflow shows only the first lines at once
         title += f" Segment-level top-1, mean of the degraded cells: **{mean:.1%}**."
     return "\n\n".join([title, *tables]) + "\n"
 
@@ -68,7 +68,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
-def _markdown(heads: list[str], lines: list[list[str]]) -> str:
-    """Return a table in Markdown. MLflow draws columns without a gap, so that each cell brings its own."""
-    padded = [[f"{cell}&nbsp;&nbsp;" for cell in line] for line in [heads, *lines]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], ["---"] * len(heads), *padded[1:]])
+def _markdown(header: list[str], lines: list[list[str]]) -> str:
+    """Return a table in Markdown. MLflow draws no gap between columns, so each cell ends with spaces."""
+    padded = [[f"{cell}&nbsp;&nbsp;" for cell in line] for line in [header, *lines]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], ["---"] * len(header), *padded[1:]])
