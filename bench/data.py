@@ -84,7 +84,7 @@ def split_tracks(music: Corpus) -> tuple[Ints, Ints]:
     """Return the tracks to train on and those to validate on. Raises: DataError if there are too few."""
     train, val = music.numbers("train"), music.numbers("val")
     if len(train) < 2:
-        raise DataError(f"training needs at least 2 usable tracks, got {len(train)}; `bench data verify` says why")
+        raise DataError(f"training needs at least 2 usable tracks, got {len(train)}; `bench data verify` shows why")
     held_out = 0 if len(val) else max(1, len(train) // VAL_SHARE)
     return (train[:-held_out], train[-held_out:]) if held_out else (train, val)
 

@@ -27,7 +27,7 @@ def usable_device(setting: str) -> torch.device:
 
 
 def use_full_fp32() -> None:
-    """Switch TF32 off, for the whole process: fp32 products and convolutions on a GPU then use all 24 bits.
+    """Switch TF32 off for this process, so that fp32 products and convolutions on a GPU keep the full mantissa.
 
     By default torch rounds the inputs of convolutions, but not of matrix products, to a 10-bit mantissa (TF32).
     """

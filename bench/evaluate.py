@@ -30,7 +30,7 @@ from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
-FORMAT = 2  # of the kept hits
+FORMAT = 2  # of the hits in the store
 QUERY_BATCH = 32  # queries embedded at once
 UNSHUFFLED, SHUFFLED = "own", "shuffled"
 # The control of shuffled labels compares each answer with the truth of the previous query.

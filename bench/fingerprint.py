@@ -25,7 +25,7 @@ from bench.values import INT16_SCALE, RATE_HZ, Encoder, Fingerprints, Floats, In
 
 Sample = TypeVar("Sample", np.int16, np.float32)
 
-FORMAT = 1  # of the kept fingerprints
+FORMAT = 1  # of the fingerprints in the store
 BATCH = 256  # segments embedded at once
 RANDOM_PROJECTION = "random-projection"
 SHORTEST_QUERY = 0.9  # of a segment, so that a query of 0.96 s can test an encoder with segments of 1 s

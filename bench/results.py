@@ -124,13 +124,14 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
     `control/identity` is measured at the shortest query length that holds a whole segment of the encoder.
     """
     # 1. The encoder under test, and the controls.
-    own = select_rows(rows, config.encoder, config.eval.indexes[0])
+    encoder_rows = select_rows(rows, config.encoder, config.eval.indexes[0])
     shortest = min(config.eval.lengths_s)
-    degraded = own[own["kind"].isin(DEGRADED)]
+    degraded = encoder_rows[encoder_rows["kind"].isin(DEGRADED)]
     floor = select_rows(rows, RANDOM_PROJECTION, "exact")
     floor = floor[floor["length_s"] == shortest]
     whole = min((length_s for length_s in config.eval.lengths_s if length_s >= segment_s), default=shortest)
-    identity = own[(own["kind"] == "identity") & (own["metric"] == "segment_top1") & (own["length_s"] == whole)]
+    identity = encoder_rows[(encoder_rows["kind"] == "identity") & (encoder_rows["metric"] == "segment_top1")]
+    identity = identity[identity["length_s"] == whole]
     numbers = {
         "segment_top1/mean": mean_of(degraded, "segment_top1"),
         f"segment_top1/mean_{shortest:g}s": mean_of(degraded[degraded["length_s"] == shortest], "segment_top1"),
@@ -144,7 +145,7 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
     # 2. The other indexes and sequence searches, as differences from the first index and HEADLINE_SEQUENCE.
     for index in config.eval.indexes[1:]:
         other = select_rows(rows, config.encoder, index)
-        lost = mean_of(own, "segment_top1") - mean_of(other, "segment_top1")
+        lost = mean_of(encoder_rows, "segment_top1") - mean_of(other, "segment_top1")
         numbers[f"index/{index}_loses_points"] = 100 * lost
     for sequence in config.eval.sequences:
         other = select_rows(rows[rows["kind"].isin(DEGRADED)], config.encoder, config.eval.indexes[0], sequence)

@@ -57,7 +57,7 @@ class RunContext:
     """The encoder's plug-in."""
 
     root: Path | None
-    """The data root, None if all audio is synthetic."""
+    """The data root, None if the user gave none."""
 
     store: Store
     progress: Progress
@@ -74,7 +74,7 @@ class RunContext:
 
 
 def run(config: RunConfig, context: RunContext, task: Task = "all") -> Result | None:
-    """Train an encoder, test it, log and return the result.
+    """Train an encoder and test it; log and return the result.
 
     `task` selects the tests: "segments" (the grid of degraded queries, with its controls), "alignment" (pairs of
     recordings), "all" (both), or "validation" (queries from held-out training tracks, by which sweeps choose).

@@ -30,7 +30,7 @@ STAGES_LOGGED = ("training", "database", "queries", "alignment")
 
 
 def log_result(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
-    """Log a result: curves over SNR (step in dB) and t60 (step in ms), scalars, the whole grid as a table, files."""
+    """Log a result: curves over SNR (step in dB) and t60 (step in ms), scalars, tables and files."""
     curves = _curves(result, config)
     for name, step, value in curves:
         book.metrics({name: value}, step)
@@ -48,9 +48,9 @@ def log_result(book: Logbook, folder: Path, result: Result, config: RunConfig) -
 
 def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
     """Return (metric, step, value) of the headline search; track-level top-1 of the longest queries only."""
-    own = select_rows(result.rows, config.encoder, config.eval.indexes[0])
-    longest = own["metric"].eq("audio_top1") & own["length_s"].eq(max(config.eval.lengths_s))
-    shown = own[own["kind"].isin(DEGRADED) & (own["metric"].eq("segment_top1") | longest)]
+    encoder_rows = select_rows(result.rows, config.encoder, config.eval.indexes[0])
+    longest = encoder_rows["metric"].eq("audio_top1") & encoder_rows["length_s"].eq(max(config.eval.lengths_s))
+    shown = encoder_rows[encoder_rows["kind"].isin(DEGRADED) & (encoder_rows["metric"].eq("segment_top1") | longest)]
     return [
         (
             f"{row['metric']}_{row['length_s']:g}s/{row['kind']}",
@@ -83,7 +83,7 @@ def _select_alignment_errors(result: Result, config: RunConfig, num_free: int) -
     logged: dict[str, float] = {}
     for name in sorted(with_encoder, key=lambda name: name != HEADLINE_ALIGNER):
         headline, suffix = result.summary["headline"].items(), "/" + name.replace(":", "-")
-        own = {k: v for k, v in headline if k.startswith(ALIGNMENT_NUMBERS) and k.endswith(suffix)}
-        if len(logged) + len(own) <= num_free:
-            logged |= own
+        errors = {k: v for k, v in headline if k.startswith(ALIGNMENT_NUMBERS) and k.endswith(suffix)}
+        if len(logged) + len(errors) <= num_free:
+            logged |= errors
     return logged

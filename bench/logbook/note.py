@@ -32,11 +32,12 @@ def format_note(result: Result) -> str:
 
 
 def _grid_note(result: Result) -> str:
-    own = select_rows(result.rows, result.summary["encoder"], result.summary["index"], result.summary["sequence"])
-    own = own[own["metric"] == "segment_top1"]
-    lengths = sorted(own["length_s"].unique())
+    summary = result.summary
+    table = select_rows(result.rows, summary["encoder"], summary["index"], summary["sequence"])
+    table = table[table["metric"] == "segment_top1"]
+    lengths = sorted(table["length_s"].unique())
     lines = []
-    for _, rows in own.groupby("cell", sort=False):
+    for _, rows in table.groupby("cell", sort=False):
         by_length = {row["length_s"]: row for row in rows.to_dict("records")}
         lines.append([_format_condition(rows.iloc[0]), *(_percent(by_length.get(length_s)) for length_s in lengths)])
     heading = f"#### Segment-level top-1 in per cent, with 95 % intervals ({result.summary['index']})"

@@ -36,12 +36,12 @@ from bench.settings import require
 from bench.store import Store, digest, read_array
 from bench.values import Fingerprints, Floats, Ints, Progress
 
-FORMAT = 1  # of the kept database
+FORMAT = 1  # of the database in the store
 SEED = 7_300_000
 FLIPPED = 0.17  # share of the variance along the reflected axes; see above
 BLOCK_VECTORS = 1 << 15  # vectors in memory at once
 KIND = np.dtype("<f4")
-STAGE = "crowd"  # of the store
+STAGE = "crowd"  # kind of folder in the store
 
 
 @dataclass(frozen=True)

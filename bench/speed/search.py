@@ -368,14 +368,14 @@ def recall(near_PK: Ints, true_PK: Ints) -> tuple[float, float]:
 
 def _override_config(index: str, config: Any, overrides: Sequence[str]) -> Any:
     """Return an index's settings changed by the overrides that name it, and checked like the settings of a run."""
-    own = [text for text in overrides if text.startswith(f"index.{index}.")]
-    if not own:
+    for_index = [text for text in overrides if text.startswith(f"index.{index}.")]
+    if not for_index:
         return config
     default = type(config)()
     names = [item.name for item in fields(config) if getattr(config, item.name) != getattr(default, item.name)]
     preset = [f"index.{index}.{name}={json.dumps(getattr(config, name))}" for name in names]
     encoder = registry.load("encoder", RANDOM_PROJECTION)  # any encoder will do: an index's settings need none
-    layers = [f"eval.indexes={json.dumps([index])}", *preset, *own]
+    layers = [f"eval.indexes={json.dumps([index])}", *preset, *for_index]
     return resolve(RANDOM_PROJECTION, encoder, "small", overrides=layers).index[index]
 
 
