@@ -1,3 +1,3 @@
-"""afp-bench: train, evaluate and track audio-fingerprint models."""
+"""afp-bench: trains, evaluates and tracks audio-fingerprint models."""
 
 __version__ = "0.5.0"

@@ -1,4 +1,4 @@
-"""What the user sees while work goes on: a bar on a terminal, plain lines when piped."""
+"""Shows warnings and progress on standard error: bars on a terminal, plain lines when piped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from bench.values import Progress
 
-LINE_EVERY_S = 15.0  # in a log file, a line now and then is enough
+LINE_EVERY_S = 15.0  # at most one line per stage in this time, so that a log file stays short
 
 
 def warn(message: str) -> None:
@@ -19,7 +19,7 @@ def warn(message: str) -> None:
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Give a Progress that draws bars on a terminal and prints lines elsewhere, all on standard error."""
+    """Yield a Progress that draws bars on a terminal and prints lines elsewhere, all on standard error."""
     if not sys.stderr.isatty():
         yield _build_line_printer()
         return

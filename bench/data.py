@@ -1,4 +1,4 @@
-"""All the audio of a run, prepared: music, noise, rooms and the query set."""
+"""Prepares the audio of a run: music, noise, room responses and the query set."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bench.settings import RunConfig
 from bench.store import Store, digest
 from bench.values import Ints, Progress, Source
 
-VALIDATION_QUERIES = 500  # a cell, at least: an interval of 4 points for one encoder, less between two on the same
-VAL_SHARE = 20  # one in so many training tracks is held out where a data set has no validation side
-VALIDATION_ROOMS = {"seed": 1, "train_rooms": 0}  # the test rooms are those of seed 0
+VALIDATION_QUERIES = 500  # per cell, at least: +-4 points for one encoder, less for two encoders on the same queries
+VAL_SHARE = 20  # one in 20 training tracks is held out if the data set has no validation side
+VALIDATION_ROOMS = {"seed": 1, "train_rooms": 0}  # the test rooms have seed 0
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """All the audio that training may see."""
+    """All the audio that training may use."""
 
     music: Corpus
     noise: Corpus
@@ -35,15 +35,15 @@ class TrainingSet:
 
     @property
     def digest(self) -> str:
-        """Return the content key of what is trained on; the test side has no part in it."""
+        """Return the content key of the training and validation sides; the test side does not change it."""
         music, noise = (corpus.tracks[["id", "sha256", "split"]] for corpus in (self.music, self.noise))
-        heard = (music[music["split"] != "test"], noise[noise["split"] == "train"])
+        tracks = (music[music["split"] != "test"], noise[noise["split"] == "train"])
         rooms = [[sha256(bank.response(i).tobytes()).hexdigest() for i in bank.numbers("train")] for bank in self.banks]
-        return digest([rows.to_numpy().tolist() for rows in heard], rooms)
+        return digest([rows.to_numpy().tolist() for rows in tracks], rooms)
 
     @property
     def digests(self) -> dict[str, str]:
-        """Return digests of the parts by their content: a bank's own has the times of files, which a copy changes."""
+        """Return a digest of each part's content: a copy of the files has the same, unlike `RoomBank.digest`."""
         measured = [(b.table["name"].tolist(), sha256(b.samples.tobytes()).hexdigest()) for b in self.banks[1:]]
         rooms = digest(self.banks[0].digest, measured)
         return {"music": self.music.digest, "noise": self.noise.digest, "rooms": rooms}
@@ -51,11 +51,14 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """What a run hears. The test rooms are in the first of the banks."""
+    """The audio of a run and its query set."""
 
     music: Corpus
     noise: Corpus
+
     banks: tuple[RoomBank, ...]
+    """Banks of room responses; the first contains the test rooms."""
+
     queries: QuerySet
 
     @property
@@ -64,7 +67,7 @@ class BenchmarkData:
         return digest(self.music.digest, self.noise.digest, [b.digest for b in self.banks], self.queries.key)
 
     def seconds(self, store: Store) -> dict[str, float]:
-        """Return how long each part took to prepare, when it was."""
+        """Return how many seconds each part took when it was prepared."""
         return {
             "decoding": sum(store.seconds("pcm", corpus.folder.name) for corpus in (self.music, self.noise)),
             "rooms": sum(store.seconds("rooms", bank.digest) for bank in self.banks),
@@ -73,42 +76,43 @@ class BenchmarkData:
 
     @property
     def training(self) -> TrainingSet:
-        """Return the part that training may see."""
+        """Return the part that training may use."""
         return TrainingSet(self.music, self.noise, self.banks)
 
 
 def split_tracks(music: Corpus) -> tuple[Ints, Ints]:
-    """Return the tracks to train on, and those held out to validate on. Raises: DataError if there are too few."""
+    """Return the tracks to train on and those to validate on. Raises: DataError if there are too few."""
     train, val = music.numbers("train"), music.numbers("val")
     if len(train) < 2:
-        raise DataError(f"training needs at least 2 usable tracks, got {len(train)}; `bench data verify` says why")
+        raise DataError(f"training needs at least 2 usable tracks, got {len(train)}; `bench data verify` shows why")
     held_out = 0 if len(val) else max(1, len(train) // VAL_SHARE)
     return (train[:-held_out], train[-held_out:]) if held_out else (train, val)
 
 
 def prepare_data(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> BenchmarkData:
-    """Return the prepared audio of a run; what is in the store already is not made again.
+    """Return the prepared audio of a run, from the store or prepared now.
 
-    Raises: ConfigError for a wrong name, DataError for files that cannot be used.
+    Raises: ConfigError for a wrong name, DataError for unusable files.
     """
     return with_queries(config, prepare_training(config, root, store, progress), store, progress)
 
 
-def with_queries(config: RunConfig, heard: TrainingSet, store: Store, progress: Progress) -> BenchmarkData:
-    """Return what training hears, and the queries of the test side. The test rooms are in the first of the banks."""
-    queries = prepare_queries(store, config.eval, heard.music, heard.noise, heard.banks[0], progress)
-    return BenchmarkData(heard.music, heard.noise, tuple(heard.banks), queries)
+def with_queries(config: RunConfig, training_set: TrainingSet, store: Store, progress: Progress) -> BenchmarkData:
+    """Return the audio of a run with queries from the test tracks. The first bank contains the test rooms."""
+    music, noise, banks = training_set.music, training_set.noise, tuple(training_set.banks)
+    queries = prepare_queries(store, config.eval, music, noise, banks[0], progress)
+    return BenchmarkData(music, noise, banks, queries)
 
 
-def with_validation(config: RunConfig, heard: TrainingSet, store: Store, progress: Progress) -> BenchmarkData:
-    """Return what training hears, and queries of the tracks held out of it: what sweeps choose by.
+def with_validation(config: RunConfig, training_set: TrainingSet, store: Store, progress: Progress) -> BenchmarkData:
+    """Return data to evaluate on while choosing settings: queries from the training tracks held out for validation.
 
-    No test track, test noise or test room has a part in it: the noise is that of training, the rooms are of a
-    seed of their own. `config.eval` is that of `bench.degrade.cells.validation_config`.
+    It uses no test track, test noise or test room: the noise is that of training, and the rooms have another seed.
+    `config.eval` is what `bench.degrade.cells.validation_config` returns.
     """
-    _train, held_out = split_tracks(heard.music)
-    music = _as_test_side(heard.music, held_out)
-    noise = _as_test_side(heard.noise, heard.noise.numbers("train"))
+    _train, held_out = split_tracks(training_set.music)
+    music = _as_test_side(training_set.music, held_out)
+    noise = _as_test_side(training_set.noise, training_set.noise.numbers("train"))
     rooms = prepare_rooms(store, "rooms", _build_test_rooms(config, VALIDATION_ROOMS), progress)
     per_track = -(-VALIDATION_QUERIES // len(held_out))
     queries = prepare_queries(store, config.eval, music, noise, rooms, progress, per_track)
@@ -116,14 +120,14 @@ def with_validation(config: RunConfig, heard: TrainingSet, store: Store, progres
 
 
 def _as_test_side(corpus: Corpus, numbers: Ints) -> Corpus:
-    """Return the corpus with these tracks as its test side, and no others on it."""
-    chosen = np.isin(np.arange(len(corpus.tracks)), numbers)
-    tracks = corpus.tracks.assign(split=np.where(chosen, "test", "train"))
+    """Return the corpus with exactly these tracks as its test side."""
+    is_test = np.isin(np.arange(len(corpus.tracks)), numbers)
+    tracks = corpus.tracks.assign(split=np.where(is_test, "test", "train"))
     return replace(corpus, tracks=tracks, digest=digest("test side", numbers.tolist(), corpus.digest))
 
 
 def prepare_training(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> TrainingSet:
-    """Return the part of it that training hears: no query is drawn. Raises: as `prepare_data`."""
+    """Return the audio that training may use, without drawing queries. Raises: as `prepare_data`."""
     measured = _build_measured_rooms(config, root)
     music, noise = (corpus for _name, _source, corpus in prepare_corpora(config, root, store, progress))
     rooms = prepare_rooms(store, "rooms", _build_test_rooms(config), progress)
@@ -131,27 +135,29 @@ def prepare_training(config: RunConfig, root: Path | None, store: Store, progres
     return TrainingSet(music, noise, banks)
 
 
-def format_left_out(heard: TrainingSet) -> list[str]:
-    """Return a sentence for each set of which something could not be used."""
-    sentences = []
-    for name, corpus in (("music", heard.music), ("noise", heard.noise)):
+def format_left_out(training_set: TrainingSet) -> list[str]:
+    """Return one message for each corpus or room bank with unusable files."""
+    messages = []
+    for name, corpus in (("music", training_set.music), ("noise", training_set.noise)):
         counts = corpus.select_unusable()["status"].value_counts()
         if len(counts):
-            told = ", ".join(f"{count} {status}" for status, count in counts.items())
-            sentences.append(
-                f"{name}: {counts.sum()} of {len(corpus.manifest)} left out ({told}); see `bench data verify`"
+            reasons = ", ".join(f"{count} {status}" for status, count in counts.items())
+            messages.append(
+                f"{name}: {counts.sum()} of {len(corpus.manifest)} left out ({reasons}); see `bench data verify`"
             )
-    for bank in heard.banks:
+    for bank in training_set.banks:
         if len(bank.left_out):
-            first = bank.left_out.iloc[0]
+            problem = bank.left_out.iloc[0]["problem"]
             total = len(bank.left_out) + len(bank.table)
-            told = f"impulse responses: {len(bank.left_out)} of {total} left out, the first as {first['problem']}"
-            sentences.append(f"{told}; see `bench data prepare`")
-    return sentences
+            messages.append(
+                f"impulse responses: {len(bank.left_out)} of {total} left out, the first: {problem}; "
+                "see `bench data prepare`"
+            )
+    return messages
 
 
 def music_source(config: RunConfig, root: Path | None) -> Source:
-    """Return the source of a run's music. Raises: ConfigError if the data set is not one of music."""
+    """Return the source of a run's music. Raises: ConfigError if the data set holds no music."""
     source: Source = _plugin("music", config.data.dataset).build(config.music, root)
     return source
 
@@ -160,14 +166,14 @@ def prepare_corpora(
     config: RunConfig, root: Path | None, store: Store, progress: Progress
 ) -> Iterator[tuple[str, Source, Corpus]]:
     """Yield the music and the noise of a run: name, source and prepared corpus."""
-    # Both sources first: a folder that does not exist is said before anything is decoded.
+    # Both sources first, so that a missing folder is reported before anything is decoded.
     sources = [(config.data.dataset, music_source(config, root)), noise_source(config, root)]
     for name, source in sources:
         yield name, source, _prepare_corpus(config, name, source, store, progress)
 
 
 def noise_source(config: RunConfig, root: Path | None) -> tuple[str, Source]:
-    """Return the name and the source of a run's noise, `auto` resolved."""
+    """Return the name and the source of a run's noise, with "auto" resolved."""
     name, folder = config.data.noise, root
     if name == "auto":
         name = "noise-folder" if root is not None and (root / "noise").is_dir() else "noise-synth"
@@ -178,7 +184,7 @@ def noise_source(config: RunConfig, root: Path | None) -> tuple[str, Source]:
 
 
 def _build_measured_rooms(config: RunConfig, root: Path | None) -> ResponseSource | None:
-    """Return the source of measured responses, None where training has simulated rooms alone."""
+    """Return the source of measured responses, None if training uses simulated rooms only."""
     name, folder = config.data.rir, root
     if name == "auto":
         if root is None or not (root / "rir").is_dir():
@@ -191,10 +197,11 @@ def _build_measured_rooms(config: RunConfig, root: Path | None) -> ResponseSourc
     return None if name == "rooms" else source
 
 
-def _build_test_rooms(config: RunConfig, others: Mapping[str, int] | None = None) -> ResponseSource:
+def _build_test_rooms(config: RunConfig, changes: Mapping[str, int] | None = None) -> ResponseSource:
+    """Return simulated rooms at every t60 of the grid; `changes` are other settings than the defaults."""
     plugin = _plugin("rir", "rooms")
     t60_s = tuple(sorted({*config.eval.t60_s, config.eval.noise_reverb_t60_s}))
-    source: ResponseSource = plugin.build(plugin.Config(t60_s, config.eval.rooms_per_t60, **(others or {})), None)
+    source: ResponseSource = plugin.build(plugin.Config(t60_s, config.eval.rooms_per_t60, **(changes or {})), None)
     return source
 
 
@@ -205,5 +212,5 @@ def _prepare_corpus(config: RunConfig, name: str, source: Source, store: Store, 
 def _plugin(kind: str, name: str) -> ModuleType:
     plugin = registry.load("dataset", name)
     if kind != plugin.KIND:
-        raise ConfigError(f"data set {name!r} holds {plugin.KIND}, not {kind}; `bench list` shows which are which")
+        raise ConfigError(f"data set {name!r} holds {plugin.KIND}, not {kind}; `bench list` shows the kind of each")
     return plugin

@@ -1,4 +1,4 @@
-"""Which device to compute on, and at what precision it multiplies."""
+"""Picks the device to compute on, and sets the precision of its fp32 products."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bench.errors import ConfigError
 
 
 def pick_device(setting: str) -> torch.device:
-    """Return the device that the setting `device` (auto, cpu or cuda) names; under torchrun, this process's own GPU.
+    """Return the device for the setting `device` (auto, cpu or cuda); under torchrun, the GPU of this process.
 
-    Raises: ConfigError if it is cuda and torch sees no GPU.
+    Raises: ConfigError if the setting is cuda and torch sees no GPU.
     """
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = cuda, but torch sees no GPU here; use --set device=auto, or see `bench doctor`")
@@ -20,20 +20,20 @@ def pick_device(setting: str) -> torch.device:
 
 
 def usable_device(setting: str) -> torch.device:
-    """Return the device that the setting names, the CPU where it asks for a GPU and there is none."""
+    """Return the device for the setting `device`, or the CPU if it names a GPU and torch sees none."""
     if setting == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local_rank())
 
 
 def use_full_fp32() -> None:
-    """Make fp32 products and convolutions on a GPU full fp32, for the whole process.
+    """Switch TF32 off for this process, so that fp32 products and convolutions on a GPU keep the full mantissa.
 
-    By default torch rounds the inputs of convolutions, and not of matrix products, to ten bits (TF32) there.
+    By default torch rounds the inputs of convolutions, but not of matrix products, to a 10-bit mantissa (TF32).
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def local_rank() -> int:
-    """Return which of the processes that torchrun started on this machine this is; 0 without torchrun."""
+    """Return this process's number among those that torchrun started on this machine; 0 without torchrun."""
     return int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,7 +1,7 @@
-"""What this machine has and lacks for the suite, in sentences, and the one repair that can be made safely.
+"""Checks whether this machine can run the suite, and makes the one repair that is safe.
 
-Each library is tried in a process of its own: one that was built for another processor kills the
-process that imports it, and a repair is seen at once by the next look.
+Each library is tried in a separate process: a library built for another processor kills the process that imports it,
+and a new process sees a repair at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psutil
 from bench.errors import BenchError
 
 PROBE_TIMEOUT_S = 120.0
-MIN_FREE_DISK_GB = 2.0  # what the preset `small` keeps of ten hours of music
+MIN_FREE_DISK_GB = 2.0  # what the preset `small` stores for ten hours of music
 MIN_MEMORY_GB = 2.0
 GB = 1e9
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -43,7 +43,7 @@ points = numpy.random.default_rng(0).standard_normal((256, 16)).astype(numpy.flo
 index = falconn.LSHIndex(falconn.get_default_parameters(256, 16))
 index.setup(points)
 found = index.construct_query_object().find_nearest_neighbor(points[7])
-assert found == 7, f"asked for point 7 of 256 and found {found}"
+assert found == 7, f"searched for point 7 of 256 and found {found}"
 print("finds its own points")
 """
 FAISS = """
@@ -52,7 +52,7 @@ points = torch.nn.functional.normalize(torch.randn(256, 16)).numpy()
 index = faiss.IndexFlatIP(16)
 index.add(points)
 found = index.search(points[7:8], 1)[1][0, 0]
-assert found == 7, f"asked for point 7 of 256 and found {found}"
+assert found == 7, f"searched for point 7 of 256 and found {found}"
 print(faiss.__version__, "beside torch, finds its own points")
 """
 MLFLOW = """
@@ -76,7 +76,7 @@ print(", ".join(names))
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `remedy` is what to do about it, empty where nothing need be done."""
+    """The outcome of one check. `remedy` is what to do about it, empty if nothing need be done."""
 
     name: str
     ok: bool
@@ -85,11 +85,15 @@ class Finding:
 
 
 def diagnose(store: Path = Path("bench-store")) -> list[Finding]:
-    """Return a finding for everything the suite stands on, in a fixed order. Changes nothing; takes some seconds."""
+    """Return a finding for everything the suite depends on, in a fixed order. Changes nothing; takes some seconds."""
     return [
         _python(),
         _library("torch", TORCH, "install it with `pip install -c constraints.txt torch`"),
-        _library("torchaudio", TORCHAUDIO, "run `bench doctor --fix`: it removes the CUDA-only libraries on CPU torch"),
+        _library(
+            "torchaudio",
+            TORCHAUDIO,
+            "run `bench doctor --fix`: it removes the CUDA-only libraries on CPU torch",
+        ),
         _library("falconn", FALCONN, "run `make setup`: it builds FALCONN for this processor"),
         _library(
             "faiss",
@@ -106,28 +110,29 @@ def diagnose(store: Path = Path("bench-store")) -> list[Finding]:
 
 
 def fix() -> list[str]:
-    """Return what was repaired, one sentence each; empty where nothing had to be.
+    """Make the repair and return one sentence for each thing repaired; an empty list if nothing was wrong.
 
-    The torchaudio wheels on the package index need CUDA's libraries; on a CPU build of torch their import
-    fails. torchaudio does all that the suite uses without its own compiled libraries, so they are removed.
-    Neither torchaudio is imported nor any file outside its `lib` folder touched.
+    The torchaudio wheels on the package index need CUDA's libraries; with a CPU build of torch their import fails.
+    Everything that the suite uses of torchaudio works without its compiled libraries, so they are removed.
+    torchaudio is not imported, and only files in its `lib` folder are touched.
     Raises: BenchError if the files cannot be removed.
     """
-    found = _cuda_only_libraries()
-    for library in found:
+    libraries = _cuda_only_libraries()
+    for library in libraries:
         try:
             library.unlink(missing_ok=True)
         except OSError as error:
             raise BenchError(f"cannot remove {library}: {error.strerror}; run as the owner of this folder") from error
-    if not found:
+    if not libraries:
         return []
-    return [f"removed {', '.join(f.name for f in found)} from {found[0].parent}: they need CUDA, torch is a CPU build"]
+    names, folder = ", ".join(library.name for library in libraries), libraries[0].parent
+    return [f"removed {names} from {folder}: they need CUDA, torch is a CPU build"]
 
 
 def _cuda_only_libraries() -> list[Path]:
-    """Return torchaudio's compiled libraries where they need a CUDA that this torch does not have.
+    """Return torchaudio's compiled libraries if they need CUDA and this torch is built without it.
 
-    They load each other, so all go if one needs CUDA; a CPU build of torchaudio keeps them.
+    The libraries load each other, so if one needs CUDA all are returned; a CPU build of torchaudio needs none.
     """
     folder = _torchaudio_lib()
     if folder is None or not _is_cpu_torch():
@@ -158,12 +163,12 @@ def _python() -> Finding:
 
 
 def _library(name: str, code: str, remedy: str) -> Finding:
-    ok, words = _probe(code)
-    return Finding(name, ok, words, "" if ok else remedy)
+    ok, detail = _probe(code)
+    return Finding(name, ok, detail, "" if ok else remedy)
 
 
 def _probe(code: str) -> tuple[bool, str]:
-    """Return whether the code runs in a new interpreter, and the last line it wrote."""
+    """Return whether the code runs in a new interpreter, and the last line of its output."""
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-c", code]
     try:
@@ -171,15 +176,16 @@ def _probe(code: str) -> tuple[bool, str]:
     except subprocess.TimeoutExpired:
         return False, f"gave no answer in {PROBE_TIMEOUT_S:g} s"
     if done.returncode < 0:
-        died = signal.Signals(-done.returncode)
-        return False, f"died of {died.name}" + (", built for another processor" if died is signal.SIGILL else "")
-    said = done.stdout if done.returncode == 0 else done.stderr
-    return done.returncode == 0, (said.strip().splitlines() or [""])[-1]
+        cause = signal.Signals(-done.returncode)
+        reason = ", built for another processor" if cause is signal.SIGILL else ""
+        return False, f"killed by {cause.name}{reason}"
+    output = done.stdout if done.returncode == 0 else done.stderr
+    return done.returncode == 0, (output.strip().splitlines() or [""])[-1]
 
 
 def _compiler(which: Callable[[str], str | None] = shutil.which) -> Finding:
-    known = [os.environ.get("CXX", "c++").split()[0], "c++", "g++", "clang++"]
-    found = next((path for path in map(which, known) if path), None)
+    candidates = [os.environ.get("CXX", "c++").split()[0], "c++", "g++", "clang++"]
+    found = next((path for path in map(which, candidates) if path), None)
     if found:
         return Finding("compiler", True, found)
     return Finding("compiler", False, "no C++ compiler", "only to build FALCONN: `sudo apt-get install g++`")
@@ -189,7 +195,7 @@ def _gpu() -> Finding:
     ok, names = _probe(GPU)
     if ok and names:
         return Finding("gpu", True, names)
-    if NVIDIA_DRIVER.exists():  # no fault: a CPU build may be what is wanted
+    if NVIDIA_DRIVER.exists():  # not an error: the user may have chosen a CPU build
         return Finding("gpu", True, "an NVIDIA driver, but torch cannot use it; install a CUDA build of torch to do so")
     return Finding("gpu", True, "none; everything runs on the CPU")
 
@@ -198,12 +204,12 @@ def _disk(store: Path) -> Finding:
     existing = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.exists())
     free_gb = shutil.disk_usage(existing).free / GB
     ok = free_gb >= MIN_FREE_DISK_GB
-    remedy = f"free some space up to {MIN_FREE_DISK_GB:g} GB, or choose another folder with --store"
+    remedy = f"free disk space until {MIN_FREE_DISK_GB:g} GB are available, or choose another folder with --store"
     return Finding("disk", ok, f"{free_gb:.0f} GB free at {existing}", "" if ok else remedy)
 
 
 def _memory() -> Finding:
     total_gb = psutil.virtual_memory().total / GB
     ok = total_gb >= MIN_MEMORY_GB
-    remedy = f"{MIN_MEMORY_GB:g} GB are wanted; use the preset `tiny`, or a smaller eval.max_queries"
+    remedy = f"{MIN_MEMORY_GB:g} GB are needed; use the preset `tiny`, or a smaller eval.max_queries"
     return Finding("memory", ok, f"{total_gb:.0f} GB", "" if ok else remedy)

@@ -1,4 +1,4 @@
-"""Evaluation: the queries of every cell against the database of all test tracks.
+"""Evaluation: searches the queries of every test condition in the database of all test tracks, and scores the answers.
 
 Shape legend: Q queries, M segments of a query, D dimensions, K neighbours.
 """
@@ -30,20 +30,24 @@ from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
-FORMAT = 2
-QUERY_BATCH = 32
+FORMAT = 2  # of the hits in the store
+QUERY_BATCH = 32  # queries embedded at once
 UNSHUFFLED, SHUFFLED = "own", "shuffled"
-# The control of shuffled labels judges each answer by another query's truth, the next one's.
+# The control of shuffled labels compares each answer with the truth of the previous query.
 SHIFTS = {UNSHUFFLED: 0, SHUFFLED: 1}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The hits of every cell, and what they were searched in."""
+    """The hits of every cell."""
 
     hits: dict[Cell, pd.DataFrame]
+
     database: Fingerprints
+    """The fingerprints that were searched."""
+
     seconds: dict[str, float]
+    """How long the database and the queries took."""
 
 
 def evaluate(
@@ -56,24 +60,24 @@ def evaluate(
 ) -> Evaluation:
     """Return the hits of every cell of the grid, query length, index and sequence search.
 
-    `indexes` holds the Config of each index by name; one that is not there has its defaults.
-    Each cell is a stage of its own in the store: a kill loses at most the cell in progress.
+    `indexes` maps the name of an index to its Config; a missing index has its defaults.
+    The store keeps each cell separately: a killed process loses only the cell in progress.
     """
     hop = hop_samples(config)
     database = fingerprint_tracks(store, embedder, data.music, data.music.numbers("test"), hop, progress)
     plugins = {name: registry.load("index", name) for name in config.indexes}
     settings = {name: (indexes or {}).get(name) or plugin.Config() for name, plugin in plugins.items()}
-    searched = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in config.indexes]
+    index_keys = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in config.indexes]
     index_of = _builder(store, plugins, settings, database)
     cells = list_cells(config)
     hits, seconds = {}, {"database": store.seconds("fingerprints", database.key), "queries": 0.0}
     for i, cell in enumerate(cells):
         progress("test cells", i, len(cells))
-        key = digest(FORMAT, database.key, data.queries.key, asdict(config), asdict(cell), searched)
+        key = digest(FORMAT, database.key, data.queries.key, asdict(config), asdict(cell), index_keys)
 
         def build(folder: Path, cell: Cell = cell) -> None:
-            found = pd.concat(_hits_of(cell, embedder, data, config, database, index_of), ignore_index=True)
-            write_frame(folder / "hits.parquet", found)
+            table = pd.concat(_hits_of(cell, embedder, data, config, database, index_of), ignore_index=True)
+            write_frame(folder / "hits.parquet", table)
 
         hits[cell] = read_frame(store.fetch("hits", key, build) / "hits.parquet")
         seconds["queries"] += store.seconds("hits", key)
@@ -84,6 +88,8 @@ def evaluate(
 def _builder(
     store: Store, plugins: Mapping[str, ModuleType], settings: Mapping[str, Any], database: Fingerprints
 ) -> Callable[[str], Index]:
+    """Return a function that builds or loads an index by name, each at most once."""
+
     @cache
     def index_of(name: str) -> Index:
         return build_or_load(store, plugins[name], settings[name], database.vectors, database.key)
@@ -99,20 +105,22 @@ def _hits_of(
     database: Fingerprints,
     index_of: Callable[[str], Index],
 ) -> Iterator[pd.DataFrame]:
+    """Yield the hits of one cell, one table for each query length, index, sequence search and set of labels."""
     track_Q, start_Q = data.queries.truth(cell)
     own_Q = np.searchsorted(database.tracks, track_Q)
-    tolerance = round(config.tolerance_ms * RATE_HZ / 1000)
+    tolerance_samples = round(config.tolerance_ms * RATE_HZ / 1000)
     for length_s in config.lengths_s:
         waves = data.queries.batches(cell, length_s, QUERY_BATCH)
         vectors_QMD = fingerprint_queries(embedder, waves, database.hop_samples)
+        # The impostor: the best score outside the query's own track.
         impostor_Q = search_diagonals(vectors_QMD, database, 1, own_Q, embedder.device).scores_QR[:, 0]
         for index, sequence, ranking in _rankings(vectors_QMD, database, config, index_of, embedder.device):
             for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(UNSHUFFLED, 0)]:
                 truth_Q = (np.roll(track_Q, shift), np.roll(start_Q, shift))
-                judged = score_hits(ranking, database, *truth_Q, tolerance)
-                named = judged.assign(length_s=length_s, index=index, sequence=sequence, truth=truth)
-                # Votes are no similarities: an impostor's score says nothing of them.
-                yield named.assign(impostor_score=np.float32(np.nan) if sequence == "vote" else impostor_Q)
+                hits = score_hits(ranking, database, *truth_Q, tolerance_samples)
+                hits = hits.assign(length_s=length_s, index=index, sequence=sequence, truth=truth)
+                # Votes are not similarities, so that an impostor's score cannot be compared with them.
+                yield hits.assign(impostor_score=np.float32(np.nan) if sequence == "vote" else impostor_Q)
 
 
 def _rankings(
@@ -122,7 +130,7 @@ def _rankings(
     index_of: Callable[[str], Index],
     device: torch.device,
 ) -> Iterator[tuple[str, str, Ranking]]:
-    """Yield index, sequence search and ranking; the search that asks no index stands under the exact one."""
+    """Yield index, sequence search and ranking. `diagonal` uses no index, so it is labelled "exact"."""
     for index in config.indexes:
         neighbours_QMK = _neighbours(index_of(index), vectors_QMD, config.top_k)
         if "vote" in config.sequences:
@@ -136,5 +144,6 @@ def _rankings(
 
 
 def _neighbours(index: Index, vectors_QMD: Floats, top_k: int) -> Ints:
+    """Return the nearest vectors (Q, M, K) of each segment of each query."""
     num_queries, num_segments, dim = vectors_QMD.shape
     return index.neighbours(vectors_QMD.reshape(-1, dim), top_k).reshape(num_queries, num_segments, top_k)

@@ -1,4 +1,4 @@
-"""Fingerprints: a whole database, or the segments of queries, as unit vectors.
+"""Computes fingerprints, unit vectors, of whole tracks (the database) and of queries.
 
 Shape legend: B batch, T samples, Q queries, M segments of a query, N vectors, D dimensions.
 """
@@ -25,20 +25,24 @@ from bench.values import INT16_SCALE, RATE_HZ, Encoder, Fingerprints, Floats, In
 
 Sample = TypeVar("Sample", np.int16, np.float32)
 
-FORMAT = 1
-BATCH = 256
+FORMAT = 1  # of the fingerprints in the store
+BATCH = 256  # segments embedded at once
 RANDOM_PROJECTION = "random-projection"
-SHORTEST_QUERY = 0.9  # of a segment: a query of 0.96 s is for encoders that hear 1 s too
+SHORTEST_QUERY = 0.9  # of a segment, so that a query of 0.96 s can test an encoder with segments of 1 s
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """An encoder ready to embed: on its device, in evaluation mode, at its precision. `key` names its weights."""
+    """An encoder ready to embed: on its device and in evaluation mode."""
 
     encoder: Encoder
     device: torch.device
+
     precision: str
+    """The precision of its network: "fp32" or "bf16"."""
+
     key: str
+    """The content key of its weights."""
 
     @property
     def segment_samples(self) -> int:
@@ -48,18 +52,18 @@ class Embedder:
     def __call__(self, wave_BT: npt.NDArray[np.int16] | Floats) -> Floats:
         """Return unit vectors (B, D) of segments (B, T) at the corpus rate, int16 or float."""
         scale = INT16_SCALE if wave_BT.dtype == np.int16 else 1.0
-        found = [torch.zeros(0, self.encoder.dim)]
+        vectors_BD = [torch.zeros(0, self.encoder.dim)]
         with torch.inference_mode():
             for start in range(0, len(wave_BT), BATCH):
-                # Copied a batch at a time: the segments of a track overlap, and all of them are ten times the track.
+                # Copied one batch at a time: the segments of a track overlap, and together are ten times its size.
                 wave = torch.from_numpy(np.array(wave_BT[start : start + BATCH])).to(self.device)
-                found.append(embed(self.encoder, wave.float() * scale, self.precision).cpu())
-        vectors: Floats = torch.cat(found).numpy()
-        return vectors
+                vectors_BD.append(embed(self.encoder, wave.float() * scale, self.precision).cpu())
+        all_BD: Floats = torch.cat(vectors_BD).numpy()
+        return all_BD
 
 
 def build_random_projection(device: torch.device) -> Embedder:
-    """Return the control encoder, which learns nothing, at fp32. Its key names this version and its source."""
+    """Return the untrained control encoder, at fp32. Its key is a digest of this version and its source."""
     plugin = registry.load("encoder", RANDOM_PROJECTION)
     key = digest(bench.__version__, registry.source_digest(plugin))
     return Embedder(plugin.build(plugin.Config()).to(device).eval(), device, "fp32", key)
@@ -73,7 +77,7 @@ def embed(encoder: Encoder, wave_BT: Tensor, precision: str) -> Tensor:
 
 
 def resample_to(wave_BT: Tensor, rate_hz: int) -> Tensor:
-    """Return the wave resampled from the corpus rate to the one an encoder wants."""
+    """Return the wave resampled from the corpus rate to an encoder's rate."""
     if rate_hz == RATE_HZ:
         return wave_BT
     from torchaudio.functional import resample
@@ -83,7 +87,7 @@ def resample_to(wave_BT: Tensor, rate_hz: int) -> Tensor:
 
 
 def num_segments(num_samples: int, segment_samples: int, hop_samples: int) -> int:
-    """Return how many whole segments fit: floor((samples - segment) / hop) + 1, none if it is too short."""
+    """Return how many whole segments fit: floor((samples - segment) / hop) + 1, or 0 if the wave is too short."""
     return max(0, (num_samples - segment_samples) // hop_samples + 1)
 
 
@@ -95,9 +99,9 @@ def cut_segments(wave_T: npt.NDArray[Sample], segment_samples: int, hop_samples:
 def fingerprint_tracks(
     store: Store, embedder: Embedder, corpus: Corpus, tracks: Ints, hop_samples: int, progress: Progress
 ) -> Fingerprints:
-    """Return the fingerprints of whole tracks, at every hop, from the store or made now.
+    """Return the fingerprints of whole tracks, one vector every hop, from the store or computed now.
 
-    Cost: one network pass per hop; the vectors take 4 D bytes each and are written as they come.
+    Cost: one network pass per hop. A vector takes 4 D bytes; each track is written when it is done.
     """
     size = embedder.segment_samples
     key = digest(FORMAT, embedder.key, embedder.precision, corpus.digest, tracks.tolist(), hop_samples)
@@ -114,9 +118,9 @@ def fingerprint_tracks(
             progress("database", i, len(tracks))
             if counts[i]:
                 wave_T = corpus.read(track, 0, corpus.num_samples(track))
-                found = embedder(cut_segments(wave_T, size, hop_samples))
-                _check_finite(found, f"track {corpus.tracks['id'].iloc[track]}")
-                vectors[first_vector[i] : first_vector[i + 1]] = found
+                track_ND = embedder(cut_segments(wave_T, size, hop_samples))
+                _check_finite(track_ND, f"track {corpus.tracks['id'].iloc[track]}")
+                vectors[first_vector[i] : first_vector[i + 1]] = track_ND
         vectors.flush()
         progress("database", len(tracks), len(tracks))
 
@@ -127,22 +131,22 @@ def fingerprint_tracks(
 def fingerprint_queries(embedder: Embedder, batches: Iterator[Floats], hop_samples: int) -> Floats:
     """Return the fingerprints (Q, M, D) of queries of one length, given as batches (B, T).
 
-    A query shorter than a segment is one segment that ends in its own last moments, mirrored: every encoder is given
-    the same audio. (Silence instead would be the lowest level of the segment, by which some encoders scale it.)
+    A query shorter than a segment is extended to one segment by its own end, mirrored: every encoder is given the same
+    audio. (Padding with silence would set the lowest level of the segment, by which some encoders scale it.)
     """
-    found = []
+    batches_BMD = []
     for wave_BT in batches:
         missing = max(0, embedder.segment_samples - wave_BT.shape[1])
         if missing:
             wave_BT = np.pad(wave_BT, ((0, 0), (0, missing)), mode="reflect")
-        pieces_BMT = cut_segments(wave_BT, embedder.segment_samples, hop_samples)
-        flat = pieces_BMT.reshape(-1, embedder.segment_samples)
-        found.append(embedder(flat).reshape(*pieces_BMT.shape[:2], -1))
-    vectors_QMD = np.concatenate(found)
+        segment_BMT = cut_segments(wave_BT, embedder.segment_samples, hop_samples)
+        flat = segment_BMT.reshape(-1, embedder.segment_samples)
+        batches_BMD.append(embedder(flat).reshape(*segment_BMT.shape[:2], -1))
+    vectors_QMD = np.concatenate(batches_BMD)
     _check_finite(vectors_QMD, "the queries")
     return vectors_QMD
 
 
-def _check_finite(vectors: Floats, heard: str) -> None:
+def _check_finite(vectors: Floats, audio: str) -> None:
     if not np.isfinite(vectors).all():
-        raise PluginError(f"the encoder gave NaN or infinite fingerprints for {heard}; its weights are broken")
+        raise PluginError(f"the encoder gave NaN or infinite fingerprints for {audio}; its weights are broken")

@@ -41,45 +41,52 @@ ALIGNMENT_NUMBERS = ("align_mse/", "align_mae_ms/")
 
 @dataclass(frozen=True)
 class Result:
-    """All that a run found out. `summary` has its key, names, headline numbers and seconds by stage.
-
-    A part that was not tested has no rows: `rows`, `hits` and `conditions` are of segments, `alignment` (of files) and
-    `keypoints` of recorders.
-    """
+    """All that a run measured. The tables of a test that was not run are empty."""
 
     rows: pd.DataFrame
+    """Identification: the metrics by system, cell, query length, index and sequence search."""
+
     hits: pd.DataFrame
+    """Identification: one row per query, cell, query length, index and sequence search."""
+
     conditions: pd.DataFrame
+    """Identification: the achieved SNR and t60 of each cell and query length."""
+
     summary: dict[str, Any]
+    """The run's key and names, the headline numbers, and the seconds of each stage."""
+
     alignment: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Alignment: the errors of each aligner on each pair of recordings."""
+
     keypoints: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Alignment: the predicted and true times of each keypoint."""
 
 
 def start_result(key: str, benchmark: str, config: RunConfig, facts: dict[str, Any]) -> Result:
-    """Return the result of a run whose encoder is trained, and not yet tested."""
+    """Return the result of a run whose encoder is trained but not yet tested."""
     names = {"run": key, "benchmark": benchmark, "encoder": config.encoder, "preset": config.preset}
     return Result(to_frame([]), pd.DataFrame(), pd.DataFrame(), names | {"headline": {}} | facts)
 
 
-def with_alignment(result: Result, aligned: Alignments) -> Result:
+def with_alignment(result: Result, alignments: Alignments) -> Result:
     """Return the result with the errors of all aligners."""
     summary = result.summary | {
-        "headline": result.summary["headline"] | alignment_headline(aligned.files),
-        "seconds": result.summary["seconds"] | {"alignment": aligned.seconds},
-        "left_out_pairs": [f"{problem.name}: {problem.reason}" for problem in aligned.left_out],
+        "headline": result.summary["headline"] | alignment_headline(alignments.files),
+        "seconds": result.summary["seconds"] | {"alignment": alignments.seconds},
+        "left_out_pairs": [f"{problem.name}: {problem.reason}" for problem in alignments.left_out],
     }
-    return replace(result, alignment=aligned.files, keypoints=aligned.keypoints, summary=summary)
+    return replace(result, alignment=alignments.files, keypoints=alignments.keypoints, summary=summary)
 
 
 def with_segments(
-    result: Result, store: Store, config: RunConfig, data: BenchmarkData, found: Evaluation, floor: Evaluation
+    result: Result, store: Store, config: RunConfig, data: BenchmarkData, evaluation: Evaluation, floor: Evaluation
 ) -> Result:
-    """Return the result with an encoder's hits, and those of the random projection on the same queries."""
+    """Return the result with an encoder's hits, and those of the random projection (`floor`) on the same queries."""
     rows: list[Row] = []
     names = {name: result.summary[name] for name in ("run", "benchmark")} | {"queries": data.queries.key}
-    own = add_thresholds(found)
-    for cell, hits in found.hits.items():
-        rows += score(own[cell], cell, system=config.encoder, **names)
+    hits_of = add_thresholds(evaluation)
+    for cell, hits in evaluation.hits.items():
+        rows += score(hits_of[cell], cell, system=config.encoder, **names)
         if config.encoder != RANDOM_PROJECTION:
             rows += score(_select_truth(UNSHUFFLED, floor.hits[cell]), cell, system=RANDOM_PROJECTION, **names)
         rows += score(_select_truth(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **names)
@@ -90,38 +97,41 @@ def with_segments(
         "index": config.eval.indexes[0],
         "sequence": HEADLINE_SEQUENCE,
         "queries_per_cell": len(data.queries.table),
-        "database_tracks": len(found.database.tracks),
-        "database_vectors": len(found.database.vectors),
+        "database_tracks": len(evaluation.database.tracks),
+        "database_vectors": len(evaluation.database.vectors),
         "headline": result.summary["headline"] | headline(table, conditions, config, result.summary["segment_s"]),
-        "seconds": result.summary["seconds"] | data.seconds(store) | found.seconds | controls,
+        "seconds": result.summary["seconds"] | data.seconds(store) | evaluation.seconds | controls,
     }
-    return replace(result, rows=table, hits=_add_names(own, data), conditions=conditions, summary=summary)
+    return replace(result, rows=table, hits=_add_names(hits_of, data), conditions=conditions, summary=summary)
 
 
-def add_thresholds(found: Evaluation) -> dict[Cell, pd.DataFrame]:
-    """Return the hits of each cell with the threshold that each is judged by, NaN where there is no such thing.
+def add_thresholds(evaluation: Evaluation) -> dict[Cell, pd.DataFrame]:
+    """Return the hits of each cell, each with the threshold at which its answer is accepted.
 
-    That is in the control on the grid, and where the score is a share of votes.
+    The threshold is NaN in the control `identity`, and for the sequence search `vote`, whose scores are shares of
+    votes and not similarities.
     """
-    own = pd.concat({cell.name: _select_truth(UNSHUFFLED, hits) for cell, hits in found.hits.items()})
-    own = own.assign(threshold=np.nan).rename_axis(["cell", None])
-    similar = (own["sequence"] != "vote") & (own.index.get_level_values("cell") != "identity")
-    own.loc[similar, "threshold"] = cross_fit_thresholds(own[similar])
-    return {cell: own.loc[[cell.name]].droplevel("cell") for cell in found.hits}
+    table = pd.concat({cell.name: _select_truth(UNSHUFFLED, hits) for cell, hits in evaluation.hits.items()})
+    table = table.assign(threshold=np.nan).rename_axis(["cell", None])
+    has_threshold = (table["sequence"] != "vote") & (table.index.get_level_values("cell") != "identity")
+    table.loc[has_threshold, "threshold"] = cross_fit_thresholds(table[has_threshold])
+    return {cell: table.loc[[cell.name]].droplevel("cell") for cell in evaluation.hits}
 
 
 def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, segment_s: float) -> dict[str, float]:
-    """Return the scalars to compare runs by: means over all degraded cells and lengths, and the controls.
+    """Return the numbers to compare runs by: means over all degraded cells and query lengths, and the controls.
 
-    The control on the grid is that of the shortest query that holds a whole segment of the encoder.
+    `control/identity` is measured at the shortest query length that holds a whole segment of the encoder.
     """
-    own = select_rows(rows, config.encoder, config.eval.indexes[0])
+    # 1. The encoder under test, and the controls.
+    encoder_rows = select_rows(rows, config.encoder, config.eval.indexes[0])
     shortest = min(config.eval.lengths_s)
-    degraded = own[own["kind"].isin(DEGRADED)]
+    degraded = encoder_rows[encoder_rows["kind"].isin(DEGRADED)]
     floor = select_rows(rows, RANDOM_PROJECTION, "exact")
     floor = floor[floor["length_s"] == shortest]
     whole = min((length_s for length_s in config.eval.lengths_s if length_s >= segment_s), default=shortest)
-    identity = own[(own["kind"] == "identity") & (own["metric"] == "segment_top1") & (own["length_s"] == whole)]
+    identity = encoder_rows[(encoder_rows["kind"] == "identity") & (encoder_rows["metric"] == "segment_top1")]
+    identity = identity[identity["length_s"] == whole]
     numbers = {
         "segment_top1/mean": mean_of(degraded, "segment_top1"),
         f"segment_top1/mean_{shortest:g}s": mean_of(degraded[degraded["length_s"] == shortest], "segment_top1"),
@@ -132,15 +142,17 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
         "control/random_projection": mean_of(floor[floor["kind"].isin(DEGRADED)], "segment_top1"),
         "control/shuffled_labels": mean_of(select_rows(rows, SHUFFLED_LABELS, config.eval.indexes[0]), "segment_top1"),
     }
+    # 2. The other indexes and sequence searches, as differences from the first index and HEADLINE_SEQUENCE.
     for index in config.eval.indexes[1:]:
         other = select_rows(rows, config.encoder, index)
-        lost = mean_of(own, "segment_top1") - mean_of(other, "segment_top1")
+        lost = mean_of(encoder_rows, "segment_top1") - mean_of(other, "segment_top1")
         numbers[f"index/{index}_loses_points"] = 100 * lost
     for sequence in config.eval.sequences:
         other = select_rows(rows[rows["kind"].isin(DEGRADED)], config.encoder, config.eval.indexes[0], sequence)
-        if sequence != HEADLINE_SEQUENCE and len(other):  # the search of all places stands under the exact index alone
+        if sequence != HEADLINE_SEQUENCE and len(other):  # `diagonal` has rows under the index `exact` only
             gained = mean_of(other, "segment_top1") - numbers["segment_top1/mean"]
             numbers[f"sequence/{sequence}_gains_points"] = 100 * gained
+    # 3. The largest difference between achieved and nominal SNR.
     if "snr_db_mean" in conditions:
         nominal = rows.drop_duplicates("cell").set_index("cell")["snr_db"].reindex(conditions["cell"]).to_numpy()
         off = pd.concat([conditions["snr_db_min"] - nominal, conditions["snr_db_max"] - nominal]).abs()
@@ -149,12 +161,12 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
 
 
 def select_rows(rows: pd.DataFrame, system: str, index: str, sequence: str = HEADLINE_SEQUENCE) -> pd.DataFrame:
-    """Return the rows of one system found with one index and sequence search."""
+    """Return the rows of one system, one index and one sequence search."""
     return rows[(rows["system"] == system) & (rows["index"] == index) & (rows["sequence"] == sequence)]
 
 
 def write_result(folder: Path, result: Result, config: RunConfig) -> None:
-    """Write a result into its run's folder; `result.json` last, as the sign that all of it is there."""
+    """Write a result into its run's folder; `result.json` comes last, as the sign that the rest is complete."""
     for name, table in named_tables(result):
         write_frame(folder / name, table)
     for path, rows in submissions(folder, result).items():
@@ -165,13 +177,15 @@ def write_result(folder: Path, result: Result, config: RunConfig) -> None:
 
 
 def submissions(folder: Path, result: Result) -> dict[Path, Mapping[str, Keypoints]]:
-    """Return the answers to pairs that nobody annotated, by the file in which the challenge wants an aligner's."""
+    """Return each aligner's answers to the pairs without annotation, by the file to submit to the challenge."""
     if result.keypoints.empty:
         return {}
     unknown_truth = result.keypoints[result.keypoints["time1_s"].isna()]
     return {
-        folder / SUBMISSIONS / f"{set_name}-{split}-{str(aligner).replace(':', '-')}.csv": submission(own, str(aligner))
-        for (set_name, split, aligner), own in unknown_truth.groupby(["set", "split", "aligner"])
+        folder / SUBMISSIONS / f"{set_name}-{split}-{str(aligner).replace(':', '-')}.csv": submission(
+            rows, str(aligner)
+        )
+        for (set_name, split, aligner), rows in unknown_truth.groupby(["set", "split", "aligner"])
     }
 
 
@@ -184,13 +198,13 @@ def read_result(folder: Path) -> Result:
 
 
 def named_tables(result: Result) -> list[tuple[str, pd.DataFrame]]:
-    """Return the file name of each table of a result that has any rows; the rows of segments are always there."""
+    """Return file name and table of each table of a result that is not empty, and always ROWS."""
     tables = (result.rows, result.hits, result.conditions, result.alignment, result.keypoints)
     return [(name, table) for name, table in zip(TABLES, tables, strict=True) if len(table) or name == ROWS]
 
 
 def _conditions(store: Store, config: RunConfig, data: BenchmarkData) -> pd.DataFrame:
-    """Return the achieved SNR and t60 of each cell and length; measured once for a query set."""
+    """Return the achieved SNR and t60 of each cell and query length, measured once per query set."""
     cells, lengths_s = list_cells(config.eval), config.eval.lengths_s
 
     def build(folder: Path) -> None:
@@ -210,13 +224,13 @@ def _select_truth(truth: str, hits: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_of(rows: pd.DataFrame, metric: str) -> float:
-    """Return the mean of one metric over rows, NaN of none."""
+    """Return the mean of one metric over rows; NaN if no row has it."""
     return float(rows.loc[rows["metric"] == metric, "value"].mean())
 
 
-def _add_names(own: dict[Cell, pd.DataFrame], data: BenchmarkData) -> pd.DataFrame:
-    """Return all hits in one frame, with cells and track ids by name."""
-    hits = pd.concat([found.assign(cell=cell.name) for cell, found in own.items()], ignore_index=True)
+def _add_names(hits_of: dict[Cell, pd.DataFrame], data: BenchmarkData) -> pd.DataFrame:
+    """Return the hits of all cells in one table, with the names of cells and the ids of tracks."""
+    hits = pd.concat([table.assign(cell=cell.name) for cell, table in hits_of.items()], ignore_index=True)
     ids = data.music.tracks["id"].to_numpy()
     return hits.drop(columns="truth").assign(
         track_id=ids[hits["track"]], found_track_id=[ids[t] if t >= 0 else "" for t in hits["found_track"]]

@@ -1,6 +1,9 @@
-"""One run, left to right: data, weights, fingerprints, search, score, logbook.
+"""One run from audio to score: the main path of the benchmark. Start reading at `run`.
 
-Every stage is kept in the store under a content key, so running again is resuming.
+    audio -> weights -> queries -> fingerprints -> hits -> rows of results     -> logbook
+                     -> pairs of recordings -> time maps -> alignment errors   -> logbook
+
+Each stage keeps its output in the store under a key of all its inputs, so running again is resuming.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from bench.device import pick_device, use_full_fp32
 from bench.errors import ConfigError, PluginError, Pruned, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
-from bench.logbook import labels, open_book, provenance
+from bench.logbook import Logbook, labels, open_book, provenance
 from bench.logbook.mlflow_metrics import log_result
 from bench.machine import keep_freed_memory
 from bench.results import Result, start_result, with_alignment, with_segments, write_result
@@ -42,101 +45,79 @@ from bench.values import Progress, no_progress
 ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
 Task = Literal["all", "segments", "validation", "alignment"]
 TASKS: tuple[Task, ...] = get_args(Task)
-MIN_IDENTITY = 0.995  # clean queries on the grid: what is lost here is lost by the machinery
+MIN_IDENTITY = 0.995  # top-1 of clean queries that start on the database's grid; a lower one points to a bug
+TRAIN, DO_NOT_TRAIN = 1.0, 0.0  # what the first process broadcasts to the others
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run needs beside its settings.
-
-    `watch` sees the training curves as they come, beside the logbook, and may raise Pruned; `tags` go to MLflow.
-    """
+    """What a run needs besides its settings."""
 
     plugin: ModuleType
+    """The encoder's plug-in."""
+
     root: Path | None
+    """The data root, None if the user gave none."""
+
     store: Store
     progress: Progress
     warn: Callable[[str], None]
+
     weights: Path | None = None
+    """Weights to test instead of training."""
+
     watch: Watch = watch_nothing
+    """Gets each point of the training curves, as the logbook does; may raise Pruned to stop the run."""
+
     tags: Mapping[str, str] = field(default_factory=dict)
+    """More tags for the MLflow run."""
 
 
 def run(config: RunConfig, context: RunContext, task: Task = "all") -> Result | None:
-    """Train an encoder, test it on the whole grid with its controls and on recorders, log it, and return the result.
+    """Train an encoder and test it; log and return the result.
 
-    `task` leaves one of both tests out, or puts that by which sweeps choose, on held-out training tracks, in their
-    place. Of the processes that torchrun starts, the others than the first help to train and return None.
-    Raises: BenchError (a subclass) with a sentence for the user; what was computed stays in the store.
+    `task` selects the tests: "segments" (the grid of degraded queries, with its controls), "alignment" (pairs of
+    recordings), "all" (both), or "validation" (queries from held-out training tracks, by which sweeps choose).
+    Under torchrun the first process does all this; the others help it to train and return None.
+    Raises: BenchError (a subclass), with a message for the user. The stages completed so far stay in the store.
     """
+    # 1. Check everything that could stop the run later.
     if task == "validation":
         config = replace(config, eval=validation_config(config.eval))
     check_run(config, context)
-    device = pick_device(config.device)
-    use_full_fp32()
+    device = set_up_device(config)
     ranks = init_ranks(device)
     if ranks.rank > 0:
         context = replace(context, progress=no_progress, warn=lambda message: None)
-    if context.weights is None:
-        for sentence in find_unusual_settings(config.train, config.eval.hop_ms):
-            context.warn(sentence)
-    if device.type == "cpu":
-        keep_freed_memory()
+    _warn_of_unusual_settings(config, context)
+
+    # 2. Prepare the audio: what training may use, then the test queries.
     training_set = prepare_training(config, context.root, context.store, context.progress)
     if ranks.rank > 0:
         help_train(config, context, training_set, device, ranks)
         return None
-    for sentence in format_left_out(training_set):
-        context.warn(sentence)
+    for message in format_left_out(training_set):
+        context.warn(message)
     data = prepare_test_data(config, training_set, context, task)
-    benchmark = benchmark_of(config, task)
-    key = run_key(config, context, training_set, data, task)
-    folder = context.store.root / "runs" / key
-    name = f"{config.encoder}/{config.seed}/{key[:6]}"
+
+    benchmark, key = benchmark_of(config, task), run_key(config, context, training_set, data, task)
+    folder, name = context.store.root / "runs" / key, f"{config.encoder}/{config.seed}/{key[:6]}"
     with open_book(folder, experiment=benchmark, name=name, store=context.store.root, warn=context.warn) as book:
-        book.params(flatten(config))
-        names = labels(config, device, training_set.music.digest) | {"bench.task": benchmark, "bench.run": key}
-        book.tags(provenance() | names | {"bench.code": registry.code_digest()} | dict(context.tags))
-        book.dataset(config.data.dataset, training_set.music.digest, "train", config.data.dataset)
-
-        def watch(values: dict[str, float], step: int) -> None:
-            book.metrics(values, step)
-            context.watch(values, step)
-
-        embedder, facts = train_or_load(config, context, training_set, device, ranks, watch)
+        _log_settings(book, config, context, training_set, device, {"bench.task": benchmark, "bench.run": key})
+        # 3. Train the encoder, or load its weights from the store.
+        embedder, facts = train_or_load(config, context, training_set, device, ranks, _watch(book, context))
         result = start_result(key, benchmark, config, facts)
+        # 4. Identify degraded queries.
         if data is not None:
-            book.dataset(config.data.dataset, data.queries.key, "eval", config.data.dataset)
-            found = evaluate(embedder, data, config.eval, context.store, context.progress, config.index)
-            floor = evaluate_floor(config, context, data, device)
-            result = with_segments(result, context.store, config, data, found, floor)
+            result = _test_segments(result, embedder, config, context, data, book)
+        # 5. Align pairs of recordings.
         if task in ("all", "alignment") and config.align.sets:
-            aligned = evaluate_alignment(embedder, config, context.root, context.store, context.progress)
-            for problem in aligned.left_out:
-                context.warn(f"left out of the alignment: {problem.reason}")
-            result = with_alignment(result, aligned)
+            result = _test_alignment(result, embedder, config, context)
+        # 6. Save and log.
         write_result(folder, result, config)
         log_result(book, folder, result, config)
-    if (identity := result.summary["headline"].get("control/identity", 1.0)) < MIN_IDENTITY:
-        context.warn(f"only {identity:.1%} of clean queries on the grid were found, {MIN_IDENTITY:.1%} are expected")
+    _warn_of_low_identity(result, context)
     return result
-
-
-def prepare_test_data(
-    config: RunConfig, training_set: TrainingSet, context: RunContext, task: Task
-) -> BenchmarkData | None:
-    """Return the queries of a task, with the music that holds them; None where recorders alone are aligned."""
-    if task == "alignment":
-        return None
-    prepare = with_validation if task == "validation" else with_queries
-    return prepare(config, training_set, context.store, context.progress)
-
-
-def benchmark_of(config: RunConfig, task: Task) -> str:
-    """Return the versioned name of what a task tests."""
-    if task == "alignment":
-        return align_name(config)
-    return benchmark_name(config.data.dataset, config.eval, "validation" if task == "validation" else "segment")
 
 
 def check_run(config: RunConfig, context: RunContext) -> None:
@@ -146,13 +127,13 @@ def check_run(config: RunConfig, context: RunContext) -> None:
     """
     pick_device(config.device)
     encoder = build_encoder(context.plugin, config)
-    lacking = [part for part in ENCODER_PARTS if not hasattr(encoder, part)]
-    if lacking:
-        raise PluginError(f"encoder {config.encoder!r} has no {', '.join(lacking)}; see `bench.testing.check_encoder`")
+    missing = [part for part in ENCODER_PARTS if not hasattr(encoder, part)]
+    if missing:
+        raise PluginError(f"encoder {config.encoder!r} has no {', '.join(missing)}; see `bench.testing.check_encoder`")
     segment_s = encoder.segment_s
     require(
         min(config.eval.lengths_s) >= SHORTEST_QUERY * segment_s,
-        f"eval.lengths_s must be >= {SHORTEST_QUERY} of the encoder's {segment_s} s (what is missing is mirrored)",
+        f"eval.lengths_s must be >= {SHORTEST_QUERY} of the encoder's {segment_s} s (the missing part is mirrored)",
         config.eval.lengths_s,
     )
     require(
@@ -173,21 +154,54 @@ def check_run(config: RunConfig, context: RunContext) -> None:
     pair_sources(config, context.root)
 
 
+def set_up_device(config: RunConfig) -> torch.device:
+    """Return the device of a run, and set this process up for it. Raises: ConfigError as `pick_device`."""
+    device = pick_device(config.device)
+    use_full_fp32()
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def build_encoder(plugin: ModuleType, config: RunConfig) -> Any:
+    """Return an untrained encoder, whose initial weights depend on the run's seed alone."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(config.seed)
+        return plugin.build(config.model)
+
+
+def prepare_test_data(
+    config: RunConfig, training_set: TrainingSet, context: RunContext, task: Task
+) -> BenchmarkData | None:
+    """Return the queries of a task, with the music that contains them; None for the task "alignment"."""
+    if task == "alignment":
+        return None
+    prepare = with_validation if task == "validation" else with_queries
+    return prepare(config, training_set, context.store, context.progress)
+
+
+def benchmark_of(config: RunConfig, task: Task) -> str:
+    """Return the versioned name of what a task tests."""
+    if task == "alignment":
+        return align_name(config)
+    return benchmark_name(config.data.dataset, config.eval, "validation" if task == "validation" else "segment")
+
+
 def run_key(
     config: RunConfig, context: RunContext, training_set: TrainingSet, data: BenchmarkData | None, task: Task
 ) -> str:
     """Return the content key of a run: its settings, its encoder's source, its data, this version."""
-    tested = data.digest if data else ""
-    recorded = [source.digest() for source in pair_sources(config, context.root)]
+    test_data = data.digest if data else ""
+    pairs = [source.digest() for source in pair_sources(config, context.root)]
     return digest(
-        bench.__version__, asdict(config), _weights_key(config, context, training_set), tested, recorded, task
+        bench.__version__, asdict(config), _weights_key(config, context, training_set), test_data, pairs, task
     )
 
 
 def train_or_load(
     config: RunConfig, context: RunContext, training_set: TrainingSet, device: torch.device, ranks: Ranks, watch: Watch
 ) -> tuple[Embedder, dict[str, Any]]:
-    """Return the encoder with its best weights, trained now or found in the store, and facts about it."""
+    """Return the encoder with its best weights, trained now or loaded, and facts for the result's summary."""
     key = _weights_key(config, context, training_set)
     encoder = build_encoder(context.plugin, config)
     facts: dict[str, Any] = {
@@ -200,20 +214,20 @@ def train_or_load(
     if context.weights is not None:
         path = context.weights
     else:
-        train = False
+        others_train = False
 
         def build(partial: Path) -> None:
-            nonlocal train
-            train = bool(ranks.broadcast_first(1.0, device))
+            nonlocal others_train
+            others_train = bool(ranks.broadcast_first(TRAIN, device))
             _fit(partial, encoder, config, context, training_set, device, ranks, watch)
 
         try:
             folder = context.store.fetch("weights", key, build)
-        except Pruned:  # nobody will go on from here
+        except Pruned:  # a pruned trial is never resumed
             shutil.rmtree(context.store.partial("weights", key), ignore_errors=True)
             raise
-        if not train:
-            ranks.broadcast_first(0.0, device)  # the others wait to hear whether there is something to do
+        if not others_train:
+            ranks.broadcast_first(DO_NOT_TRAIN, device)  # the other processes wait for the answer in `help_train`
         path = folder / WEIGHTS
         facts["seconds"] = {"training": context.store.seconds("weights", key)}
         for step, values in load_history(folder):
@@ -226,11 +240,74 @@ def train_or_load(
 def help_train(
     config: RunConfig, context: RunContext, training_set: TrainingSet, device: torch.device, ranks: Ranks
 ) -> None:
-    """Train along with the first process, unless it finds the weights in the store; write nothing."""
-    if context.weights is None and ranks.broadcast_first(0.0, device):
+    """Train together with the first process, unless it finds the weights in the store; write nothing."""
+    if context.weights is None and ranks.broadcast_first(DO_NOT_TRAIN, device):  # returns the first process's answer
         encoder = build_encoder(context.plugin, config)
         partial = context.store.partial("weights", _weights_key(config, context, training_set))
         _fit(partial, encoder, config, context, training_set, device, ranks)
+
+
+def evaluate_floor(config: RunConfig, context: RunContext, data: BenchmarkData, device: torch.device) -> Evaluation:
+    """Return the hits of the random projection on the shortest queries, by exact search: equal for all encoders."""
+    embedder = build_random_projection(device)
+    short = replace(config.eval, lengths_s=(min(config.eval.lengths_s),), indexes=("exact",))
+    return evaluate(embedder, data, short, context.store, context.progress)
+
+
+def _test_segments(
+    result: Result, embedder: Embedder, config: RunConfig, context: RunContext, data: BenchmarkData, book: Logbook
+) -> Result:
+    """Return the result with the hits of all queries, and those of the random projection."""
+    book.dataset(config.data.dataset, data.queries.key, "eval", config.data.dataset)
+    evaluation = evaluate(embedder, data, config.eval, context.store, context.progress, config.index)
+    floor = evaluate_floor(config, context, data, embedder.device)
+    return with_segments(result, context.store, config, data, evaluation, floor)
+
+
+def _test_alignment(result: Result, embedder: Embedder, config: RunConfig, context: RunContext) -> Result:
+    """Return the result with the errors of all aligners; a pair that cannot be used is left out with a warning."""
+    alignments = evaluate_alignment(embedder, config, context.root, context.store, context.progress)
+    for problem in alignments.left_out:
+        context.warn(f"left out of the alignment: {problem.reason}")
+    return with_alignment(result, alignments)
+
+
+def _log_settings(
+    book: Logbook,
+    config: RunConfig,
+    context: RunContext,
+    training_set: TrainingSet,
+    device: torch.device,
+    names: dict[str, str],
+) -> None:
+    book.params(flatten(config))
+    tags = labels(config, device, training_set.music.digest) | names
+    book.tags(provenance() | tags | {"bench.code": registry.code_digest()} | dict(context.tags))
+    book.dataset(config.data.dataset, training_set.music.digest, "train", config.data.dataset)
+
+
+def _watch(book: Logbook, context: RunContext) -> Watch:
+    """Return a function that sends the points of the training curves to the logbook, then to `context.watch`."""
+
+    def watch(values: dict[str, float], step: int) -> None:
+        book.metrics(values, step)
+        context.watch(values, step)
+
+    return watch
+
+
+def _warn_of_unusual_settings(config: RunConfig, context: RunContext) -> None:
+    if context.weights is None:
+        for message in find_unusual_settings(config.train, config.eval.hop_ms):
+            context.warn(message)
+
+
+def _warn_of_low_identity(result: Result, context: RunContext) -> None:
+    identity = result.summary["headline"].get("control/identity", 1.0)
+    if identity < MIN_IDENTITY:
+        context.warn(
+            f"only {identity:.1%} of clean queries on the grid were found; expected at least {MIN_IDENTITY:.1%}"
+        )
 
 
 def _fit(
@@ -247,24 +324,10 @@ def _fit(
     fit(partial, encoder, config, training_set, store, device, watch, progress, warn, ranks)
 
 
-def evaluate_floor(config: RunConfig, context: RunContext, data: BenchmarkData, device: torch.device) -> Evaluation:
-    """Return the hits of the random projection: shortest queries, exact search. The same for every encoder."""
-    embedder = build_random_projection(device)
-    short = replace(config.eval, lengths_s=(min(config.eval.lengths_s),), indexes=("exact",))
-    return evaluate(embedder, data, short, context.store, context.progress)
-
-
-def build_encoder(plugin: ModuleType, config: RunConfig) -> Any:
-    """Return an untrained encoder, whose first weights depend on the run's seed alone."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(config.seed)
-        return plugin.build(config.model)
-
-
-def _weights_key(config: RunConfig, context: RunContext, data: TrainingSet) -> str:
+def _weights_key(config: RunConfig, context: RunContext, training_set: TrainingSet) -> str:
+    source = registry.source_digest(context.plugin)
     if context.weights is not None:
-        content = hashlib.sha256(context.weights.read_bytes()).hexdigest()
-        return digest(bench.__version__, registry.source_digest(context.plugin), asdict(config.model), content)
-    own = registry.source_digest(context.plugin)
+        weights = hashlib.sha256(context.weights.read_bytes()).hexdigest()
+        return digest(bench.__version__, source, asdict(config.model), weights)
     settings = (asdict(config.model), asdict(config.train), config.seed)
-    return digest(bench.__version__, config.encoder, own, settings, data.digest)
+    return digest(bench.__version__, config.encoder, source, settings, training_set.digest)

@@ -1,7 +1,7 @@
-"""Finished runs and sweeps, found in the store by the beginning of their names.
+"""Finds finished runs and sweeps in the store, by the beginning of their names, and opens them.
 
-A run is found once. Settings, summary, weights and result then all come from that run, even if another one finishes
-in the meantime.
+A run is found once. Its settings, summary, weights and result then all come from the same run, even if another run
+finishes in the meantime.
 """
 
 from __future__ import annotations
@@ -32,23 +32,26 @@ STUDY, TRIALS, CURVES = "study.json", "trials.parquet", "curves.parquet"  # the 
 
 @dataclass(frozen=True)
 class Weights:
-    """Trained weights: the file, and the key under which the store keeps fingerprints made with them."""
+    """Trained weights in the store."""
 
     path: Path
+
     key: str
+    """Their content key, which is part of the key of every fingerprint computed with them."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose result is in the store.
-
-    `settings` are its settings by dotted name, `summary` is the content of its `result.json`.
-    """
+    """A run whose result is in the store."""
 
     store: Store
     folder: Path
+
     settings: Mapping[str, Any]
+    """Its settings by dotted name."""
+
     summary: Mapping[str, Any]
+    """The content of its `result.json`."""
 
     @property
     def key(self) -> str:
@@ -65,7 +68,7 @@ class FinishedRun:
         return read_result(self.folder)
 
     def weights(self) -> Weights:
-        """Return the weights that were tested. Raises: ConfigError if they are no longer in the store."""
+        """Return the weights that the run tested. Raises: ConfigError if they are no longer in the store."""
         key = self.summary["checkpoint"]["key"]
         path = self.store.folder("weights", key) / WEIGHTS
         if not path.is_file():
@@ -73,7 +76,7 @@ class FinishedRun:
         return Weights(path, key)
 
     def load_plugin(self, model: str | None = None) -> ModuleType:
-        """Return the encoder's plug-in; `model` is its file where it is the user's own. Raises: PluginError."""
+        """Return the encoder's plug-in; `model` is its file, for an encoder of the user's. Raises: PluginError."""
         return registry.load("encoder", model or self.encoder)
 
     def restore_config(
@@ -84,31 +87,31 @@ class FinishedRun:
         changes: Mapping[str, Any] | None = None,
         overrides: Iterable[str] = (),
     ) -> RunConfig:
-        """Return the run's configuration, checked anew.
+        """Return the run's configuration, checked again.
 
-        `without` names sections (`index`) or settings that take their defaults instead; `changes` are other values by
-        dotted name, `overrides` texts as `--set` takes them.
-        Raises: ConfigError if this version has other settings than the one that kept the run.
+        `without` names sections (`index`) or settings to reset to their defaults; `changes` maps dotted names to new
+        values, and `overrides` are strings as `--set` takes them.
+        Raises: ConfigError if this version has other settings than the version that wrote the run.
         """
         dropped = tuple(without)
-        kept = {
+        settings = {
             name: value
             for name, value in self.settings.items()
             if not any(name == path or name.startswith(f"{path}.") for path in dropped)
         }
-        return restore_config(self.encoder, plugin, kept | dict(changes or {}), overrides)
+        return restore_config(self.encoder, plugin, settings | dict(changes or {}), overrides)
 
     def embedder(
         self, device: torch.device | None = None, precision: str | None = None, model: str | None = None
     ) -> Embedder:
         """Return the run's encoder with its weights, ready to embed.
 
-        By default it runs on the device and at the precision of the run's settings (`device`, `eval.precision`); a
-        run that asked for a GPU is opened on the CPU where there is none. `model` is as in `load_plugin`.
+        The defaults of `device` and `precision` are the run's settings (`device`, `eval.precision`); a run on a GPU
+        is opened on the CPU if this machine has no GPU. `model` is as in `load_plugin`.
         Raises: ConfigError if the weights are gone, PluginError if the encoder is not installed.
         """
         weights, plugin = self.weights(), self.load_plugin(model)
-        # Its encoder does not depend on an index or an aligner, which may not be installed here.
+        # The encoder needs no index and no aligner; those of the run may not be installed here.
         config = self.restore_config(plugin, without=("index", "eval.indexes", "aligner", "align", "pairs"))
         encoder = plugin.build(config.model)
         checkpoint.load_weights(encoder, weights.path)
@@ -118,14 +121,14 @@ class FinishedRun:
 
 
 def list_runs(store: Store) -> list[str]:
-    """Return the keys of all finished runs, the latest last."""
+    """Return the keys of all finished runs, oldest first."""
     return [path.parent.name for path in _by_time(store.root / RUNS, SUMMARY)]
 
 
 def find_run(store: Store, run: str | None = None) -> FinishedRun:
-    """Return the finished run whose key begins with `run`, or the latest one.
+    """Return the finished run whose key begins with `run`; by default the latest run.
 
-    Raises: ConfigError if there is none, or if several keys begin so.
+    Raises: ConfigError if there is none, or if several keys begin with `run`.
     """
     keys = list_runs(store)
     if not keys:
@@ -138,13 +141,13 @@ def find_run(store: Store, run: str | None = None) -> FinishedRun:
 
 
 def find_study(store: Store, study: str | None = None) -> Path:
-    """Return the folder of a sweep by the beginning of its study's name, or of the latest one.
+    """Return the folder of the sweep whose study's name begins with `study`; by default of the latest sweep.
 
-    The beginning of the digest at the end of the name is enough too. Raises: ConfigError as `find_run`.
+    `study` may also be the beginning of the digest at the end of the name. Raises: ConfigError as `find_run`.
     """
     studies = _by_time(store.root / SWEEPS, STUDY)
     if not studies:
-        raise ConfigError(f"no sweep in the store {store.root}; begin one with `bench sweep --model NAME`")
+        raise ConfigError(f"no sweep in the store {store.root}; start one with `bench sweep --model NAME`")
     names = [path.parent.name for path in studies]
     matches = [n for n in names if study is None or n.startswith(study) or n.rpartition(".")[2].startswith(study)]
     if not matches or (study is not None and len(matches) > 1):
@@ -153,8 +156,9 @@ def find_study(store: Store, study: str | None = None) -> Path:
 
 
 def _by_time(folder: Path, name: str) -> list[Path]:
+    """Return the files of this name in the subfolders, oldest first."""
     return sorted(folder.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
 
 
-def _describe_ambiguity(one: str, several: str, name: str, matches: list[str], known: list[str]) -> str:
-    return f"{len(matches)} {several} begin with {name!r}" if matches else format_unknown(one, name, known)
+def _describe_ambiguity(singular: str, plural: str, name: str, matches: list[str], known: list[str]) -> str:
+    return f"{len(matches)} {plural} begin with {name!r}" if matches else format_unknown(singular, name, known)

@@ -1,1 +1,1 @@
-"""Catalogues: which track is this? Build one, ask it, tune its index."""
+"""Catalogues, which identify the track of a recording: builds them, searches them, tunes their index."""

@@ -1,4 +1,4 @@
-"""Builds a catalogue, with the thresholds above which its answers are accepted.
+"""Builds a catalogue, and calibrates the thresholds above which its answers are accepted.
 
 Shape legend: Q queries, T samples, M segments of a query, D dimensions.
 """
@@ -28,21 +28,22 @@ from bench.settings import RunConfig
 from bench.store import Store
 from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progress, no_progress
 
-# Impostors: excerpts of the catalogue's own tracks, clean or with noise, that are searched outside their track.
-NUM_CALIBRATION = 2_000  # degraded fingerprints, to tune an index with
-EXCERPTS = 400  # so that four of them may pass where one in a hundred is wanted
-LENGTHS_S = (1.0, 2.0, 3.0, 5.0, 10.0)
-SNR_DB = (0.0, 5.0, 10.0, 15.0, 20.0, None)
+# Impostors are excerpts of the catalogue's tracks, clean or with noise, searched everywhere but in their track.
+NUM_CALIBRATION = 2_000  # degraded fingerprints that are kept to tune an index with
+EXCERPTS = 400  # at one false accept in a hundred, four of them may pass
+LENGTHS_S = (1.0, 2.0, 3.0, 5.0, 10.0)  # of the excerpts
+SNR_DB = (0.0, 5.0, 10.0, 15.0, 20.0, None)  # of the excerpts in turn; None is clean
 FEWEST_TRACKS = 2
-BATCH = 16
+BATCH = 16  # excerpts embedded at once
 
 
 def catalogue_config(
     run: FinishedRun, index: str, dataset: str | None, model: str | None, overrides: Sequence[str]
 ) -> RunConfig:
-    """Return a run's settings with another index and perhaps another data set; `overrides` are texts as of `--set`.
+    """Return a run's settings with another index, and with another data set if one is given.
 
-    `model` is the encoder's file where it is the user's own.
+    `model` is the path of the encoder's file, for an encoder of the user's; `overrides` are strings as `--set` takes
+    them.
     Raises: ConfigError or PluginError if there is no such index, data set or setting.
     """
     changes = {"eval.indexes": [index]} | ({"data.dataset": dataset} if dataset is not None else {})
@@ -63,16 +64,16 @@ def build_catalogue(
     false_accepts: float = FALSE_ACCEPTS,
     progress: Progress = no_progress,
 ) -> Catalogue:
-    """Build a catalogue of a data set and return it: all tracks that can be used, or its test side alone.
+    """Build a catalogue of all usable tracks of a data set, or of its test side only, and return it.
 
     `embedder` holds the encoder whose weights are in the file `weights`; `config` names the data set, the settings
-    and, as the first of `eval.indexes`, the index. `model` is as in `catalogue_config`. Fingerprints and index come
-    from the store where they are.
+    and, as the first of `eval.indexes`, the index. `model` is as in `catalogue_config`. Fingerprints and index are
+    taken from the store if they are there.
 
-    `false_accepts` is the share of impostors that may be accepted. Impostors are excerpts of the catalogue's own
-    tracks that are searched outside their track. Where a catalogue has several recordings of one work, some excerpts
-    are found in another recording, and a small share then needs a threshold that noisy queries do not reach.
-    Raises: ConfigError if the folder exists; DataError if nothing can be fingerprinted.
+    `false_accepts` is the share of impostors that may be accepted. Impostors are excerpts of the catalogue's tracks
+    that are searched outside their track. If a catalogue has several recordings of one work, some excerpts are found
+    in another recording, and a small share then needs a threshold that noisy queries do not reach.
+    Raises: ConfigError if the folder exists; DataError if no track can be fingerprinted.
     """
     check_free(folder)
     music, noise = (corpus for _name, _source, corpus in prepare_corpora(config, root, store, progress))
@@ -86,8 +87,8 @@ def build_catalogue(
     limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts)
     rows = music.tracks.iloc[tracks]
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
-    named = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
-    write_catalogue(folder, config, weights, embedder, named, database, index, limits, calibration_QD)
+    named_tracks = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
+    write_catalogue(folder, config, weights, embedder, named_tracks, database, index, limits, calibration_QD)
     return read_catalogue(folder, model, embedder.device, trust=True)
 
 
@@ -99,34 +100,36 @@ def calibrate(
     progress: Progress,
     false_accepts: float = FALSE_ACCEPTS,
 ) -> tuple[tuple[Limit, ...], Floats]:
-    """Return the thresholds of a catalogue at some lengths, and fingerprints (Q, D) of what was heard for that.
+    """Return a catalogue's thresholds at several query lengths, and fingerprints (Q, D) of the degraded excerpts.
 
-    None of either where it has fewer than two tracks long enough.
+    Both are empty if fewer than two tracks are long enough.
 
-    Each excerpt is searched exactly, once outside its own track (the impostor) and once everywhere. An excerpt of
-    10 s is embedded once, its beginnings are the shorter ones. Cost: 400 x 91 segments embedded, and compared with
-    the whole database once for each length.
+    Each excerpt is searched exactly, once outside its own track (the impostor) and once inside it. An excerpt of 10 s
+    is embedded once; its beginnings are the shorter excerpts. Cost: 400 x 91 segments embedded, and compared with
+    the whole database once per length.
     """
-    wanted = [length_s for length_s in LENGTHS_S if length_s >= embedder.segment_samples / RATE_HZ]
-    length_s = _longest(music, database, wanted)
+    # 1. Embed excerpts of the longest length that enough tracks have.
+    usable_s = [length_s for length_s in LENGTHS_S if length_s >= embedder.segment_samples / RATE_HZ]
+    length_s = _longest(music, database, usable_s)
     if length_s is None:
         return (), np.zeros((0, database.vectors.shape[1]), dtype=np.float32)
     rows, waves = _excerpts(music, noise, database, round(length_s * RATE_HZ), progress)
     batches = (np.stack(waves[start : start + BATCH]) for start in range(0, len(waves), BATCH))
     vectors_QMD = fingerprint_queries(embedder, _report_progress(batches, len(waves), progress), database.hop_samples)
+    # 2. A threshold for each length: the first segments of an excerpt are the shorter excerpt.
     limits = []
-    usable = [length for length in wanted if length <= length_s]
-    for done, length in enumerate(usable):
-        progress("calibration: search", done, len(usable))
+    lengths_s = [length for length in usable_s if length <= length_s]
+    for done, length in enumerate(lengths_s):
+        progress("calibration: search", done, len(lengths_s))
         segments = num_segments(round(length * RATE_HZ), embedder.segment_samples, database.hop_samples)
         limits.append(_limit(vectors_QMD[:, :segments], rows, database, embedder.device, false_accepts))
-    progress("calibration: search", len(usable), len(usable))
+    progress("calibration: search", len(lengths_s), len(lengths_s))
     flat_QD = vectors_QMD.reshape(-1, vectors_QMD.shape[2])
     return tuple(limits), flat_QD[np.random.default_rng(0).permutation(len(flat_QD))[:NUM_CALIBRATION]]
 
 
 def _longest(music: Corpus, database: Fingerprints, lengths_s: Sequence[float]) -> float | None:
-    """Return the longest of these lengths that half of the tracks have, and at least two; None if there is none."""
+    """Return the longest of these lengths that half of the tracks, and at least two, have; None if there is none."""
     seconds = music.lengths[database.tracks] / RATE_HZ
     fits = [length for length in lengths_s if (seconds >= length).sum() >= max(FEWEST_TRACKS, len(seconds) / 2)]
     return max(fits, default=None)
@@ -135,7 +138,7 @@ def _longest(music: Corpus, database: Fingerprints, lengths_s: Sequence[float]) 
 def _excerpts(
     music: Corpus, noise: Corpus, database: Fingerprints, num_samples: int, progress: Progress
 ) -> tuple[Ints, list[Floats]]:
-    """Return excerpts of the database's tracks: the row of each one's track, and their audio (T,) with peak 1."""
+    """Return excerpts of the database's tracks: the row of each excerpt's track, and its audio (T,) with peak 1."""
     draw = np.random.default_rng(0)
     long_enough = np.flatnonzero(music.lengths[database.tracks] >= num_samples)
     rows, waves = [], []
@@ -151,7 +154,7 @@ def _excerpts(
         waves.append(normalise_peak(_add_noise(wave_T, noise, SNR_DB[i % len(SNR_DB)], draw)))
     progress("calibration: excerpts", EXCERPTS, EXCERPTS)
     if not rows:
-        raise PluginError("no excerpt of the catalogue's tracks can be heard")
+        raise PluginError("all excerpts of the catalogue's tracks are silent")
     return np.array(rows), waves
 
 
@@ -159,9 +162,8 @@ def _add_noise(wave_T: Floats, noise: Corpus, snr_db: float | None, draw: np.ran
     if snr_db is None:
         return wave_T
     track = int(draw.choice(len(noise.tracks)))
-    noise_T = (
-        read_looped(noise, track, draw_noise_start(noise, track, draw), len(wave_T)).astype(np.float32) * INT16_SCALE
-    )
+    start = draw_noise_start(noise, track, draw)
+    noise_T = read_looped(noise, track, start, len(wave_T)).astype(np.float32) * INT16_SCALE
     return wave_T + np.float32(noise_gain(wave_T, noise_T, snr_db)) * noise_T
 
 
@@ -177,15 +179,16 @@ def _report_progress(batches: Iterator[Floats], total: int, progress: Progress) 
 def _limit(
     vectors_QMD: Floats, rows: Ints, database: Fingerprints, device: torch.device, false_accepts: float
 ) -> Limit:
+    """Return the threshold at which a share `false_accepts` of impostors passes, and what it rejects."""
     impostor_Q = search_diagonals(vectors_QMD, database, 1, rows, device).scores_QR[:, 0]
     own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
     limit = threshold(impostor_Q, false_accepts)
-    right = (own_Q >= limit) & ~(impostor_Q > own_Q)
-    return Limit(vectors_QMD.shape[1], limit, len(rows), false_accepts, float(1 - right.mean()))
+    is_right = (own_Q >= limit) & ~(impostor_Q > own_Q)
+    return Limit(vectors_QMD.shape[1], limit, len(rows), false_accepts, float(1 - is_right.mean()))
 
 
 def _score_in_track(vectors_MD: Floats, database: Fingerprints, row: int) -> float:
     """Return the best score of a query in one track."""
     first, last = database.first_vector[row], database.first_vector[row + 1]
-    alone = Fingerprints(database.vectors[first:last], np.zeros(1, np.int64), np.array([0, last - first]), 1, "")
-    return float(search_diagonals(vectors_MD[None], alone, 1).scores_QR[0, 0])
+    one_track = Fingerprints(database.vectors[first:last], np.zeros(1, np.int64), np.array([0, last - first]), 1, "")
+    return float(search_diagonals(vectors_MD[None], one_track, 1).scores_QR[0, 0])

@@ -1,7 +1,7 @@
-"""A catalogue: one folder that answers "which track is this?" anywhere.
+"""Writes and reads a catalogue: one portable folder with all that is needed to identify recordings.
 
-It holds an encoder's weights, the fingerprints and names of the tracks, the index where it can be kept, and the
-thresholds above which an answer is accepted. Nothing in it points outside it, and nothing is unpickled.
+It contains an encoder's weights, the fingerprints and names of the tracks, the index if it can be saved, and the
+thresholds above which an answer is accepted. Nothing in it refers to files outside it, and reading unpickles nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bench.store import read_array, read_frame, read_json, write_frame, write_js
 from bench.train import checkpoint
 from bench.values import Fingerprints, Floats
 
-FORMAT = 1
+FORMAT = 1  # of the folder
 ABOUT, WEIGHTS, VECTORS, TRACKS, CALIBRATION, INDEX = (
     "about.json",
     "weights.safetensors",
@@ -38,55 +38,65 @@ ABOUT, WEIGHTS, VECTORS, TRACKS, CALIBRATION, INDEX = (
     "heard.npy",
     "index",
 )
-ALIKE = 0.999  # cosine that the fingerprint of the known sound must keep on another machine or device
+ALIKE = 0.999  # least cosine between the known sound's fingerprints here and on the machine that built the catalogue
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The score from which on an answer of so many segments is accepted, and what that does.
-
-    `false_accept` is the share wanted of `impostors`; `false_reject` the share of the same excerpts, with their own
-    track in the database, that are rejected or given another track.
-    """
+    """The threshold for queries of one length, and its error rates."""
 
     segments: int
+    """The length of a query in segments."""
+
     threshold: float
+    """Answers with at least this score are accepted."""
+
     impostors: int
+    """How many impostors it was calibrated with."""
+
     false_accept: float
+    """The share of impostors that may be accepted."""
+
     false_reject: float
+    """The share of the same excerpts, searched in the whole database, that are rejected or given another track."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """An opened catalogue.
-
-    `tracks` has id, path, label and seconds, in the order of the database's. `calibration_QD` are fingerprints of
-    degraded excerpts, to tune an index with.
-    """
+    """An opened catalogue."""
 
     folder: Path
+
     about: dict[str, Any]
+    """The content of its `about.json`."""
+
     tracks: pd.DataFrame
+    """Columns id, path, label and seconds, in the order of the database's tracks."""
+
     embedder: Embedder
     database: Fingerprints
     index: Index
+
     limits: tuple[Limit, ...]
+    """The calibrated thresholds by rising number of segments; empty if the catalogue was not calibrated."""
+
     calibration_QD: Floats
+    """Fingerprints of degraded excerpts, to tune an index with."""
 
     def threshold(self, num_segments: int) -> float | None:
-        """Return the score from which on an answer of so many segments is accepted, None where nothing is known.
+        """Return the least score at which an answer to a query of so many segments is accepted, None if uncalibrated.
 
-        Between two calibrated lengths it is interpolated over the logarithm of the number of segments, which is about
-        how it falls; beyond the longest it stays.
+        Between two calibrated lengths it is linear in the logarithm of the number of segments, which is about how it
+        falls; beyond them it is constant.
         """
         if not self.limits:
             return None
-        known = np.log([limit.segments for limit in self.limits])
-        return float(np.interp(np.log(num_segments), known, [limit.threshold for limit in self.limits]))
+        calibrated = np.log([limit.segments for limit in self.limits])
+        return float(np.interp(np.log(num_segments), calibrated, [limit.threshold for limit in self.limits]))
 
 
 def check_free(folder: Path) -> None:
-    """Raise ConfigError if something is where a catalogue is to be built."""
+    """Raise ConfigError if the folder of a new catalogue exists already."""
     if folder.exists():
         raise ConfigError(f"{folder} exists already; name another folder, or delete it first")
 
@@ -102,7 +112,7 @@ def write_catalogue(
     limits: tuple[Limit, ...],
     calibration_QD: Floats,
 ) -> None:
-    """Write a catalogue, under a temporary name until it is whole. Raises: ConfigError if the folder exists.
+    """Write a catalogue, under a temporary name until it is complete. Raises: ConfigError if the folder exists.
 
     `tracks` and `calibration_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
     """
@@ -139,11 +149,12 @@ def write_catalogue(
 def read_catalogue(
     folder: Path, model: str | None = None, device: torch.device | None = None, *, trust: bool = False
 ) -> Catalogue:
-    """Return the catalogue in a folder; `model` is the encoder's plug-in, where it is not the one of that name.
+    """Return the catalogue in a folder.
 
-    `trust` says that the index's files are one's own: some libraries can be deceived by theirs.
+    `model` is the encoder's plug-in, if it is not the installed one of that name. `trust` says that the folder is the
+    user's: some libraries trust the index files that they load, so a manipulated one could do harm.
 
-    Raises: DataError if there is no catalogue, or it is not whole, or its encoder gives other fingerprints here;
+    Raises: DataError if there is no catalogue, if it is incomplete, or if its encoder gives other fingerprints here;
     PluginError if the encoder or the index is not installed.
     """
     about = _about(folder)
@@ -160,13 +171,21 @@ def read_catalogue(
     _check_alike(folder, embedder, np.array(about["known_sound"], dtype=np.float32))
     first_vector = np.array(about["first_vector"], dtype=np.int64)
     if first_vector[-1] != len(vectors) or len(first_vector) != len(tracks) + 1:
-        raise DataError(f"the catalogue {folder} does not fit together: {len(vectors)} fingerprints; build it again")
+        raise DataError(
+            f"the catalogue {folder} has {len(vectors)} fingerprints, not those of its tracks; build it again"
+        )
     database = Fingerprints(
         vectors, np.arange(len(tracks)), first_vector, about["hop_samples"], about["weights_sha256"][:16]
     )
-    limits = tuple(Limit(**limit) for limit in about["limits"])
     return Catalogue(
-        folder, about, tracks, embedder, database, _index(folder, about, vectors, trust), limits, calibration_QD
+        folder=folder,
+        about=about,
+        tracks=tracks,
+        embedder=embedder,
+        database=database,
+        index=_index(folder, about, vectors, trust),
+        limits=tuple(Limit(**limit) for limit in about["limits"]),
+        calibration_QD=calibration_QD,
     )
 
 
@@ -179,22 +198,23 @@ def _index(folder: Path, about: dict[str, Any], vectors: Floats, trust: bool) ->
         return built
     if getattr(plugin, "TRUSTED_FILES_ONLY", False) and not trust:
         raise DataError(
-            f"the catalogue {folder} holds an index of {name!r}, whose files could do harm if somebody made them to; "
-            "if it is your own, say so with --trust"
+            f"the catalogue {folder} holds an index of {name!r}, and loading a manipulated one could do harm; "
+            "if the catalogue is yours, give --trust"
         )
     version = version_of(getattr(plugin, "LIBRARY", ""))
     try:
         loaded: Index = plugin.load(config, folder / INDEX, vectors)
     except BenchError as error:
-        was = about["index"]["library"]
+        built_with = about["index"]["library"]
         raise DataError(
-            f"the index of the catalogue {folder} cannot be read ({error}); built with {name} {was}, here is {version}"
+            f"the index of the catalogue {folder} cannot be read ({error}); it was built with {name} {built_with}, "
+            f"here is {version}"
         ) from error
     return loaded
 
 
 def _load_installed(kind: str, name: str, folder: Path) -> ModuleType:
-    # By name alone: a path would let a catalogue from elsewhere say which code runs here.
+    # By name only: a path would let a catalogue from elsewhere choose which code runs here.
     if name not in registry.names(kind):
         remedy = "give its file as --model" if kind == "encoder" else "install it"
         raise DataError(f"the catalogue {folder} was made with the {kind} {name!r}, which is not installed; {remedy}")
@@ -202,6 +222,7 @@ def _load_installed(kind: str, name: str, folder: Path) -> ModuleType:
 
 
 def _about(folder: Path) -> dict[str, Any]:
+    """Return the content of `about.json`. Raises: DataError if it is unusable or another file has a wrong size."""
     if not (folder / ABOUT).is_file():
         raise DataError(f"no catalogue in {folder}; build one with `bench catalogue build {folder}`")
     try:
@@ -213,23 +234,24 @@ def _about(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder / ABOUT} is damaged ({error}); build the catalogue again") from error
     for name, size in sizes:
         path = folder / name
-        found = path.stat().st_size if path.is_file() else 0
-        if found != size:
-            raise DataError(f"{path} has {found} bytes where {size} were written; copy it again or build it anew")
+        present = path.stat().st_size if path.is_file() else 0
+        if present != size:
+            raise DataError(f"{path} has {present} bytes where {size} were written; copy it again or rebuild it")
     return about
 
 
 def _embed_known_sound(embedder: Embedder) -> Floats:
-    """Return the fingerprint of a sound that everybody can make: noise that swells, from a fixed seed."""
+    """Return the fingerprint of the known sound: noise from a fixed seed that rises in level."""
     samples = embedder.segment_samples
     wave_T = np.random.default_rng(0).standard_normal(samples) * np.linspace(0.01, 0.2, samples)
     vector_D: Floats = embedder(wave_T[None].astype(np.float32))[0]
     return vector_D
 
 
-def _check_alike(folder: Path, embedder: Embedder, wanted_D: Floats) -> None:
-    found_D = _embed_known_sound(embedder)
-    if found_D.shape != wanted_D.shape or not float(found_D @ wanted_D) >= ALIKE:
+def _check_alike(folder: Path, embedder: Embedder, expected_D: Floats) -> None:
+    """Raise DataError if the encoder gives the known sound another fingerprint than the recorded one."""
+    here_D = _embed_known_sound(embedder)
+    if here_D.shape != expected_D.shape or not float(here_D @ expected_D) >= ALIKE:
         raise DataError(
             f"the encoder gives other fingerprints than those in {folder}: its code or its weights have changed; "
             "build the catalogue again, or give the encoder it was built with as --model"
@@ -237,7 +259,7 @@ def _check_alike(folder: Path, embedder: Embedder, wanted_D: Floats) -> None:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Make the target the same file as the source, or a copy where that cannot be: gigabytes are not written twice."""
+    """Make the target a hard link to the source, to save gigabytes, or a copy if links are impossible here."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Which track is this? Asks a catalogue: a recording piece by piece, or fingerprints directly.
+"""Searches a catalogue: identifies the track of each window of a recording, or finds the nearest fingerprints.
 
 Shape legend: Q queries, T samples, M segments of a query, D dimensions, R ranked database vectors.
 """
@@ -20,40 +20,51 @@ from bench.search.sequence import Ranking, interpolate, rescore
 from bench.store import read_array
 from bench.values import RATE_HZ, Fingerprints, Floats, Progress, no_progress
 
-WINDOW_S = 10.0  # of a recording, answered at once
-TOP_K = 20
+WINDOW_S = 10.0  # a recording is identified in windows of this length
+TOP_K = 20  # nearest fingerprints of each segment
 
 
 @dataclass(frozen=True)
 class Match:
-    """A track that a piece of a recording may be. `start_s` is where the piece begins in the track."""
+    """A track that a window of a recording may be from."""
 
     id: str
     path: str
     label: str
+
     start_s: float
+    """Where the window begins in the track."""
+
     score: float
+
     accepted: bool
+    """Whether the score reaches the threshold."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found in a piece of a recording, best first. `why` says why nothing was looked for, else empty."""
+    """The tracks found for one window of a recording."""
 
     from_s: float
     to_s: float
+
     threshold: float | None
+    """The least accepted score, None if the catalogue was not calibrated or the window not searched."""
+
     matches: tuple[Match, ...]
+    """Best first."""
+
     why: str = ""
+    """Why there is no match; empty if there is one."""
 
 
 def identify(
     catalogue: Catalogue, wave_T: Floats, *, top: int = 5, window_s: float = WINDOW_S, progress: Progress = no_progress
 ) -> Iterator[Answer]:
-    """Yield what a recording (T,) at 16 kHz is, a window at a time.
+    """Yield an answer for each window of a recording (T,) at 16 kHz.
 
-    A rest too short to hear belongs to the last window. Each track is named once in an answer, at its best place.
-    Raises: DataError if the recording is shorter than what the encoder hears.
+    A remainder shorter than a segment belongs to the last window. An answer names each track once, at its best start.
+    Raises: DataError if the recording is shorter than the shortest query of the encoder.
     """
     size = catalogue.embedder.segment_samples
     shortest = round(SHORTEST_QUERY * size)
@@ -78,27 +89,27 @@ def _answer(catalogue: Catalogue, wave_T: Floats, start: int, top: int) -> Answe
     vectors_QMD = fingerprint_queries(catalogue.embedder, iter([normalise_peak(wave_T)[None]]), database.hop_samples)
     count = vectors_QMD.shape[1]
     neighbours_MK = catalogue.index.neighbours(vectors_QMD[0], TOP_K)
-    found = rescore(vectors_QMD, neighbours_MK[None], database, TOP_K * count)
-    ranking = interpolate(_one_a_track(found, database, top), vectors_QMD, database)
+    ranking = rescore(vectors_QMD, neighbours_MK[None], database, TOP_K * count)
+    ranking = interpolate(_best_per_track(ranking, database, top), vectors_QMD, database)
     limit = catalogue.threshold(count)
     matches = _matches(catalogue, ranking, limit)
     return Answer(*span_s, limit, matches, "" if matches else "longer than any track of the catalogue")
 
 
-def _one_a_track(ranking: Ranking, database: Fingerprints, top: int) -> Ranking:
-    """Return the ranking of one query with each of the first `top` tracks at its best place alone."""
+def _best_per_track(ranking: Ranking, database: Fingerprints, top: int) -> Ranking:
+    """Return the ranking of one query with the best place of each of the first `top` tracks only."""
     place_R = ranking.places_QR[0, ranking.places_QR[0] >= 0]
     _, first = np.unique(database.track_row_of(place_R), return_index=True)
-    kept = np.sort(first)[:top]
-    return Ranking(ranking.places_QR[:, kept], ranking.scores_QR[:, kept])
+    chosen = np.sort(first)[:top]
+    return Ranking(ranking.places_QR[:, chosen], ranking.scores_QR[:, chosen])
 
 
 def _matches(catalogue: Catalogue, ranking: Ranking, limit: float | None) -> tuple[Match, ...]:
     database = catalogue.database
     track_R = database.track_row_of(ranking.places_QR[0])
     matches = []
-    found = (track_R, ranking.starts(database)[0] / RATE_HZ, ranking.scores_QR[0])
-    for track, start_s, score in zip(*(values.tolist() for values in found), strict=True):
+    columns = (track_R, ranking.starts(database)[0] / RATE_HZ, ranking.scores_QR[0])
+    for track, start_s, score in zip(*(values.tolist() for values in columns), strict=True):
         row = catalogue.tracks.iloc[track]
         accepted = limit is not None and score >= limit
         matches.append(Match(row["id"], row["path"], row["label"], start_s, score, accepted))
@@ -106,32 +117,32 @@ def _matches(catalogue: Catalogue, ranking: Ranking, limit: float | None) -> tup
 
 
 def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
-    """Return answers as rows, one a match; an answer without any is a row of its own."""
+    """Return one row per match; an answer without a match is one row of rank 0."""
     rows = []
     for answer in answers:
         span = {"from_s": answer.from_s, "to_s": answer.to_s}
         for rank, match in enumerate(answer.matches, start=1):
-            told = {"rank": rank, "accepted": match.accepted, "id": match.id, "start_s": match.start_s}
-            rows.append(span | told | {"score": match.score, "threshold": answer.threshold, "path": match.path})
+            found = {"rank": rank, "accepted": match.accepted, "id": match.id, "start_s": match.start_s}
+            rows.append(span | found | {"score": match.score, "threshold": answer.threshold, "path": match.path})
         if not answer.matches:
             rows.append(span | {"rank": 0, "accepted": False, "why": answer.why})
     return pd.DataFrame(rows)
 
 
 def find_neighbours(catalogue: Catalogue, vectors_file: Path, top_k: int) -> pd.DataFrame:
-    """Return the nearest fingerprints of those in a .npy file, a row each: query, rank, track, start, similarity.
+    """Return the nearest fingerprints of each vector in a .npy file, one row each: query, rank, id, start, similarity.
 
     Raises: DataError if the file holds no (Q, D) float32 array, or vectors of another size.
     """
     try:
         queries_QD = read_array(vectors_file)
     except BenchError as error:
-        raise DataError(f"{vectors_file} is no .npy file of fingerprints ({error})") from error
+        raise DataError(f"{vectors_file} is not a .npy file of fingerprints ({error})") from error
     database = catalogue.database
     dim = database.vectors.shape[1]
     if queries_QD.ndim != 2 or queries_QD.shape[1] != dim or queries_QD.dtype != np.float32:
-        told = f"{queries_QD.dtype} {queries_QD.shape}"
-        raise DataError(f"{vectors_file} holds {told}; this catalogue wants float32 (Q, {dim})")
+        array = f"{queries_QD.dtype} {queries_QD.shape}"
+        raise DataError(f"{vectors_file} holds {array}; this catalogue needs float32 (Q, {dim})")
     found_QK = catalogue.index.neighbours(np.array(queries_QD), top_k)
     query_R, rank_R = np.nonzero(found_QK >= 0)
     vector_R = found_QK[query_R, rank_R]

@@ -1,4 +1,4 @@
-"""The logbook: what a run did, on disk first, and from there in MLflow. The only importer of mlflow."""
+"""Experiment tracking: logs runs to a journal on disk, and from there to MLflow. No other package imports mlflow."""
 
 from bench.logbook.book import Logbook, is_open, open_book
 from bench.logbook.model_registry import SCHEME, Package, RegisteredModel, alias_tags, fetch_model, register

@@ -1,7 +1,7 @@
-"""The logbook of one run: a call writes to the journal on disk at once, a thread delivers to MLflow.
+"""The logbook of one run: each call writes to a journal on disk at once, and a thread delivers it to MLflow.
 
-A call here never waits for MLflow and never raises: whether the tracking server is down at the start,
-dies midway or hangs, the run goes on with one warning, and `bench sync` delivers the rest later.
+A log call never waits for MLflow and never raises. If the tracking server is down at the start, dies midway or hangs,
+the run continues with one warning, and `bench sync` delivers the rest later.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from bench.store import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-FLUSH_S = 5.0  # a log_batch takes 20 to 400 ms: rare enough to cost nothing, often enough to watch
-SYSTEM_S = 10.0  # MLflow's own sampling interval
-RETRY_S = 60.0  # after a failure, so that a server that hangs is not asked all the time
-START_WAIT_S = 60.0  # a fresh database takes 3 s; a server that hangs is given up after its HTTP timeouts
+FLUSH_S = 5.0  # between deliveries; one takes 20 to 400 ms, so this costs little and is live enough to watch
+SYSTEM_S = 10.0  # between samples of the machine's load; MLflow's default
+RETRY_S = 60.0  # after a failed delivery, so that a hanging server is not tried all the time
+START_WAIT_S = 60.0  # a new database takes 3 s; a hanging server fails earlier, by its HTTP timeouts
 CLOSE_WAIT_S = 120.0  # for uploading the last artefacts
-FIRST_SIGNAL_CODE = 128  # exit codes from here on mean "ended by a signal"
+FIRST_SIGNAL_CODE = 128  # exit codes from here on mean that a signal ended the process
 
 P = ParamSpec("P")
 
@@ -42,18 +42,18 @@ P = ParamSpec("P")
 def open_book(
     folder: Path, *, experiment: str, name: str, store: Path, warn: Callable[[str], None]
 ) -> Iterator[Logbook]:
-    """Give the logbook of the run in `folder`; at the end the run is FINISHED, FAILED or KILLED in MLflow.
+    """Yield the logbook of the run in `folder`; at the end the run is FINISHED, FAILED or KILLED in MLflow.
 
-    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME win over the store's own database and `experiment`.
-    A folder that was logged before is continued in its MLflow run. A second process that opens the
-    same folder waits for the first. `warn` gets at most one sentence about MLflow, from any thread.
+    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME override the store's MLflow database and `experiment`. If the folder
+    was logged before, its MLflow run is continued. If another process has the folder open, this one waits for it.
+    `warn` gets at most one message about MLflow, possibly from another thread.
     """
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder)
     with _lock_journal(journal, warn):
         journal.mend()
-        card = journal.load_link() or RunLink(os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment, name, user_uri())
-        journal.write_link(switch_target(card, user_uri()))
+        link = journal.load_link() or RunLink(os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment, name, user_uri())
+        journal.write_link(switch_target(link, user_uri()))
         book = Logbook(journal, store, warn)
         status = "FINISHED"
         try:
@@ -67,7 +67,7 @@ def open_book(
 
 
 def is_open(folder: Path) -> bool:
-    """Say whether a process, this one or another, has the logbook of the run in `folder` open."""
+    """Return whether any process, this one included, has the logbook of the run in `folder` open."""
     try:
         with Journal(folder).lock().acquire(timeout=0):
             return False
@@ -81,7 +81,7 @@ def _lock_journal(journal: Journal, warn: Callable[[str], None]) -> Iterator[Non
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        warn(f"another process is at work on {journal.folder}; waiting until it has ended")
+        warn(f"another process is working on {journal.folder}; waiting until it ends")
         lock.acquire()
     try:
         yield
@@ -90,6 +90,7 @@ def _lock_journal(journal: Journal, warn: Callable[[str], None]) -> Iterator[Non
 
 
 def _status_of(error: BaseException) -> str:
+    """Return the MLflow status of a run that ended with this exception."""
     if isinstance(error, SystemExit):
         code = error.code or 0
         return (
@@ -99,7 +100,7 @@ def _status_of(error: BaseException) -> str:
 
 
 def _never_raises(method: Callable[Concatenate[Logbook, P], None]) -> Callable[Concatenate[Logbook, P], None]:
-    """Wrap a log call so that its failure is a warning: a full disk must not kill a training."""
+    """Wrap a log call so that a failure is only a warning: a full disk must not kill a training."""
 
     @wraps(method)
     def call(self: Logbook, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -112,7 +113,7 @@ def _never_raises(method: Callable[Concatenate[Logbook, P], None]) -> Callable[C
 
 
 class Logbook:
-    """Logs one run. Keys are dotted or slashed words."""
+    """Logs one run. Keys are words joined by dots or slashes."""
 
     def __init__(self, journal: Journal, store: Path, warn: Callable[[str], None]) -> None:
         self._journal = journal
@@ -123,13 +124,13 @@ class Logbook:
         self._known: set[int] = set()  # hashes of (key, step, value): a long training has a million
         self._sample: Callable[[], dict[str, float]] | None = None
         self._samples = 0
-        self._recall()
+        self._read_earlier_sessions()
         self._stop = threading.Event()
         self._tried = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin a session and wait until MLflow knows the run or has failed."""
+        """Start a session, and wait until MLflow has the run or has failed."""
         self._status("RUNNING")
         self.tags({"bench.host": socket.gethostname(), "bench.pid": os.getpid()})
         self._thread = threading.Thread(target=self._deliver_until_stopped, name="logbook", daemon=True)
@@ -138,14 +139,14 @@ class Logbook:
 
     @property
     def run_id(self) -> str:
-        """Return the id of the MLflow run, empty while MLflow could not be reached."""
-        card = self._journal.load_link()
-        target = card.targets.get(card.uri) if card else None
+        """Return the id of the MLflow run, empty until MLflow has been reached."""
+        link = self._journal.load_link()
+        target = link.targets.get(link.uri) if link else None
         return target.run_id if target else ""
 
     @_never_raises
     def params(self, values: Mapping[str, object]) -> None:
-        """Log settings. MLflow never changes a param: a new value becomes the tag `changed.<name>`."""
+        """Log settings. MLflow cannot change a param, so a new value becomes the tag `changed.<name>`."""
         changed = {f"changed.{k}": v for k, v in values.items() if k in self._params and self._params[k] != str(v)}
         new = {k: str(v) for k, v in values.items() if k not in self._params}
         self._params |= new
@@ -165,9 +166,9 @@ class Logbook:
 
     @_never_raises
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log numbers at a step, which may be negative (an SNR in dB); NaN and infinities are fine.
+        """Log numbers at a step, which may be negative (an SNR in dB); NaN and infinities are allowed.
 
-        A point that was logged before is skipped, so that a run done again draws its curves once.
+        A point that was logged before is skipped, so that a repeated run draws its curves once.
         """
         points = {hash((k, int(step), str(number))): (k, number) for k, v in values.items() for number in [_number(v)]}
         new = dict(point for code, point in points.items() if code not in self._known)
@@ -187,16 +188,16 @@ class Logbook:
     def artifact(self, path: Path, under: str = "") -> None:
         """Log a file or a whole folder, into the folder `under` of the run's artefacts."""
         inside = path.resolve().is_relative_to(self._journal.folder.resolve())
-        kept = path.resolve().relative_to(self._journal.folder.resolve()) if inside else path.resolve()
-        self._journal.append("artifact", path=str(kept), under=under)
+        recorded = path.resolve().relative_to(self._journal.folder.resolve()) if inside else path.resolve()
+        self._journal.append("artifact", path=str(recorded), under=under)
 
     @_never_raises
     def dataset(self, name: str, digest: str, context: str, source: str) -> None:
-        """Log which data a run used, by our manifest's digest; context is `train` or `eval`."""
+        """Log which data a run used, by its digest; `context` is "train" or "eval"."""
         self._journal.append("dataset", name=name, digest=digest, context=context, source=source)
 
     def close(self, status: str) -> None:
-        """Log the end and deliver what is left, within CLOSE_WAIT_S."""
+        """Log the end of the session, and deliver the rest within CLOSE_WAIT_S."""
         self._status(status)
         self._stop.set()
         if self._thread is None:
@@ -209,8 +210,8 @@ class Logbook:
     def _status(self, status: str) -> None:
         self._journal.append("status", value=status)
 
-    def _recall(self) -> None:
-        """Learn what earlier sessions logged."""
+    def _read_earlier_sessions(self) -> None:
+        """Read from the journal what earlier sessions logged, so that it is not logged twice."""
         for events, _ in self._journal.read():
             for event in events:
                 if event["kind"] == "params":
@@ -220,14 +221,15 @@ class Logbook:
                     self._samples += any(k.startswith("system/") for k in event["values"])
 
     def _deliver_until_stopped(self) -> None:
-        courier: Uploader | None = None
+        """Deliver new events every FLUSH_S and sample the machine's load every SYSTEM_S; runs in its own thread."""
+        uploader: Uploader | None = None
         failed_s = sampled_s = -math.inf
         stopping = caught_up = False
         while True:
             if time.monotonic() - failed_s > RETRY_S:
                 try:
-                    courier = courier or self._build_uploader()
-                    courier.deliver()
+                    uploader = uploader or self._build_uploader()
+                    uploader.deliver()
                 except Exception as error:
                     failed_s = time.monotonic()
                     self._warn_undelivered(first_line(error))
@@ -237,25 +239,25 @@ class Logbook:
             self._tried.set()
             if stopping:
                 break
-            if courier and not caught_up:
+            if uploader and not caught_up:
                 caught_up = True
                 self._catch_up()
             stopping = self._stop.wait(FLUSH_S)
-        if courier and courier.refused:
-            self._warn_once("refused", f"MLflow did not take {len(courier.refused)} entries: {courier.refused[0]}")
+        if uploader and uploader.refused:
+            self._warn_once("refused", f"MLflow did not take {len(uploader.refused)} entries: {uploader.refused[0]}")
 
     def _build_uploader(self) -> Uploader:
-        card = self._journal.load_link()
-        assert card is not None
-        return Uploader(connect(card.uri, self._store), self._journal, self._store)
+        link = self._journal.load_link()
+        assert link is not None
+        return Uploader(connect(link.uri, self._store), self._journal, self._store)
 
     @_never_raises
     def _catch_up(self) -> None:
-        """End dead runs in the tracking store that has just answered, and deliver what it missed of others."""
-        backlog = Backlog(self._store, lambda reason: None)  # `bench sync` will say what is wrong with them
+        """Deliver what the tracking store missed of other runs, and end those whose process died."""
+        backlog = Backlog(self._store, lambda reason: None)  # `bench sync` reports problems with them
         for journal in journals(self._store):
-            card = journal.load_link()
-            if card is not None and card.uri == user_uri() and not self._stop.is_set():
+            link = journal.load_link()
+            if link is not None and link.uri == user_uri() and not self._stop.is_set():
                 backlog.deliver(journal)
 
     @_never_raises
@@ -269,7 +271,7 @@ class Logbook:
     def _warn_undelivered(self, reason: str) -> None:
         self._warn_once(
             "mlflow",
-            f"MLflow cannot be reached ({reason}); the run goes on and everything is kept in "
+            f"MLflow cannot be reached ({reason}); the run continues and everything is kept in "
             f"{self._journal.folder}: upload it later with `bench sync`",
         )
 
@@ -280,6 +282,6 @@ class Logbook:
 
 
 def _number(value: float) -> float | str:
-    """Return a finite float as it is and others as text, because JSON has no word for them."""
+    """Return a finite float unchanged, and NaN or infinity as text, because JSON cannot represent them."""
     number = float(value)
     return number if math.isfinite(number) else str(number)

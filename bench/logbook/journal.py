@@ -1,8 +1,8 @@
-"""The journal of a run: every logged event as one line on disk, and how far MLflow has heard of it.
+"""The journal of a run: every logged event as one line on disk, and how many of them MLflow has.
 
-`<store>/runs/<run key>/events.jsonl` is the truth. `mlflow.json` beside it says which MLflow run
-holds these events and up to which byte they were delivered. `book.lock` is held by whoever logs or
-delivers; the kernel frees it when that process dies, so a free lock means that nobody is at work.
+`<store>/runs/<run key>/events.jsonl` is the source of truth. `mlflow.json` beside it names the MLflow run of these
+events and the byte up to which they were delivered. A process that logs or delivers holds the lock `book.lock`; the
+kernel frees it when the process dies, so a free lock means that no process is working on the run.
 """
 
 from __future__ import annotations
@@ -25,27 +25,36 @@ from bench.store import read_json, write_json
 Event = dict[str, Any]
 EVENTS = "events.jsonl"
 RUN_LINK = "mlflow.json"
-SLICE_BYTES = 1 << 20  # events are delivered in parts of this size, each confirmed on disk
-TAIL_BYTES = 4096  # far longer than the line of a status event
+SLICE_BYTES = 1 << 20  # events are delivered in parts of this size, and each delivery is recorded on disk
+TAIL_BYTES = 4096  # much longer than the line of a status event
 
 
 @dataclass(frozen=True)
 class Target:
-    """One tracking store that this run was delivered to: the run's id there, bytes of events delivered."""
+    """A tracking store that has events of this run."""
 
     run_id: str
+    """The run's id in it."""
+
     delivered: int
+    """How many bytes of the journal it has."""
 
 
 @dataclass(frozen=True)
 class RunLink:
-    """Where a run belongs in MLflow. `uri` is the target now in use, empty for the store's own database."""
+    """The link from a run's folder to its MLflow run."""
 
     experiment: str
     name: str
+
     uri: str
+    """The target in use, empty for the store's MLflow database."""
+
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """A tag of the MLflow run, by which it is found if the answer to its creation was lost."""
+
     targets: dict[str, Target] = field(default_factory=dict)
+    """Each target that the run was delivered to, by URI."""
 
 
 class Journal:
@@ -59,46 +68,46 @@ class Journal:
         self._ended = False
 
     def lock(self) -> FileLock:
-        """Return the lock that whoever logs to or delivers from this folder holds."""
+        """Return the lock that a process holds while it logs to or delivers from this folder."""
         return FileLock(str(self.folder / "book.lock"))
 
     def load_link(self) -> RunLink | None:
-        """Return the folder's card, None if it has none or not one that can be read."""
+        """Return the folder's link to MLflow, None if it is missing or unreadable."""
         try:
             values = read_json(self.folder / RUN_LINK)
             return RunLink(**{**values, "targets": {uri: Target(**t) for uri, t in values["targets"].items()}})
         except (StoreError, TypeError, KeyError):
             return None
 
-    def write_link(self, card: RunLink) -> RunLink:
-        """Write the card and return it."""
-        write_json(self.folder / RUN_LINK, asdict(card))
-        return card
+    def write_link(self, link: RunLink) -> RunLink:
+        """Write the folder's link to MLflow and return it."""
+        write_json(self.folder / RUN_LINK, asdict(link))
+        return link
 
     def append(self, kind: str, **values: object) -> None:
-        """Append one event with the time in ms; the status that ends a session is its last event.
+        """Append one event with the time in ms. Events after the status that ends a session are dropped.
 
         Raises: OSError if the disk is full.
         """
         line = json.dumps({"kind": kind, "ms": time.time_ns() // 1_000_000, **values}, default=str)
         with self._writing, self._path.open("ab", buffering=0) as file:
             if self._ended and kind != "status":
-                return  # a thread that was late
+                return  # from a thread that was late
             self._ended = kind == "status" and values["value"] != "RUNNING"
             data = b"\n" * self._torn + line.encode() + b"\n"
-            self._torn = True  # until the whole line is out; the next one then starts afresh
+            self._torn = True  # until the line is complete; after a failure the next event starts a new line
             if file.write(data) != len(data):
                 raise OSError(f"no space left for {self._path}")
             self._torn = False
 
     def mend(self) -> None:
-        """Cut off the half line that a kill in the middle of a write leaves; call it under the lock."""
+        """Remove the incomplete last line that a kill during a write leaves; call it under the lock."""
         if self._path.is_file():
-            whole = self._path.read_bytes().rfind(b"\n") + 1
-            os.truncate(self._path, whole)
+            complete_bytes = self._path.read_bytes().rfind(b"\n") + 1
+            os.truncate(self._path, complete_bytes)
 
     def read(self, start: int = 0) -> Iterator[tuple[list[Event], int]]:
-        """Yield (events, byte after them) in parts from byte `start`, up to the last whole line."""
+        """Yield (events, byte after them) in parts from byte `start`, up to the last complete line."""
         if not self._path.is_file():
             return
         with self._path.open("rb") as file:
@@ -112,16 +121,16 @@ class Journal:
                     return
 
     def is_delivered(self) -> bool:
-        """Say whether the target in use has every event."""
-        card = self.load_link()
-        if card is None:
+        """Return whether the target in use has every event."""
+        link = self.load_link()
+        if link is None:
             return True
-        target = card.targets.get(card.uri)
+        target = link.targets.get(link.uri)
         size = self._path.stat().st_size if self._path.is_file() else 0
         return size <= (target.delivered if target else 0)
 
     def is_open(self) -> bool:
-        """Say whether the last session has not written its end, which a killed process cannot do."""
+        """Return whether the last session did not log its end, as after a kill."""
         if not self._path.is_file():
             return False
         with self._path.open("rb") as file:
@@ -130,7 +139,7 @@ class Journal:
         return last is None or last["kind"] != "status" or last["value"] == "RUNNING"
 
     def end_if_dead(self) -> bool:
-        """Write KILLED as the end of a session whose process died; call it under the lock."""
+        """Log KILLED as the end of a session whose process died, and return whether it was needed; under the lock."""
         if not self.is_open():
             return False
         self.mend()
@@ -140,20 +149,22 @@ class Journal:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a run comes from, as its journal tells.
-
-    `data_digests` are by (name of the data set, what it was used for: "train" or "eval"). A run that was resumed has
-    several sessions: `began_ms` is the start of the first one, `took_ms` the time that all of them took.
-    """
+    """Where a run comes from, according to its journal. A resumed run has several sessions."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
+
     data_digests: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Digests by (name of the data set, "train" or "eval")."""
+
     began_ms: int | None = None
+    """When the first session began."""
+
     took_ms: int = 0
+    """How long all sessions took together."""
 
 
 def read_provenance(folder: Path) -> Provenance:
-    """Return the provenance of the run in a folder; it is empty where there is no journal."""
+    """Return the provenance of the run in a folder; empty without a journal."""
     tags: dict[str, str] = {}
     data_digests: dict[tuple[str, str], str] = {}
     began_ms: list[int] = []
@@ -172,13 +183,13 @@ def read_provenance(folder: Path) -> Provenance:
     return Provenance(tags, data_digests, min(began_ms, default=None), took_ms)
 
 
-def update_target(card: RunLink, target: Target) -> RunLink:
-    """Return the card with the state of the target in use replaced."""
-    return replace(card, targets={**card.targets, card.uri: target})
+def update_target(link: RunLink, target: Target) -> RunLink:
+    """Return the link with a new state of the target in use."""
+    return replace(link, targets={**link.targets, link.uri: target})
 
 
 def journals(store: Path) -> list[Journal]:
-    """Return the journal of every run of the store, by run key."""
+    """Return the journal of every run in the store, in the order of their keys."""
     return [Journal(path.parent) for path in sorted((store / "runs").glob(f"*/{RUN_LINK}"))]
 
 
@@ -186,5 +197,5 @@ def _parse(line: bytes) -> Event | None:
     try:
         event = json.loads(line)
     except ValueError:
-        return None  # a line that a full disk or a kill cut short
+        return None  # a line cut short by a full disk or a kill
     return event if isinstance(event, dict) and "kind" in event else None

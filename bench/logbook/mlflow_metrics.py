@@ -1,7 +1,7 @@
-"""Which numbers of a result become MLflow metrics, under which keys; the tables and files that go with them.
+"""Logs a result to MLflow: chooses which numbers become metrics, and adds the tables and files.
 
-Metrics are what runs are compared by. A run has fewer than METRIC_KEYS of them, with those of training and of the
-machine, so that MLflow's list of runs and its charts stay usable; the tables and `result.json` hold the rest.
+Metrics are what runs are compared by. A run has fewer than METRIC_KEYS of them, including those of training and of the
+machine, so that MLflow's list of runs and its charts stay usable; the tables and `result.json` hold all the others.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from bench.results import (
 )  # fmt: skip
 from bench.settings import RunConfig
 
-METRIC_KEYS = 60  # a run of MLflow has fewer
-OTHER_KEYS = 4 + 8 + 5  # of them: training and validation, the machine, one GPU
+METRIC_KEYS = 60  # an MLflow run has fewer
+OTHER_KEYS = 4 + 8 + 5  # keys of training and validation, of the machine, and of one GPU
 STAGES_LOGGED = ("training", "database", "queries", "alignment")
 
 
 def log_result(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
-    """Log a result: curves over SNR (step in dB) and t60 (step in ms), scalars, the whole grid as a table, files."""
+    """Log a result: curves over SNR (step in dB) and t60 (step in ms), scalars, tables and files."""
     curves = _curves(result, config)
     for name, step, value in curves:
         book.metrics({name: value}, step)
     numbers = _scalars(result)
-    room = METRIC_KEYS - 1 - OTHER_KEYS - len({name for name, _, _ in curves}) - len(numbers)
-    book.metrics(numbers | _select_alignment_errors(result, config, room))
+    num_free = METRIC_KEYS - 1 - OTHER_KEYS - len({name for name, _, _ in curves}) - len(numbers)
+    book.metrics(numbers | _select_alignment_errors(result, config, num_free))
     if len(result.rows):
         book.table("grid", result.rows)
     if len(result.alignment):
@@ -47,10 +47,10 @@ def log_result(book: Logbook, folder: Path, result: Result, config: RunConfig) -
 
 
 def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
-    """Return (metric, step, value) of the headline search: tracks by the longest query alone, which knows them best."""
-    own = select_rows(result.rows, config.encoder, config.eval.indexes[0])
-    longest = own["metric"].eq("audio_top1") & own["length_s"].eq(max(config.eval.lengths_s))
-    shown = own[own["kind"].isin(DEGRADED) & (own["metric"].eq("segment_top1") | longest)]
+    """Return (metric, step, value) of the headline search; track-level top-1 of the longest queries only."""
+    encoder_rows = select_rows(result.rows, config.encoder, config.eval.indexes[0])
+    longest = encoder_rows["metric"].eq("audio_top1") & encoder_rows["length_s"].eq(max(config.eval.lengths_s))
+    shown = encoder_rows[encoder_rows["kind"].isin(DEGRADED) & (encoder_rows["metric"].eq("segment_top1") | longest)]
     return [
         (
             f"{row['metric']}_{row['length_s']:g}s/{row['kind']}",
@@ -62,7 +62,7 @@ def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
 
 
 def _scalars(result: Result) -> dict[str, float]:
-    """Return the headline without alignment, and costs that depend on the encoder."""
+    """Return the headline numbers without alignment, and the costs that depend on the encoder."""
     summary = result.summary
     numbers = {name: value for name, value in summary["headline"].items() if not name.startswith(ALIGNMENT_NUMBERS)}
     clean = select_rows(result.rows, summary["encoder"], summary.get("index", ""))
@@ -72,18 +72,18 @@ def _scalars(result: Result) -> dict[str, float]:
     return numbers | spent | {"cost/parameters": summary["parameters"]}
 
 
-def _select_alignment_errors(result: Result, config: RunConfig, room: int) -> dict[str, float]:
-    """Return the errors of as many aligners that use the encoder as there is room for, the best known one first.
+def _select_alignment_errors(result: Result, config: RunConfig, num_free: int) -> dict[str, float]:
+    """Return the errors of aligners that use the encoder, HEADLINE_ALIGNER first, as at most `num_free` numbers.
 
-    The others answer alike in every run; all are in the table `alignment`.
+    The other aligners have the same errors in every run. The table `alignment` has all of them.
     """
     if result.alignment.empty:
         return {}
-    hearing = [each.name for each in aligner_specs(config) if each.plugin.NEEDS_ENCODER]
+    with_encoder = [each.name for each in aligner_specs(config) if each.plugin.NEEDS_ENCODER]
     logged: dict[str, float] = {}
-    for name in sorted(hearing, key=lambda name: name != HEADLINE_ALIGNER):
+    for name in sorted(with_encoder, key=lambda name: name != HEADLINE_ALIGNER):
         headline, suffix = result.summary["headline"].items(), "/" + name.replace(":", "-")
-        own = {k: v for k, v in headline if k.startswith(ALIGNMENT_NUMBERS) and k.endswith(suffix)}
-        if len(logged) + len(own) <= room:
-            logged |= own
+        errors = {k: v for k, v in headline if k.startswith(ALIGNMENT_NUMBERS) and k.endswith(suffix)}
+        if len(logged) + len(errors) <= num_free:
+            logged |= errors
     return logged

@@ -1,7 +1,8 @@
-"""Trained encoders in MLflow's model registry: weights as safetensors, settings as JSON, no pickled code.
+"""Registers trained encoders in MLflow's model registry and fetches them: safetensors and JSON, no pickled code.
 
-A version is a model of MLflow's generic flavour, whose loader is this module: `mlflow.pyfunc.load_model` of
-`models:/NAME@ALIAS` gives unit vectors of segments. `bench run --checkpoint` takes the same address.
+A registered version is a model of MLflow's generic flavour, and this module is its loader: `mlflow.pyfunc.load_model`
+of `models:/NAME@ALIAS` returns a model that maps segments to unit vectors. `bench run --checkpoint` takes the same
+address.
 """
 
 from __future__ import annotations
@@ -23,20 +24,25 @@ from bench.logbook.uploader import connect, first_line, store_uri, user_uri
 from bench.store import Store, digest, read_json, write_json, write_text
 
 SCHEME = "models:/"
-FOLDER, FILES = "model", "encoder"  # of a run's artefacts, and our own files in it
-DATA = f"data/{FILES}"  # where MLflow puts a loader's files
+FOLDER, FILES = "model", "encoder"  # the folder in a run's artefacts, and the folder of our files before packaging
+DATA = f"data/{FILES}"  # where MLflow puts a loader's files in the model's folder
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "card.md"
-EXAMPLE_SEGMENTS = 2
+EXAMPLE_SEGMENTS = 2  # in the input example
 
 
 @dataclass(frozen=True)
 class Package:
-    """What is registered: an encoder's name, its weights, the settings of its run, and a card for people."""
+    """A trained encoder to register."""
 
     encoder: str
     weights: Path
+
     settings: Mapping[str, Any]
+    """The settings of its run, by dotted name."""
+
     card: str
+    """Its model card, in Markdown."""
+
     rate_hz: int
     segment_s: float
     dim: int
@@ -44,7 +50,7 @@ class Package:
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A version as it was fetched: the file of its weights, and the settings of the run that trained it."""
+    """A fetched version: the file of its weights, and the settings of the run that trained it."""
 
     weights: Path
     settings: dict[str, Any]
@@ -56,16 +62,16 @@ class RegisteredModel:
 
 
 def register(store: Store, run: str, package: Package, name: str, alias: str, tags: Mapping[str, str]) -> str:
-    """Add a version to the model `name`, made by a kept run that MLflow has, point the alias to it, return its number.
+    """Add a version of the model `name` from a run that MLflow has, point the alias to it, and return its number.
 
-    Raises: StoreError if MLflow does not have the run or cannot be reached; the run itself is kept in any case.
+    Raises: StoreError if MLflow does not have the run or cannot be reached; the run itself is not affected.
     """
-    card = Journal(store.root / "runs" / run).load_link()
-    target = card.targets.get(card.uri) if card else None
-    if card is None or target is None or not target.run_id:
+    link = Journal(store.root / "runs" / run).load_link()
+    target = link.targets.get(link.uri) if link else None
+    if link is None or target is None or not target.run_id:
         raise StoreError(f"MLflow does not have the run {run} yet; upload it with `bench sync`, then promote again")
     try:
-        client = connect(card.uri, store.root)
+        client = connect(link.uri, store.root)
         with tempfile.TemporaryDirectory() as scratch:
             folder = _model_folder(Path(scratch), package)
             client.log_artifacts(target.run_id, str(folder), FOLDER)
@@ -83,31 +89,31 @@ def register(store: Store, run: str, package: Package, name: str, alias: str, ta
 
 
 def alias_tags(store: Store, name: str, alias: str) -> dict[str, str]:
-    """Return the tags of the version that an alias points to; nothing if there is none or MLflow does not answer."""
+    """Return the tags of the version that an alias points to; empty if there is none or MLflow does not answer."""
     try:
         return dict(connect(user_uri(), store.root).get_model_version_by_alias(name, alias).tags)
-    except Exception:  # no such model yet is MLflow's error as any other is
+    except Exception:  # MLflow raises the same error type for a missing model as for other failures
         return {}
 
 
 def fetch_model(uri: str, store: Store) -> RegisteredModel:
     """Return the version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`, copied into the store once.
 
-    Raises: ConfigError if the address or the model is wrong; StoreError if what is there is not one of ours.
+    Raises: ConfigError if the address is wrong or there is no such model; StoreError if it is not a model of afp-bench.
     """
     name, version = _address(uri)
     try:
         client = connect(user_uri(), store.root)
-        found = (
+        model_version = (
             client.get_model_version(name, version[1:])
             if version[0] == "/"
             else client.get_model_version_by_alias(name, version[1:])
         )
-        source = str(found.source)
+        source = str(model_version.source)
     except Exception as error:
         where = user_uri() or store_uri(store.root)
         raise ConfigError(
-            f"no model at {uri} in {where} ({first_line(error)}); `bench sweep promote` makes one"
+            f"no model at {uri} in {where} ({first_line(error)}); `bench sweep promote` registers one"
         ) from error
 
     def build(folder: Path) -> None:
@@ -115,23 +121,24 @@ def fetch_model(uri: str, store: Store) -> RegisteredModel:
             _download(f"{source}/{DATA}/{file}", folder, store)
 
     try:
-        folder = store.fetch("registered", digest(uri.partition("@")[0], str(found.version), source), build)
+        folder = store.fetch("registered", digest(uri.partition("@")[0], str(model_version.version), source), build)
     except StoreError:
         raise
     except Exception as error:
         raise StoreError(
-            f"the model {uri} is none of afp-bench's, or its files are gone ({first_line(error)})"
+            f"the model {uri} was not registered by afp-bench, or its files are gone ({first_line(error)})"
         ) from error
     return RegisteredModel(folder / WEIGHTS, read_json(folder / SETTINGS))
 
 
 def _address(uri: str) -> tuple[str, str]:
-    rest = uri.removeprefix(SCHEME)
+    """Return the name of a model, and "@ALIAS" or "/VERSION"."""
+    address = uri.removeprefix(SCHEME)
     for mark in "@/":
-        name, found, version = rest.partition(mark)
-        if found and name and version:
+        name, separator, version = address.partition(mark)
+        if separator and name and version:
             return name, f"{mark}{version}"
-    raise ConfigError(f"a registered model is named as {SCHEME}NAME@champion or {SCHEME}NAME/3, got {uri}")
+    raise ConfigError(f"a registered model is named {SCHEME}NAME@champion or {SCHEME}NAME/3, got {uri}")
 
 
 def _download(source: str, folder: Path, store: Store) -> None:
@@ -152,7 +159,7 @@ def _ensure_model(client: Any, name: str) -> None:
 
 
 def _model_folder(scratch: Path, package: Package) -> Path:
-    """Return a folder that MLflow takes as a model: our files, its MLmodel with signature and input example."""
+    """Return a folder in MLflow's model format: our files, and an MLmodel with signature and input example."""
     from mlflow import pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -181,7 +188,7 @@ def _model_folder(scratch: Path, package: Package) -> Path:
 
 
 class _Fingerprinter:
-    """What MLflow's generic flavour calls: `predict` of segments gives their fingerprints."""
+    """The model that MLflow's generic flavour calls."""
 
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
@@ -197,7 +204,7 @@ class _Fingerprinter:
 
 
 def _load_pyfunc(path: str) -> _Fingerprinter:
-    """Return the encoder in a model's files; MLflow calls this by its name."""
+    """Return the encoder in a model's folder; MLflow calls this function by name."""
     from bench import registry
     from bench.config import restore_config
     from bench.train import checkpoint

@@ -1,4 +1,4 @@
-"""The description of a run in MLflow, in Markdown: what was tested, the headline, the grid, the aligners."""
+"""Writes the description of a run that MLflow shows, in Markdown."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from bench.results import ALIGNMENT_NUMBERS, Result, select_rows
 def format_note(result: Result) -> str:
     """Return the description of a run in Markdown: what was tested, the headline, the grid, the aligners."""
     summary = result.summary
-    tested, tables = [], []
+    tests, tables = [], []
     headline = summary["headline"].items()
     numbers = [[name, f"{value:.4f}"] for name, value in headline if not name.startswith(ALIGNMENT_NUMBERS)]
     if len(result.rows):
-        tested.append(
-            f"{summary['queries_per_cell']} queries a cell, {summary['database_vectors']} fingerprints of "
+        tests.append(
+            f"{summary['queries_per_cell']} queries per cell, {summary['database_vectors']} fingerprints of "
             f"{summary['database_tracks']} tracks"
         )
         tables += [_markdown(["number", "value"], numbers), _grid_note(result)]
     if len(result.alignment):
-        tested.append(f"{result.alignment['name'].nunique()} pairs of recordings aligned")
+        tests.append(f"{result.alignment['name'].nunique()} pairs of recordings aligned")
         tables.append(_alignment_note(result))
-    title = f"**{summary['encoder']}** ({summary['preset']}) on **{summary['benchmark']}**: {'; '.join(tested)}."
-    if (mean := summary["headline"].get("segment_top1/mean")) is not None:  # MLflow folds all but the first lines
+    title = f"**{summary['encoder']}** ({summary['preset']}) on **{summary['benchmark']}**: {'; '.join(tests)}."
+    if (mean := summary["headline"].get("segment_top1/mean")) is not None:  # MLflow shows only the first lines at once
         title += f" Segment-level top-1, mean of the degraded cells: **{mean:.1%}**."
     return "\n\n".join([title, *tables]) + "\n"
 
 
 def _grid_note(result: Result) -> str:
-    own = select_rows(result.rows, result.summary["encoder"], result.summary["index"], result.summary["sequence"])
-    own = own[own["metric"] == "segment_top1"]
-    lengths = sorted(own["length_s"].unique())
+    summary = result.summary
+    table = select_rows(result.rows, summary["encoder"], summary["index"], summary["sequence"])
+    table = table[table["metric"] == "segment_top1"]
+    lengths = sorted(table["length_s"].unique())
     lines = []
-    for _, rows in own.groupby("cell", sort=False):
+    for _, rows in table.groupby("cell", sort=False):
         by_length = {row["length_s"]: row for row in rows.to_dict("records")}
         lines.append([_format_condition(rows.iloc[0]), *(_percent(by_length.get(length_s)) for length_s in lengths)])
     heading = f"#### Segment-level top-1 in per cent, with 95 % intervals ({result.summary['index']})"
@@ -68,7 +69,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
-def _markdown(heads: list[str], lines: list[list[str]]) -> str:
-    """Return a table in Markdown. MLflow draws columns without a gap, so that each cell brings its own."""
-    padded = [[f"{cell}&nbsp;&nbsp;" for cell in line] for line in [heads, *lines]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], ["---"] * len(heads), *padded[1:]])
+def _markdown(header: list[str], lines: list[list[str]]) -> str:
+    """Return a table in Markdown. MLflow draws no gap between columns, so each cell ends with spaces."""
+    padded = [[f"{cell}&nbsp;&nbsp;" for cell in line] for line in [header, *lines]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], ["---"] * len(header), *padded[1:]])

@@ -1,4 +1,4 @@
-"""Where a run comes from, as tags of the run: version, commit, command, machine, libraries; and what it is."""
+"""Collects the tags of a run: version, commit, command, machine and libraries; encoder, preset and data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GIB = 1 << 30
 
 
 def provenance() -> dict[str, str]:
-    """Return the tags that say which code, command, machine and libraries made a run; never fails."""
+    """Return the tags for the code, command, machine and libraries of this process; never fails."""
     tags = {
         "bench.version": bench.__version__,
         "bench.cmd": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -43,7 +43,7 @@ def provenance() -> dict[str, str]:
 
 
 def labels(config: RunConfig, device: torch.device, data_digest: str) -> dict[str, str]:
-    """Return the tags to filter runs by: encoder, preset, digest of the music, and `cpu` or the GPU's name."""
+    """Return the tags to filter runs by: encoder, preset, digest of the music, and "cpu" or the GPU's name."""
     return {
         "bench.encoder": config.encoder,
         "bench.preset": config.preset,
@@ -73,7 +73,7 @@ def _gpu() -> str:
         import torch
 
         return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else ""
-    except Exception:  # torch that is absent or does not fit its driver; the run itself will say so
+    except Exception:  # torch is missing or does not match the driver; the run itself will report that
         return ""
 
 
@@ -85,9 +85,9 @@ def _memory_bytes() -> int:
 
 
 def _git(source: Path) -> dict[str, str]:
-    """Return commit and dirty flag of the source tree, nothing where the source is no git checkout.
+    """Return the tags for commit and uncommitted changes; empty if the source is not in a git checkout.
 
-    An installed copy may lie inside somebody else's checkout (their .venv), so git must know our files.
+    An installed copy may lie inside another project's checkout (in its .venv), so git must know our files.
     """
     if not _output(source, "ls-files", "__init__.py"):
         return {}
@@ -107,10 +107,10 @@ def _output(folder: Path, *arguments: str) -> str:
 
 
 def _threads() -> str:
-    """Return how many threads torch computes with: the order of its sums, and so their last bit, depends on it."""
+    """Return how many threads torch uses: the order of its sums, and so their last bits, depends on it."""
     try:
         import torch
 
         return str(torch.get_num_threads())
-    except Exception:  # as for the GPU
+    except Exception:  # as in `_gpu`
         return ""

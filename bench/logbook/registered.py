@@ -1,4 +1,4 @@
-"""The old address of `model_registry`: models that 0.4 and earlier registered name this module as their loader."""
+"""The former name of `model_registry`, which models registered by version 0.4 and earlier name as their loader."""
 
 from bench.logbook.model_registry import _load_pyfunc
 

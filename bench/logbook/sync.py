@@ -1,4 +1,4 @@
-"""Delivering later: what a tracking server missed, and the end of runs whose process was killed."""
+"""`bench sync`: delivers what a tracking server missed, and the end of runs whose process was killed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ UP_TO_DATE, DELIVERED, IN_PROGRESS, FAILED = "up to date", "delivered", "in prog
 
 
 def sync(store: Path, warn: Callable[[str], None]) -> list[tuple[str, str]]:
-    """Deliver what MLflow does not have of the store's runs; return (run key, outcome) of each run.
+    """Deliver everything that MLflow does not have of the store's runs; return (run key, outcome) of each run.
 
-    A run goes to the user's MLFLOW_TRACKING_URI, else to the tracking store that it was meant for. Runs
-    in progress are left alone. The outcomes are the four words above; `warn` gets the reason of a failure.
+    A run goes to MLFLOW_TRACKING_URI if it is set, else to the tracking store that it was logged to. Runs in progress
+    are skipped. An outcome is one of the four constants above; `warn` gets the reason of a failure.
     """
     backlog = Backlog(store, warn)
     return [(journal.folder.name, backlog.deliver(journal)) for journal in journals(store)]
 
 
 class Backlog:
-    """Delivers finished journals, asking each tracking store only once whether it answers."""
+    """Delivers journals that no process is working on; tries to connect to each tracking store only once."""
 
     def __init__(self, store: Path, warn: Callable[[str], None]) -> None:
         self._store = store
@@ -42,21 +42,21 @@ class Backlog:
             return IN_PROGRESS
 
     def _send(self, journal: Journal) -> str:
-        card = journal.load_link()
-        assert card is not None
-        uri = user_uri() or card.uri
+        link = journal.load_link()
+        assert link is not None
+        uri = user_uri() or link.uri
         if uri not in self._clients:
             self._clients[uri] = self._connect(uri)
         if self._clients[uri] is None:
             return FAILED
-        journal.write_link(switch_target(card, uri))
-        courier = Uploader(self._clients[uri], journal, self._store)
+        journal.write_link(switch_target(link, uri))
+        uploader = Uploader(self._clients[uri], journal, self._store)
         try:
-            courier.deliver()
+            uploader.deliver()
         except Exception as error:
             self._warn(f"MLflow failed on {journal.folder}: {first_line(error)}; run `bench sync` again")
             return FAILED
-        for refusal in courier.refused:
+        for refusal in uploader.refused:
             self._warn(f"MLflow did not take an entry of {journal.folder}: {refusal}")
         return DELIVERED
 

@@ -1,8 +1,8 @@
-"""The courier: carries events from a run's journal to MLflow. Everything that calls mlflow is here.
+"""Delivers the events of a run's journal to MLflow, and connects to tracking stores.
 
-Every delivery may be repeated without harm: MLflow's SQL stores ignore a metric with the same key,
-step, time and value, and params, tags and artefacts are overwritten by themselves. So a kill between
-sending and remembering that it was sent duplicates nothing.
+A delivery can be repeated without harm: MLflow's SQL stores ignore a metric with the same key, step, time and value,
+and params, tags and artefacts are overwritten with the same content. So a kill between sending events and recording
+that they were sent duplicates nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 # What MLflow 3 accepts (mlflow/utils/validation.py): lengths in characters, entries per log_batch.
 MAX_KEY, MAX_PARAM, MAX_TAG, MAX_DIGEST = 250, 6000, 8000, 36
 BATCH = {"metrics": 1000, "params": 100, "tags": 100}
+# Error codes of MLflow for entries that it will never accept.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
-QUIET = {  # set unless the user did: a dead server is noticed in seconds, and nothing chatters or phones home
+QUIET = {  # defaults for the environment: a dead server is noticed in seconds; no chatter, no telemetry
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -41,7 +42,7 @@ QUIET = {  # set unless the user did: a dead server is noticed in seconds, and n
 
 
 def store_uri(store: Path) -> str:
-    """Return the URI of the store's own MLflow database."""
+    """Return the URI of the store's MLflow database."""
     return f"sqlite:///{store.resolve() / 'mlflow.db'}"
 
 
@@ -53,7 +54,7 @@ def user_uri() -> str:
 
 
 def connect(uri: str, store: Path) -> MlflowClient:
-    """Return a client of the tracking store at `uri` (empty: the store's own), after it has answered once.
+    """Return a client of the tracking store at `uri` (empty: the store's database), after it has answered once.
 
     Raises: whatever MLflow raises when the tracking store cannot be used.
     """
@@ -66,19 +67,19 @@ def connect(uri: str, store: Path) -> MlflowClient:
     from mlflow import MlflowClient
 
     if uri:
-        # The user's own spelling may hold a password, which is never written to disk.
+        # The URI in the environment may contain a password, which is never written to disk.
         client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"] if uri == user_uri() else uri)
         client.search_experiments(max_results=1)
         return client
     store.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(store / "mlflow.lock")):  # two processes that migrate a fresh database break it
+    with FileLock(str(store / "mlflow.lock")):  # two processes that migrate a new database at once break it
         client = MlflowClient(store_uri(store))
         client.search_experiments(max_results=1)
     return client
 
 
 class Uploader:
-    """Delivers the journal of one run; `refused` collects what MLflow will not take, in words."""
+    """Delivers the journal of one run; `refused` collects messages about entries that MLflow does not accept."""
 
     def __init__(self, client: MlflowClient, journal: Journal, store: Path) -> None:
         self._client = client
@@ -89,26 +90,26 @@ class Uploader:
 
     def deliver(self) -> None:
         """Send every event that the target in use does not have. Raises: whatever MLflow raises."""
-        card = self._journal.load_link()
-        assert card is not None
+        link = self._journal.load_link()
+        assert link is not None
         if not self._run_id:
-            card = self._journal.write_link(self._find_or_create_run(card))
-            self._run_id = card.targets[card.uri].run_id
-        for events, end in self._journal.read(card.targets[card.uri].delivered):
+            link = self._journal.write_link(self._find_or_create_run(link))
+            self._run_id = link.targets[link.uri].run_id
+        for events, end in self._journal.read(link.targets[link.uri].delivered):
             self._send(events)
-            card = self._journal.write_link(update_target(card, Target(self._run_id, end)))
+            link = self._journal.write_link(update_target(link, Target(self._run_id, end)))
 
-    def _find_or_create_run(self, card: RunLink) -> RunLink:
-        """Return the card with a run that exists: the one it names, one that carries its id, or a new one."""
-        target = card.targets.get(card.uri)
+    def _find_or_create_run(self, link: RunLink) -> RunLink:
+        """Return the link to a run that exists: the one it names, one tagged with its id, or a new one."""
+        target = link.targets.get(link.uri)
         if target is not None and self._exists(target.run_id):
-            return card
-        experiment = self._experiment(card)
-        runs = self._client.search_runs([experiment], f"tags.`bench.book` = '{card.id}'", max_results=1)
-        if not runs:  # else an answer was lost, or a kill came before its id was kept
-            start, tags = self._find_start_ms(), {"bench.book": card.id}
-            runs.append(self._client.create_run(experiment, start_time=start, tags=tags, run_name=card.name))
-        return update_target(card, Target(runs[0].info.run_id, 0))
+            return link
+        experiment = self._experiment(link)
+        runs = self._client.search_runs([experiment], f"tags.`bench.book` = '{link.id}'", max_results=1)
+        if not runs:  # else the run was created, but a lost answer or a kill kept its id from being recorded
+            start, tags = self._find_start_ms(), {"bench.book": link.id}
+            runs.append(self._client.create_run(experiment, start_time=start, tags=tags, run_name=link.name))
+        return update_target(link, Target(runs[0].info.run_id, 0))
 
     def _exists(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -120,14 +121,14 @@ class Uploader:
                 raise
             return False
 
-    def _experiment(self, card: RunLink) -> str:
+    def _experiment(self, link: RunLink) -> str:
         from mlflow.exceptions import MlflowException
 
-        location = None if card.uri else (self._store.resolve() / "mlartifacts").as_uri()
+        location = None if link.uri else (self._store.resolve() / "mlartifacts").as_uri()
         try:
-            return str(self._client.create_experiment(card.experiment, artifact_location=location))
+            return str(self._client.create_experiment(link.experiment, artifact_location=location))
         except MlflowException as error:
-            found = self._client.get_experiment_by_name(card.experiment)
+            found = self._client.get_experiment_by_name(link.experiment)
             if found is None:
                 raise error
         if found.lifecycle_stage != "active":
@@ -142,13 +143,14 @@ class Uploader:
     def _send(self, events: list[Event]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        def pairs(kind: str) -> dict[str, Any]:
+        def merged(kind: str) -> dict[str, Any]:
+            """Return the values of all events of a kind; the last value of a key wins."""
             return {k: v for e in events if e["kind"] == kind for k, v in e["values"].items()}
 
-        measured = [e for e in events if e["kind"] == "metrics"]
-        metrics = [Metric(_key(k), float(v), e["ms"], e["step"]) for e in measured for k, v in e["values"].items()]
-        self._log_batch("params", [Param(_key(k), str(v)[:MAX_PARAM]) for k, v in pairs("params").items()])
-        self._log_batch("tags", [RunTag(_key(k), str(v)[:MAX_TAG]) for k, v in pairs("tags").items()])
+        points = [e for e in events if e["kind"] == "metrics"]
+        metrics = [Metric(_key(k), float(v), e["ms"], e["step"]) for e in points for k, v in e["values"].items()]
+        self._log_batch("params", [Param(_key(k), str(v)[:MAX_PARAM]) for k, v in merged("params").items()])
+        self._log_batch("tags", [RunTag(_key(k), str(v)[:MAX_TAG]) for k, v in merged("tags").items()])
         self._log_batch("metrics", metrics)
         files = {(e["path"], e["under"]): e for e in events if e["kind"] in ("artifact", "table")}
         for event in files.values():
@@ -171,12 +173,12 @@ class Uploader:
                     raise
                 if len(part) == 1:
                     self.refused.append(f"{kind} {part[0].key}: {first_line(error)}")
-                else:  # one bad entry spoils a batch: send the good ones alone
+                else:  # one bad entry fails the whole batch: send the entries one by one
                     for entry in part:
                         self._log_batch(kind, [entry])
 
     def _log_file(self, event: Event) -> None:
-        path = self._journal.folder / event["path"]  # an absolute path stays what it is
+        path = self._journal.folder / event["path"]  # an absolute path replaces the folder
         if not path.exists():
             self.refused.append(f"{event['kind']} {path}: the file is gone")
         elif path.is_dir():
@@ -184,7 +186,7 @@ class Uploader:
         else:
             self._client.log_artifact(self._run_id, str(path), event["under"] or None)
         if event["kind"] == "table":
-            # What log_table writes, without its appending to a table of the same name on a repeat.
+            # As MLflow's log_table, except that a repeated delivery does not append to the table.
             tables = sorted(p.name for p in path.parent.glob("*.json"))
             value = json.dumps([{"path": name, "type": "table"} for name in tables])
             self._client.set_tag(self._run_id, "mlflow.loggedArtifacts", value)
@@ -211,7 +213,7 @@ class Uploader:
 
 
 def system_sampler() -> Callable[[], dict[str, float]]:
-    """Return a function that reads the machine's load, under the names that MLflow's System page shows."""
+    """Return a function that samples the machine's load, under the names that MLflow's System page shows."""
     from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
 
     kinds: list[Any] = [cpu_monitor.CPUMonitor, disk_monitor.DiskMonitor, network_monitor.NetworkMonitor]
@@ -221,26 +223,26 @@ def system_sampler() -> Callable[[], dict[str, float]]:
         monitors.append(gpu())
 
     def sample() -> dict[str, float]:
-        read: dict[str, float] = {}
+        values: dict[str, float] = {}
         for monitor in monitors:
             monitor.collect_metrics()
-            read |= {f"system/{k}": float(v) for k, v in monitor.aggregate_metrics().items()}
+            values |= {f"system/{k}": float(v) for k, v in monitor.aggregate_metrics().items()}
             monitor.clear_metrics()
-        return read
+        return values
 
     return sample
 
 
 def first_line(error: BaseException) -> str:
-    """Return type and beginning of an error, for one line; MLflow's own texts run over many."""
+    """Return the type and the first line of an error; MLflow's messages have many lines."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def switch_target(card: RunLink, uri: str) -> RunLink:
-    """Return the card aimed at another tracking store; what was delivered elsewhere stays remembered."""
-    return card if card.uri == uri else replace(card, uri=uri)
+def switch_target(link: RunLink, uri: str) -> RunLink:
+    """Return the link with another tracking store in use; it still records what the others have."""
+    return link if link.uri == uri else replace(link, uri=uri)
 
 
 def _key(text: str) -> str:
-    """Return a key that MLflow accepts: other characters become `_`, the path is normal, the length bounded."""
+    """Return a key that MLflow accepts: other characters become `_`, the path is normalised, the length limited."""
     return posixpath.normpath(re.sub(r"[^\w.\- :/]", "_", text).lstrip("/") or "_")[:MAX_KEY]

@@ -1,1 +1,1 @@
-"""Measurements: how fast an encoder and an index are on this machine, and how far from its floor."""
+"""Measures how fast encoders and indexes are on this machine, and how far encoders are from its limits."""

@@ -1,7 +1,8 @@
-"""One index measured in a process of its own: seconds to build, time of a query vector, memory.
+"""Measures one index in a separate process: time to build, time per query vector, memory.
 
-A process of its own, so that its memory is that of the index and its death is an answer. This file imports little, as
-that process reads it again: what it holds before the build is the plug-in and its library.
+The process is separate so that its memory is that of the index, and so that its death is a result and not the end of
+the comparison. The process imports this file again, so this file imports little: before the build, memory should hold
+only the plug-in and its library.
 
 Shape legend: N database vectors, P query vectors, D dimensions, K neighbours.
 """
@@ -27,78 +28,89 @@ from bench.errors import BenchError
 from bench.store import read_array
 from bench.values import Floats, Ints, Progress
 
-CALLS, FEW_CALLS = 100, 3  # of one vector: the median of that many, of few where the time is up before
-BATCHES = 5
-LEAST_S, MOST_S = 1.0, 60.0  # spent on calls of one kind
-POLL_S = 0.02  # between two looks at the memory of a process
-STEPS = 3  # building, one at a time, all at once
-PRIVATE_MEMORY = ("RssAnon", "RssShmem")  # of /proc/<pid>/status: all but pages of files
-NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc")  # in the errors of torch and of C++
+CALLS, FEW_CALLS = 100, 3  # searches of one vector: this many, or at least a few if they take MOST_S
+BATCHES = 5  # searches of all vectors at once
+LEAST_S, MOST_S = 1.0, 60.0  # spent on searches of either kind
+POLL_S = 0.02  # between two readings of a process's memory
+STEPS = 3  # the build, searches of one vector, searches of all vectors
+PRIVATE_MEMORY = ("RssAnon", "RssShmem")  # fields of /proc/<pid>/status: all memory except mapped files
+NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc")  # in the error messages of torch and C++
 
 Status = Literal["measured", "not installed", "out of memory", "failed"]
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What an index took. Times in ms are per query vector: median of calls of one vector, and of all at once.
-
-    `peak_mib` is all that was resident at the peak, pages of the memory-mapped database included; `own_mib` what the
-    process had allocated itself, looked at every 20 ms. Both are above what it held before the build.
-    """
+    """What an index costs. Both memory figures are in excess of what the process held before the build."""
 
     exact: bool
     num_bytes: int
     build_s: float
+
     single_ms: float
+    """Time to search one vector alone: the median of `single_calls` searches."""
+
     single_calls: int
+
     batched_ms: float
+    """Time per vector when all are searched at once: the median of several searches."""
+
     peak_mib: float
+    """The peak of resident memory, including pages of the memory-mapped database."""
+
     own_mib: float
+    """The peak of what the process allocated itself, read every 20 ms."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """How it ended: `reason` says why there are no costs and no answers (P, K)."""
+    """The outcome of measuring one index."""
 
     outcome: Status
+
     reason: str = ""
+    """Why there are no costs and no neighbours; empty if there are."""
+
     costs: Costs | None = None
+
     near_PK: Ints | None = None
+    """The nearest vectors that it found."""
 
 
 def measure_isolated(
     name: str, index: str, settings: dict[str, Any], path: Path, vector_PD: Floats, top_k: int, progress: Progress
 ) -> Measurement:
-    """Return what came of measuring an index plug-in on the vectors in the file `path`; `name` is shown meanwhile."""
-    spawning = multiprocessing.get_context("spawn")  # a fork would begin with the memory of this process
-    ours, theirs = spawning.Pipe()
-    process = spawning.Process(
+    """Return the measurement of an index plug-in on the vectors in the file `path`; `name` names the progress."""
+    context = multiprocessing.get_context("spawn")  # a fork would start with the memory of this process
+    ours, theirs = context.Pipe()
+    process = context.Process(
         target=_measure, args=(theirs, index, settings, path, vector_PD, top_k), daemon=True, name=f"bench {name}"
     )
     process.start()
     theirs.close()
-    before_mib, most_mib = None, 0.0
+    # Read the messages of the process; while there is none, watch its memory.
+    before_mib, peak_mib = None, 0.0
     try:
         while True:
             if not ours.poll(POLL_S):
-                most_mib = max(most_mib, 0.0 if before_mib is None else _status_mib(process.pid, *PRIVATE_MEMORY))
+                peak_mib = max(peak_mib, 0.0 if before_mib is None else _status_mib(process.pid, *PRIVATE_MEMORY))
                 continue
             kind, *content = ours.recv()
             if kind == "step":
-                step, held_mib = content
-                before_mib = held_mib if before_mib is None else before_mib
-                most_mib = max(most_mib, held_mib)
+                step, used_mib = content
+                before_mib = used_mib if before_mib is None else before_mib
+                peak_mib = max(peak_mib, used_mib)
                 progress(name, step, STEPS)
             elif kind == "found":
                 costs, near_PK = content
                 progress(name, STEPS, STEPS)
-                return Measurement("measured", "", Costs(**costs, own_mib=most_mib - (before_mib or 0.0)), near_PK)
+                return Measurement("measured", "", Costs(**costs, own_mib=peak_mib - (before_mib or 0.0)), near_PK)
             else:
                 return Measurement(*content)
-    except (EOFError, ConnectionResetError):  # it is gone without a word
+    except (EOFError, ConnectionResetError):  # the process died without a message
         process.join()
         if process.exitcode == -signal.SIGKILL:
-            return Measurement("out of memory", "its process was killed, most likely as memory ran out")
+            return Measurement("out of memory", "its process was killed, most likely because memory ran out")
         return Measurement("failed", f"its process died with exit code {process.exitcode}")
     finally:
         ours.close()
@@ -107,21 +119,21 @@ def measure_isolated(
 
 
 def _measure(pipe: Connection, index: str, settings: dict[str, Any], path: Path, vector_PD: Floats, top_k: int) -> None:
-    """Measure one index, in a process of its own; send what was found, or why nothing was."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which ends this one
-    with suppress(OSError):  # where memory runs out the kernel should end this process, not the one that waits
+    """Measure one index in this process, and send the costs and neighbours, or the reason why there are none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent process, which kills this one
+    with suppress(OSError):  # if memory runs out, the kernel should kill this process and not its parent
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     try:
         plugin = registry.load("index", index)
         config, vectors_ND = plugin.Config(**settings), read_array(path)
-        plugin.build(config, vectors_ND[:2])  # is it installed? If so its library is now in memory
+        plugin.build(config, vectors_ND[:2])  # fails if its library is not installed, else loads it into memory
         before_mib = _status_mib("self", "VmRSS")
         pipe.send(("step", 0, _status_mib("self", *PRIVATE_MEMORY)))
         began_s = time.perf_counter()
         built = plugin.build(config, vectors_ND)
         build_s = time.perf_counter() - began_s
         pipe.send(("step", 1, _status_mib("self", *PRIVATE_MEMORY)))
-        # In an order of their own: neighbouring segments ask for the same places, which are then in the cache.
+        # In random order: adjacent segments have the same neighbours, which would then be in the cache.
         order_P = np.random.default_rng(0).permutation(len(vector_PD))
         built.neighbours(vector_PD[:1], top_k)
         singles_ms, _ = _times_ms(
@@ -137,14 +149,17 @@ def _measure(pipe: Connection, index: str, settings: dict[str, Any], path: Path,
         pipe.send(("found", costs, near_PK))
     except BenchError as error:
         pipe.send(("ended", "not installed" if isinstance(error.__cause__, ImportError) else "failed", str(error)))
-    except Exception as error:  # whatever a plug-in raises is a row of the table
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        lacking = isinstance(error, MemoryError) or any(words in told for words in NO_MEMORY)
-        pipe.send(("ended", "out of memory" if lacking else "failed", told))
+    except Exception as error:  # any error of a plug-in becomes a row of the table
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        no_memory = isinstance(error, MemoryError) or any(text in message for text in NO_MEMORY)
+        pipe.send(("ended", "out of memory" if no_memory else "failed", message))
 
 
 def _times_ms(work: Callable[[int], Ints], calls: int, few: int) -> tuple[list[float], Ints]:
-    """Return the time of each call, and the last answer: `calls` and LEAST_S of them, `few` or more if MOST_S is up."""
+    """Return the time of each call and the last answer.
+
+    There are at least `calls` calls, which take at least LEAST_S; but after MOST_S, `few` are enough.
+    """
     times_ms: list[float] = []
     spent_s = 0.0
     while len(times_ms) < few or spent_s < (MOST_S if len(times_ms) < calls else LEAST_S):
@@ -156,7 +171,7 @@ def _times_ms(work: Callable[[int], Ints], calls: int, few: int) -> tuple[list[f
 
 
 def _peak_mib() -> float:
-    """Return the most memory this process has held. Not ru_maxrss on Linux, which begins at that of its parent."""
+    """Return the peak memory of this process. On Linux ru_maxrss would be wrong: it starts at the parent's."""
     return _status_mib("self", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,4 +1,4 @@
-"""What the logbook costs a training step: the same steps with it and without it, in alternation."""
+"""Measures what the logbook costs a training step: the same steps with and without it, in alternation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.logbook.book import SYSTEM_S
 from bench.train.loop import Watch, watch_nothing
 from bench.values import Progress
 
-BLOCK_S = 2 * SYSTEM_S  # long enough for two samples of the machine and four deliveries
+BLOCK_S = 2 * SYSTEM_S  # long enough for two samples of the machine's load and four deliveries to MLflow
 
 
 def block_steps(steps: int, step_ms: float) -> int:
@@ -31,16 +31,17 @@ def measure_overhead(
     warn: Callable[[str], None],
     progress: Progress,
 ) -> dict[str, float]:
-    """Return the time of a step with the logbook as a ratio to that without, of pairs of blocks of `steps` steps.
+    """Return the ratio of a step's time with the logbook to its time without, over pairs of blocks of `steps` steps.
 
-    `take(step, watch)` takes a step and tells `watch` its points; `wait()` waits until the device has done all.
-    The logbook is a run's own: journal on disk, thread that delivers to MLflow and samples the machine. It writes to a
-    store of its own inside `store`, which is gone afterwards (or to MLFLOW_TRACKING_URI). Opening and closing it,
-    once a run, is not timed.
+    `take(step, watch)` takes a step and passes its metrics to `watch`; `wait()` waits until the device is idle.
+    The logbook is that of a run: a journal on disk, and a thread that delivers to MLflow and samples the machine. It
+    writes to a temporary store inside `store` (or to MLFLOW_TRACKING_URI). Opening and closing it, which happens once
+    per run, is not timed.
     """
     done = 0
 
     def block(watch: Watch) -> float:
+        """Return the mean time of a step in ms."""
         nonlocal done
         wait()
         began_s = time.perf_counter()
@@ -61,12 +62,12 @@ def measure_overhead(
                 return block(book.metrics)
 
         with open_book(folder, experiment="speed", name="tracking", store=Path(scratch), warn=warn):
-            pass  # imports mlflow and makes its database, once
+            pass  # imports mlflow and creates its database, which must not be timed
         return {"steps": steps} | measure_alternately(lambda: block(watch_nothing), with_logbook, pairs)
 
 
 def measure_alternately(without: Callable[[], float], with_it: Callable[[], float], pairs: int) -> dict[str, float]:
-    """Return median, least and largest ratio of pairs of measurements in ms, every other pair in the other order."""
+    """Return median, least and largest ratio of pairs of measurements in ms; every second pair is in reverse order."""
     plain_ms: list[float] = []
     tracked_ms: list[float] = []
     for pair in range(pairs):

@@ -129,7 +129,7 @@ def test_the_same_code_gives_the_same_answers(again: Outcome) -> None:
     assert again.as_expected and again.changed == 0
     # 7 cells, 2 lengths, 2 indexes, 3 sequence searches, 4 queries; 3 aligners, 2 sets of 2 files.
     assert again.answers == 7 * 2 * 2 * 3 * 4 + 3 * 2 * 2
-    assert "equal to the bit" in again.weights
+    assert "bit-identical" in again.weights
     assert again.verdict.startswith("reproduced: all 348 answers are the same")
     assert (again.headline["old"] == again.headline["new"]).all() and len(again.headline) > 10
 
@@ -180,7 +180,7 @@ def test_other_music_is_refused_and_named(copied: Store) -> None:
         assert music in path.read_text()
         path.write_text(path.read_text().replace(music, "0123456789abcdef"))
     found = attempted(copied)
-    with pytest.raises(ConfigError, match=r"music: not as in the run .* --data-root, or go on with --anyway"):
+    with pytest.raises(ConfigError, match=r"music: not as in the run .* --data-root, or continue with --anyway"):
         check_reproducible(found)
     assert "0123456789ab" in shown(REPORT.render_checks(found.record.run, found.checks))
 
@@ -246,8 +246,8 @@ def test_weights_that_differ_by_one_number_are_not_equal(copied: Store, finished
     shutil.copytree(finished.root / REPRODUCTIONS, copied.root / REPRODUCTIONS, symlinks=True)
     outcome = reproduce(attempted(copied), copied, no_progress)
     assert outcome is not None and outcome.as_expected
-    assert outcome.weights == f"trained anew, 1 of {len(tensors)} tensors differ, by 0.5 at most"
-    assert outcome.verdict.endswith("(weights are not to the bit)")
+    assert outcome.weights == f"retrained, 1 of {len(tensors)} tensors differ, by 0.5 at most"
+    assert outcome.verdict.endswith("(weights are not bit-identical)")
 
 
 # --- the verdict, by hand: 20 queries of one cell, 2 files of one set ---
@@ -273,13 +273,13 @@ def judged(new: Result, *checks: Check, weights_equal: bool, old: Result | None 
     record = Record(finished, old or made([True] * 10 + [False] * 10), {}, {})
     context = RunContext(plugin, None, Store(Path()), no_progress, silent)
     found = Attempt(record, config, context, "all", checks or KNOWN)
-    return compare_results(found, new, "trained anew", weights_equal=weights_equal)
+    return compare_results(found, new, "retrained", weights_equal=weights_equal)
 
 
 def test_equal_weights_must_give_equal_answers() -> None:
     outcome = judged(made([True] * 11 + [False] * 9), weights_equal=True)
     assert (outcome.changed, outcome.answers, outcome.as_expected) == (1, 22, False)
-    assert outcome.verdict.startswith("not reproduced: 1 of 22 answers changed though the weights are equal")
+    assert outcome.verdict.startswith("not reproduced: 1 of 22 answers changed although the weights are bit-identical")
 
 
 @pytest.mark.parametrize("says", ["differs", "not known"])
@@ -330,7 +330,7 @@ def test_a_part_that_was_not_tested_again_is_no_reproduction(left_out: str) -> N
     new = replace(made([True] * 10 + [False] * 10), **{left_out: pd.DataFrame()})  # type: ignore[arg-type]
     outcome = judged(new, weights_equal=False)
     missing = 20 if left_out == "hits" else 2
-    assert outcome.verdict == f"not reproduced: {missing} of 22 answers were not given again"
+    assert outcome.verdict == f"not reproduced: {missing} of 22 answers are missing"
     assert outcome.changed == missing and not outcome.as_expected
 
 
@@ -351,14 +351,14 @@ def test_an_aligned_file_has_changed_by_more_than_rounding() -> None:
 def test_nothing_is_expected_of_other_data() -> None:
     other = Check("data", "music", "a", "b", "differs")
     outcome = judged(made([True] * 10 + [False] * 10), *KNOWN, other, weights_equal=True)
-    assert not outcome.as_expected and outcome.verdict.startswith("data or settings are others")
+    assert not outcome.as_expected and outcome.verdict.startswith("data or settings differ")
 
 
 def test_the_report_shows_both_and_the_verdict() -> None:
     text = shown(REPORT.render(judged(made([True] * 20), weights_equal=False)))
     row = next(line.split() for line in text.splitlines() if line.strip().startswith("noise/snr_0"))
     assert row == ["noise/snr_0", "0.96", "s", "50.0", "100.0", "+50.0", "10", "0.004"]
-    assert "not reproduced: 10 of 22 answers changed" in text and "weights: trained anew" in text
+    assert "not reproduced: 10 of 22 answers changed" in text and "weights: retrained" in text
 
 
 def test_the_table_of_checks_names_what_is_alike_in_one_line() -> None:

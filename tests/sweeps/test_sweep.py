@@ -230,7 +230,7 @@ def test_sweep_outlasts_a_database_that_goes_away_while_it_trains(sweep: tuple[P
     ("uri", "told"),
     [
         ("models:/nobody@champion", "no model at models:/nobody@champion"),
-        ("models:/now-playing", "is named as models:/NAME@champion"),
+        ("models:/now-playing", "is named models:/NAME@champion"),
     ],
 )
 def test_wrong_address_of_a_model_is_one_sentence(sweep: tuple[Path, str], uri: str, told: str) -> None:

@@ -282,6 +282,6 @@ def test_neighbours_of_fingerprints_in_a_file(opened: Catalogue, tmp_path: Path)
 def test_a_file_of_other_vectors_is_refused(opened: Catalogue, tmp_path: Path) -> None:
     np.save(tmp_path / "short.npy", np.zeros((2, 5), dtype=np.float32))
     (tmp_path / "text.npy").write_text("hello")
-    for name, told in (("short.npy", r"\(2, 5\)"), ("text.npy", "no .npy file"), ("none.npy", "no .npy file")):
+    for name, told in (("short.npy", r"\(2, 5\)"), ("text.npy", "not a .npy file"), ("none.npy", "not a .npy file")):
         with pytest.raises(DataError, match=told):
             find_neighbours(opened, tmp_path / name, 3)

@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench import registry, results
+from bench import registry
 from bench.config import resolve
-from bench.results import METRIC_KEYS, OTHER_KEYS, Result, log
+from bench.logbook import mlflow_metrics, note
+from bench.logbook.mlflow_metrics import METRIC_KEYS, OTHER_KEYS, log_result
+from bench.results import Result
 from bench.settings import RunConfig
 
 COLUMNS = (
@@ -99,7 +101,7 @@ def result() -> Result:
 
 def logged(result: Result, settings: RunConfig) -> Heard:
     heard = Heard()
-    log(heard, Path("run"), result, settings)  # type: ignore[arg-type]
+    log_result(heard, Path("run"), result, settings)  # type: ignore[arg-type]
     return heard
 
 
@@ -111,7 +113,8 @@ def with_aligners(result: Result, sets: int, monkeypatch: pytest.MonkeyPatch) ->
         f"{error}/{name}/{each}": 0.5 for error in ("align_mse", "align_mae_ms") for name in names for each in aligners
     }
     table = pd.DataFrame([{"set": n, "aligner": a, "mae_ms": 2440.3, "mse_s2": 0.5} for n in names for a in aligners])
-    monkeypatch.setattr(results, "summed_up", lambda files: table)
+    for module in (mlflow_metrics, note):
+        monkeypatch.setattr(module, "summarise_sets", lambda files: table)
     summary = result.summary | {"headline": result.summary["headline"] | errors}
     files = pd.DataFrame({"name": ["one", "two"]})
     return Result(result.rows, result.hits, result.conditions, summary, files)
@@ -156,12 +159,12 @@ def test_with_many_sets_the_best_known_aligner_alone_is_logged_and_keys_stay_few
 def test_description_has_headline_grid_and_aligners(
     result: Result, settings: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note = logged(with_aligners(result, 1, monkeypatch), settings).described.replace("&nbsp;", "")
-    lines = note.splitlines()
+    text = logged(with_aligners(result, 1, monkeypatch), settings).described.replace("&nbsp;", "")
+    lines = text.splitlines()
     assert lines[0].endswith("Segment-level top-1, mean of the degraded cells: **25.0%**.")
     assert "| control/identity | 1.0000 |" in lines
     assert "| condition | 0.96 s | 5 s |" in lines
     assert "| noise, 5 dB | 9.6 (0-20) | 50.0 (40-60) |" in lines
     assert "| reverb, 0.3 s | 9.6 (0-20) | 50.0 (40-60) |" in lines
     assert "| fingerprint-path | 2440 ms, 0.5 s2 |" in lines
-    assert "align_mse" not in note
+    assert "align_mse" not in text

@@ -143,7 +143,7 @@ def test_sizes_that_need_no_crowd_or_cannot_have_one(real: Fingerprints, tmp_pat
     assert prepare_distractors(store, real, len(real.vectors), no_progress) is real
     with pytest.raises(ConfigError, match="at least the 2400 real vectors, got 2399"):
         prepare_distractors(store, real, len(real.vectors) - 1, no_progress)
-    with pytest.raises(DataError, match="no fingerprint to make a crowd from"):
+    with pytest.raises(DataError, match="no fingerprint to derive distractors from"):
         prepare_distractors(store, fingerprints([np.zeros((0, DIM), np.float32)]), 5, no_progress)
     assert not (tmp_path / "crowd").exists()
 

@@ -220,7 +220,7 @@ def test_settings_change_every_preset_of_their_index(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("names", "overrides", "told"),
     [
-        (["exact"], ["train.lr=1"], "--set changes an index here"),
+        (["exact"], ["train.lr=1"], "--set must be a setting of an index here"),
         (["exact"], ["index.falconn.bits=3"], "index among the measured"),
         (["falconn"], ["index.falconn.bit=3"], r"index\.falconn\.bits"),
         (["falconn"], ["index.falconn.bits=99"], "bits 1 to 24"),
