@@ -18,6 +18,7 @@ from bench.align.evaluate import ORACLE, summarise_sets
 from bench.errors import ConfigError, PluginError
 from bench.registry import load
 from bench.reports import alignment
+from bench.reports._published import PublishedShare, select_published
 from bench.reports.paper import (
     ALPHA,
     HITS,
@@ -31,7 +32,6 @@ from bench.reports.paper import (
     Key,
     Line,
     PaperTable,
-    PublishedShare,
     average_degraded,
     check_distinct,
     check_same_queries,
@@ -41,7 +41,6 @@ from bench.reports.paper import (
     label,
     paper_tables,
     render_tables,
-    select_published,
 )
 from bench.results import Result
 from bench.score.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar, wilson

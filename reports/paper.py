@@ -9,11 +9,9 @@ Shape legend: Q queries.
 from __future__ import annotations
 
 import textwrap
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,19 +24,17 @@ from rich.text import Text
 from bench.config import format_setting
 from bench.errors import ConfigError
 from bench.fingerprint import RANDOM_PROJECTION
+from bench.reports._published import PublishedShare, matches_cell, select_length, select_published
 from bench.results import DEGRADED, Result, select_rows
 from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
 from bench.settings import require
 from bench.values import Cell, CellKind
 
-PUBLISHED = Path(__file__).with_name("published_segments.toml")
 COMPARISON_KEY = ("benchmark", "query set", "first index", "sequence search")
-SYNTH_PREFIX = "synth-"  # benchmarks of made-up music begin so: published numbers say nothing beside them
 ALPHA = 0.05
 AUDIO_LENGTH_S = 5.0
 HALF_UP = 1e-9  # 97.35 was published: a float may be a hair below it
 TOLERANCE_MS = 50.0  # ours, and the paper's
-SAME_LENGTH = 0.05  # published queries of 1 s stand beside ours of 0.96 s
 SEGMENT, AUDIO = "segment_top1", "audio_top1"
 HITS = {SEGMENT: "hit", AUDIO: "track_hit"}
 LEVELS = {SEGMENT: "segment-level top-1", AUDIO: "audio-level top-1"}
@@ -98,26 +94,6 @@ class PaperTable:
 
 
 @dataclass(frozen=True)
-class PublishedShare:
-    """One published share, with what it is of.
-
-    `cell` is None where conditions were mixed, its `t60_s` None where that was not told; `tolerance_ms` is None where
-    the time does not matter. `ablation` is what was left out or not, in an experiment on that alone.
-    """
-
-    system: str
-    metric: str
-    cell: Cell | None
-    length_s: float
-    value: float
-    data: str
-    tolerance_ms: float | None
-    source: str
-    confidence: str
-    ablation: str
-
-
-@dataclass(frozen=True)
 class _Runs:
     """Runs of the same queries, whether each found each query, by metric, and what to show beside them."""
 
@@ -148,39 +124,6 @@ def with_settings(result: Result, settings: Mapping[str, Any]) -> Result:
     Without them there is no ablation, no bytes an hour, and no word of what two runs of one encoder differ in.
     """
     return replace(result, summary=result.summary | {SETTINGS: dict(settings)})
-
-
-def load_published_segments() -> list[PublishedShare]:
-    """Return every published number, in the order of the file."""
-    tables = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["table"]
-    return [number for table in tables for row in table["rows"] for number in _parse_numbers(table, row)]
-
-
-def _parse_numbers(table: dict[str, Any], row: dict[str, Any]) -> list[PublishedShare]:
-    conditions: list[tuple[Cell | None, float]] = [(None, length_s) for length_s in table.get("lengths_s", [])]
-    if not conditions:
-        snrs_db, t60s_s = table.get("snr_db", [None]), table.get("t60_s", [None])
-        conditions = [(Cell(table["kind"], snr_db, t60_s), row["length_s"]) for snr_db in snrs_db for t60_s in t60s_s]
-    return [
-        PublishedShare(
-            system=row["system"],
-            metric=table["metric"],
-            cell=cell,
-            length_s=length_s,
-            value=round(percent / 100, 6),
-            data=table["data"],
-            tolerance_ms=table.get("tolerance_ms"),
-            source=table["source"],
-            confidence=table["confidence"],
-            ablation=table.get("ablation", ""),
-        )
-        for (cell, length_s), percent in zip(conditions, row["value"], strict=True)
-    ]
-
-
-def select_published(results: Sequence[Result]) -> list[PublishedShare]:
-    """Return the published numbers to be shown with these runs: none where their music is made up."""
-    return [] if results[0].summary["benchmark"].startswith(SYNTH_PREFIX) else load_published_segments()
 
 
 def build_comparison_key(result: Result) -> tuple[str, ...]:
@@ -319,7 +262,7 @@ def _means(runs: _Runs) -> PaperTable:
         for i, result in enumerate(runs.results)
     ]
     mixed = [number for number in runs.published if number.cell is None]
-    lines += _build_published_lines([*(_select_length(mixed, length_s) for length_s in runs.lengths_s), []], "")
+    lines += _build_published_lines([*(select_length(mixed, length_s) for length_s in runs.lengths_s), []], "")
     test = "bold: best of the runs; =: the interval of the paired difference from the best holds 0 (not corrected); "
     beside = "published: another mix of conditions, data set and database; its 1 s stand under the nearest length"
     caption = (
@@ -352,9 +295,9 @@ def _build_lines(
     ]
     floor = _floor(runs.results, metric, cells, length_s)
     lines += [Line("random projection", "control", "control", floor, group)] if any(floor) else []
-    near = _select_length(others, length_s)
+    near = select_length(others, length_s)
     return lines + _build_published_lines(
-        [[number for number in near if _matches_cell(number.cell, cell)] for cell in cells], group
+        [[number for number in near if matches_cell(number.cell, cell)] for cell in cells], group
     )
 
 
@@ -405,16 +348,6 @@ def _floor(results: Sequence[Result], metric: str, cells: Sequence[Cell], length
             }
             return tuple(own.get(cell.name) for cell in cells)
     return ()
-
-
-def _select_length(numbers: Iterable[PublishedShare], length_s: float) -> list[PublishedShare]:
-    """Return the numbers of queries that are about so long."""
-    return [number for number in numbers if abs(number.length_s / length_s - 1) < SAME_LENGTH]
-
-
-def _matches_cell(one: Cell | None, own: Cell) -> bool:
-    """Return whether a published cell is one of ours; a t60 that was not told is any."""
-    return one is not None and (one.kind, one.snr_db) == (own.kind, own.snr_db) and one.t60_s in (None, own.t60_s)
 
 
 def _build_published_lines(columns: Sequence[Sequence[PublishedShare]], group: str) -> list[Line]:

@@ -206,7 +206,7 @@ def aligned(run: str, errors: dict[str, float], true_s: float = 1.0) -> Result:
 def test_aligners_that_hear_are_told_by_run_and_the_others_stand_there_once() -> None:
     one = aligned("a" * 16, {"nosync": 9.0, "fingerprint-path": 1.0, "gcc-phat": 5.0, "oracle-of-the-grid": 3.0})
     other = aligned("b" * 16, {"nosync": 9.0, "fingerprint-path": 2.0, "gcc-phat": 6.0, "oracle-of-the-grid": 3.0})
-    files = report.aligned_together([one, other])
+    files = report.merge_alignments([one, other])
     by_name = files.groupby("aligner")["mse_s2"].mean().to_dict()
     assert by_name == {
         "nosync": pytest.approx(9 * 3.5), "oracle-of-the-grid": pytest.approx(3 * 3.5),
@@ -214,7 +214,7 @@ def test_aligners_that_hear_are_told_by_run_and_the_others_stand_there_once() ->
         # Deaf, but with other answers: other settings.
         "gcc-phat, mine aaaaaa": pytest.approx(5 * 3.5), "gcc-phat, mine bbbbbb": pytest.approx(6 * 3.5),
     }  # fmt: skip
-    assert set(report.aligned_together([one])["aligner"]) == set(one.alignment["aligner"])
+    assert set(report.merge_alignments([one])["aligner"]) == set(one.alignment["aligner"])
     assert set(report.compare([one, other])["aligner"]) == set(by_name)
     text = shown([one, other], 80)
     assert "scenes, test, 6 files" in text and text.count("nosync") == 1
@@ -227,7 +227,7 @@ def test_runs_with_queries_and_runs_with_recorders_are_shown_together(two: list[
 
 def test_recorders_with_other_annotations_are_refused() -> None:
     with pytest.raises(ConfigError, match="their recordings of scenes differ"):
-        report.aligned_together([aligned("a" * 16, {"nosync": 9.0}), aligned("b" * 16, {"nosync": 9.0}, true_s=2.0)])
+        report.merge_alignments([aligned("a" * 16, {"nosync": 9.0}), aligned("b" * 16, {"nosync": 9.0}, true_s=2.0)])
 
 
 def test_a_file_of_numbers_wants_queries_of_every_run(two: list[Result]) -> None:

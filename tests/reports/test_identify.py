@@ -12,8 +12,8 @@ import pandas as pd
 from rich.console import Console
 
 from bench import registry
-from bench.catalogue.build import Answer, Match
 from bench.catalogue.folder import Limit
+from bench.catalogue.query import Answer, Match
 
 
 def shown(rendered: Any) -> str:
