@@ -29,19 +29,19 @@ def render(outcome: Outcome) -> RenderableType:
     return Group(*parts, Text(f"weights: {outcome.weights}"), verdict)
 
 
-def render_checks(run: str, found: Sequence[Check]) -> RenderableType:
+def render_checks(run: str, checks: Sequence[Check]) -> RenderableType:
     """Return the differences between a run's record and now, one per line; what is alike shares one line per group."""
     table = _table(f"run {run[:6]}, then and now", "")
     for title in ("", "what", "then", "now", ""):
         table.add_column(title, overflow="fold")
-    for group in dict.fromkeys(check.group for check in found):
-        checks = [check for check in found if check.group == group]
-        alike = [check for check in checks if check.says == "alike"]
+    for group in dict.fromkeys(check.group for check in checks):
+        of_group = [check for check in checks if check.group == group]
+        alike = [check for check in of_group if check.says == "alike"]
         name = str(group)
         if alike:
             table.add_row(name, ", ".join(map(_format_check, alike)), "", "", Text("alike", style=STYLES["alike"]))
             name = ""
-        for check in checks:
+        for check in of_group:
             if check.says != "alike":
                 says = Text(check.says, style=STYLES[check.says])
                 table.add_row(name, check.name, _short(check.then), _short(check.now), says)
