@@ -1,1 +1,1 @@
-"""Tables and pictures of results."""
+"""Reports: tables and plots of results, for the terminal, as HTML and as files."""

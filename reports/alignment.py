@@ -1,4 +1,4 @@
-"""How well aligners align: a table for each set, and what was published beside it, labelled as of other recordings."""
+"""Errors of aligners: one table per set of recordings, followed by results published on a set of the same name."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ UNITS = {"mse_s2": "MSE, s2", "mae_ms": "MAE, ms"}
 
 
 def render(files: pd.DataFrame) -> RenderableType:
-    """Return a table for each set: each aligner's MSE and MAE over its files, best first, with a test."""
-    table = summarise_sets(files)
-    tables = [_table(str(name), str(split), own) for (name, split), own in table.groupby(["set", "split"], sort=False)]
+    """Return a table for each set: each aligner's MSE and MAE over the files, best first, with a significance test."""
+    sets = summarise_sets(files)
+    tables = [_table(str(name), str(split), rows) for (name, split), rows in sets.groupby(["set", "split"], sort=False)]
     note = (
-        "means over files with 95 % intervals (bootstrap over files); =: not significantly worse than the best, by "
-        f"Wilcoxon's test on the files' MSE, Holm-corrected; {ORACLE}: the best line of the grid that crosscor and "
-        "deeplearning choose from"
+        "means over files with 95 % intervals (bootstrap over files); =: not significantly worse than the best "
+        f"(Wilcoxon's test on the files' MSE, Holm's correction); {ORACLE}: the best candidate of the grid from which "
+        "crosscor and deeplearning choose"
     )
-    return Group(*tables, note, *(each for name in table["set"].unique() for each in _render_published(name)))
+    return Group(*tables, note, *(each for name in sets["set"].unique() for each in _render_published(name)))
 
 
-def _table(set_name: str, split: str, own: pd.DataFrame) -> Table:
-    title = f"{set_name}, {split}, {own['files'].max()} files"
+def _table(set_name: str, split: str, rows: pd.DataFrame) -> Table:
+    title = f"{set_name}, {split}, {rows['files'].max()} files"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("aligner", overflow="fold", min_width=20)
     for column in ("MSE, s2", "95 %", "MAE, ms", "95 %"):
         table.add_column(column, justify="right", no_wrap=True)
-    for row in own.sort_values("mse_s2").to_dict("records"):
+    for row in rows.sort_values("mse_s2").to_dict("records"):
         style = "dim" if row["aligner"] == ORACLE else "bold" if row["best"] else None
         alike = " =" if row["p"] >= ALPHA else ""
         table.add_row(
@@ -51,21 +51,21 @@ def _ms(value: float) -> str:
 
 
 def _render_published(set_name: str) -> list[Table]:
-    """Return what was published on a set of this name: a table a year, as those of two years are different data."""
+    """Return the results published on a set of this name, one table per year: each year's set is different data."""
     rows = [row for row in load_published_alignment() if row["set"] == set_name]
     return [_render_year(set_name, year, rows) for year in sorted({row["year"] for row in rows})]
 
 
 def _render_year(set_name: str, year: int, rows: list[dict[str, Any]]) -> Table:
-    title = f"published on {set_name} in {year}, by split"
+    title = f"published on {set_name} in {year} (other recordings)"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    own = [row for row in rows if row["year"] == year]
-    columns = sorted({(row["split"], row["metric"]) for row in own}, reverse=True)
+    of_year = [row for row in rows if row["year"] == year]
+    columns = sorted({(row["split"], row["metric"]) for row in of_year}, reverse=True)
     table.add_column("system", overflow="fold", min_width=20)
     for split, metric in columns:
         table.add_column(f"{split}\n{UNITS[metric]}", justify="right", no_wrap=True)
-    for system in dict.fromkeys(row["system"] for row in own):
-        values = {(row["split"], row["metric"]): f"{row['value']:g}" for row in own if row["system"] == system}
+    for system in dict.fromkeys(row["system"] for row in of_year):
+        values = {(row["split"], row["metric"]): f"{row['value']:g}" for row in of_year if row["system"] == system}
         table.add_row(system, *(values.get(column, "") for column in columns))
     return table
 

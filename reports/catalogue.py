@@ -1,4 +1,4 @@
-"""A catalogue for the terminal: what it holds, what it takes, from which score on it is believed."""
+"""Shows a catalogue in the terminal: its contents, its size, and the scores above which answers are accepted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MIB = 1 << 20
 
 
 def render(catalogue: Catalogue) -> RenderableType:
-    """Return the facts of a catalogue and the table of its thresholds."""
+    """Return the facts of a catalogue and the table of its acceptance thresholds."""
     about, vectors = catalogue.about, catalogue.database.vectors
     hours = catalogue.tracks["seconds"].sum() / 3600
     facts = {
         "tracks": f"{len(catalogue.tracks)}, {hours:.2f} h",
-        "fingerprints": f"{len(vectors)} of {vectors.shape[1]} numbers, one every "
+        "fingerprints": f"{len(vectors)} of {vectors.shape[1]} dimensions, one every "
         f"{1000 * about['hop_samples'] / RATE_HZ:.0f} ms",
         "encoder": f"{about['encoder']}, weights {about['weights_sha256'][:12]}",
         "index": f"{about['index']['name']} {about['index']['library']}".rstrip()
@@ -28,19 +28,20 @@ def render(catalogue: Catalogue) -> RenderableType:
     }
     lines = Text("\n".join(f"  {name:14s}{value}" for name, value in facts.items()))
     if not catalogue.limits:
-        return Group(lines, Text("  no thresholds: two tracks at least are needed to know what a stranger scores"))
+        return Group(lines, Text("  no thresholds: calibration needs at least two tracks"))
     table = Table(
-        title="accepted from", box=SIMPLE, title_justify="left", padding=(0, 1, 0, 0), caption_justify="left",
-        caption="measured on excerpts of its own tracks, clean and with noise of 0 to 20 dB; strangers: the same "
-        "excerpts without their track",
+        title="acceptance thresholds", box=SIMPLE, title_justify="left", padding=(0, 1, 0, 0), caption_justify="left",
+        caption="calibrated on excerpts of the catalogue's tracks, clean and with noise at 0 to 20 dB; false accepts: "
+        "of impostors, the same excerpts searched with their own track left out; false rejects: excerpts that score "
+        "below the threshold or are given another track",
     )  # fmt: skip
-    for column in ("segments", "score", "strangers accepted", "known ones rejected", "excerpts"):
+    for column in ("segments", "threshold", "false accepts", "false rejects", "excerpts"):
         table.add_column(column, justify="right")
     for limit in catalogue.limits:
         table.add_row(
             str(limit.segments),
             f"{limit.threshold:.3f}",
-            f"{limit.false_accept:.0%} (set)",
+            f"{limit.false_accept:.0%} (target)",
             f"{limit.false_reject:.1%}",
             str(limit.impostors),
         )

@@ -1,6 +1,6 @@
-"""Runs side by side on the same queries: the paper's tables, recorders, paired differences from the first run, costs.
+"""Compares runs on the same queries: the paper's tables, aligners, paired differences from the first run, and costs.
 
-A report of several runs: `render` takes one or more results, where most reports take one. Tests and intervals are
+A report of several runs: `render` takes one or more results, whereas most reports take one. Tests and intervals are
 described in docs/compare.md.
 """
 
@@ -18,6 +18,7 @@ from bench.align.evaluate import ORACLE, summarise_sets
 from bench.errors import ConfigError, PluginError
 from bench.registry import load
 from bench.reports import alignment
+from bench.reports._published import PublishedShare, select_published
 from bench.reports.paper import (
     ALPHA,
     HITS,
@@ -31,7 +32,6 @@ from bench.reports.paper import (
     Key,
     Line,
     PaperTable,
-    PublishedShare,
     average_degraded,
     check_distinct,
     check_same_queries,
@@ -41,7 +41,6 @@ from bench.reports.paper import (
     label,
     paper_tables,
     render_tables,
-    select_published,
 )
 from bench.results import Result
 from bench.score.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar, wilson
@@ -56,32 +55,32 @@ Shares = npt.NDArray[np.float64]
 
 
 def compare(results: Sequence[Result]) -> pd.DataFrame:
-    """Return one row a run, metric, cell and query length: top-1 with its interval, and its difference from the first.
+    """Return top-1 with its interval and its difference from the first run, one row per run, metric, cell and length.
 
     Columns: run, encoder, metric, cell, length_s, n, value, low, high (Wilson), then difference, difference_low and
     difference_high (paired bootstrap), p (McNemar) and p_holm, corrected over all cells and lengths of the run and
-    metric; these are NaN for the first run. Shares lie between 0 and 1; every interval is one of 95 %.
-    After the cells of a metric, a row a run for the mean over all degraded cells and lengths, its length NaN: the share
-    of them in which a query is found, averaged over queries. Both of its intervals are bootstraps over queries; it has
+    metric; these are NaN for the first run. Shares lie between 0 and 1; all intervals are 95 % intervals.
+    The cells of a metric are followed by one row per run for the mean, with length NaN: the share of degraded cells and
+    lengths in which a query is found, averaged over queries. Both of its intervals are bootstraps over queries; it has
     no p, and its difference is over the cells that both runs have.
-    Last comes what was published: without run, n and intervals, but with source, confidence, data and tolerance_ms.
-    Of runs that all aligned recorders alone, the rows of `bench.align.evaluate.summarise_sets` instead.
-    Raises: ConfigError if a run is named twice, was asked other queries, or alone has none.
+    Published results come last: without run, n and intervals, but with source, confidence, data and tolerance_ms.
+    If all runs only aligned recorders, the rows are those of `bench.align.evaluate.summarise_sets` instead.
+    Raises: ConfigError if a run is named twice, has different queries, or has none although others have some.
     """
     if not any(len(result.rows) for result in results):
         return summarise_sets(merge_alignments(results))
     for result in results:
         if result.rows.empty:
             key = result.summary["run"]
-            raise ConfigError(f"the run {key} has no queries, as it aligned recorders alone; leave it out")
+            raise ConfigError(f"the run {key} has no queries, as it only aligned recorders; leave it out")
     check_same_queries(results)
     rows = [row for metric in HITS for row in _rows(results, metric)]
     rows += [_build_published_row(number) for number in select_published(results)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64"})  # whole, though published rows have none
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64"})  # missing in published rows
 
 
 def render(*results: Result) -> RenderableType:
-    """Return the paper's tables, those of recorders, the differences from the first run, then means and costs."""
+    """Return the paper's tables, those of aligners, the differences from the first run, then means and costs."""
     check_distinct(results)
     tables = paper_tables(results)
     means = [table for table in tables if table.key == MEANS]
@@ -95,64 +94,65 @@ def render(*results: Result) -> RenderableType:
 
 
 def difference_tables(results: Sequence[Result]) -> list[PaperTable]:
-    """Return a table for each run but the first: conditions down, lengths across, segment-level top-1 less the first's.
+    """Return one table for each later run: its segment-level top-1 minus that of the first run.
 
-    An entry is `alike` where McNemar's test, corrected over the table, does not tell the two apart.
+    Rows are conditions, columns query lengths. An entry is `alike` if McNemar's test, corrected over the table, finds
+    no significant difference.
     """
-    own = [result for result in results if len(result.rows)]
-    return [_differences(own[0], result) for result in own[1:]]
+    with_queries = [result for result in results if len(result.rows)]
+    return [_differences(with_queries[0], result) for result in with_queries[1:]]
 
 
 def merge_alignments(results: Sequence[Result]) -> pd.DataFrame:
-    """Return the files' scores by all aligners of all runs, in one frame; empty if no run aligned anything.
+    """Return the scores of all files by all aligners of all runs, in one frame; empty if no run aligned anything.
 
-    An aligner that hears with an encoder is called by its run too, where there are several. One that does not is there
-    once, unless its answers differ (other settings).
-    Raises: ConfigError if two runs aligned other recordings under the same name.
+    With several runs, an aligner that needs an encoder is listed once per run, under a name that includes the run.
+    Other aligners are listed once, unless their errors differ between runs because of their settings.
+    Raises: ConfigError if two runs aligned different recordings under the same name.
     """
-    own = [result for result in results if len(result.alignment)]
-    for result in own[1:]:
-        _check_same_recordings(own[0], result)
-    if len(own) < 2:
-        return own[0].alignment if own else pd.DataFrame()
-    together = pd.concat([result.alignment.assign(run=label(result)) for result in own], ignore_index=True)
+    aligned = [result for result in results if len(result.alignment)]
+    for result in aligned[1:]:
+        _check_same_recordings(aligned[0], result)
+    if len(aligned) < 2:
+        return aligned[0].alignment if aligned else pd.DataFrame()
+    together = pd.concat([result.alignment.assign(run=label(result)) for result in aligned], ignore_index=True)
     parts = []
     for (_, _, aligner), files in together.groupby(["set", "split", "aligner"], sort=False):
-        answers = [of_run for _, of_run in files.groupby("run", sort=False)]
+        by_run = [of_run for _, of_run in files.groupby("run", sort=False)]
         if aligner == ORACLE or (
-            not _needs_encoder(str(aligner)) and all(_has_same_errors(answers[0], other) for other in answers)
+            not _needs_encoder(str(aligner)) and all(_has_same_errors(by_run[0], other) for other in by_run)
         ):
-            parts.append(answers[0])
+            parts.append(by_run[0])
         else:
             parts.append(files.assign(aligner=files["aligner"] + ", " + files["run"]))
     return pd.concat(parts, ignore_index=True).drop(columns="run")
 
 
 def _heading(results: Sequence[Result]) -> list[Text]:
-    """Return what the runs were tested on, said of those that were asked queries."""
+    """Return the line on what the runs were tested on; nothing if no run has queries."""
     tested = [result.summary for result in results if len(result.rows)]
     return [
         Text(
-            f"{one['benchmark']}: {one['queries_per_cell']} queries a cell, {one['database_vectors']:,} fingerprints "
-            f"of {one['database_tracks']:,} tracks, searched by {one['index']}, {one['sequence']}"
+            f"{summary['benchmark']}: {summary['queries_per_cell']} queries per condition, "
+            f"{summary['database_vectors']:,} fingerprints of {summary['database_tracks']:,} tracks; index: "
+            f"{summary['index']}, sequence search: {summary['sequence']}"
         )
-        for one in tested[:1]
+        for summary in tested[:1]
     ]
 
 
 def _rows(results: Sequence[Result], metric: str) -> list[dict[str, object]]:
-    """Return the rows of one metric: those of cells, run by run, then the means."""
+    """Return the rows of one metric: the cells of each run, then the means."""
     hits = [group_hits(result, metric) for result in results]
     rows = [_build_row(results[0], metric, key, hit_Q) for key, hit_Q in hits[0].items()]
-    for result, own in zip(results[1:], hits[1:], strict=True):
-        differences = _compare_cells(hits[0], own)
-        rows += [_build_row(result, metric, key, hit_Q) | differences.get(key, {}) for key, hit_Q in own.items()]
-    for result, own in zip(results, hits, strict=True):
-        share_Q = average_degraded(own)
+    for result, of_run in zip(results[1:], hits[1:], strict=True):
+        differences = _compare_cells(hits[0], of_run)
+        rows += [_build_row(result, metric, key, hit_Q) | differences.get(key, {}) for key, hit_Q in of_run.items()]
+    for result, of_run in zip(results, hits, strict=True):
+        share_Q = average_degraded(of_run)
         if len(share_Q):
-            rows.append(
-                _build_mean_row(result, metric, share_Q) | ({} if own is hits[0] else _mean_difference(hits[0], own))
-            )
+            difference = {} if of_run is hits[0] else _mean_difference(hits[0], of_run)
+            rows.append(_build_mean_row(result, metric, share_Q) | difference)
     return rows
 
 
@@ -166,16 +166,16 @@ def _names(result: Result, metric: str) -> dict[str, object]:
     return {"run": result.summary["run"], "encoder": result.summary["encoder"], "metric": metric}
 
 
-def _compare_cells(one: HitsByCondition, other: HitsByCondition) -> dict[Key, dict[str, float]]:
-    """Return the columns of the difference for each cell and length that both have."""
-    both = [key for key in other if key in one]
-    p = [mcnemar(one[key], other[key]) for key in both]
-    found: dict[Key, dict[str, float]] = {}
-    for key, own_p, p_holm in zip(both, p, holm(p), strict=True):
-        low, high = bootstrap_difference(one[key], other[key])
-        difference = float(other[key].mean() - one[key].mean())
-        found[key] = _columns(difference, low, high) | {"p": own_p, "p_holm": p_holm}
-    return found
+def _compare_cells(first: HitsByCondition, other: HitsByCondition) -> dict[Key, dict[str, float]]:
+    """Return the columns of the difference for each cell and length that both runs have."""
+    shared = [key for key in other if key in first]
+    p_values = [mcnemar(first[key], other[key]) for key in shared]
+    columns: dict[Key, dict[str, float]] = {}
+    for key, p, p_holm in zip(shared, p_values, holm(p_values), strict=True):
+        low, high = bootstrap_difference(first[key], other[key])
+        difference = float(other[key].mean() - first[key].mean())
+        columns[key] = _columns(difference, low, high) | {"p": p, "p_holm": p_holm}
+    return columns
 
 
 def _columns(difference: float, low: float, high: float) -> dict[str, float]:
@@ -188,12 +188,12 @@ def _build_mean_row(result: Result, metric: str, share_Q: Shares) -> dict[str, o
     return names | {"n": len(share_Q), "value": float(share_Q.mean()), "low": low, "high": high}
 
 
-def _mean_difference(one: HitsByCondition, other: HitsByCondition) -> dict[str, float]:
-    """Return the columns of the difference of means, over the degraded cells that both have; none without any."""
-    one_Q, other_Q = (average_degraded(own) for own in intersect_hits([one, other]))
-    if not len(one_Q):
+def _mean_difference(first: HitsByCondition, other: HitsByCondition) -> dict[str, float]:
+    """Return the columns of the difference of means over the shared degraded cells; none if there are no such cells."""
+    first_Q, other_Q = (average_degraded(hits) for hits in intersect_hits([first, other]))
+    if not len(first_Q):
         return {}
-    return _columns(float((other_Q - one_Q).mean()), *bootstrap_mean(other_Q - one_Q))
+    return _columns(float((other_Q - first_Q).mean()), *bootstrap_mean(other_Q - first_Q))
 
 
 def _build_published_row(number: PublishedShare) -> dict[str, object]:
@@ -205,19 +205,19 @@ def _build_published_row(number: PublishedShare) -> dict[str, object]:
 
 
 def _differences(first: Result, result: Result) -> PaperTable:
-    one, other = group_hits(first), group_hits(result)
-    paired, lengths_s = _compare_cells(one, other), sorted({length_s for _, length_s in one})
+    first_hits, hits = group_hits(first), group_hits(result)
+    paired, lengths_s = _compare_cells(first_hits, hits), sorted({length_s for _, length_s in first_hits})
     lines = [
         Line(_format_condition(cell), "run", "", tuple(_entry(paired.get((cell, length_s))) for length_s in lengths_s))
-        for cell in dict.fromkeys(cell for cell, _ in one)
+        for cell in dict.fromkeys(cell for cell, _ in first_hits)
     ]
-    mean = _mean_difference(one, other)
+    mean = _mean_difference(first_hits, hits)
     caption = (
-        "points, with 95 % intervals (paired bootstrap over queries); =: not significant (McNemar's exact test, "
-        f"corrected by Holm over the {len(paired)} entries of a table); both: noise and reverb; mean: over all "
-        "degraded conditions and lengths"
+        "percentage points, with 95 % intervals (paired bootstrap over queries); =: not significant (McNemar's exact "
+        f"test, Holm's correction over the {len(paired)} entries of the table); on the grid: clean excerpts aligned "
+        "with database segments; both: noise and reverb; mean: over all degraded conditions and lengths"
     )
-    title = f"{label(result)} less {label(first)}: {LEVELS[SEGMENT]}"
+    title = f"{label(result)} minus {label(first)}: {LEVELS[SEGMENT]}"
     if mean:
         low, high = 100 * mean["difference_low"], 100 * mean["difference_high"]
         title += f", mean {100 * mean['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
@@ -233,40 +233,40 @@ def _entry(paired: Mapping[str, float] | None) -> Entry | None:
 
 
 def _format_condition(cell: str) -> str:
-    """Return a cell's name for a reader: `noise_reverb/snr_0/t60_0.5` is both 0 dB."""
+    """Return a cell's name for a reader, such as `both 0 dB` for `noise_reverb/snr_0/t60_0.5`."""
     kind, *parts = cell.split("/")
-    said = CONDITIONS.get(kind, kind)
+    title = CONDITIONS.get(kind, kind)
     values = dict(part.split("_") for part in parts)
     if "snr" in values:
-        return f"{said} {values['snr']} dB"
-    return f"{said} {values['t60']} s" if values else said
+        return f"{title} {values['snr']} dB"
+    return f"{title} {values['t60']} s" if values else title
 
 
 def _needs_encoder(aligner: str) -> bool:
-    """Return whether an aligner's answers depend on the encoder; of one that is not here any more, that they may."""
+    """Return whether an aligner needs an encoder; True if the aligner is no longer installed."""
     try:
         return bool(load("aligner", aligner.partition(":")[0]).NEEDS_ENCODER)
     except PluginError:
         return True
 
 
-def _has_same_errors(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+def _has_same_errors(first: pd.DataFrame, other: pd.DataFrame) -> bool:
     columns = ["name", "mse_s2", "mae_ms"]
-    return bool((one[columns].to_numpy() == other[columns].to_numpy()).all()) if len(one) == len(other) else False
+    return bool((first[columns].to_numpy() == other[columns].to_numpy()).all()) if len(first) == len(other) else False
 
 
-def _check_same_recordings(one: Result, other: Result) -> None:
-    """Raise ConfigError if two runs aligned sets of one name whose annotations differ."""
-    sets = set(one.alignment["set"]) & set(other.alignment["set"])
+def _check_same_recordings(first: Result, other: Result) -> None:
+    """Raise ConfigError if two runs aligned sets of the same name with different annotations."""
+    sets = set(first.alignment["set"]) & set(other.alignment["set"])
     for name in sorted(sets):
-        if not _truth(one, name).equals(_truth(other, name)):
+        if not _truth(first, name).equals(_truth(other, name)):
             raise ConfigError(
-                f"runs {one.summary['run']} and {other.summary['run']} cannot be compared: their recordings of {name} "
-                "differ; run both with the same --set pairs.*, or compare them apart"
+                f"runs {first.summary['run']} and {other.summary['run']} cannot be compared: their recordings of "
+                f"{name} differ; run both with the same --set pairs.*, or compare them separately"
             )
 
 
 def _truth(result: Result, set_name: str) -> pd.DataFrame:
     columns = ["split", "file", "time0_s", "time1_s"]
-    own = result.keypoints.loc[result.keypoints["set"] == set_name, columns].drop_duplicates()
-    return own.sort_values(columns, ignore_index=True)
+    times = result.keypoints.loc[result.keypoints["set"] == set_name, columns].drop_duplicates()
+    return times.sort_values(columns, ignore_index=True)

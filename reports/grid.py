@@ -1,4 +1,4 @@
-"""The grid of one run as a table for the terminal: cells down, query lengths across, 95 % intervals."""
+"""Shows the results of one run in the terminal: conditions in rows, query lengths in columns, 95 % intervals."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ METRICS = {
 
 
 def render(result: Result, sequence: str | None = None) -> RenderableType:
-    """Return the tables of both top-1 scores, and the headline with the controls below them.
+    """Return the tables of both top-1 scores, followed by the headline numbers and the controls.
 
-    `sequence` is the sequence search of the tables, that of the headline if left out.
+    `sequence` is the sequence search to show, by default the headline's.
     """
     summary = result.summary
     sequence = sequence or summary["sequence"]
-    # The search of all places asks no index: its rows stand under the exact one, whichever came first.
+    # `diagonal` compares all database segments without an index, so its rows are labelled "exact".
     index = "exact" if sequence == "diagonal" else summary["index"]
-    own = select_rows(result.rows, summary["encoder"], index, sequence)
+    rows = select_rows(result.rows, summary["encoder"], index, sequence)
     floor = select_rows(result.rows, "random-projection", "exact", sequence)
-    searched = f"{index}, {sequence}"
-    tables = [_table(own, floor, metric, title, summary, searched) for metric, title in METRICS.items()]
+    search = f"index: {index}, sequence search: {sequence}"
+    tables = [_table(rows, floor, metric, title, summary, search) for metric, title in METRICS.items()]
     return Group(*tables, _headline(summary))
 
 
 def _table(
-    own: pd.DataFrame, floor: pd.DataFrame, metric: str, title: str, summary: dict[str, object], searched: str
+    rows: pd.DataFrame, floor: pd.DataFrame, metric: str, title: str, summary: dict[str, object], search: str
 ) -> Table:
-    lengths = sorted(own["length_s"].unique())
+    lengths = sorted(rows["length_s"].unique())
     table = Table(
         title=f"{summary['encoder']} on {summary['benchmark']}: {title}",
-        caption=f"per cent, then its 95 % interval; n = {summary['queries_per_cell']} queries a cell; searched by "
-        f"{searched}; floor: random projection, {lengths[0]:g} s; on the grid: clean "
-        f"pieces of the database; both: noise and reverb{_format_t60(own)}",
+        caption=f"per cent, with 95 % intervals; n = {summary['queries_per_cell']} queries per condition; {search}; "
+        f"floor: random projection (untrained), {lengths[0]:g} s; on the grid: clean excerpts aligned with database "
+        f"segments; both: noise and reverb{_format_t60(rows)}",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
@@ -52,14 +52,14 @@ def _table(
         table.add_column(f"{length_s:g} s", justify="right")
     table.add_column("floor", justify="right", style="dim")
     last_kind = None
-    for cell, rows in own[own["metric"] == metric].groupby("cell", sort=False):
-        kind = rows["kind"].iloc[0]
+    for cell, of_cell in rows[rows["metric"] == metric].groupby("cell", sort=False):
+        kind = of_cell["kind"].iloc[0]
         if last_kind is not None and kind != last_kind:
             table.add_section()
         last_kind = kind
-        values = [_format_share(rows[rows["length_s"] == length_s]) for length_s in lengths]
+        values = [_format_share(of_cell[of_cell["length_s"] == length_s]) for length_s in lengths]
         table.add_row(
-            _format_condition(rows.iloc[0]),
+            _format_condition(of_cell.iloc[0]),
             *values,
             _format_share(floor[(floor["cell"] == cell) & (floor["metric"] == metric)]),
         )
@@ -91,9 +91,8 @@ def _headline(summary: dict[str, object]) -> Text:
     headline = summary["headline"]
     assert isinstance(headline, dict)
     lines = [f"  {name:36s} {value:9.4f}" for name, value in headline.items()]
-    cells = f"the {', '.join(DEGRADED)} cells and all lengths"
-    note = f"means are over {cells}, as shares; searched by {summary['index']}, {summary['sequence']}"
-    notes = [f"  ({note})"]
+    search = f"index: {summary['index']}, sequence search: {summary['sequence']}"
+    notes = [f"  (means of shares over the cells {', '.join(DEGRADED)} and all query lengths; {search})"]
     if "sequence/interpolate_gains_points" in headline:
-        notes.append("  (told between places: bench results --sequence interpolate)")
+        notes.append("  (with interpolated times: bench results --sequence interpolate)")
     return Text("\n".join(["", *lines, *notes]))

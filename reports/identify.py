@@ -1,4 +1,4 @@
-"""What a recording is, for the terminal: a line for each piece of it, the other candidates below."""
+"""Shows in the terminal which tracks a recording contains: one line per window, with the other candidates below."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bench.catalogue.query import Answer, Match
 
 
 def render(name: str, answers: Sequence[Answer]) -> RenderableType:
-    """Return a table of the answers for one recording."""
+    """Return the table of answers for one recording."""
     accepted = sum(bool(answer.matches) and answer.matches[0].accepted for answer in answers)
     table = Table(
-        title=Text(f"{name}: {accepted} of {len(answers)} pieces recognised"),
-        caption="score: mean similarity along the piece; known: it reaches the threshold, which few strangers do "
-        "(`bench catalogue info`)",
+        title=Text(f"{name}: {accepted} of {len(answers)} windows identified"),
+        caption="score: mean similarity along the window; known: the score reaches the threshold, which few tracks "
+        "outside the catalogue do (`bench catalogue info`)",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
@@ -41,5 +41,5 @@ def render(name: str, answers: Sequence[Answer]) -> RenderableType:
 def _format_match(answer: Answer, match: Match) -> tuple[RenderableType, ...]:
     limit = "-" if answer.threshold is None else f"{answer.threshold:.3f}"
     verdict = Text("known", style="bold green") if match.accepted else Text("unknown", style="yellow")
-    name = Text(match.path or match.id)  # a name is no markup
+    name = Text(match.path or match.id)  # as Text, so that brackets are not read as markup
     return verdict, name, f"{match.start_s:.2f} s", f"{match.score:.3f}", limit

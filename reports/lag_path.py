@@ -1,4 +1,7 @@
-"""The lag between two recordings over time: a picture over their likeness, and a few lines for the terminal."""
+"""Shows the lag between two recordings: its numbers in the terminal, and a plot of it over their similarity matrix.
+
+Shape legend: K keypoints, L lags.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,27 @@ from rich.table import Table
 from bench.align_pair import Alignment, SimilarityMatrix
 
 DPI = 150
-DRIFT_FROM_S = 20.0  # in less, the error of a millisecond at either end is 50 ppm and more
-ROWS = 12  # of keypoints shown in a terminal
+DRIFT_FROM_S = 20.0  # in a shorter recording, an error of 1 ms at one end is more than 50 ppm
+ROWS = 12  # number of keypoints shown in the terminal
+PPM_TO_MS_PER_HOUR = 3.6
+DARKEST_SCORE = 10  # similarity, in standard deviations, drawn black
 
 
 def render(alignment: Alignment) -> RenderableType:
-    """Return the numbers of the clocks, and some of the keypoints."""
+    """Return the numbers of the clocks, followed by some of the keypoints."""
     pair = alignment.pair
-    told = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=pair.name, title_justify="left")
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=pair.name, title_justify="left")
     seconds = " and ".join(f"{duration_s:,.1f}" for duration_s in pair.durations_s)
     later = "second" if alignment.offset_s >= 0 else "first"
-    told.add_row("length", f"{seconds} s")
-    told.add_row("offset", f"{alignment.offset_s:+.4f} s at the start: a sound is later in the {later} channel")
-    drift = f"{alignment.drift_ppm:+.1f} ppm, {3.6 * abs(alignment.drift_ppm):,.0f} ms in an hour"
+    facts.add_row("length", f"{seconds} s")
+    facts.add_row("offset", f"{alignment.offset_s:+.4f} s at the start: a sound is later in the {later} channel")
+    drift_ms = PPM_TO_MS_PER_HOUR * abs(alignment.drift_ppm)
+    drift = f"{alignment.drift_ppm:+.1f} ppm, {drift_ms:,.0f} ms in an hour"
     long_enough = min(pair.durations_s) >= DRIFT_FROM_S
-    told.add_row("drift", drift if long_enough else f"not to be told from less than {DRIFT_FROM_S:g} s")
-    told.add_row("bend", f"{1000 * alignment.bend_s:.1f} ms at most from a straight line")
-    told.add_row("confidence", f"{alignment.confidence:.2f}, from 0 (a guess) to 1")
-    return Group(told, _keypoints(alignment))
+    facts.add_row("drift", drift if long_enough else f"not measurable in less than {DRIFT_FROM_S:g} s")
+    facts.add_row("bend", f"{1000 * alignment.bend_s:.1f} ms at most from a straight line")
+    facts.add_row("confidence", f"{alignment.confidence:.2f}, from 0 (a guess) to 1")
+    return Group(facts, _keypoints(alignment))
 
 
 def _keypoints(alignment: Alignment) -> Table:
@@ -39,14 +45,14 @@ def _keypoints(alignment: Alignment) -> Table:
     rows = alignment.keypoints()
     for row in np.unique(np.linspace(0, len(rows) - 1, ROWS).round().astype(int)):
         time0, time1, confidence = rows.iloc[row]
-        beyond = time1 in (0.0, alignment.pair.durations_s[1])  # the other recording has no such moment
-        told = ("-", "-") if beyond else (f"{time1:.4f}", f"{1000 * (time1 - time0):+.1f}")
-        table.add_row(f"{time0:.1f}", *told, f"{confidence:.2f}")
+        beyond = time1 in (0.0, alignment.pair.durations_s[1])  # this moment is outside the second recording
+        time_and_lag = ("-", "-") if beyond else (f"{time1:.4f}", f"{1000 * (time1 - time0):+.1f}")
+        table.add_row(f"{time0:.1f}", *time_and_lag, f"{confidence:.2f}")
     return table
 
 
-def draw(alignment: Alignment, alike: SimilarityMatrix, path: Path) -> None:
-    """Write a picture: the lag over the likeness of both channels, and below it the lag less its straight line."""
+def draw(alignment: Alignment, similarity: SimilarityMatrix, path: Path) -> None:
+    """Write a plot: above, the lag over the similarity of both channels; below, the lag minus its straight line."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -56,25 +62,28 @@ def draw(alignment: Alignment, alike: SimilarityMatrix, path: Path) -> None:
     lag_K = alignment.time_map.at(time0_K) - time0_K
     confidence_K = alignment.time_map.confidence_at(time0_K)
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained", height_ratios=(2, 1))
-    step_s, first_s, last_s = alike.lag_s_L[1] - alike.lag_s_L[0], alike.lag_s_L[0], alike.lag_s_L[-1]
-    extent = (0.0, float(len(alike.score_KL)), first_s - step_s / 2, last_s + step_s / 2)
+    # Upper panel: the lag over the similarity matrix.
+    lag_s_L = similarity.lag_s_L
+    step_s, first_s, last_s = lag_s_L[1] - lag_s_L[0], lag_s_L[0], lag_s_L[-1]
+    extent = (0.0, float(len(similarity.score_KL)), first_s - step_s / 2, last_s + step_s / 2)
     image = above.imshow(
-        alike.score_KL.T, origin="lower", aspect="auto", extent=extent, cmap="Greys", vmin=0, vmax=10,
+        similarity.score_KL.T, origin="lower", aspect="auto", extent=extent, cmap="Greys", vmin=0, vmax=DARKEST_SCORE,
         interpolation="nearest",
     )  # fmt: skip
-    above.plot(time0_K, lag_K, color="tab:red", linewidth=1, label="lag found")
+    above.plot(time0_K, lag_K, color="tab:red", linewidth=1, label="estimated lag")
     above.set_ylabel("lag of the second channel, s")
     above.set_title(
         f"{alignment.pair.name}: {alignment.offset_s:+.3f} s, {alignment.drift_ppm:+.0f} ppm, "
         f"confidence {alignment.confidence:.2f}", fontsize=10,
     )  # fmt: skip
     above.legend(loc="lower right" if lag_K.mean() > 0 else "upper right", fontsize=8)
-    figure.colorbar(image, ax=above, label="likeness, deviations")
+    figure.colorbar(image, ax=above, label="similarity, standard deviations")
+    # Lower panel: what a constant clock drift does not explain.
     line_K = np.polyval(np.polyfit(time0_K, lag_K, 1), time0_K) if len(time0_K) > 1 else lag_K
     below.axhline(0, color="grey", linewidth=0.5)
     points = below.scatter(time0_K, 1000 * (lag_K - line_K), c=confidence_K, s=9, cmap="viridis", vmin=0, vmax=1)
     figure.colorbar(points, ax=below, label="confidence")
-    below.set_ylabel("from a line, ms")
+    below.set_ylabel("lag minus line, ms")
     below.set_xlabel("time in the first channel, s")
     below.grid(alpha=0.3)
     figure.savefig(path, dpi=DPI)

@@ -1,7 +1,7 @@
-"""The paper's tables: runs on the same queries, and published numbers as rows of their own.
+"""Tables laid out as in the papers: top-1 of runs on the same queries, with published numbers in separate rows.
 
-A report of one or more runs. `paper_tables` and `cost_table` give tables as values, `render_tables` puts them
-in a terminal.
+A report of one or more runs. `paper_tables` and `cost_table` return tables as values; `render_tables` prepares them
+for a terminal.
 
 Shape legend: Q queries.
 """
@@ -9,11 +9,9 @@ Shape legend: Q queries.
 from __future__ import annotations
 
 import textwrap
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,19 +24,17 @@ from rich.text import Text
 from bench.config import format_setting
 from bench.errors import ConfigError
 from bench.fingerprint import RANDOM_PROJECTION
+from bench.reports._published import PublishedShare, matches_cell, select_length, select_published
 from bench.results import DEGRADED, Result, select_rows
 from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
 from bench.settings import require
 from bench.values import Cell, CellKind
 
-PUBLISHED = Path(__file__).with_name("published_segments.toml")
 COMPARISON_KEY = ("benchmark", "query set", "first index", "sequence search")
-SYNTH_PREFIX = "synth-"  # benchmarks of made-up music begin so: published numbers say nothing beside them
 ALPHA = 0.05
 AUDIO_LENGTH_S = 5.0
-HALF_UP = 1e-9  # 97.35 was published: a float may be a hair below it
-TOLERANCE_MS = 50.0  # ours, and the paper's
-SAME_LENGTH = 0.05  # published queries of 1 s stand beside ours of 0.96 s
+HALF_UP = 1e-9  # added before rounding: as a float, a published 97.35 may lie slightly below 97.35
+TOLERANCE_MS = 50.0  # of a hit in time, in this benchmark and in the paper
 SEGMENT, AUDIO = "segment_top1", "audio_top1"
 HITS = {SEGMENT: "hit", AUDIO: "track_hit"}
 LEVELS = {SEGMENT: "segment-level top-1", AUDIO: "audio-level top-1"}
@@ -46,9 +42,10 @@ KINDS: dict[CellKind, str] = {"noise": "noise", "reverb": "reverb", "noise_rever
 MIX, MEANS = "mix", "mean"
 ABLATED_ENCODER, ABLATED_SETTING = "attention-cnn", "model.attention"
 SETTINGS = "settings"
+# Widths in characters.
 WIDTHS = {"share": 11, "points": 16, "": 11}  # of a number with its mark and interval, by unit
-NUMBERS = {"share": 4, "points": 5}
-NARROW, LEAST_NAME = 6, 12
+NUMBERS = {"share": 4, "points": 5}  # of the number alone
+NARROW, LEAST_NAME = 6, 12  # the narrowest column of numbers without intervals, the narrowest column of names
 
 Bools = npt.NDArray[np.bool_]
 Key = tuple[str, float]
@@ -57,10 +54,10 @@ HitsByCondition = Mapping[Key, Bools]
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of a table: a share between 0 and 1, a difference of such, or a cost in its column's unit.
+    """One number of a table: a share between 0 and 1, a difference of shares, or a cost in its column's unit.
 
-    `low` and `high` are its 95 % interval, `n` how many queries it is of. `best`: the best of the runs in its column
-    and group, where there is another to be better than. `alike`: not significantly worse than that; never both.
+    `low` and `high` are its 95 % interval, `n` is the number of queries. `best`: the best of several runs in its column
+    and group. `alike`: not the best, but not significantly worse.
     """
 
     value: float
@@ -73,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table: a run, a control or what was published. `group` is the length of the queries, "0.96 s"."""
+    """One row of a table: a run, a control or a published system. `group` is the query length, such as "0.96 s"."""
 
     label: str
     origin: Literal["run", "control", "published"]
@@ -84,9 +81,9 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table. `unit`: "share", "points" (a difference of shares), or "" where each column has its own.
+    """One table. `unit` is "share", "points" (a difference of shares), or "" if each column has its own unit.
 
-    An entry that is None is of something that was not tested.
+    An entry is None if its condition was not tested.
     """
 
     key: str
@@ -98,28 +95,8 @@ class PaperTable:
 
 
 @dataclass(frozen=True)
-class PublishedShare:
-    """One published share, with what it is of.
-
-    `cell` is None where conditions were mixed, its `t60_s` None where that was not told; `tolerance_ms` is None where
-    the time does not matter. `ablation` is what was left out or not, in an experiment on that alone.
-    """
-
-    system: str
-    metric: str
-    cell: Cell | None
-    length_s: float
-    value: float
-    data: str
-    tolerance_ms: float | None
-    source: str
-    confidence: str
-    ablation: str
-
-
-@dataclass(frozen=True)
 class _Runs:
-    """Runs of the same queries, whether each found each query, by metric, and what to show beside them."""
+    """Runs on the same queries, their hits by metric, and the published numbers to show with them."""
 
     results: Sequence[Result]
     hits: Mapping[str, Sequence[HitsByCondition]]
@@ -130,93 +107,63 @@ class _Runs:
         return sorted({float(length_s) for result in self.results for length_s in result.rows["length_s"].unique()})
 
     def cells(self, kind: CellKind) -> list[Cell]:
-        """Return the conditions of a kind that any of the runs met, by SNR and t60."""
+        """Return the conditions of a kind that any of the runs was tested in, ordered by SNR and t60."""
         rows = pd.concat([result.rows for result in self.results])
-        own = rows.loc[rows["kind"] == kind, ["snr_db", "t60_s"]].astype("float64").drop_duplicates()
-        own = own.sort_values(["snr_db", "t60_s"]).astype(object)
-        return [Cell(kind, snr_db, t60_s) for snr_db, t60_s in own.where(own.notna(), None).itertuples(index=False)]
+        grid = rows.loc[rows["kind"] == kind, ["snr_db", "t60_s"]].astype("float64").drop_duplicates()
+        grid = grid.sort_values(["snr_db", "t60_s"]).astype(object)
+        return [Cell(kind, snr_db, t60_s) for snr_db, t60_s in grid.where(grid.notna(), None).itertuples(index=False)]
 
 
 def label(result: Result) -> str:
-    """Return a run's name in tables: its encoder and the beginning of its key."""
+    """Return a run's name in tables: its encoder and the first characters of its key."""
     return f"{result.summary['encoder']} {result.summary['run'][:6]}"
 
 
 def with_settings(result: Result, settings: Mapping[str, Any]) -> Result:
-    """Return a result that knows its run's settings (`FinishedRun.settings`).
+    """Return a result that includes its run's settings (`FinishedRun.settings`).
 
-    Without them there is no ablation, no bytes an hour, and no word of what two runs of one encoder differ in.
+    The ablation table, the bytes per hour and the notes on how runs of one encoder differ need them.
     """
     return replace(result, summary=result.summary | {SETTINGS: dict(settings)})
 
 
-def load_published_segments() -> list[PublishedShare]:
-    """Return every published number, in the order of the file."""
-    tables = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["table"]
-    return [number for table in tables for row in table["rows"] for number in _parse_numbers(table, row)]
-
-
-def _parse_numbers(table: dict[str, Any], row: dict[str, Any]) -> list[PublishedShare]:
-    conditions: list[tuple[Cell | None, float]] = [(None, length_s) for length_s in table.get("lengths_s", [])]
-    if not conditions:
-        snrs_db, t60s_s = table.get("snr_db", [None]), table.get("t60_s", [None])
-        conditions = [(Cell(table["kind"], snr_db, t60_s), row["length_s"]) for snr_db in snrs_db for t60_s in t60s_s]
-    return [
-        PublishedShare(
-            system=row["system"],
-            metric=table["metric"],
-            cell=cell,
-            length_s=length_s,
-            value=round(percent / 100, 6),
-            data=table["data"],
-            tolerance_ms=table.get("tolerance_ms"),
-            source=table["source"],
-            confidence=table["confidence"],
-            ablation=table.get("ablation", ""),
-        )
-        for (cell, length_s), percent in zip(conditions, row["value"], strict=True)
-    ]
-
-
-def select_published(results: Sequence[Result]) -> list[PublishedShare]:
-    """Return the published numbers to be shown with these runs: none where their music is made up."""
-    return [] if results[0].summary["benchmark"].startswith(SYNTH_PREFIX) else load_published_segments()
-
-
 def build_comparison_key(result: Result) -> tuple[str, ...]:
-    """Return what must be the same of two runs that are compared, in the order of TESTED."""
+    """Return what two runs must share to be compared, in the order of COMPARISON_KEY."""
     summary = result.summary
     queries = ", ".join(sorted(result.rows["queries"].unique()))
     return summary["benchmark"], queries, summary["index"], summary["sequence"]
 
 
 def check_distinct(results: Sequence[Result]) -> list[str]:
-    """Return the keys of the runs. Raises: ConfigError if there is one twice."""
+    """Return the keys of the runs. Raises: ConfigError if a run is named twice."""
     keys = [str(result.summary["run"]) for result in results]
     require(len(set(keys)) == len(keys), "a comparison must not name a run twice", ", ".join(keys))
     return keys
 
 
 def check_same_queries(results: Sequence[Result]) -> None:
-    """Raise ConfigError if a run is named twice, or two were asked other queries or searched otherwise."""
+    """Raise ConfigError if a run is named twice, or if the runs differ in their queries or their search."""
     keys = check_distinct(results)
     for key, result in zip(keys[1:], results[1:], strict=True):
-        for what, one, other in zip(
+        for what, first, other in zip(
             COMPARISON_KEY, build_comparison_key(results[0]), build_comparison_key(result), strict=True
         ):
-            if one != other:
+            if first != other:
                 raise ConfigError(
-                    f"runs {keys[0]} and {key} cannot be compared: their {what} is {one} and {other}; run both with "
+                    f"runs {keys[0]} and {key} cannot be compared: their {what} is {first} and {other}; run both with "
                     f"the same data, --dataset and --set eval.*"
                 )
 
 
 def group_hits(result: Result, metric: str = SEGMENT) -> HitsByCondition:
-    """Return whether each query was found, in the order of queries, for each cell and length in the order tested."""
+    """Return whether each query was found, ordered by query, for each cell and length in the order tested.
+
+    Only the headline search counts: the first index and the headline sequence search.
+    """
     hits, summary = result.hits, result.summary
-    own = hits[(hits["index"] == summary["index"]) & (hits["sequence"] == summary["sequence"])]
-    tested = own[["cell", "length_s"]].drop_duplicates().itertuples(index=False)
-    by_query = own.sort_values("query").groupby(["cell", "length_s"])[HITS[metric]]
+    headline = hits[(hits["index"] == summary["index"]) & (hits["sequence"] == summary["sequence"])]
+    tested = headline[["cell", "length_s"]].drop_duplicates().itertuples(index=False)
+    by_query = headline.sort_values("query").groupby(["cell", "length_s"])[HITS[metric]]
     return {
         (str(cell), float(length_s)): by_query.get_group((cell, length_s)).to_numpy(dtype=bool)
         for cell, length_s in tested
@@ -224,32 +171,34 @@ def group_hits(result: Result, metric: str = SEGMENT) -> HitsByCondition:
 
 
 def intersect_hits(hits: Sequence[HitsByCondition]) -> list[HitsByCondition]:
-    """Return the hits of each run in the cells and lengths that all of them have."""
-    return [{key: hit_Q for key, hit_Q in own.items() if all(key in other for other in hits)} for own in hits]
+    """Return the hits of each run in the cells and lengths that all runs have."""
+    return [{key: hit_Q for key, hit_Q in of_run.items() if all(key in other for other in hits)} for of_run in hits]
 
 
 def average_degraded(hits: HitsByCondition, length_s: float | None = None) -> npt.NDArray[np.float64]:
-    """Return for each query the share of degraded cells in which it was found, at one length or all; or nothing."""
-    own = [
+    """Return for each query the share of degraded cells in which it was found, at one length or at all lengths.
+
+    The array is empty if there are no such cells.
+    """
+    hits_of_cells = [
         hit_Q for (cell, each_s), hit_Q in hits.items() if cell.split("/")[0] in DEGRADED and length_s in (None, each_s)
     ]
-    share_Q: npt.NDArray[np.float64] = np.mean(own, axis=0) if own else np.zeros(0)
+    share_Q: npt.NDArray[np.float64] = np.mean(hits_of_cells, axis=0) if hits_of_cells else np.zeros(0)
     return share_Q
 
 
 def paper_tables(results: Sequence[Result]) -> list[PaperTable]:
     """Return the tables of segment- and audio-level top-1, of the attention ablation, and of means.
 
-    Only those there is something to show in; runs that aligned recorders alone are left out.
-    Raises: ConfigError as `check_same_queries`: numbers of other queries do not stand in one table.
+    Tables without any run are left out, and so are runs that only aligned recorders.
+    Raises: ConfigError as `check_same_queries`, since numbers of different queries must not share a table.
     """
-    own = [result for result in results if len(result.rows)]
-    if not own:
+    with_queries = [result for result in results if len(result.rows)]
+    if not with_queries:
         return []
-    check_same_queries(own)
-    runs = _Runs(
-        own, {metric: [group_hits(result, metric) for result in own] for metric in HITS}, select_published(own)
-    )
+    check_same_queries(with_queries)
+    hits = {metric: [group_hits(result, metric) for result in with_queries] for metric in HITS}
+    runs = _Runs(with_queries, hits, select_published(with_queries))
     audio_s = min(runs.lengths_s, key=lambda length_s: abs(length_s - AUDIO_LENGTH_S))
     tables = [_top1(runs, SEGMENT, kind, runs.lengths_s) for kind in KINDS]
     tables += [_top1(runs, AUDIO, kind, [audio_s]) for kind in KINDS]
@@ -258,11 +207,11 @@ def paper_tables(results: Sequence[Result]) -> list[PaperTable]:
 
 
 def cost_table(results: Sequence[Result]) -> PaperTable:
-    """Return what each run costs: weights, segments a second, bytes of fingerprints an hour, seconds of training."""
+    """Return the costs of each run: parameters, segments/s, bytes of fingerprints per hour, seconds of training."""
     lines = tuple(Line(label(result), "run", "", _costs(result)) for result in results)
     caption = (
-        "segments/s: of the whole database, on the machine of the run; bytes/h: of fingerprints, as 32-bit numbers, an "
-        "hour of music; training: where the run trained its weights itself"
+        "segments/s: embedding the whole database, on the run's own machine; bytes/h: 32-bit fingerprints per hour of "
+        "music; training: - if the run did not train its own weights"
     )
     return PaperTable("cost", "cost", ("parameters", "segments/s", "bytes/h", "training, s"), "", lines, caption)
 
@@ -291,13 +240,15 @@ def _top1(runs: _Runs, metric: str, kind: CellKind, lengths_s: Sequence[float]) 
 
 
 def _ablation(runs: _Runs) -> PaperTable:
-    """Return the runs that differ in attention, asked the shortest queries; no lines where none do."""
-    own = [i for i, result in enumerate(runs.results) if _attention(result) is not None]
-    of_them = _Runs([runs.results[i] for i in own], {SEGMENT: [runs.hits[SEGMENT][i] for i in own]}, runs.published)
-    differ = len({_attention(result) for result in of_them.results}) > 1
-    cells = of_them.cells("noise_reverb") if differ else []
+    """Return the table of runs that differ in attention, at the shortest query length; without lines if none do."""
+    chosen = [i for i, result in enumerate(runs.results) if _attention(result) is not None]
+    ablated = _Runs(
+        [runs.results[i] for i in chosen], {SEGMENT: [runs.hits[SEGMENT][i] for i in chosen]}, runs.published
+    )
+    differ = len({_attention(result) for result in ablated.results}) > 1
+    cells = ablated.cells("noise_reverb") if differ else []
     others = [number for number in runs.published if number.ablation == "attention"]
-    lines = _build_lines(of_them, SEGMENT, cells, runs.lengths_s[0], others) if differ else []
+    lines = _build_lines(ablated, SEGMENT, cells, runs.lengths_s[0], others) if differ else []
     title = f"attention ablation: {LEVELS[SEGMENT]}, {KINDS['noise_reverb']}" + _format_t60(cells)
     return PaperTable("attention", title, tuple(map(_column_name, cells)), "share", tuple(lines), _caption(runs))
 
@@ -309,29 +260,34 @@ def _attention(result: Result) -> object:
 
 
 def _means(runs: _Runs) -> PaperTable:
-    """Return the means over all degraded cells, by length and over all of them."""
+    """Return the table of means over all degraded cells, for each query length and over all lengths."""
     lengths_s: list[float | None] = [*runs.lengths_s, None]
-    found_by_all = intersect_hits(runs.hits[SEGMENT])
-    columns = [_compare_means([average_degraded(hits, length_s) for hits in found_by_all]) for length_s in lengths_s]
+    shared_hits = intersect_hits(runs.hits[SEGMENT])
+    columns = [_compare_means([average_degraded(hits, length_s) for hits in shared_hits]) for length_s in lengths_s]
     notes = _describe_differences(runs.results)
     lines = [
         Line(label(result), "run", notes[i], tuple(column[i] for column in columns))
         for i, result in enumerate(runs.results)
     ]
     mixed = [number for number in runs.published if number.cell is None]
-    lines += _build_published_lines([*(_select_length(mixed, length_s) for length_s in runs.lengths_s), []], "")
-    test = "bold: best of the runs; =: the interval of the paired difference from the best holds 0 (not corrected); "
-    beside = "published: another mix of conditions, data set and database; its 1 s stand under the nearest length"
+    lines += _build_published_lines([*(select_length(mixed, length_s) for length_s in runs.lengths_s), []], "")
+    test = (
+        "; bold: best run; =: the 95 % interval of the paired difference from the best contains 0 (not corrected for "
+        "multiple comparisons)"
+    )
+    beside = (
+        "; published: different conditions, data set and database; results for 1 s are shown under the nearest length"
+    )
     caption = (
-        "per cent, means over all cells with noise, reverb or both that all runs have, with 95 % intervals (bootstrap "
-        "over queries); " + (test if len(runs.results) > 1 else "") + (beside if mixed else "")
+        "per cent; means over all conditions with noise, reverb or both that all runs share, with 95 % intervals "
+        "(bootstrap over queries)" + (test if len(runs.results) > 1 else "") + (beside if mixed else "")
     )
     names = (*(f"{length_s:g} s" for length_s in runs.lengths_s), "all")
     return PaperTable(MEANS, f"{LEVELS[SEGMENT]}, means", names, "share", tuple(lines), caption)
 
 
 def _format_t60(cells: Sequence[Cell]) -> str:
-    """Return the t60 that goes with noise, for a title; nothing where there is none, or it is the column."""
+    """Return the t60 of cells with noise and reverb, for a title; empty if there is none, or if t60 is the column."""
     t60s_s = sorted({cell.t60_s for cell in cells if cell.snr_db is not None and cell.t60_s is not None})
     return f" (t60 {', '.join(f'{t60_s:g}' for t60_s in t60s_s)} s)" if t60s_s else ""
 
@@ -343,8 +299,8 @@ def _column_name(cell: Cell) -> str:
 def _build_lines(
     runs: _Runs, metric: str, cells: Sequence[Cell], length_s: float, others: Sequence[PublishedShare]
 ) -> list[Line]:
-    """Return the lines of one query length: the runs, the control, then what was published of such queries."""
-    columns = [_compare_shares([own.get((cell.name, length_s)) for own in runs.hits[metric]]) for cell in cells]
+    """Return the lines of one query length: the runs, the control, then the published results."""
+    columns = [_compare_shares([hits.get((cell.name, length_s)) for hits in runs.hits[metric]]) for cell in cells]
     group, notes = f"{length_s:g} s", _describe_differences(runs.results)
     lines = [
         Line(label(result), "run", notes[i], tuple(column[i] for column in columns), group)
@@ -352,24 +308,24 @@ def _build_lines(
     ]
     floor = _floor(runs.results, metric, cells, length_s)
     lines += [Line("random projection", "control", "control", floor, group)] if any(floor) else []
-    near = _select_length(others, length_s)
+    same_length = select_length(others, length_s)
     return lines + _build_published_lines(
-        [[number for number in near if _matches_cell(number.cell, cell)] for cell in cells], group
+        [[number for number in same_length if matches_cell(number.cell, cell)] for cell in cells], group
     )
 
 
 def _compare_shares(hits: Sequence[Bools | None]) -> list[Entry | None]:
-    """Return the entries of one column: each run's share, which is best, and which are not worse.
+    """Return the entries of one column: each run's share, whether it is the best, and whether it is not worse.
 
-    By McNemar's test against the best, corrected by Holm for all in the column that have a lower share.
+    Every run with a lower share is tested against the best: McNemar's test, with Holm's correction over those runs.
     """
-    there = [hit_Q for hit_Q in hits if hit_Q is not None]
-    rival_Q = max(there, key=np.mean, default=None)  # the first of those that share the best
-    if rival_Q is None:
+    tested = [hit_Q for hit_Q in hits if hit_Q is not None]
+    best_Q = max(tested, key=np.mean, default=None)  # the first, in a tie
+    if best_Q is None:
         return [None] * len(hits)
-    worse = [i for i, hit_Q in enumerate(hits) if hit_Q is not None and hit_Q.mean() < rival_Q.mean()]
-    p = dict(zip(worse, holm([mcnemar(rival_Q, own) for i in worse if (own := hits[i]) is not None]), strict=True))
-    several = len(there) > 1
+    worse = [i for i, hit_Q in enumerate(hits) if hit_Q is not None and hit_Q.mean() < best_Q.mean()]
+    p = dict(zip(worse, holm([mcnemar(best_Q, hit_Q) for i in worse if (hit_Q := hits[i]) is not None]), strict=True))
+    several = len(tested) > 1
     return [
         None if hit_Q is None else _build_entry(hit_Q, several and i not in p, p.get(i, 0) >= ALPHA)
         for i, hit_Q in enumerate(hits)
@@ -382,85 +338,75 @@ def _build_entry(hit_Q: Bools, best: bool, alike: bool) -> Entry:
 
 
 def _compare_means(shares: Sequence[npt.NDArray[np.float64]]) -> list[Entry | None]:
-    """Return the entries of one column of means over queries, judged by the interval of paired differences."""
-    there = [share_Q for share_Q in shares if len(share_Q)]
-    rival_Q = max(there, key=np.mean, default=np.zeros(0))
+    """Return the entries of one column of means over queries, compared by the interval of paired differences."""
+    tested = [share_Q for share_Q in shares if len(share_Q)]
+    best_Q = max(tested, key=np.mean, default=np.zeros(0))
     entries: list[Entry | None] = []
     for share_Q in shares:
         low, high = bootstrap_mean(share_Q)
-        best = len(there) > 1 and bool(share_Q.mean() == rival_Q.mean()) if len(share_Q) else False
-        alike = len(share_Q) > 0 and len(there) > 1 and not best and bootstrap_mean(rival_Q - share_Q)[0] <= 0
+        best = len(tested) > 1 and bool(share_Q.mean() == best_Q.mean()) if len(share_Q) else False
+        alike = len(share_Q) > 0 and len(tested) > 1 and not best and bootstrap_mean(best_Q - share_Q)[0] <= 0
         entries.append(Entry(float(share_Q.mean()), low, high, len(share_Q), best, alike) if len(share_Q) else None)
     return entries
 
 
 def _floor(results: Sequence[Result], metric: str, cells: Sequence[Cell], length_s: float) -> tuple[Entry | None, ...]:
-    """Return the entries of the random projection: of the first run that has them, as the queries are the same."""
+    """Return the entries of the random projection, from the first run that has them: all runs share the queries."""
     for result in results:
         rows = select_rows(result.rows, RANDOM_PROJECTION, "exact")
         rows = rows[(rows["metric"] == metric) & (rows["length_s"] == length_s)]
         if len(rows) and result.summary["encoder"] != RANDOM_PROJECTION:
-            own = {
+            by_cell = {
                 row["cell"]: Entry(row["value"], row["low"], row["high"], row["n"]) for row in rows.to_dict("records")
             }
-            return tuple(own.get(cell.name) for cell in cells)
+            return tuple(by_cell.get(cell.name) for cell in cells)
     return ()
 
 
-def _select_length(numbers: Iterable[PublishedShare], length_s: float) -> list[PublishedShare]:
-    """Return the numbers of queries that are about so long."""
-    return [number for number in numbers if abs(number.length_s / length_s - 1) < SAME_LENGTH]
-
-
-def _matches_cell(one: Cell | None, own: Cell) -> bool:
-    """Return whether a published cell is one of ours; a t60 that was not told is any."""
-    return one is not None and (one.kind, one.snr_db) == (own.kind, own.snr_db) and one.t60_s in (None, own.t60_s)
-
-
 def _build_published_lines(columns: Sequence[Sequence[PublishedShare]], group: str) -> list[Line]:
-    """Return a line for each system and source, of the numbers that belong into each column."""
+    """Return one line for each published system and source; `columns` are the numbers of each column of the table."""
     lines = []
-    for named in dict.fromkeys((number.system, number.source) for column in columns for number in column):
-        own = [next((n for n in column if (n.system, n.source) == named), None) for column in columns]
-        first = next(number for number in own if number is not None)
+    for key in dict.fromkeys((number.system, number.source) for column in columns for number in column):
+        numbers = [next((n for n in column if (n.system, n.source) == key), None) for column in columns]
+        first = next(number for number in numbers if number is not None)
         length = f"{first.length_s:g} s"
         note = f"published, {first.data}" + ("" if group in ("", length) else f", {length}")
         note += f", within {first.tolerance_ms:g} ms" if first.tolerance_ms not in (None, TOLERANCE_MS) else ""
-        entries = tuple(None if number is None else Entry(number.value) for number in own)
+        entries = tuple(None if number is None else Entry(number.value) for number in numbers)
         lines.append(Line(first.system, "published", note, entries, group))
-    return sorted(lines, key=lambda line: line.note)  # those of one kind together, in the order of the file
+    return sorted(lines, key=lambda line: line.note)  # stable: within the same note, in the order of the file
 
 
 def _describe_differences(results: Sequence[Result]) -> list[str]:
-    """Return for each run those settings of encoder, training and seed in which runs of the same encoder differ."""
+    """Return for each run the settings of encoder, training and seed in which runs of the same encoder differ."""
     notes = []
     for result in results:
         same = [each for each in results if each.summary["encoder"] == result.summary["encoder"]]
-        settings = [each.summary.get(SETTINGS, {}) for each in same]
-        own = result.summary.get(SETTINGS, {})
-        names = [name for name in own if name == "seed" or name.startswith(("model.", "train."))]
-        differ = [name for name in names if any(name in each and each[name] != own[name] for each in settings)]
-        notes.append(", ".join(f"{name}={format_setting(own[name])}" for name in differ))
+        others = [each.summary.get(SETTINGS, {}) for each in same]
+        settings = result.summary.get(SETTINGS, {})
+        names = [name for name in settings if name == "seed" or name.startswith(("model.", "train."))]
+        differ = [name for name in names if any(name in each and each[name] != settings[name] for each in others)]
+        notes.append(", ".join(f"{name}={format_setting(settings[name])}" for name in differ))
     return notes
 
 
 def _caption(runs: _Runs) -> str:
     n = runs.results[0].summary["queries_per_cell"]
     test = (
-        "bold: best of the runs; =: not significantly worse than the best (McNemar on the same queries, Holm over the "
-        "runs of a column); "
+        "bold: best run; =: not significantly worse than the best (McNemar's test on the same queries, Holm's "
+        "correction over the runs of a column); "
     )
-    beside = "published: another data set, database and noise, not comparable one to one; "
+    beside = "published: different data set, database and noise, not directly comparable; "
     return (
-        f"per cent with 95 % intervals (Wilson), n = {n} queries a cell; "
+        f"per cent with 95 % intervals (Wilson), n = {n} queries per condition; "
         + (test if len(runs.results) > 1 else "")
         + (beside if runs.published else "")
-        + "random projection: a control, not trained"
+        + "random projection: an untrained control"
     )
 
 
 def format_number(entry: Entry | None, unit: str) -> str:
-    """Return a number without its interval as it is shown: per cent, points, or a cost with its thousands."""
+    """Return a number as text, without its interval: per cent, points, or a cost with thousands separators."""
     if entry is None:
         return "-"
     if unit == "points":
@@ -476,29 +422,29 @@ def render(*results: Result) -> RenderableType:
 
 
 def render_tables(tables: Sequence[PaperTable]) -> RenderableType:
-    """Return tables for the terminal, a caption that several share below the last of them alone."""
-    below = [*(table.caption for table in tables), ""][1:]
-    once = [replace(t, caption="") if t.caption == next_ else t for t, next_ in zip(tables, below, strict=True)]
-    return Group(*map(TerminalTable, once))
+    """Return tables for the terminal. A caption that successive tables share is shown once, below the last of them."""
+    following = [*(table.caption for table in tables), ""][1:]
+    shown = [replace(t, caption="") if t.caption == after else t for t, after in zip(tables, following, strict=True)]
+    return Group(*map(TerminalTable, shown))
 
 
 @dataclass(frozen=True)
 class TerminalTable:
-    """A table for a terminal: without intervals where it is too narrow for them, long names on lines of their own."""
+    """A table for a terminal. A narrow terminal gets no intervals, and long names wrapped over several lines."""
 
     table: PaperTable
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield title, head, the lines of each group below a rule, and caption. Source of the name: rich's protocol."""
+        """Yield title, head, the lines of each group below a rule, and caption. The name is of rich's protocol."""
         table, widths = self.table, _widths(self.table, options.max_width)
         yield Text(f"\n{table.title}", style="bold")
         yield Text(" " * widths.name + "".join(f"{column:>{widths.cell}}" for column in table.columns))
         for i, (group, lines) in enumerate(groupby(table.lines, key=lambda line: line.group)):
             rule = Rule(Text(group), align="left", style="dim")
             yield from console.render(rule, options.update_width(widths.name + widths.cell * len(table.columns)))
-            for note, own in groupby(lines, key=_note_above):
+            for note, lines_of_note in groupby(lines, key=_note_above):
                 yield from [Text(note, style="dim")] if note else []
-                for line in own:
+                for line in lines_of_note:
                     yield _row(line, table.unit, widths)
                     yield from [Text(f"  {line.note}", style="dim")] if i == 0 and _note_below(line) else []
         yield from [Text(table.caption, style="italic dim")] if table.caption else []
@@ -506,7 +452,7 @@ class TerminalTable:
 
 @dataclass(frozen=True)
 class _Widths:
-    """How many characters names and cells take, and whether there is room for intervals."""
+    """Widths of names and cells in characters, and whether there is room for intervals."""
 
     name: int
     cell: int
@@ -514,7 +460,10 @@ class _Widths:
 
 
 def _widths(table: PaperTable, width: int) -> _Widths:
-    """Return the roomiest widths with which a table fits: names whole if they can be, else no less than LEAST_NAME."""
+    """Return the largest widths that fit: with intervals and whole names, with intervals, or without intervals.
+
+    Names get at least LEAST_NAME characters, if any is so long.
+    """
     longest = max((len(line.label) for line in table.lines), default=0)
     shortest = min(longest, LEAST_NAME)
     number = max(NARROW, *map(len, table.columns))
@@ -533,7 +482,7 @@ def _note_below(line: Line) -> str:
 
 
 def _row(line: Line, unit: str, widths: _Widths) -> Text:
-    """Return a line's row, and below it what of its name was too long."""
+    """Return a line's row, followed by the rest of a name that is too long for its column."""
     first, *rest = textwrap.wrap(line.label, widths.name, subsequent_indent="  ")
     row = Text(f"{first:{widths.name}}", style="" if line.origin == "run" else "dim")
     for entry in line.entries:
@@ -544,7 +493,7 @@ def _row(line: Line, unit: str, widths: _Widths) -> Text:
 
 
 def _interval(entry: Entry | None, unit: str) -> str:
-    """Return an entry's mark and interval; as many blanks where it has none, so that numbers stand below each other."""
+    """Return an entry's mark and interval, or as many blanks if it has none, so that numbers are aligned."""
     room = WIDTHS[unit] - NUMBERS.get(unit, WIDTHS[unit])
     if not room or entry is None or entry.low is None or entry.high is None:
         return " " * room

@@ -1,4 +1,4 @@
-"""A run computed again, for the terminal: what was alike before, and what came out the second time."""
+"""Shows a reproduction in the terminal: which conditions of the original run still hold, and both results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.text import Text
 from bench.reproduce import Check, Outcome
 
 STYLES = {"alike": "dim", "differs": "bold yellow", "not known": "dim italic"}
-LEAST_P = 0.001  # smaller ones are shown as such
-SHORT = 12  # characters of a digest or a commit that tell it from others
+LEAST_P = 0.001  # smaller values are shown as "<0.001"
+SHORT = 12  # characters shown of a digest or commit, enough to be unique
 
 
 def render(outcome: Outcome) -> RenderableType:
-    """Return the cells or sets of both runs side by side, the headline numbers, and the verdict."""
+    """Return the results of both runs side by side, by cell or set, then the headline numbers and the verdict."""
     parts: list[RenderableType] = []
     if len(outcome.cells):
         parts.append(_cells(outcome.cells))
@@ -29,19 +29,19 @@ def render(outcome: Outcome) -> RenderableType:
     return Group(*parts, Text(f"weights: {outcome.weights}"), verdict)
 
 
-def render_checks(run: str, found: Sequence[Check]) -> RenderableType:
-    """Return what differs between a run's record and now, one line each; of what is alike, the names."""
+def render_checks(run: str, checks: Sequence[Check]) -> RenderableType:
+    """Return the differences between a run's record and now, one per line; what is alike shares one line per group."""
     table = _table(f"run {run[:6]}, then and now", "")
     for title in ("", "what", "then", "now", ""):
         table.add_column(title, overflow="fold")
-    for group in dict.fromkeys(check.group for check in found):
-        own = [check for check in found if check.group == group]
-        alike = [check for check in own if check.says == "alike"]
+    for group in dict.fromkeys(check.group for check in checks):
+        of_group = [check for check in checks if check.group == group]
+        alike = [check for check in of_group if check.says == "alike"]
         name = str(group)
         if alike:
             table.add_row(name, ", ".join(map(_format_check, alike)), "", "", Text("alike", style=STYLES["alike"]))
             name = ""
-        for check in own:
+        for check in of_group:
             if check.says != "alike":
                 says = Text(check.says, style=STYLES[check.says])
                 table.add_row(name, check.name, _short(check.then), _short(check.now), says)
@@ -60,12 +60,12 @@ def _short(value: str) -> str:
 
 def _cells(cells: pd.DataFrame) -> Table:
     caption = (
-        f"top-1 in per cent; n = {cells['n'].max()} queries a cell; changed: answers that name another place or hit "
-        "otherwise; p: McNemar's exact test, corrected (Holm) over all rows"
+        f"top-1 in per cent; n = {cells['n'].max()} queries per condition; changed: number of answers that differ in "
+        "position or in being a hit; p: McNemar's exact test, Holm's correction over all rows"
     )
-    table = _table("segment-level top-1, then and again", caption)
+    table = _table("segment-level top-1, original and reproduced", caption)
     table.add_column("condition", overflow="fold")
-    for title in ("length", "then", "again", "difference", "changed", "p"):
+    for title in ("length", "original", "reproduced", "difference", "changed", "p"):
         table.add_column(title, justify="right", no_wrap=True)
     last_cell = ""
     for row in cells.to_dict("records"):
@@ -78,23 +78,23 @@ def _cells(cells: pd.DataFrame) -> Table:
 
 
 def _alignment(sets: pd.DataFrame) -> Table:
-    caption = "MSE in s2, mean over files; changed: files of another error; p: Wilcoxon's test, corrected (Holm)"
-    table = _table("alignment, then and again", caption)
+    caption = "MSE in s2, mean over files; changed: files with another error; p: Wilcoxon's test, Holm's correction"
+    table = _table("alignment, original and reproduced", caption)
     for title in ("set", "aligner"):
         table.add_column(title, overflow="fold")
-    for title in ("files", "then", "again", "difference", "changed", "p"):
+    for title in ("files", "original", "reproduced", "difference", "changed", "p"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in sets.to_dict("records"):
         errors = (f"{row['old']:.2g}", f"{row['new']:.2g}", f"{row['difference']:+.1g}")
-        told = (str(row["set"]), str(row["aligner"]), str(row["n"]))
-        table.add_row(*told, *errors, str(row["changed"]), _p(row["p_holm"]))
+        names = (str(row["set"]), str(row["aligner"]), str(row["n"]))
+        table.add_row(*names, *errors, str(row["changed"]), _p(row["p_holm"]))
     return table
 
 
 def _headline(numbers: pd.DataFrame) -> Table:
-    table = _table("headline, then and again", "")
+    table = _table("headline, original and reproduced", "")
     table.add_column("number", overflow="fold")
-    for title in ("then", "again", "difference"):
+    for title in ("original", "reproduced", "difference"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in numbers.to_dict("records"):
         table.add_row(row["name"], *(f"{row[side]:.4g}" for side in ("old", "new")), f"{row['new'] - row['old']:+.1g}")

@@ -1,4 +1,4 @@
-"""One measurement of `bench speed search`: a table of all indexes, and a picture of recall against time."""
+"""Shows one measurement of `bench speed search`: tables of all indexes, and a plot of recall against time."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ MARKERS = "ov^<>DPX*"
 
 
 def render(result: SearchSpeed) -> RenderableType:
-    """Return two tables, as one would be too wide for a terminal: what each index found, and what it takes."""
+    """Return two tables, since one would be too wide for a terminal: the quality of each index, and its costs."""
     title = (
         f"{result.encoder}, run {result.run[:6]}, {result.cell}, {result.length_s:g} s: {result.queries:,} queries "
         f"of {result.query_vectors // result.queries} vectors\nagainst {result.vectors:,} "
         f"({result.real_vectors:,} of them real) of {result.dim} dimensions"
     )
-    found = _table("recall@1", f"recall@{result.top_k}", "top-1 %", "95 %")
-    taken = _table(
-        "ms\nsingle", "\ntimes", "ms\nbatched", "\ntimes", "build\ns", "bytes a\nvector", "peak\nMiB", "own\nMiB"
+    quality = _table("recall@1", f"recall@{result.top_k}", "top-1 %", "95 %")
+    costs = _table(
+        "ms\nsingle", "\ntimes", "ms\nbatched", "\ntimes", "build\ns", "bytes/\nvector", "peak\nMiB", "private\nMiB"
     )
     for row in result.rows:
         if row.costs is not None and row.quality is not None:
-            found.add_row(row.name, *_format_quality(row.quality))
-            taken.add_row(row.name, *_format_costs(row, row.costs, result))
+            quality.add_row(row.name, *_format_quality(row.quality))
+            costs.add_row(row.name, *_format_costs(row, row.costs, result))
         else:
-            found.add_row(row.name, row.outcome)
-    return Group(title, found, taken, *_notes(result))
+            quality.add_row(row.name, row.outcome)
+    return Group(title, quality, costs, *_notes(result))
 
 
 def draw(result: SearchSpeed, path: Path) -> None:
-    """Write a picture: recall at 1 against the time of a query vector among all at once, one point a row."""
+    """Write a plot of recall at 1 against the time per query vector in batched search, one point per index."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -48,14 +48,14 @@ def draw(result: SearchSpeed, path: Path) -> None:
         assert row.costs is not None and row.quality is not None
         marker = "s" if row.costs.exact else MARKERS[number % len(MARKERS)]
         axes.plot(row.costs.batched_ms, row.quality.recall_at_1, marker, label=row.name, markersize=8, alpha=0.8)
-    figure.legend(loc="outside right upper", fontsize=8)  # beside points that lie close names would cover each other
+    figure.legend(loc="outside right upper", fontsize=8)  # names beside the points would overlap
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.margins(0.12)
     axes.grid(alpha=0.3)
-    axes.set_xlabel("ms a query vector, all at once")
+    axes.set_xlabel("ms per query vector, batched")
     axes.set_ylabel("recall@1 against brute force")
     axes.set_title(f"{result.vectors:,} fingerprints of {result.encoder}; squares are exact", fontsize=10)
     figure.savefig(path, dpi=DPI)
@@ -88,10 +88,11 @@ def _notes(result: SearchSpeed) -> list[str]:
         f"{row.name} {row.costs.single_calls}" for row in result.rows if row.costs and row.costs.single_calls < CALLS
     ]
     notes = [
-        "recall against brute force, by number; top-1 with a 95 % interval, after rescore; times: how many times less "
-        "than brute force; ms are of one query vector; peak with the pages of the memory-mapped vectors, own without",
-        f"on {result.machine}; load {result.load:.1f} when it began",
-        *([f"ms single of few calls, as each takes long: {', '.join(few)}"] if few else []),
+        "recall: share found of brute force's nearest neighbours; top-1: after rescore, with a 95 % interval; ms: per "
+        "query vector; times: how many times faster than brute force; peak: memory including the pages of the "
+        "memory-mapped vectors, private: without them",
+        f"on {result.machine}; load {result.load:.1f} at the start",
+        *([f"slow, so ms single is the median of few calls: {', '.join(few)}"] if few else []),
     ]
     return notes + [f"{row.name}: {row.outcome}; {row.told}" for row in result.rows if row.costs is None]
 

@@ -1,4 +1,4 @@
-"""A sweep in the terminal: its trials, best first, and which settings matter."""
+"""Shows a sweep in the terminal: its trials, best first, and the importance of each setting."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bench.runs import STUDY, TRIALS
 from bench.store import read_frame, read_json
 
 MAX_TRIALS = 15
-BAR_CELLS = 24
+BAR_CHARACTERS = 24  # length of the bar of an importance of 100 %
 PARAM, VALUE = "param.", "value."
 
 
 def render(folder: Path) -> RenderableType:
-    """Return the best trials of the study in a folder of the store, the importances, and how the others ended."""
+    """Return the best trials of the study in a folder of the store, the importances, and how many trials ended how."""
     study, trials = read_json(folder / STUDY), read_frame(folder / TRIALS)
     return Group(_trials(study, trials), *_importances(study["importances"]), _format_outcomes(trials))
 
@@ -33,8 +33,9 @@ def _trials(study: dict[str, Any], trials: pd.DataFrame) -> Table:
     done = trials[trials["state"] == "complete"].sort_values(values[0], ascending=not upward)
     front = "on the Pareto front" if len(values) > 1 else "the best"
     table = Table(
-        title=f"{study['study']}: {len(done)} trials tested, best first",
-        caption=f"bold: {front}; means over the degraded cells of held-out training tracks, at the shortest length",
+        title=f"{study['study']}: {len(done)} complete trials, best first",
+        caption=f"bold: {front}; top-1: mean over the degraded conditions, queries of the shortest length from "
+        "held-out training tracks",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
@@ -54,18 +55,18 @@ def _trials(study: dict[str, Any], trials: pd.DataFrame) -> Table:
 def _importances(shares: dict[str, float]) -> list[RenderableType]:
     if not shares:
         return []
-    table = Table(title="which settings matter (PED-ANOVA)", title_justify="left", box=None, show_header=False)
+    table = Table(title="importance of the settings (PED-ANOVA)", title_justify="left", box=None, show_header=False)
     for name, share in shares.items():
-        table.add_row(f"  {name}", f"{100 * share:.0f} %", "#" * round(BAR_CELLS * share))
+        table.add_row(f"  {name}", f"{100 * share:.0f} %", "#" * round(BAR_CHARACTERS * share))
     return [table]
 
 
 def _format_outcomes(trials: pd.DataFrame) -> Text:
     counts = trials["state"].value_counts()
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    lines = [f"\n  {len(trials)} trials: {told}; {trials['seconds'].sum() / 60:.0f} minutes of workers"]
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    lines = [f"\n  {len(trials)} trials: {states}; {trials['seconds'].sum() / 60:.0f} minutes of worker time"]
     repeats = int((trials["repeats"] >= 0).sum())
-    lines += [f"  {repeats} of them repeat one whose worker was killed or interrupted"] if repeats else []
+    lines += [f"  {repeats} of them repeat a trial whose worker was killed or interrupted"] if repeats else []
     failed = trials[(trials["state"] == "failed") & (trials["reason"] != "")]
     lines += [f"  trial {row['number']} failed: {row['reason']}" for row in failed.to_dict("records")]
     return Text("\n".join(lines))

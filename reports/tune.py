@@ -1,4 +1,4 @@
-"""Trials of an index for the terminal: what each setting finds, takes and costs, the best in bold."""
+"""Shows the tuning trials of an index in the terminal: recall, time and memory of each setting, the best in bold."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ MIB = 1 << 20
 
 
 def render(index: str, recall: float, trials: Sequence[Trial]) -> RenderableType:
-    """Return the table of trials, with the settings that differ among them."""
+    """Return the table of trials, with a column for each setting that varies."""
     chosen = best_trial(trials, recall)
     names = _find_varied(trials)
     table = Table(
         title=f"{index}: {len(trials)} trials for a recall of {recall:g}",
-        caption="recall: share of degraded fingerprints whose true nearest one comes first; ms: for one query of a "
-        "batch on all processors" + ("" if chosen else f"; none reached {recall:g}"),
+        caption="recall: share of degraded fingerprints whose true nearest neighbour is ranked first; ms: per query, "
+        "in batches on all cores; bold: the fastest that reaches the recall"
+        + ("" if chosen else f"; none reached {recall:g}"),
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
@@ -30,14 +31,14 @@ def render(index: str, recall: float, trials: Sequence[Trial]) -> RenderableType
     for column in (*names, "recall", "ms", "MiB"):
         table.add_column(column, justify="right")
     for trial in trials:
-        told = [f"{asdict(trial.config)[name]}" for name in names]
+        settings = [f"{asdict(trial.config)[name]}" for name in names]
         numbers = (f"{trial.recall:.4f}", f"{trial.batch_ms:.3f}", f"{trial.num_bytes / MIB:.0f}")
-        table.add_row(*told, *numbers, style="bold" if trial is chosen else "")
+        table.add_row(*settings, *numbers, style="bold" if trial is chosen else "")
     return table
 
 
 def format_options(index: str, recall: float, trials: Sequence[Trial]) -> str:
-    """Return the options that build a catalogue with the best settings; those of the best recall if none reached it."""
+    """Return command-line options for a catalogue with the best settings, or the highest recall if none reached it."""
     chosen = best_trial(trials, recall) or max(trials, key=lambda trial: trial.recall)
     values = asdict(chosen.config)
     changed = [f"--set index.{index}.{name}={values[name]}" for name in _find_varied(trials)]

@@ -1,4 +1,4 @@
-"""Alignment: the error of each file, a strip an aligner, and the table of each set of recordings."""
+"""The alignment part of the HTML report: for each set, the errors of all files by aligner, and a table of means."""
 
 from __future__ import annotations
 
@@ -19,86 +19,90 @@ from bench.reports.html.svg import INK, MUTED, SERIES, canvas, render_svg
 from bench.store import digest
 
 PLOT_PX, ROW_PX, LETTER_PX, FRAME_PX = 470, 22, 6, 76
-LEAST_MS = 1e-3  # an error of nought has no place on a log axis
-JITTER = 0.22
+LEAST_MS = 1e-3  # smaller errors are drawn here, since a log axis has no 0
+JITTER = 0.22  # largest shift of a dot from the middle of its row, in rows
 
 
 def alignment(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
-    """Return a figure and a table for each set of the same recordings, of all runs that aligned them."""
-    found = {title: (files, summarise_sets(files)) for title, files in group_by_recordings(runs, names).items()}
-    blocks: list[Block] = [Text(" ".join(verdict(title, table) for title, (_, table) in found.items()), "lead")]
-    for title, (files, table) in found.items():
+    """Return a figure and a table for each set of the same recordings, with all runs that aligned them."""
+    groups = {title: (files, summarise_sets(files)) for title, files in group_by_recordings(runs, names).items()}
+    blocks: list[Block] = [Text(" ".join(verdict(title, table) for title, (_, table) in groups.items()), "lead")]
+    for title, (files, table) in groups.items():
         order = list(table.sort_values("mae_ms")["aligner"])
         caption = (
-            "Mean absolute error of each file, ms, on a log axis; the bar is the median over files. Best mean on top. "
-            f"{ORACLE}: the best line of the grid that crosscor and deeplearning choose from."
+            "Mean absolute error in ms on a log axis, one dot per file; bars are medians over files. Aligners are "
+            f"sorted by mean, the best on top. {ORACLE}: the best candidate of the grid from which crosscor and "
+            "deeplearning choose."
         )
         blocks += [Figure(title, [_strips(files, order, title)], caption, least_px=PLOT_PX), _table(table, title)]
     return blocks + _render_published({str(name) for run in runs for name in run.result.alignment["set"].unique()})
 
 
 def group_by_recordings(runs: Sequence[Run], names: Mapping[str, str]) -> dict[str, pd.DataFrame]:
-    """Return the errors of all runs by set, where they aligned the very same recordings, known by the true times.
+    """Return the errors of all runs by set. Sets are the same if their true times are.
 
-    An aligner that gave the same errors in several runs (most hear no fingerprints) is there once; else each carries
-    the name of its run.
+    An aligner that gave the same errors in several runs (most need no encoder) is listed once; otherwise its name
+    includes the run.
     """
-    found: dict[tuple[str, str, str], dict[str, pd.DataFrame]] = {}
+    groups: dict[tuple[str, str, str], dict[str, pd.DataFrame]] = {}
     for run in runs:
         for (set_name, split), files in run.result.alignment.groupby(["set", "split"], sort=False):
             key = (str(set_name), str(split), _truth_digest(run, str(set_name), str(split)))
-            found.setdefault(key, {})[names[run.key]] = files
-    titles = [f"{name}, {split}" for name, split, _ in found]
-    made = {}
-    for (name, split, truth), by_run in found.items():
+            groups.setdefault(key, {})[names[run.key]] = files
+    titles = [f"{name}, {split}" for name, split, _ in groups]
+    merged = {}
+    for (name, split, truth), by_run in groups.items():
         title = f"{name}, {split}"
         title += f" (recordings {truth[:6]})" if titles.count(title) > 1 else ""
-        made[title] = _merge_runs(by_run)
-    return made
+        merged[title] = _merge_runs(by_run)
+    return merged
 
 
 def _truth_digest(run: Run, set_name: str, split: str) -> str:
+    """Return a digest of the files and true times of a set; the run's key if it has no keypoints."""
     points = run.result.keypoints
-    own = points[(points["set"] == set_name) & (points["split"] == split)]
-    first = own[own["aligner"] == own["aligner"].iloc[0]].sort_values(["file", "time0_s"]) if len(own) else own
-    return digest(first["file"].tolist(), first["time0_s"].tolist(), first["time1_s"].tolist()) if len(own) else run.key
+    points = points[(points["set"] == set_name) & (points["split"] == split)]
+    if not len(points):
+        return run.key
+    truth = points[points["aligner"] == points["aligner"].iloc[0]].sort_values(["file", "time0_s"])
+    return digest(truth["file"].tolist(), truth["time0_s"].tolist(), truth["time1_s"].tolist())
 
 
 def _merge_runs(by_run: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    versions: dict[str, list[tuple[str, pd.DataFrame]]] = {}
+    versions: dict[str, list[tuple[str, pd.DataFrame]]] = {}  # by aligner, without repeated errors
     for run, files in by_run.items():
-        for aligner, own in files.groupby("aligner", sort=False):
-            own = own.sort_values("name")
+        for aligner, errors in files.groupby("aligner", sort=False):
+            errors = errors.sort_values("name")
             seen = versions.setdefault(str(aligner), [])
-            if not any(_has_same_errors(own, other) for _, other in seen):
-                seen.append((run, own))
+            if not any(_has_same_errors(errors, other) for _, other in seen):
+                seen.append((run, errors))
     return pd.concat(
         [
-            own.assign(aligner=f"{aligner} ({run})" if len(seen) > 1 else aligner)
+            errors.assign(aligner=f"{aligner} ({run})" if len(seen) > 1 else aligner)
             for aligner, seen in versions.items()
-            for run, own in seen
+            for run, errors in seen
         ],
         ignore_index=True,
     )
 
 
-def _has_same_errors(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    return one["name"].tolist() == other["name"].tolist() and np.allclose(one["mse_s2"], other["mse_s2"], rtol=1e-9)
+def _has_same_errors(first: pd.DataFrame, other: pd.DataFrame) -> bool:
+    return first["name"].tolist() == other["name"].tolist() and np.allclose(first["mse_s2"], other["mse_s2"], rtol=1e-9)
 
 
 def _strips(files: pd.DataFrame, order: Sequence[str], title: str) -> Markup:
     height = FRAME_PX + ROW_PX * len(order)
     names_px = 20 + LETTER_PX * max(map(len, order))
-    draw = np.random.default_rng(0)  # of the jitter
+    generator = np.random.default_rng(0)  # of the jitter; seeded, so that the same data give the same page
     with canvas(names_px + PLOT_PX, height, left=names_px, right=24, top=30) as axes:
-        told = []
+        medians = []
         for row, aligner in enumerate(order):
             errors = np.maximum(files.loc[files["aligner"] == aligner, "mae_ms"].to_numpy(dtype=float), LEAST_MS)
             colour = MUTED if aligner in (ORACLE, "nosync") else SERIES[0]
-            shift = draw.uniform(-JITTER, JITTER, len(errors))
+            shift = generator.uniform(-JITTER, JITTER, len(errors))
             axes.plot(errors, row + shift, "o", color=colour, alpha=0.45, markersize=4.5, markeredgewidth=0)
             axes.plot([np.median(errors)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2)
-            told.append(f"{aligner} {np.median(errors):.3g}")
+            medians.append(f"{aligner} {np.median(errors):.3g}")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator())
         axes.xaxis.set_minor_locator(NullLocator())
@@ -107,17 +111,20 @@ def _strips(files: pd.DataFrame, order: Sequence[str], title: str) -> Markup:
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.grid(False, axis="y")
-        axes.set_xlabel("mean absolute error of a file, ms")
+        axes.set_xlabel("mean absolute error per file, ms")
         axes.set_title(f"{files['name'].nunique()} files", color=INK)
-        return render_svg(axes, f"Alignment error per file: {title}", f"Median over files, ms: {'; '.join(told)}")
+        return render_svg(axes, f"Alignment error per file: {title}", f"Median over files, ms: {'; '.join(medians)}")
 
 
 def verdict(title: str, table: pd.DataFrame) -> str:
-    """Return which aligner is best on a set, and whether others are as good, in a sentence."""
+    """Return a sentence on the best aligner of a set, and on how many others are not significantly worse."""
     best = table[table["best"]].iloc[0]
     alike = int(((table["p"] >= ALPHA) & (table["aligner"] != ORACLE)).sum())
-    others = f"; {alike} other{'s are' if alike > 1 else ' is'} not significantly worse" if alike else ", significantly"
-    return f"On {title}, {best['aligner']} errs least, by {_ms(best['mae_ms'])} ms on the mean{others}."
+    others = f"{alike} other{'s are' if alike > 1 else ' is'} not significantly worse"
+    if not alike:
+        others = "all others are significantly worse"
+    errors = f"the lowest mean squared error (mean absolute error {_ms(best['mae_ms'])} ms)"
+    return f"On {title}, {best['aligner']} has {errors}; {others}."
 
 
 def _table(table: pd.DataFrame, title: str) -> Table:
@@ -137,8 +144,8 @@ def _table(table: pd.DataFrame, title: str) -> Table:
         )
     columns = ("aligner", "MSE, s2", "MAE, ms", "median, ms", "p (Holm)")
     caption = (
-        f"{table['files'].max()} files; means over files with 95 % intervals (bootstrap over files). Bold: least MSE; "
-        "=: not significantly worse by Wilcoxon's test on the files' MSE, Holm-corrected."
+        f"{table['files'].max()} files; means over files with 95 % intervals (bootstrap over files). Bold: lowest MSE; "
+        "=: not significantly worse (Wilcoxon's test on the files' MSE, Holm's correction)."
     )
     return Table(title, columns, rows, caption)
 
@@ -164,4 +171,6 @@ def _render_published(sets: set[str]) -> list[Block]:
         for row in rows
     ]
     columns = ("system", "set", "split", "year", "metric", "value", "source")
-    return [Table("Published alignment results", columns, body, "Of other recordings: not comparable one to one.")]
+    return [
+        Table("Published alignment results", columns, body, "Measured on other recordings: not directly comparable.")
+    ]

@@ -1,4 +1,4 @@
-"""What a report is made of: sections of blocks, as values. The templates say how each looks."""
+"""The parts of the HTML report as values: sections of blocks such as tables and figures. The templates render them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell of a table. `kind` are its classes; `sort` orders it where its text does not start with its number.
+    """One cell of a table. `kind` holds its CSS classes; `sort` is its sort key, if its text does not start with it.
 
-    `small` stands below the text, as an interval; `title` is shown on pointing at it.
+    `small` is shown below the text, such as an interval; `title` is the tooltip.
     """
 
     text: str
@@ -25,7 +25,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be sorted and copied; the first cell of each row names it."""
+    """A table that can be sorted and copied; the first cell of a row is its header."""
 
     shape: ClassVar[str] = "table"
     title: str
@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """Drawings side by side under one caption; `least_px` is the width below which they stand one below another."""
+    """Drawings side by side under one caption; panels that would be narrower than `least_px` are stacked instead."""
 
     shape: ClassVar[str] = "figure"
     title: str
@@ -47,7 +47,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Heat:
-    """A table of coloured cells: rows of a name and cells."""
+    """A heat map: a table of coloured cells. Each row is a name and its cells."""
 
     title: str
     corner: str
@@ -67,7 +67,7 @@ class Heats:
 
 @dataclass(frozen=True)
 class Card:
-    """One number to see first, with what it is above and what it means below."""
+    """One key number: its name above it, an explanation below it."""
 
     above: str
     number: str
@@ -76,7 +76,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Cards:
-    """The numbers to see first."""
+    """The key numbers, at the top of a section."""
 
     shape: ClassVar[str] = "cards"
     cards: Sequence[Card]
@@ -93,7 +93,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values, one below another; `prose`: the values are sentences."""
+    """Names and values, one pair per line; `prose`: the values are sentences."""
 
     shape: ClassVar[str] = "facts"
     title: str
@@ -103,19 +103,19 @@ class Facts:
 
 @dataclass(frozen=True)
 class Miss:
-    """A query that was missed: what it was, its picture and sound as data URIs (empty: left out), and the answers."""
+    """A missed query: its true track and time, its spectrogram and sound as data URIs (or empty), and the answers."""
 
     shape: ClassVar[str] = "miss"
     title: str
     truth: str
-    picture: str
+    spectrogram: str
     sound: str
     answers: Table
 
 
 @dataclass(frozen=True)
 class Collapsible:
-    """Blocks that a click opens."""
+    """Blocks that are hidden until a click opens them."""
 
     shape: ClassVar[str] = "hidden"
     title: str
@@ -136,10 +136,10 @@ class Section:
 
 
 def format_percent(share: float) -> str:
-    """Return a share as per cent with one digit; 100 needs none."""
+    """Return a share in per cent with one decimal; 100 has none."""
     return "100" if share >= 1 else f"{100 * share:.1f}"
 
 
 def format_interval(low: float | None, high: float | None) -> str:
-    """Return an interval of shares in per cent: `61.8-71.5`; nothing where there is none."""
+    """Return an interval of shares in per cent, such as `61.8-71.5`; empty if it is unknown."""
     return "" if low is None or high is None or low != low else f"{format_percent(low)}-{format_percent(high)}"

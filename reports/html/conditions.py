@@ -1,4 +1,4 @@
-"""Quality by condition: curves over SNR and t60 with bands, and heat maps of the grid of each run."""
+"""Top-1 by condition in the HTML report: curves over SNR and t60, and a heat map of the grid of each run."""
 
 from __future__ import annotations
 
@@ -42,29 +42,29 @@ AXES = {
 }
 WIDTH, HEIGHT = 430, 250
 FLOOR = "random projection"
-OPEN_MAPS = 6  # further runs' maps are opened by a click
-HEAT_STEPS = 10
+OPEN_MAPS = 6  # number of runs whose maps are shown at once; a click opens the others
+HEAT_STEPS = 10  # number of colours
 
 
 def select_encoder_rows(run: Run, metric: str = METRIC) -> pd.DataFrame:
-    """Return the rows of a run's encoder, of its first index and sequence search."""
+    """Return the rows of a run's encoder with its first index and headline sequence search."""
     summary = run.result.summary
     rows = select_rows(run.result.rows, run.encoder, summary["index"], summary["sequence"])
     return rows[rows["metric"] == metric]
 
 
 def curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
-    """Return a figure for each kind of degradation: a panel a query length, all runs in each."""
+    """Return a figure for each kind of degradation, with one panel per query length; each panel shows all runs."""
     rows = {run.key: select_encoder_rows(run) for run in runs}
     floor = select_rows(runs[0].result.rows, RANDOM_PROJECTION, "exact")
     floor = floor[floor["metric"] == METRIC]
     blocks: list[Block] = []
     for kind, (column, title, unit) in AXES.items():
-        of_kind = {key: own[own["kind"] == kind] for key, own in rows.items()}
-        lengths = sorted({float(length) for own in of_kind.values() for length in own["length_s"]})
+        of_kind = {key: of_run[of_run["kind"] == kind] for key, of_run in rows.items()}
+        lengths = sorted({float(length) for of_run in of_kind.values() for length in of_run["length_s"]})
         panels = [
             _panel(
-                {key: own[own["length_s"] == length].sort_values(column) for key, own in of_kind.items()},
+                {key: of_run[of_run["length_s"] == length].sort_values(column) for key, of_run in of_kind.items()},
                 floor[(floor["kind"] == kind) & (floor["length_s"] == length)].sort_values(column),
                 names, column, unit, f"{title}, queries of {length:g} s",
             )
@@ -76,12 +76,12 @@ def curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
 
 
 def _caption(kind: str, rows: Sequence[pd.DataFrame], num_runs: int) -> str:
-    t60_s = sorted({f"{t60:g}" for own in rows for t60 in own["t60_s"].dropna()}) if kind == "noise_reverb" else []
-    told = f"All at t60 = {', '.join(t60_s)} s. " if t60_s else ""
+    t60_s = sorted({f"{t60:g}" for of_run in rows for t60 in of_run["t60_s"].dropna()})
+    condition = f"All at t60 = {', '.join(t60_s)} s. " if kind == "noise_reverb" and t60_s else ""
     grey = f" The best {len(SERIES)} runs are in colour, the others in grey." if num_runs > len(SERIES) else ""
     return (
-        f"{told}Segment-level top-1 (right track, right time) in per cent; bands are 95 % intervals (Wilson). "
-        f"Dashed: random projection, the floor, where it was tested.{grey}"
+        f"{condition}Segment-level top-1 (right track, right time) in per cent; bands are 95 % intervals (Wilson). "
+        f"Dashed: random projection, an untrained control, where it was tested.{grey}"
     )
 
 
@@ -95,45 +95,46 @@ def _panel(
 ) -> Markup:
     ends = []
     with canvas(WIDTH, HEIGHT, right=label_width([FLOOR, *(names[key] for key in list(rows)[: len(SERIES)])])) as axes:
-        for i, (key, own) in reversed(list(enumerate(rows.items()))):
-            if own.empty:
+        for i, (key, of_run) in reversed(list(enumerate(rows.items()))):  # the best run last, on top of the others
+            if of_run.empty:
                 continue
-            x, y = own[column], 100 * own["value"]
+            x, y = of_run[column], 100 * of_run["value"]
             if i >= len(SERIES):
                 axes.plot(x, y, color=REST, linewidth=0.9, alpha=0.7)
                 continue
-            axes.fill_between(x, 100 * own["low"], 100 * own["high"], color=SERIES[i], alpha=0.13, linewidth=0)
+            axes.fill_between(x, 100 * of_run["low"], 100 * of_run["high"], color=SERIES[i], alpha=0.13, linewidth=0)
             axes.plot(x, y, color=SERIES[i], marker=MARKERS[i])
             ends.append(EndLabel(float(x.iloc[-1]), float(y.iloc[-1]), names[key], SERIES[i]))
         if len(floor):
             axes.plot(floor[column], 100 * floor["value"], color=MUTED, linestyle="--", linewidth=1.2)
             ends.append(EndLabel(float(floor[column].iloc[-1]), 100 * float(floor["value"].iloc[-1]), FLOOR, MUTED))
         axes.set_ylim(0, 103)
-        axes.set_xticks(sorted({value for own in rows.values() for value in own[column]}))
+        axes.set_xticks(sorted({value for of_run in rows.values() for value in of_run[column]}))
         axes.set_xlabel(unit)
         axes.set_title(title, color=INK)
         label_ends(axes, ends)
-        told = "; ".join(_describe_curve(names[key], own, column) for key, own in list(rows.items())[: len(SERIES)])
-        return render_svg(axes, f"Top-1 by {unit}: {title}", f"Top-1 in per cent. {told}")
+        coloured = list(rows.items())[: len(SERIES)]
+        values = "; ".join(_describe_curve(names[key], of_run, column) for key, of_run in coloured)
+        return render_svg(axes, f"Top-1 by {unit}: {title}", f"Top-1 in per cent. {values}")
 
 
-def _describe_curve(name: str, own: pd.DataFrame, column: str) -> str:
-    values = ", ".join(f"{format_percent(v)} at {x:g}" for x, v in zip(own[column], own["value"], strict=True))
+def _describe_curve(name: str, rows: pd.DataFrame, column: str) -> str:
+    values = ", ".join(f"{format_percent(v)} at {x:g}" for x, v in zip(rows[column], rows["value"], strict=True))
     return f"{name}: {values or 'not measured'}"
 
 
 def heat_maps(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
-    """Return the grid of each run, SNR down and t60 across, a map a query length; gaps where nothing was measured."""
+    """Return the heat maps of each run, one per query length: SNR in rows, t60 in columns, gaps if not measured."""
     rows = [select_encoder_rows(run) for run in runs]
     grid = _collect_axes(rows)
-    maps = [Heats(names[run.key], _maps(own, grid)) for run, own in zip(runs, rows, strict=True)]
+    maps = [Heats(names[run.key], _maps(of_run, grid)) for run, of_run in zip(runs, rows, strict=True)]
     hidden = [Collapsible(f"The other {len(maps) - OPEN_MAPS} runs", maps[OPEN_MAPS:])] if len(maps) > OPEN_MAPS else []
     return [*maps[:OPEN_MAPS], *hidden]
 
 
 def _collect_axes(tables: Sequence[pd.DataFrame]) -> tuple[list[float], list[float], list[float]]:
-    """Return all SNR, t60 and lengths that any of the runs was tested at."""
-    rows = pd.concat([own[["snr_db", "t60_s", "length_s"]] for own in tables])
+    """Return every SNR, t60 and query length at which any of the runs was tested."""
+    rows = pd.concat([table[["snr_db", "t60_s", "length_s"]] for table in tables])
     snr, t60, length = (sorted(float(v) for v in rows[name].dropna().unique()) for name in rows)
     return snr, t60, length
 
@@ -141,14 +142,17 @@ def _collect_axes(tables: Sequence[pd.DataFrame]) -> tuple[list[float], list[flo
 def _maps(rows: pd.DataFrame, grid: tuple[list[float], list[float], list[float]]) -> list[Heat]:
     snrs, t60s, lengths = grid
     rows = rows[rows["kind"] != "identity"]
-    found = {_condition_key(row): row for row in rows.to_dict("records")}
+    by_condition = {_condition_key(row): row for row in rows.to_dict("records")}
     columns = ["dry", *(f"{t60:g}" for t60 in t60s)]
     return [
         Heat(
             f"queries of {length:g} s",
             "dB \\ s", columns,
             [
-                ("none" if snr is None else f"{snr:g}", [_heat(found.get((snr, t60, length))) for t60 in [None, *t60s]])
+                (
+                    "none" if snr is None else f"{snr:g}",
+                    [_heat(by_condition.get((snr, t60, length))) for t60 in [None, *t60s]],
+                )
                 for snr in [None, *reversed(snrs)]
             ],
         )

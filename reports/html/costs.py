@@ -1,4 +1,4 @@
-"""Quality against cost, with the Pareto front; and recall against time of the indexes."""
+"""The cost parts of the HTML report: top-1 of the runs against their costs, and recall of the indexes against time."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from bench.reports.html.svg import (
 from bench.reports.paper import PaperTable, cost_table
 
 WIDTH, HEIGHT = 430, 270
-CHEAPER_IS_LESS = {"parameters": True, "segments/s": False, "bytes/h": True, "training, s": True}
-MAX_LABELS = 12  # points that still have room for their names
+LESS_IS_BETTER = {"parameters": True, "segments/s": False, "bytes/h": True, "training, s": True}
+MAX_LABELS = 12  # with more points, only those on the Pareto front are named
 RING: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none"}
-BRUTE_FORCE = 0  # the first row of a measurement of indexes
+BRUTE_FORCE = 0  # row of brute force in a measurement of indexes
 
 
 @dataclass(frozen=True)
 class Point:
-    """One system in a plane of a cost and a quality, both in the units of the axes."""
+    """One system in a plot of quality against cost, both in the units of the axes."""
 
     cost: float
     quality: float
@@ -47,54 +47,56 @@ class Point:
     high: float = np.nan
 
 
-def pareto_front(points_: Sequence[Point], less: bool) -> list[Point]:
-    """Return those that no other point beats in one without losing in the other, the cheapest first.
+def pareto_front(points: Sequence[Point], less: bool) -> list[Point]:
+    """Return the points that no other point dominates, the cheapest first.
 
-    `less`: a smaller cost is better. Of two alike in both, both are kept.
+    A point dominates another if it is at least as good in cost and in quality, and better in one of them; equal points
+    are both returned. `less`: a smaller cost is better.
     """
-    best = []
-    for own in points_:
-        beaten = any(
-            (other.cost <= own.cost if less else other.cost >= own.cost)
-            and other.quality >= own.quality
-            and (other.cost, other.quality) != (own.cost, own.quality)
-            for other in points_
+    front = []
+    for point in points:
+        dominated = any(
+            (other.cost <= point.cost if less else other.cost >= point.cost)
+            and other.quality >= point.quality
+            and (other.cost, other.quality) != (point.cost, point.quality)
+            for other in points
         )
-        if not beaten:
-            best.append(own)
-    return sorted(best, key=lambda point: point.cost if less else -point.cost)
+        if not dominated:
+            front.append(point)
+    return sorted(front, key=lambda point: point.cost if less else -point.cost)
 
 
 def quality_against_cost(ranking: Sequence[RankingRow], names: Mapping[str, str]) -> list[Block]:
-    """Return a panel for each cost that any of the runs has: mean top-1 over it, and the front."""
-    costs = cost_table([own.run.result for own in ranking])
+    """Return the figure of mean top-1 against cost, with one panel per cost that differs, and the table of costs."""
+    costs = cost_table([row.run.result for row in ranking])
     panels, same = [], []
     for i, column in enumerate(costs.columns):
-        found = [
+        points = [
             Point(
-                entry.value, 100 * own.value, names[own.run.key], SERIES[rank] if rank < len(SERIES) else REST,
-                MARKERS[rank % len(MARKERS)], 100 * own.low, 100 * own.high,
+                entry.value, 100 * row.value, names[row.run.key], SERIES[rank] if rank < len(SERIES) else REST,
+                MARKERS[rank % len(MARKERS)], 100 * row.low, 100 * row.high,
             )
-            for rank, (own, line) in enumerate(zip(ranking, costs.lines, strict=True))
-            if (entry := line.entries[i]) is not None and own.is_ranked and entry.value > 0
+            for rank, (row, line) in enumerate(zip(ranking, costs.lines, strict=True))
+            if (entry := line.entries[i]) is not None and row.is_ranked and entry.value > 0
         ]  # fmt: skip
-        if len({point.cost for point in found}) > 1:
-            panels.append(_plane(found, column, CHEAPER_IS_LESS.get(column, True)))
-        elif found:
-            same.append(f"All have {found[0].cost:,.0f} {column}.")
+        if len({point.cost for point in points}) > 1:
+            panels.append(_quality_panel(points, column, LESS_IS_BETTER.get(column, True)))
+        elif points:
+            same.append(f"{column} ({points[0].cost:,.0f})")
     caption = (
-        "Mean segment-level top-1 over degraded conditions and lengths, with its 95 % interval. Rings and the line "
-        "are the Pareto front: nothing else is both better and cheaper. Times are those of each run's own machine."
+        "Mean segment-level top-1 over degraded conditions and query lengths, with 95 % intervals. Rings and the line "
+        "mark the Pareto front: no other run is both better and cheaper. Each run was timed on its own machine."
     )
-    drawings = [Figure("The Pareto front", panels, " ".join([caption, *same]))] if panels else []
+    caption += f" Not drawn, since all runs are equal: {'; '.join(same)}." if same else ""
+    drawings = [Figure("The Pareto front", panels, caption)] if panels else []
     return [*drawings, _cost_table(costs, names, ranking)]
 
 
 def _cost_table(costs: PaperTable, names: Mapping[str, str], ranking: Sequence[RankingRow]) -> Table:
     rows = [
         [
-            TableCell(names[own.run.key]),
-            TableCell(format_percent(own.value) if own.is_ranked else "-", "num"),
+            TableCell(names[row.run.key]),
+            TableCell(format_percent(row.value) if row.is_ranked else "-", "num"),
             *(
                 TableCell(
                     "-" if entry is None else f"{entry.value:,.0f}", "num", None if entry is None else entry.value
@@ -102,36 +104,37 @@ def _cost_table(costs: PaperTable, names: Mapping[str, str], ranking: Sequence[R
                 for entry in line.entries
             ),
         ]
-        for own, line in zip(ranking, costs.lines, strict=True)
+        for row, line in zip(ranking, costs.lines, strict=True)
     ]
-    return Table("Costs", ("run", "top-1 mean, %", *costs.columns), rows, costs.caption)
+    return Table("Costs", ("run", "mean top-1, %", *costs.columns), rows, costs.caption)
 
 
-def _plane(found: Sequence[Point], unit: str, less: bool) -> Markup:
-    best = pareto_front(found, less)
-    written = found if len(found) <= MAX_LABELS else best[:MAX_LABELS]
-    with canvas(WIDTH, HEIGHT, right=label_width(point.name for point in written)) as axes:
+def _quality_panel(points: Sequence[Point], unit: str, less: bool) -> Markup:
+    front = pareto_front(points, less)
+    labelled = points if len(points) <= MAX_LABELS else front[:MAX_LABELS]
+    with canvas(WIDTH, HEIGHT, right=label_width(point.name for point in labelled)) as axes:
         axes.set_xscale("log")
-        # The front is a staircase: between two of its points the cheaper one is what can be had.
+        # A staircase, not straight lines: a cost between two points of the front buys the quality of the cheaper one.
         axes.step(
-            [p.cost for p in best], [p.quality for p in best], where="post", color=MUTED, linewidth=1.2,
+            [p.cost for p in front], [p.quality for p in front], where="post", color=MUTED, linewidth=1.2,
             linestyle="-", alpha=0.8, zorder=1,
         )  # fmt: skip
-        axes.plot([p.cost for p in best], [p.quality for p in best], "o", color=MUTED, **RING)
-        for point in found:
+        axes.plot([p.cost for p in front], [p.quality for p in front], "o", color=MUTED, **RING)
+        for point in points:
             axes.plot([point.cost] * 2, [point.low, point.high], color=point.colour, linewidth=1.4, alpha=0.6)
             axes.plot(point.cost, point.quality, point.marker, color=point.colour, markersize=7)
-        _log_axis(axes, [point.cost for point in found])
+        _log_axis(axes, [point.cost for point in points])
         axes.margins(y=0.12)
-        axes.set_xlabel(f"{unit} ({'less' if less else 'more'} is better)")
-        axes.set_title(f"Top-1 mean, %, by {unit}", color=INK)
-        label_ends(axes, [EndLabel(p.cost, p.quality, p.name, p.colour) for p in written], leaders=True)
-        told = "; ".join(f"{p.name}: {p.quality:.1f} % at {p.cost:,.0f}" for p in written)
-        return render_svg(axes, f"Top-1 against {unit}", f"{told}. On the front: {', '.join(p.name for p in best)}.")
+        axes.set_xlabel(f"{unit} ({'lower' if less else 'higher'} is better)")
+        axes.set_title(f"Mean top-1, %, by {unit}", color=INK)
+        label_ends(axes, [EndLabel(p.cost, p.quality, p.name, p.colour) for p in labelled], leaders=True)
+        values = "; ".join(f"{p.name}: {p.quality:.1f} % at {p.cost:,.0f}" for p in labelled)
+        on_front = ", ".join(p.name for p in front)
+        return render_svg(axes, f"Top-1 against {unit}", f"{values}. On the Pareto front: {on_front}.")
 
 
 def _log_axis(axes: Any, values: Sequence[float]) -> None:
-    """Give a log axis room on both sides, and few round ticks."""
+    """Set margins on both sides of a log axis, and few round ticks."""
     low, high = min(values), max(values)
     axes.set_xlim(low / 1.6, high * 1.6)
     decades = np.log10(high / low) + 0.4
@@ -149,58 +152,60 @@ def recall_against_time(searches: Sequence[Mapping[str, Any]]) -> list[Block]:
             continue
         title = f"{search['vectors']:,} fingerprints of {search['encoder']} {search['run'][:6]}"
         panels = [_recall(rows, title, cost, unit) for cost, unit in COSTS_OF_SEARCH.items()]
-        told = (
+        caption = (
             f"{search['queries']:,} queries ({search['cell']}, {search['length_s']:g} s; {search['query_vectors']:,} "
-            f"vectors) against {search['vectors']:,} fingerprints, {search['real_vectors']:,} of them real. Recall is "
-            f"against brute force; squares are exact. On {search['machine']}, load {search['load']:.1f}."
+            f"vectors) against {search['vectors']:,} fingerprints, {search['real_vectors']:,} of them real, the others "
+            "synthetic. Recall: share found of brute force's nearest neighbours. Squares: exact indexes. Measured on "
+            f"{search['machine']}, load {search['load']:.1f}."
         )
-        blocks += [Figure(title, panels, told), _search_table(search, rows, title)]
+        blocks += [Figure(title, panels, caption), _search_table(search, rows, title)]
         failed = [f"{_name(row)}: {row['outcome']}; {row['told']}" for row in search["rows"] if not row["costs"]]
         blocks += [Text("Not measured: " + ". ".join(failed) + ".")] if failed else []
     return blocks
 
 
 COSTS_OF_SEARCH = {
-    "batched_ms": "ms a query vector, all at once",
-    "single_ms": "ms a query vector, one at a time",
-    "num_bytes": "bytes of the index",
+    "batched_ms": "ms per query vector, batched",
+    "single_ms": "ms per query vector, single",
+    "num_bytes": "index size, bytes",
 }
 
 
 def _recall(rows: Sequence[Mapping[str, Any]], title: str, cost: str, unit: str) -> Markup:
-    found = [
+    points = [
         Point(
             float(row["costs"][cost]), float(row["quality"]["recall_at_1"]), _name(row), SERIES[i % len(SERIES)],
             "s" if row["costs"]["exact"] else "o",
         )
         for i, row in enumerate(rows)
     ]  # fmt: skip
-    best = pareto_front(found, less=True)
-    with canvas(WIDTH, HEIGHT, right=label_width(point.name for point in found)) as axes:
+    front = pareto_front(points, less=True)
+    with canvas(WIDTH, HEIGHT, right=label_width(point.name for point in points)) as axes:
         axes.set_xscale("log")
-        axes.step([p.cost for p in best], [p.quality for p in best], where="post", color=MUTED, linewidth=1.0, zorder=1)
-        for point in found:
+        costs, qualities = [p.cost for p in front], [p.quality for p in front]
+        axes.step(costs, qualities, where="post", color=MUTED, linewidth=1.0, zorder=1)
+        for point in points:
             axes.plot(point.cost, point.quality, point.marker, color=point.colour, markersize=7)
-        _log_axis(axes, [point.cost for point in found])
+        _log_axis(axes, [point.cost for point in points])
         axes.margins(y=0.12)
         axes.set_xlabel(unit)
         axes.set_title("recall@1 against brute force", color=INK)
-        label_ends(axes, [EndLabel(p.cost, p.quality, p.name, p.colour) for p in found], leaders=True)
-        told = "; ".join(f"{p.name}: {p.quality:.4f} at {p.cost:.3g}" for p in found)
-        return render_svg(axes, f"Recall against {unit}: {title}", told)
+        label_ends(axes, [EndLabel(p.cost, p.quality, p.name, p.colour) for p in points], leaders=True)
+        values = "; ".join(f"{p.name}: {p.quality:.4f} at {p.cost:.3g}" for p in points)
+        return render_svg(axes, f"Recall against {unit}: {title}", values)
 
 
 def _search_table(search: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     columns = (
-        "index", "recall@1", f"recall@{search['top_k']}", "top-1, %", "ms, all at once", "ms, one at a time",
-        "build, s", "bytes a vector", "peak, MiB",
+        "index", "recall@1", f"recall@{search['top_k']}", "top-1, %", "ms, batched", "ms, single",
+        "build, s", "bytes/vector", "peak, MiB",
     )  # fmt: skip
     brute = rows[BRUTE_FORCE]["costs"]
     body = []
     for row in rows:
         costs, quality = row["costs"], row["quality"]
         times = [
-            TableCell(f"{costs[name]:.3g}", "num", costs[name], f"{brute[name] / costs[name]:.3g} times")
+            TableCell(f"{costs[name]:.3g}", "num", costs[name], f"{brute[name] / costs[name]:.3g} x")
             for name in ("batched_ms", "single_ms")
         ]
         numbers = (
@@ -221,7 +226,10 @@ def _search_table(search: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
                 *(TableCell(number, "num") for number in numbers),
             ]
         )
-    caption = "Top-1 after the sequence search, with its 95 % interval; times: how many times less than brute force."
+    caption = (
+        "Top-1: after the sequence search, with 95 % intervals. ms: per query vector; x: speed-up over brute force. "
+        "Peak: memory while the index is built and searched."
+    )
     return Table(f"Indexes over {title}", columns, body, caption)
 
 

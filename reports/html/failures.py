@@ -1,4 +1,4 @@
-"""The worst failed queries: those that most runs miss in the easiest condition, to be seen and heard."""
+"""The failures part of the HTML report: queries that most runs miss in the easiest condition, to be seen and heard."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ from bench.values import RATE_HZ, Floats
 from bench.values import Cell as Condition
 
 MAX_MISSES = 6
-COLUMNS = ("run", "answer", "track found", "at, s", "off by, s", "rank")
-MAX_ANSWERS = 12  # of so many runs is told what they found instead
+COLUMNS = ("run", "answer", "track found", "at, s", "time error, s", "rank")
+MAX_ANSWERS = 12  # number of runs whose answers to a missed query are listed
 FRAME, HOP = 512, 160  # samples: 32 ms windows every 10 ms
-RANGE_DB = 70.0
+RANGE_DB = 70.0  # dynamic range of a spectrogram
+LEAST_POWER = 1e-12  # avoids log10(0)
+PLAYBACK_GAIN = 0.9  # MP3 coding may overshoot
 
 
 def failures(
-    runs: Sequence[Run], asked: ComparisonKey, store: Store, names: Mapping[str, str], audio: bool
+    runs: Sequence[Run], key: ComparisonKey, store: Store, names: Mapping[str, str], audio: bool
 ) -> list[Block]:
-    """Return the queries that most runs miss, with picture and sound if wanted and the query set is there."""
+    """Return the queries that most runs miss. With `audio`, they have spectrogram and sound if the store has them."""
     condition = find_easiest(runs)
     if condition is None:
         return []
     cell, length_s = condition
     answers = pd.concat([_select_answers(run, cell, length_s).assign(run=run.key) for run in runs], ignore_index=True)
     worst = worst_queries(answers)
-    lead = f"In the easiest condition, {describe_condition(cell)}, queries of {length_s:g} s, "
+    lead = f"In the easiest condition ({describe_condition(cell)}, queries of {length_s:g} s), "
     if not worst:
         return [Text(f"{lead}no run missed any query.")]
-    queries = load_query_set(store, asked.queries) if audio else None
-    told = (
-        f"{lead}these were missed by most runs. Off by: how far the place found is from the true one, where the track "
-        "is right. Rank: that of the right place among those ranked; -: not among them."
+    queries = load_query_set(store, key.queries) if audio else None
+    text = (
+        f"{lead}these queries were missed by the largest number of runs. Time error: of answers in the right track. "
+        "Rank: of the true position among the candidates; -: not among them."
     )
     if not audio:
-        told += (
-            " Sound and spectrograms are left out of this copy; `bench report` without --without-audio puts them in."
-        )
+        text += " This copy has no sound or spectrograms; run `bench report` without --without-audio to include them."
     elif queries is None:
-        told += f" The query set {asked.queries} is not in the store any more, so there is nothing to see or hear."
+        text += f" The query set {key.queries} is no longer in the store, so there are no spectrograms and no sound."
     misses = [_miss(query, answers, cell, length_s, queries, names, len(runs)) for query in worst]
-    return [Text(told), *misses]
+    return [Text(text), *misses]
 
 
 def find_easiest(runs: Sequence[Run]) -> tuple[Condition, float] | None:
-    """Return the condition of highest SNR and the longest queries that all runs met, None if there is none."""
+    """Return the highest SNR and the longest query length in which all runs were tested, None if there is none."""
     frames = [select_encoder_rows(run) for run in runs]
     shared = set.intersection(
         *(
-            set(zip(own["snr_db"], own["length_s"], strict=True))
-            for own in (rows[rows["kind"] == "noise"] for rows in frames)
+            set(zip(noise["snr_db"], noise["length_s"], strict=True))
+            for noise in (rows[rows["kind"] == "noise"] for rows in frames)
         )
     )
     if not shared:
@@ -70,7 +70,10 @@ def find_easiest(runs: Sequence[Run]) -> tuple[Condition, float] | None:
 
 
 def worst_queries(answers: pd.DataFrame) -> list[int]:
-    """Return the queries that most runs missed, at most MOST; among equals those that are further off."""
+    """Return the MAX_MISSES queries that most runs missed, in a tie those with the worse answers first.
+
+    A wrong track is worse than a wrong time, and a wrong time is worse than one just outside the tolerance.
+    """
     counts = answers.assign(miss=~answers["hit"], lost=~answers["track_hit"], far=~answers["near"])
     missed = counts.groupby("query")[["miss", "lost", "far"]].sum()
     missed = missed[missed["miss"] > 0].sort_values(["miss", "lost", "far"], ascending=False, kind="stable")
@@ -78,7 +81,7 @@ def worst_queries(answers: pd.DataFrame) -> list[int]:
 
 
 def describe_condition(cell: Condition) -> str:
-    """Return a condition for readers."""
+    """Return a condition as text for readers."""
     noise = f"noise at {cell.snr_db:g} dB" if cell.snr_db is not None else "no noise"
     return noise if cell.t60_s is None else f"{noise}, t60 {cell.t60_s:g} s"
 
@@ -97,47 +100,48 @@ def _miss(
     names: Mapping[str, str],
     num_runs: int,
 ) -> Miss:
-    own = answers[answers["query"] == query]
-    track, start_s = own["track_id"].iloc[0], own["start_s"].iloc[0]
+    of_query = answers[answers["query"] == query]
+    track, start_s = of_query["track_id"].iloc[0], of_query["start_s"].iloc[0]
     rows = [
         [
             TableCell(names[str(row["run"])]),
             TableCell(*_classify_answer(row)),
-            TableCell(str(row["found_track_id"]) or "nothing"),
+            TableCell(str(row["found_track_id"]) or "none"),
             TableCell("-" if np.isnan(row["found_s"]) else f"{row['found_s']:.2f}", "num"),
             TableCell(f"{row['found_s'] - start_s:+.3f}" if row["track_hit"] else "-", "num"),
             TableCell(str(row["rank"]) if row["rank"] else "-", "num"),
         ]
-        for row in own.head(MAX_ANSWERS).to_dict("records")
+        for row in of_query.head(MAX_ANSWERS).to_dict("records")
     ]
-    caption = f"The first {MAX_ANSWERS} of {len(own)} runs." if len(own) > MAX_ANSWERS else ""
+    caption = f"The first {MAX_ANSWERS} of {len(of_query)} runs." if len(of_query) > MAX_ANSWERS else ""
     wave_T = queries.wave(cell, query, length_s) if queries is not None else None
     return Miss(
-        f"Query {query}: missed by {int((~own['hit']).sum())} of {num_runs}",
+        f"Query {query}: missed by {int((~of_query['hit']).sum())} of {num_runs} run{'' if num_runs == 1 else 's'}",
         f"Truth: track {track}, from {start_s:.2f} s.",
         "" if wave_T is None else _uri("image/png", spectrogram_png(wave_T)),
         "" if wave_T is None else _uri("audio/mpeg", mp3(wave_T)),
-        Table(
-            f"Answers to query {query}", ("run", "answer", "track found", "at, s", "off by, s", "rank"), rows, caption
-        ),
+        Table(f"Answers to query {query}", COLUMNS, rows, caption),
     )
 
 
 def _classify_answer(row: Mapping[Hashable, Any]) -> tuple[str, str]:
-    """Return what an answer is, and how it is shown."""
+    """Return a description of an answer, and its CSS class."""
     if row["hit"]:
-        return "right", ""
+        return "correct", ""
     if row["track_hit"]:
-        return "just too far off" if row["near"] else "wrong time", "bad"
+        return "just outside the tolerance" if row["near"] else "wrong time", "bad"
     return "wrong track", "bad"
 
 
 def spectrogram_png(wave_T: Floats) -> bytes:
-    """Return a picture of a wave at 16 kHz: 32 ms windows, 10 ms a pixel, 0 to 8 kHz upwards, 70 dB of range."""
+    """Return the spectrogram of a wave at 16 kHz as PNG.
+
+    One pixel is 10 ms wide, windows are 32 ms long; 0 to 8 kHz from bottom to top, with a range of 70 dB.
+    """
     frames = np.lib.stride_tricks.sliding_window_view(wave_T, FRAME)[::HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(FRAME), axis=1)) ** 2
-    pooled = power[:, 1:].reshape(len(power), -1, 2).mean(axis=2)  # 128 rows are enough to see with
-    level_db = 10 * np.log10(np.maximum(pooled.T[::-1], 1e-12))
+    pooled = power[:, 1:].reshape(len(power), -1, 2).mean(axis=2)  # pairs of bins: 128 rows
+    level_db = 10 * np.log10(np.maximum(pooled.T[::-1], LEAST_POWER))
     out = BytesIO()
     matplotlib.image.imsave(
         out, level_db, cmap="magma", vmin=level_db.max() - RANGE_DB, vmax=level_db.max(), format="png",
@@ -147,11 +151,11 @@ def spectrogram_png(wave_T: Floats) -> bytes:
 
 
 def mp3(wave_T: Floats) -> bytes:
-    """Return a wave at 16 kHz as MP3, which every browser plays."""
+    """Return a wave at 16 kHz as MP3, a format that every browser plays."""
     import soundfile
 
     out = BytesIO()
-    soundfile.write(out, 0.9 * wave_T, RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
+    soundfile.write(out, PLAYBACK_GAIN * wave_T, RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
     return out.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What a report is about, read from the store: runs grouped by what they answered, speeds of indexes, sweeps."""
+"""Loads what the HTML report shows from the store: runs grouped by comparability, measurements of indexes, sweeps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEARCH = "search.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. Of its hits only those of its first index and sequence search are held."""
+    """A finished run. Its hits are only those with its first index and headline sequence search."""
 
     result: Result
     settings: Mapping[str, Any]
@@ -52,7 +52,7 @@ class ComparisonKey:
 
 @dataclass(frozen=True)
 class Study:
-    """A sweep: its facts, a row a trial, and the intermediate values of each."""
+    """A sweep: its facts, one row per trial, and the intermediate values of each trial."""
 
     name: str
     about: Mapping[str, Any]
@@ -62,9 +62,9 @@ class Study:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows.
+    """Everything that a report shows.
 
-    `comparable_runs` holds the runs that answered queries, by what they share, most runs first.
+    `comparable_runs` holds the runs that answered queries, grouped by their comparison key, the largest group first.
     """
 
     store: Store
@@ -81,24 +81,25 @@ class ReportData:
         return answered + [run for run in self.aligned if run.result.rows.empty]
 
 
-def load_report_data(store: Store, wanted: Sequence[str]) -> ReportData:
-    """Return the named runs and what belongs to them; of all of the store if none is named.
+def load_report_data(store: Store, names: Sequence[str]) -> ReportData:
+    """Return the named runs with their sweeps and measurements, or everything in the store if none is named.
 
     The trials of a sweep are shown with their sweep, not among the runs, unless they are named.
-    Raises: ConfigError if no run is finished or a name is not one run's; StoreError if a named run is damaged.
+    Raises: ConfigError if no run is finished or a name does not identify exactly one run; StoreError if a named run is
+    damaged.
     """
     studies = _load_studies(store)
-    keys = [find_run(store, name).key for name in wanted] or _keys_outside_sweeps(store, studies)
+    keys = [find_run(store, name).key for name in names] or _keys_outside_sweeps(store, studies)
     runs, left_out = [], []
     for key in dict.fromkeys(keys):
         try:
             runs.append(_load_run(find_run(store, key)))
         except StoreError as error:
-            if wanted:
+            if names:
                 raise
             left_out.append(f"run {key[:6]}: {error}")
     searches = [read_json(path) for path in sorted((store.root / "speed").glob(f"*/{SEARCH}"))]
-    if wanted:
+    if names:
         searches = [search for search in searches if search["run"] in keys]
         studies = [study for study in studies if {*study.trials["run"], _find_promoted_run(study)} & set(keys)]
     aligned = [run for run in runs if len(run.result.alignment)]
@@ -106,17 +107,17 @@ def load_report_data(store: Store, wanted: Sequence[str]) -> ReportData:
 
 
 def _keys_outside_sweeps(store: Store, studies: Sequence[Study]) -> list[str]:
-    """Return the keys of all finished runs that are no trial of a sweep. Raises: ConfigError if there are none."""
-    finished = list_runs(store) or [find_run(store).key]  # which says that there is no run
+    """Return the keys of all finished runs except trials of sweeps. Raises: ConfigError if there are none."""
+    finished = list_runs(store) or [find_run(store).key]  # find_run raises the error for a store without runs
     trials = {str(key) for study in studies for key in study.trials["run"]}
     keys = sorted(set(finished) - trials)
     if not keys:
-        raise ConfigError(f"every run in {store.root} is the trial of a sweep; name those that the report is about")
+        raise ConfigError(f"every run in {store.root} is the trial of a sweep; name the trials to report on")
     return keys
 
 
 def load_query_set(store: Store, key: str) -> QuerySet | None:
-    """Return the query set of this key, None if it is not in the store any more."""
+    """Return the query set of this key, None if it is no longer in the store."""
     folder = store.folder("queries", key)
     stem = folder / "music.i16"
     try:
@@ -132,33 +133,33 @@ def _load_run(finished: FinishedRun) -> Run:
     result = finished.load_result()
     if len(result.hits):
         summary, hits = result.summary, result.hits
-        own = (hits["index"] == summary["index"]) & (hits["sequence"] == summary["sequence"])
-        result = replace(result, hits=hits.loc[own, [name for name in HIT_COLUMNS if name in hits]])
+        headline = (hits["index"] == summary["index"]) & (hits["sequence"] == summary["sequence"])
+        result = replace(result, hits=hits.loc[headline, [name for name in HIT_COLUMNS if name in hits]])
     return Run(with_settings(result, finished.settings), finished.settings, read_provenance(finished.folder))
 
 
 def _group_comparable(runs: Sequence[Run]) -> dict[ComparisonKey, list[Run]]:
-    asked: dict[ComparisonKey, list[Run]] = {}
+    groups: dict[ComparisonKey, list[Run]] = {}
     for run in runs:
         if run.result.rows.empty:
             continue
         summary = run.result.summary
         queries = ", ".join(sorted(run.result.rows["queries"].unique()))
         key = ComparisonKey(str(summary["benchmark"]), queries, str(summary["index"]), str(summary["sequence"]))
-        asked.setdefault(key, []).append(run)
-    return dict(sorted(asked.items(), key=lambda item: -len(item[1])))
+        groups.setdefault(key, []).append(run)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
 def _load_studies(store: Store) -> list[Study]:
-    found = []
+    studies = []
     for path in sorted((store.root / "sweeps").glob(f"*/{STUDY}")):
         trials, curves = path.with_name(TRIALS), path.with_name(CURVES)
         if not trials.is_file():
-            continue  # a sweep that has just begun
+            continue  # a sweep that has just started
         curve = read_frame(curves) if curves.is_file() else pd.DataFrame(columns=["number", "step", "value"])
         table = read_frame(trials)
-        found.append(Study(path.parent.name, read_json(path), table.assign(run=table["run"].fillna("")), curve))
-    return found
+        studies.append(Study(path.parent.name, read_json(path), table.assign(run=table["run"].fillna("")), curve))
+    return studies
 
 
 def _find_promoted_run(study: Study) -> str:

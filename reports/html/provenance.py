@@ -1,4 +1,4 @@
-"""Where the numbers come from: version, commit, command, machine, data and seconds by stage of each run."""
+"""The provenance part of the HTML report: version, commit, command, machine, data and settings of each run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bench.reports.html.load import Run
 
 TAG, LIBRARY = "bench.", "bench.lib."
 MACHINE_TAGS = ("version", "git", "dirty", "python", "platform", "cpu", "cores", "gpu", "memory_gib")
-PATH = re.compile(r"(?<![\w.])(?:/|~/)(?:[^\s/'\"]+/)+")  # the folders of an absolute path, not its last part
-MOST_RUNS = 10  # further ones have their settings in the table alone
+PATH = re.compile(r"(?<![\w.])(?:/|~/)(?:[^\s/'\"]+/)+")  # the folders of an absolute path, without its last part
+MAX_RUNS = 10  # number of runs with details; the others are in the tables alone
 
 
 def provenance(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
-    """Return a table of all runs, and behind a click the machine, data, seconds and settings of each."""
+    """Return a table of all runs, and collapsed details of each: machine, data, seconds and settings."""
     rows = [
         [
             TableCell(names[run.key]),
@@ -28,15 +28,15 @@ def provenance(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
         ]
         for run in runs
     ]
-    columns = ("run", "key", "version", "commit", "began (UTC)", "took")
-    caption = "A commit with a star had changes that were not committed. Took: all its sessions together."
-    details = [Collapsible(names[run.key], _details(run)) for run in runs[:MOST_RUNS]]
-    more = [Collapsible(f"The other {len(runs) - MOST_RUNS} runs", [_seconds_of_all(runs, names)])]
-    return [Table("Runs", columns, rows, caption), *details, *(more if len(runs) > MOST_RUNS else [])]
+    columns = ("run", "key", "version", "commit", "started (UTC)", "duration")
+    caption = "*: commit with uncommitted changes. Duration: all sessions of the run together."
+    details = [Collapsible(names[run.key], _details(run)) for run in runs[:MAX_RUNS]]
+    more = [Collapsible("Seconds by stage of all runs", [_seconds_of_all(runs, names)])]
+    return [Table("Runs", columns, rows, caption), *details, *(more if len(runs) > MAX_RUNS else [])]
 
 
 def without_folders(command: str) -> str:
-    """Return a text with absolute paths cut to their last part, as a report is passed on."""
+    """Return a text with absolute paths shortened to their last part, so that a report can be passed on."""
     return PATH.sub(".../", command)
 
 

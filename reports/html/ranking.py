@@ -1,4 +1,4 @@
-"""Who won, by how much, and whether that is more than chance: runs ranked, and each compared with the best."""
+"""Ranks runs by mean top-1, and compares each with the best run, for the HTML report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class RankingRow:
-    """A run's place: its mean top-1 over degraded cells and lengths with its interval, and how the best differs.
+    """One row of the ranking: a run's mean top-1 over degraded cells and lengths, and its difference from the best.
 
-    `behind` is the best's mean less its own, over the same queries, with its interval; NaN for the best itself.
-    `worse` and `better` count the conditions in which it differs from the best (McNemar, Holm), of `tested`.
-    `missing` counts cells and lengths that other runs have and this one has not: it then has no rank.
+    `behind` is the best run's mean minus this run's, over the same queries, with its interval; NaN for the best itself.
+    `worse` and `better` count the conditions that differ significantly from the best (McNemar, Holm), of `tested`.
+    `missing` counts cells and lengths that other runs have and this one lacks; such a run is not ranked.
     """
 
     run: Run
@@ -38,23 +38,23 @@ class RankingRow:
 
     @property
     def differs(self) -> bool:
-        """Say whether the mean is below the best's by more than chance: the interval leaves out nought."""
+        """Return whether the mean is significantly below the best's: the interval of the difference excludes 0."""
         return self.behind_low > 0
 
     @property
     def is_ranked(self) -> bool:
-        """Say whether the run was tested in all that the others were."""
+        """Return whether the run was tested in every condition that another run was tested in."""
         return not self.missing
 
 
 def rank_runs(runs: Sequence[Run]) -> list[RankingRow]:
-    """Return runs of the same queries, the best first, those with missing cells last."""
+    """Return the ranking of runs on the same queries: the best first, runs with missing cells last."""
     by_run = {run.key: group_hits(run.result) for run in runs}
-    every = {condition for own in by_run.values() for condition in own}
-    alone = [_score_run(run, by_run[run.key], len(every) - len(by_run[run.key])) for run in runs]
-    order = sorted(alone, key=lambda own: (not own.is_ranked, -np.nan_to_num(own.value), own.run.key))
+    conditions = {condition for hits in by_run.values() for condition in hits}
+    rows = [_score_run(run, by_run[run.key], len(conditions) - len(by_run[run.key])) for run in runs]
+    order = sorted(rows, key=lambda row: (not row.is_ranked, -np.nan_to_num(row.value), row.run.key))
     best = by_run[order[0].run.key]
-    return [order[0], *(_compare_to_best(best, by_run[own.run.key], own) for own in order[1:])]
+    return [order[0], *(_compare_to_best(best, by_run[row.run.key], row) for row in order[1:])]
 
 
 def _score_run(run: Run, hits: HitsByCondition, missing: int) -> RankingRow:
@@ -63,15 +63,21 @@ def _score_run(run: Run, hits: HitsByCondition, missing: int) -> RankingRow:
     return RankingRow(run, float(share_Q.mean()) if len(share_Q) else np.nan, low, high, len(share_Q), missing)
 
 
-def _compare_to_best(best: HitsByCondition, hits: HitsByCondition, own: RankingRow) -> RankingRow:
-    """Return a run's standing with its differences from the best, over the conditions that both have."""
+def _compare_to_best(best: HitsByCondition, hits: HitsByCondition, row: RankingRow) -> RankingRow:
+    """Return a run's row with its differences from the best, over the conditions that both have."""
     shared = [condition for condition in best if condition in hits]
-    p = holm([mcnemar(best[condition], hits[condition]) for condition in shared])
-    gained = [hits[condition].mean() - best[condition].mean() for condition in shared]
-    differ = [gain for gain, corrected in zip(gained, p, strict=True) if corrected < ALPHA]
-    counts = {"worse": sum(g < 0 for g in differ), "better": sum(g > 0 for g in differ), "tested": len(shared)}
-    one_Q, own_Q = (average_degraded({condition: each[condition] for condition in shared}) for each in (best, hits))
-    if not len(one_Q):
-        return replace(own, **counts)
-    low, high = bootstrap_mean(one_Q - own_Q)
-    return replace(own, behind=float((one_Q - own_Q).mean()), behind_low=low, behind_high=high, **counts)
+    # By condition: which of them differ significantly.
+    p_holm = holm([mcnemar(best[condition], hits[condition]) for condition in shared])
+    gains = [hits[condition].mean() - best[condition].mean() for condition in shared]
+    significant = [gain for gain, p in zip(gains, p_holm, strict=True) if p < ALPHA]
+    counts = {
+        "worse": sum(gain < 0 for gain in significant),
+        "better": sum(gain > 0 for gain in significant),
+        "tested": len(shared),
+    }
+    # On the mean: the paired difference, with its interval.
+    best_Q, share_Q = (average_degraded({condition: each[condition] for condition in shared}) for each in (best, hits))
+    if not len(best_Q):
+        return replace(row, **counts)
+    low, high = bootstrap_mean(best_Q - share_Q)
+    return replace(row, behind=float((best_Q - share_Q).mean()), behind_low=low, behind_high=high, **counts)

@@ -1,4 +1,4 @@
-"""The beginning of the report: what won, by how much, whether that is more than chance; then the paper's tables."""
+"""The opening of the HTML report: the best run and its lead, the ranking of all runs, and the paper's tables."""
 
 from __future__ import annotations
 
@@ -25,105 +25,107 @@ from bench.reports.html.svg import INK, MARKERS, REST, SERIES, canvas, cut, labe
 from bench.reports.paper import Entry, PaperTable
 
 WIDTH, ROW_PX, FRAME_PX = 480, 22, 60
-MOST_ROWS = 40  # of the picture of all runs
+MAX_ROWS = 40  # of the plot of all runs
 
 
 def summary(
-    asked: ComparisonKey, ranking: Sequence[RankingRow], names: Mapping[str, str], papers: Sequence[PaperTable]
+    key: ComparisonKey, ranking: Sequence[RankingRow], names: Mapping[str, str], papers: Sequence[PaperTable]
 ) -> list[Block]:
-    """Return the verdict in a sentence, the numbers to see first, and the ranking as a picture and a table."""
+    """Return the verdict in a sentence, the key numbers, and the ranking as a plot and as a table."""
     best = ranking[0]
     shared = best.run.result.summary
     interval = f"{format_percent(best.low)} to {format_percent(best.high)}"
     cards = [
-        Card("best run", names[best.run.key], f"of {len(ranking)} on the same queries"),
-        Card("top-1, mean", f"{format_percent(best.value)} %", f"95 % interval {interval}"),
-        *([_margin(ranking[1], names)] if len(ranking) > 1 and ranking[1].is_ranked else []),
-        Card("queries a condition", f"{best.n:,}", f"against {shared['database_tracks']:,} tracks, "
+        Card("best run", names[best.run.key], f"of {len(ranking)} run{'' if len(ranking) == 1 else 's'} on the same "
+             "queries"),
+        Card("mean top-1", f"{format_percent(best.value)} %", f"95 % interval {interval}"),
+        *([_lead(ranking[1])] if len(ranking) > 1 and ranking[1].is_ranked else []),
+        Card("queries per condition", f"{best.n:,}", f"against {shared['database_tracks']:,} tracks, "
              f"{shared['database_vectors']:,} fingerprints"),
     ]  # fmt: skip
-    words = (
-        f"Benchmark {asked.benchmark}; query set {asked.queries}; index {asked.index}, sequence search "
-        f"{asked.sequence}. Top-1 is segment-level: the right track at the right time. The mean is over all degraded "
-        "conditions and lengths."
+    description = (
+        f"Benchmark: {key.benchmark}; query set: {key.queries}; index: {key.index}; sequence search: {key.sequence}. "
+        "Top-1 is segment-level: the right track at the right time. The mean is over all degraded conditions and query "
+        "lengths."
     )
-    blocks: list[Block] = [Text(verdict(ranking, names), "lead"), Cards(cards), Text(words)]
-    missing = [own for own in ranking if not own.is_ranked]
+    blocks: list[Block] = [Text(verdict(ranking, names), "lead"), Cards(cards), Text(description)]
+    missing = [row for row in ranking if not row.is_ranked]
     if missing:
-        told = ", ".join(f"{names[own.run.key]} ({own.missing} missing)" for own in missing)
-        blocks.append(
-            Text(f"Not ranked, as conditions of the others are missing: {told}. Gaps are shown as gaps.", "warning")
-        )
+        runs = ", ".join(f"{names[row.run.key]} ({row.missing} missing)" for row in missing)
+        blocks.append(Text(f"Not ranked, because conditions that other runs have are missing: {runs}.", "warning"))
     notes = {line.label: line.note for table in papers for line in table.lines if line.origin == "run"}
     return [*blocks, *_ranking(ranking, names, notes)]
 
 
 def verdict(ranking: Sequence[RankingRow], names: Mapping[str, str]) -> str:
-    """Return who won, by how much over the next, and over whom by more than chance, in a sentence or two."""
+    """Return which run is best, its lead over the next, and the runs it leads significantly, in a few sentences."""
     best, name = ranking[0], names[ranking[0].run.key]
-    rivals = [own for own in ranking[1:] if own.is_ranked]
-    found = f"{name} finds {format_percent(best.value)} % of queries"
-    if not rivals:
-        return f"{found}; there is no other run with the same conditions to compare it with."
-    second = rivals[0]
-    ahead = f"{100 * second.behind:.1f} points ahead of {names[second.run.key]}"
+    others = [row for row in ranking[1:] if row.is_ranked]
+    score = f"{name} identifies {format_percent(best.value)} % of the queries"
+    if not others:
+        return f"{score}. No other run was tested in the same conditions, so there is nothing to compare it with."
+    second = others[0]
+    ahead = f"{100 * second.behind:.1f} percentage points ahead of {names[second.run.key]}"
     if second.differs:
-        return f"{found}, {ahead}: more than chance (paired over the same queries)."
-    alike = [names[own.run.key] for own in rivals if not own.differs]
-    beaten = next((own for own in rivals if own.differs), None)
-    told = (
-        f"{found}, {ahead}, which may be chance: paired over the same queries, the difference's interval holds nought."
+        return f"{score}, {ahead}. The difference is significant (paired over the same queries)."
+    sentence = (
+        f"{score}, {ahead}. The difference is not significant: its 95 % interval, paired over the same queries, "
+        "contains 0."
     )
-    if beaten is None:
-        return f"{told} No run is worse by more than chance."
-    others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+    alike = sum(not row.differs for row in others)
+    worse = next((row for row in others if row.differs), None)
+    if worse is None:
+        return f"{sentence} No run is significantly worse."
+    more = f" and {alike - 1} more" if alike > 1 else ""
     return (
-        f"{told} Beyond {names[second.run.key]}{others}, it is ahead by more than chance, of "
-        f"{names[beaten.run.key]} by {100 * beaten.behind:.1f} points ({_interval(beaten)})."
+        f"{sentence} It is significantly ahead of {names[worse.run.key]}, by {100 * worse.behind:.1f} percentage "
+        f"points ({_interval(worse)}), but not of {names[second.run.key]}{more}."
     )
 
 
-def _interval(own: RankingRow) -> str:
-    return f"{100 * own.behind_low:.1f} to {100 * own.behind_high:.1f}"
+def _interval(row: RankingRow) -> str:
+    return f"{100 * row.behind_low:.1f} to {100 * row.behind_high:.1f}"
 
 
-def _margin(second: RankingRow, names: Mapping[str, str]) -> Card:
-    told = "more than chance" if second.differs else "may be chance"
-    return Card("ahead of the next", f"{100 * second.behind:.1f} points", f"{_interval(second)}: {told}")
+def _lead(second: RankingRow) -> Card:
+    significance = "significant" if second.differs else "not significant"
+    return Card("lead over the next", f"{100 * second.behind:.1f} points", f"{_interval(second)}: {significance}")
 
 
 def _ranking(ranking: Sequence[RankingRow], names: Mapping[str, str], notes: Mapping[str, str]) -> list[Block]:
     columns = (
-        "run", "top-1 mean, %", "behind the best, points", "more than chance", "conditions worse", "better",
-        "audio-level, %", "false reject, %",
+        "run", "mean top-1, %", "points behind the best", "significantly worse", "conditions worse", "better",
+        "audio-level top-1, %", "false rejects, %",
     )  # fmt: skip
     rows = []
-    for i, own in enumerate(ranking):
-        headline, kind, name = own.run.result.summary["headline"], "best" if i == 0 else "", names[own.run.key]
-        compared = i > 0 and not np.isnan(own.behind)
+    for i, row in enumerate(ranking):
+        headline, kind, name = row.run.result.summary["headline"], "best" if i == 0 else "", names[row.run.key]
+        compared = i > 0 and not np.isnan(row.behind)
         rows.append(
             [
                 TableCell(name, kind, small=notes.get(name, "")),
-                TableCell(format_percent(own.value), f"num {kind}", own.value, format_interval(own.low, own.high)),
-                TableCell(f"{100 * own.behind:.1f}", "num", own.behind, _interval(own))
+                TableCell(format_percent(row.value), f"num {kind}", row.value, format_interval(row.low, row.high)),
+                TableCell(f"{100 * row.behind:.1f}", "num", row.behind, _interval(row))
                 if compared
                 else TableCell("-", "num"),
-                TableCell(("yes" if own.differs else "no") if compared else "-"),
-                TableCell(f"{own.worse} of {own.tested}" if compared else "-", "num"),
-                TableCell(f"{own.better}" if compared else "-", "num"),
+                TableCell(("yes" if row.differs else "no") if compared else "-"),
+                TableCell(f"{row.worse} of {row.tested}" if compared else "-", "num"),
+                TableCell(f"{row.better}" if compared else "-", "num"),
                 *(_headline(headline.get(number)) for number in ("audio_top1/mean", "false_reject/mean")),
             ]
         )
     caption = (
-        "Intervals: bootstrap over queries, paired for differences. More than chance: the interval of the difference "
-        "leaves out nought, not corrected for how many runs there are. Conditions: cells and lengths that differ by "
-        f"McNemar's exact test (p < {ALPHA:g}, Holm over a run's conditions); a run that lacks conditions "
-        "is compared on those that both have. Below a run's name: the settings in which runs of its encoder differ."
+        "Intervals: 95 %, bootstrap over queries, paired for differences. Significantly worse: the interval of the "
+        "difference from the best excludes 0, without correction for the number of runs. Conditions worse, better: "
+        "number of conditions and query lengths that differ significantly from the best (McNemar's exact test, p < "
+        f"{ALPHA:g}, Holm's correction over the conditions of a run). A run that lacks conditions is compared on those "
+        "that both have. Below a run's name: the settings in which runs of the same encoder differ."
     )
-    shown = ranking[:MOST_ROWS]
-    words = f"The best {MOST_ROWS} of {len(ranking)} runs; all are in the table." if len(ranking) > MOST_ROWS else ""
+    shown = ranking[:MAX_ROWS]
+    note = f" The best {MAX_ROWS} of {len(ranking)} runs; all are in the table." if len(ranking) > MAX_ROWS else ""
+    note += "" if all(row.is_ranked for row in shown) else " *: not ranked."
     return [
-        Figure("Mean top-1 of all runs", [_forest(shown, names)], f"Bars are 95 % intervals. {words}", least_px=WIDTH),
+        Figure("Mean top-1 of all runs", [_forest(shown, names)], f"Bars are 95 % intervals.{note}", least_px=WIDTH),
         Table("Ranking", columns, rows, caption),
     ]
 
@@ -133,39 +135,37 @@ def _headline(value: float | None) -> TableCell:
 
 
 def _forest(ranking: Sequence[RankingRow], names: Mapping[str, str]) -> Markup:
-    labels = [cut(names[own.run.key]) for own in ranking]
+    labels = [cut(names[row.run.key]) for row in ranking]
     with canvas(WIDTH, FRAME_PX + ROW_PX * len(ranking), left=label_width(labels), right=50, top=10, bottom=42) as axes:
-        for row, own in enumerate(ranking):
-            colour = SERIES[row] if row < len(SERIES) else REST
-            axes.plot([100 * own.low, 100 * own.high], [row, row], color=colour, linewidth=2.2)
-            axes.plot(100 * own.value, row, MARKERS[row % len(MARKERS)], color=colour, markersize=7)
-            percent = f"{format_percent(own.value)}{'' if own.is_ranked else ' *'}"
-            axes.text(
-                1.01, row, percent, transform=axes.get_yaxis_transform(),
-                va="center", color=INK,
-            )  # fmt: skip
+        for y, row in enumerate(ranking):
+            colour = SERIES[y] if y < len(SERIES) else REST
+            axes.plot([100 * row.low, 100 * row.high], [y, y], color=colour, linewidth=2.2)
+            axes.plot(100 * row.value, y, MARKERS[y % len(MARKERS)], color=colour, markersize=7)
+            percent = f"{format_percent(row.value)}{'' if row.is_ranked else ' *'}"
+            axes.text(1.01, y, percent, transform=axes.get_yaxis_transform(), va="center", color=INK)
         axes.set_yticks(range(len(ranking)), labels)
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(ranking) - 0.4, -0.6)
         axes.grid(False, axis="y")
-        axes.set_xlabel("segment-level top-1, mean, %")
-        told = "; ".join(
-            f"{names[o.run.key]} {format_percent(o.value)} ({format_interval(o.low, o.high)})" for o in ranking
+        axes.set_xlabel("mean segment-level top-1, %")
+        values = "; ".join(
+            f"{names[row.run.key]} {format_percent(row.value)} ({format_interval(row.low, row.high)})"
+            for row in ranking
         )
-        return render_svg(axes, "Mean top-1 of all runs", f"Per cent with 95 % intervals. {told}")
+        return render_svg(axes, "Mean top-1 of all runs", f"Per cent with 95 % intervals. {values}")
 
 
 def tables(papers: Sequence[PaperTable]) -> list[Block]:
-    """Return the paper's tables; a caption that is that of the table before is left out."""
+    """Return the paper's tables; a caption that successive tables share is shown once, below the first of them."""
     captions = [paper.caption for paper in papers]
     return [
-        replace(paper_table(paper), caption="" if i and captions[i - 1] == paper.caption else paper.caption)
+        paper_table(replace(paper, caption="") if i and captions[i - 1] == paper.caption else paper)
         for i, paper in enumerate(papers)
     ]
 
 
 def paper_table(table: PaperTable) -> Table:
-    """Return one of the paper's tables as a block: a row a line, its group as a column of its own."""
+    """Return one of the paper's tables as a block: one row per line, with a separate column for its group."""
     grouped = any(line.group for line in table.lines)
     rows, last = [], ""
     for line in table.lines:
@@ -178,7 +178,12 @@ def paper_table(table: PaperTable) -> Table:
         number = " ".join(f"num {dim} {first}".split())
         rows.append([name, *group, *(_entry(entry, number) for entry in line.entries), note])
     columns = ("system", *(["query"] if grouped else []), *table.columns, "note")
-    return Table(table.title[:1].upper() + table.title[1:], columns, rows, table.caption)
+    return Table(_capitalise(table.title), columns, rows, f"{_capitalise(table.caption)}." if table.caption else "")
+
+
+def _capitalise(text: str) -> str:
+    """Return a text with its first letter in upper case; captions in the terminal have none."""
+    return text[:1].upper() + text[1:]
 
 
 def _entry(entry: Entry | None, kind: str) -> TableCell:

@@ -1,6 +1,7 @@
-"""Figures as inline SVG: drawn by matplotlib in stand-in colours, which become variables of the page's style sheet.
+"""Draws figures as inline SVG for the HTML report, with matplotlib.
 
-So one drawing follows light and dark, its text stays text, and the same data always give the same bytes.
+Figures are drawn in placeholder colours, which are then replaced by variables of the page's style sheet. One drawing
+thus works in light and dark mode, its text stays text, and the same data always give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 
 from bench.store import digest
 
-NUM_SERIES = 7  # colours that stay apart for colour-blind readers; further runs are drawn in grey
+NUM_SERIES = 7  # number of colours that colour-blind readers can distinguish; further runs are grey
 SERIES = tuple(f"#fe00{i:02x}" for i in range(NUM_SERIES))
 INK, MUTED, RULE, PAPER, REST = "#fd0001", "#fd0002", "#fd0003", "#fd0004", "#fd0005"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -27,15 +28,15 @@ VARIABLES = {colour: f"var(--s{i})" for i, colour in enumerate(SERIES)} | {
     INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--card)", REST: "var(--rest)",
 }  # fmt: skip
 FONT_PX, SMALL_PX = 11.0, 10.0
-LEAST = 0.7  # of its width that a drawing keeps on a narrow page; then its box scrolls
-DPI = 72  # matplotlib's points, so that a pixel of the drawing is a pixel of the page
+LEAST = 0.7  # share of its width that a drawing keeps on a narrow page, where its box scrolls
+DPI = 72  # as matplotlib's points, so that a pixel of the drawing is a pixel of the page
 LABEL_GAP_PX, LABEL_MARGIN_PX, LETTER_PX = 12.0, 20, 6
-MOST_LETTERS = 28  # of a name beside a point; a longer one is cut, and whole in the tables
+MAX_LETTERS = 28  # of a name beside a point; longer names are shortened there, but not in the tables
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # names may hold a dollar
+    "text.parse_math": False,  # names may contain a dollar sign
     "font.size": FONT_PX,
-    "font.family": "DejaVu Sans",  # for measuring only; the page's own font is used
+    "font.family": "DejaVu Sans",  # only for measuring text; the browser shows the page's font
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.facecolor": "none",
@@ -68,7 +69,7 @@ CLEANUPS = (
 
 @dataclass(frozen=True)
 class EndLabel:
-    """What is written at the right edge beside a point, in data coordinates."""
+    """A label at the right edge of a plot, and the point it belongs to, in data coordinates."""
 
     x: float
     y: float
@@ -78,7 +79,7 @@ class EndLabel:
 
 @contextmanager
 def canvas(width: int, height: int, left: int = 46, right: int = 16, top: int = 26, bottom: int = 40) -> Iterator[Axes]:
-    """Give axes in a drawing of so many pixels, with margins of so many, in the report's style."""
+    """Yield the axes of a drawing in the report's style. Units: size and margins in pixels."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
         box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
@@ -89,7 +90,7 @@ def canvas(width: int, height: int, left: int = 46, right: int = 16, top: int = 
 
 
 def render_svg(axes: Axes, title: str, text: str) -> Markup:
-    """Return the drawing as an SVG element with a title and a description for those who do not see it."""
+    """Return the drawing as an SVG element, with `title` and `text` for screen readers."""
     figure = axes.figure
     assert isinstance(figure, Figure)
     name = f"f{digest(title, text)}"
@@ -113,44 +114,44 @@ def render_svg(axes: Axes, title: str, text: str) -> Markup:
 
 
 def label_width(names: Iterable[str]) -> int:
-    """Return the pixels to leave at the right edge for the longest of these names."""
+    """Return the width in pixels of the margin that the longest of these names needs."""
     return LABEL_MARGIN_PX + LETTER_PX * max((len(cut(name)) for name in names), default=0)
 
 
 def cut(name: str) -> str:
-    """Return a name that is short enough to stand beside a point."""
-    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 3]}..."
+    """Return a name shortened to fit beside a point."""
+    return name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 3]}..."
 
 
 def label_ends(axes: Axes, ends: Sequence[EndLabel], leaders: bool = False) -> None:
-    """Write labels at the right edge, apart from each other, with a thin line from each point if wanted.
+    """Write labels at the right edge without overlap, with a thin line from the point to each label that was moved.
 
-    Call it when the limits of the axes are final.
+    With `leaders` every label has such a line. Call it when the limits of the axes are final.
     """
     if not ends:
         return
     height = axes.bbox.height
-    places = [axes.transAxes.inverted().transform(axes.transData.transform((end.x, end.y))) for end in ends]
-    # Of points at one height the leftmost gets the topmost label, so that no line to a label crosses another.
-    ordered = sorted(zip(places, ends, strict=True), key=lambda each: (each[0][1], -each[0][0]))
-    levels = spread([float(place[1]) * height for place, _ in ordered], LABEL_GAP_PX, height + LABEL_GAP_PX)
-    for (place, end), level in zip(ordered, levels, strict=True):
+    points = [axes.transAxes.inverted().transform(axes.transData.transform((end.x, end.y))) for end in ends]
+    # Among points at the same height, the leftmost gets the topmost label, so that the lines do not cross.
+    ordered = sorted(zip(points, ends, strict=True), key=lambda each: (each[0][1], -each[0][0]))
+    levels = spread([float(point[1]) * height for point, _ in ordered], LABEL_GAP_PX, height + LABEL_GAP_PX)
+    for (point, end), level in zip(ordered, levels, strict=True):
         y = level / height
-        if leaders or abs(y - place[1]) * height > LABEL_GAP_PX / 3:
+        if leaders or abs(y - point[1]) * height > LABEL_GAP_PX / 3:
             axes.plot(
-                [place[0], 1.02], [place[1], y], transform=axes.transAxes, color=end.colour, linewidth=0.7, alpha=0.6,
+                [point[0], 1.02], [point[1], y], transform=axes.transAxes, color=end.colour, linewidth=0.7, alpha=0.6,
                 clip_on=False, zorder=1.5,
             )  # fmt: skip
         axes.text(1.03, y, cut(end.text), transform=axes.transAxes, color=end.colour, fontsize=SMALL_PX, va="center")
 
 
-def spread(wanted: Sequence[float], gap: float, highest: float) -> list[float]:
-    """Return places near the wanted ones, which ascend: at least a gap apart, none above the highest."""
-    placed = list(wanted)
-    for i in range(1, len(placed)):
-        placed[i] = max(placed[i], placed[i - 1] + gap)
+def spread(positions: Sequence[float], gap: float, highest: float) -> list[float]:
+    """Return ascending positions close to the given ascending ones, at least a gap apart and none above the highest."""
+    spaced = list(positions)
+    for i in range(1, len(spaced)):  # upwards: push apart
+        spaced[i] = max(spaced[i], spaced[i - 1] + gap)
     ceiling = highest
-    for i in reversed(range(len(placed))):
-        placed[i] = min(placed[i], ceiling)
-        ceiling = placed[i] - gap
-    return placed
+    for i in reversed(range(len(spaced))):  # downwards: below the ceiling
+        spaced[i] = min(spaced[i], ceiling)
+        ceiling = spaced[i] - gap
+    return spaced

@@ -1,4 +1,4 @@
-"""Sweeps: what each trial reached, which settings mattered, and the best ones."""
+"""The sweep part of the HTML report: the values of all trials, the importance of the settings, the best trials."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from bench.reports.html.svg import INK, MUTED, REST, SERIES, EndLabel, canvas, l
 
 WIDTH, HEIGHT = 430, 260
 WIDE, BAR_PX, NAMES_PX = 430, 22, 190
-AXES_PX = 96  # of parallel coordinates
+AXES_PX = 96  # distance between parallel coordinates
 COMPLETE, PRUNED = "complete", "pruned"
 MAXIMIZE = "maximize"
-MOST_IMPORTANT = 12
+MAX_IMPORTANCES = 12
+LEAST_TRIALS = 3  # fewer are not drawn as parallel coordinates
+STRONG = 5  # the best 1 in so many of the parallel coordinates is highlighted
 PARAM, VALUE = "param.", "value."
 
 
@@ -29,15 +31,15 @@ def sweeps(studies: Sequence[Study]) -> list[Section]:
 
 def _study(study: Study) -> list[Block]:
     about, trials = study.about, study.trials
-    repeated = trials["number"].isin(trials["repeats"])  # trials whose worker died: another one stands for each
+    repeated = trials["number"].isin(trials["repeats"])  # their worker died, and another trial replaces each
     counts = trials.loc[~repeated, "state"].value_counts()
-    told = ", ".join(f"{counts[state]} {state}" for state in counts.index)
+    states = ", ".join(f"{counts[state]} {state}" for state in counts.index)
     promoted = (about.get("promoted") or {}).get("run")
     done = trials[trials["state"] == COMPLETE]
     lead = (
-        f"{about['encoder']} on {about['benchmark']}: {counts.sum()} trials ({told}). "
+        f"{about['encoder']} on {about['benchmark']}: {counts.sum()} trials ({states}). "
         f"{f'{repeated.sum()} more were killed and repeated. ' if repeated.any() else ''}{_describe_best(study)}"
-        f"{f'Promoted: run {promoted[:6]}.' if promoted else 'None is promoted yet.'}"
+        f"{f'Promoted: run {promoted[:6]}.' if promoted else 'No trial has been promoted yet.'}"
     )
     blocks: list[Block] = [Text(lead, "lead")]
     if done.empty:
@@ -47,16 +49,14 @@ def _study(study: Study) -> list[Block]:
     panels += [_pareto(study, done)] if len(about["objectives"]) == 2 else []
     panels += [_importances(about["importances"])] if about.get("importances") else []
     caption = (
-        "Dots are complete trials, the line is the best so far, crosses are trials that were pruned. "
-        "Importances: shares of the objective's variance that a setting explains."
+        "Dots are complete trials, the line is the best so far, crosses are pruned trials. Importance: share of the "
+        "objective's variance that a setting explains."
     )
     blocks.append(Figure("Trials", panels, caption))
     parallel = _parallel(study, done)
     if parallel:
-        words = (
-            "Each line is a complete trial through its settings to its value; the best are drawn last and strongest."
-        )
-        blocks.append(Figure("Parallel coordinates", [parallel], words, least_px=WIDTH))
+        caption = "Each line connects the settings and the value of one complete trial; the best are highlighted."
+        blocks.append(Figure("Parallel coordinates", [parallel], caption, least_px=WIDTH))
     best = [_settings(study, int(number)) for number in about["best"]]
     return [*blocks, *[facts for facts in best if facts], _trials_table(study)]
 
@@ -66,7 +66,7 @@ def _describe_best(study: Study) -> str:
     if len(best) != 1:
         return f"{len(best)} are on the Pareto front. " if len(best) else ""
     number, value = best["number"].iloc[0], best[_value_column(study)].iloc[0]
-    return f"The best, number {number}, reaches a {study.about['objectives'][0]} of {value:.4g}. "
+    return f"The best is trial {number}, with {study.about['objectives'][0]} = {value:.4g}. "
 
 
 def _value_column(study: Study, i: int = 0) -> str:
@@ -89,8 +89,8 @@ def _history(study: Study, i: int, done: pd.DataFrame) -> Markup:
         axes.set_xlabel("trial")
         axes.set_title(f"{objective} by trial", color=INK)
         first = done[column].iloc[0]
-        told = f"The best of {len(done)} complete trials is {best.iloc[-1]:.4g}, the first gave {first:.4g}."
-        return render_svg(axes, f"{study.name}: {objective} by trial", told)
+        text = f"The best of {len(done)} complete trials reached {best.iloc[-1]:.4g}, the first {first:.4g}."
+        return render_svg(axes, f"{study.name}: {objective} by trial", text)
 
 
 def _intermediate(study: Study) -> Markup:
@@ -98,28 +98,28 @@ def _intermediate(study: Study) -> Markup:
     best = {int(number) for number in study.about["best"]}
     ends = []
     with canvas(WIDTH, HEIGHT, right=70) as axes:
-        for number, own in study.curves.sort_values("step").groupby("number"):
+        for number, curve in study.curves.sort_values("step").groupby("number"):
             pruned = states.get(int(str(number))) == PRUNED
-            first = int(str(number)) in best
-            colour = SERIES[1] if first else REST if pruned else SERIES[0]
-            width = 2.2 if first else 0.7 if pruned else 1.2
-            axes.plot(own["step"], own["value"], color=colour, linewidth=width, alpha=1 if first else 0.7)
-            if pruned:  # often after one value, of which there is no line to see
-                axes.plot(own["step"].iloc[-1], own["value"].iloc[-1], "x", color=MUTED)
-            if first:
+            is_best = int(str(number)) in best
+            colour = SERIES[1] if is_best else REST if pruned else SERIES[0]
+            width = 2.2 if is_best else 0.7 if pruned else 1.2
+            axes.plot(curve["step"], curve["value"], color=colour, linewidth=width, alpha=1 if is_best else 0.7)
+            if pruned:  # often after a single value, which gives no visible line
+                axes.plot(curve["step"].iloc[-1], curve["value"].iloc[-1], "x", color=MUTED)
+            if is_best:
                 ends.append(
-                    EndLabel(float(own["step"].iloc[-1]), float(own["value"].iloc[-1]), f"trial {number}", colour)
+                    EndLabel(float(curve["step"].iloc[-1]), float(curve["value"].iloc[-1]), f"trial {number}", colour)
                 )
         axes.set_xlabel("training step")
         axes.set_title("validation top-1 while training", color=INK)
-        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # final only now: matplotlib scales when it is asked
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # fixes the limits, which matplotlib computes lazily
         label_ends(axes, ends)
-        told = f"{study.curves['number'].nunique()} trials; {sum(s == PRUNED for s in states.values())} were pruned."
-        return render_svg(axes, f"{study.name}: validation top-1 by step", told)
+        text = f"{study.curves['number'].nunique()} trials, {sum(s == PRUNED for s in states.values())} of them pruned."
+        return render_svg(axes, f"{study.name}: validation top-1 by step", text)
 
 
 def _importances(importances: dict[str, float]) -> Markup:
-    ordered = sorted(importances.items(), key=lambda item: -item[1])[:MOST_IMPORTANT]
+    ordered = sorted(importances.items(), key=lambda item: -item[1])[:MAX_IMPORTANCES]
     with canvas(WIDE, 66 + BAR_PX * len(ordered), left=NAMES_PX, right=50) as axes:
         for row, (_, share) in enumerate(ordered):
             axes.barh(row, 100 * share, height=0.62, color=SERIES[0])
@@ -144,44 +144,50 @@ def _pareto(study: Study, done: pd.DataFrame) -> Markup:
         axes.set_title(f"{study.about['objectives'][0]}: Pareto front", color=INK)
         ends = [EndLabel(row[x], row[y], f"trial {row['number']}", SERIES[0]) for row in best.to_dict("records")]
         label_ends(axes, ends, leaders=True)
-        told = "; ".join(f"trial {row['number']}: {row[y]:.4g} at {row[x]:.4g}" for row in best.to_dict("records"))
-        return render_svg(axes, f"{study.name}: Pareto front", f"On the front: {told}")
+        values = "; ".join(f"trial {row['number']}: {row[y]:.4g} at {row[x]:.4g}" for row in best.to_dict("records"))
+        return render_svg(axes, f"{study.name}: Pareto front", f"On the front: {values}")
 
 
 def _parallel(study: Study, done: pd.DataFrame) -> Markup | None:
-    """Return the lines of all complete trials through their settings, None if there are too few to see anything."""
+    """Return a plot with one line per complete trial, through its settings to its value.
+
+    None with fewer than two settings that vary, or with too few trials.
+    """
     names = [name for name in _find_columns(done, PARAM) if done[name].nunique() > 1]
-    if len(names) < 2 or len(done) < 3:
+    if len(names) < 2 or len(done) < LEAST_TRIALS:
         return None
     value = _value_column(study)
-    places = [_scale_to_unit(done[name], study.about["space"].get(name.removeprefix(PARAM), {})) for name in names]
-    places.append(_scale_to_unit(done[value], {}))
+    scales = [_scale_to_unit(done[name], study.about["space"].get(name.removeprefix(PARAM), {})) for name in names]
+    scales.append(_scale_to_unit(done[value], {}))
     rank = done[value].rank(ascending=_is_maximized(study), pct=True)
-    width = max(WIDTH, AXES_PX * len(places) + 60)
+    width = max(WIDTH, AXES_PX * len(scales) + 60)
     with canvas(width, 300, left=30, right=60, top=44, bottom=44) as axes:
-        for i in rank.sort_values().index:
-            strong = rank[i] > 1 - 1 / min(5, len(done))
+        for i in rank.sort_values().index:  # the best last, on top of the others
+            strong = rank[i] > 1 - 1 / min(STRONG, len(done))
             axes.plot(
-                range(len(places)), [place[0][i] for place in places], color=SERIES[1] if strong else SERIES[0],
+                range(len(scales)), [scale[0][i] for scale in scales], color=SERIES[1] if strong else SERIES[0],
                 alpha=0.95 if strong else 0.35, linewidth=2 if strong else 1,
             )  # fmt: skip
-        for x, (name, (_, low, high)) in enumerate(zip([*names, value], places, strict=True)):
+        for x, (name, (_, low, high)) in enumerate(zip([*names, value], scales, strict=True)):
             axes.axvline(x, color=MUTED, linewidth=0.8)
             axes.text(x, 1.05, high, ha="center", color=MUTED, fontsize=9)
             axes.text(x, -0.09, low, ha="center", color=MUTED, fontsize=9)
             axes.text(x, 1.14, name.removeprefix(PARAM).removeprefix(VALUE), ha="center", color=INK, fontsize=9)
         axes.set_ylim(-0.03, 1.03)
         axes.axis("off")
-        told = f"{len(done)} complete trials over {', '.join(name.removeprefix(PARAM) for name in names)}."
-        return render_svg(axes, f"{study.name}: parallel coordinates", told)
+        text = f"{len(done)} complete trials over {', '.join(name.removeprefix(PARAM) for name in names)}."
+        return render_svg(axes, f"{study.name}: parallel coordinates", text)
 
 
 def _scale_to_unit(column: pd.Series, space: dict[str, Any]) -> tuple[pd.Series, str, str]:
-    """Return values as places between 0 and 1 by trial, NaN where unset, and what the lower and upper end stand for."""
+    """Return a column scaled to 0..1, NaN where it is unset, and the labels of the lower and the upper end.
+
+    Choices are spaced evenly; numbers are scaled by the search space, or by their range if it does not list them.
+    """
     if "choices" in space or not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
         choices = [_plain(choice) for choice in space.get("choices", sorted(column.dropna().astype(str).unique()))]
-        at = {choice: i / max(1, len(choices) - 1) for i, choice in enumerate(choices)}
-        return column.map(lambda value: at.get(_plain(value), np.nan)), choices[0], choices[-1]
+        positions = {choice: i / max(1, len(choices) - 1) for i, choice in enumerate(choices)}
+        return column.map(lambda value: positions.get(_plain(value), np.nan)), choices[0], choices[-1]
     low, high = float(space.get("low", column.min())), float(space.get("high", column.max()))
     numbers = np.log(column) if space.get("log") else column.astype(float)
     ends = (np.log(low), np.log(high)) if space.get("log") else (low, high)
@@ -189,7 +195,7 @@ def _scale_to_unit(column: pd.Series, space: dict[str, Any]) -> tuple[pd.Series,
 
 
 def _plain(choice: Any) -> str:
-    """Return a choice as text in which a list is like a tuple: one has become the other on its way through files."""
+    """Return a choice as text without brackets, since files turn tuples into lists."""
     return str(choice).strip("()[]")
 
 
@@ -208,7 +214,7 @@ def _settings(study: Study, number: int) -> Facts | None:
 
 
 def format_value(value: Any) -> str:
-    """Return a setting for readers: at most four digits of a float."""
+    """Return a setting as text for readers; floats have at most four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -226,11 +232,11 @@ def _trials_table(study: Study) -> Table:
             TableCell(str(row["state"])),
             TableCell("-" if pd.isna(row["seconds"]) else f"{row['seconds']:.0f}", "num"),
             *(TableCell("-" if pd.isna(row[name]) else format_value(row[name]), "num") for name in names),
-            TableCell("killed, and repeated" if row["number"] in repeated else str(row.get("reason") or ""), "note"),
+            TableCell("killed and repeated" if row["number"] in repeated else str(row.get("reason") or ""), "note"),
         ]
         for row in trials.to_dict("records")
     ]
     titles = [name.removeprefix(VALUE).removeprefix(PARAM) for name in names]
     return Table(
-        f"Trials of {study.name}", ("trial", "state", "seconds", *titles, "failed by"), rows, "Bold: the best."
+        f"Trials of {study.name}", ("trial", "state", "seconds", *titles, "reason"), rows, "Bold: the best trials."
     )

@@ -318,7 +318,7 @@ def test_speed_is_told_by_part_with_the_floor_and_as_a_ratio(kind: str, prepared
     assert speed.whole_ms > speed.floor_ms > 0 and all(ms >= 0 for ms in speed.parts_ms.values())
     assert sum(speed.parts_ms.values()) > speed.whole_ms / 10
     again = bench(*told, "--against", str(kept), COLUMNS="120")
-    assert "times faster" in again.stdout and "times the other's" in again.stdout
+    assert "times faster" in again.stdout and "times the earlier measurement" in again.stdout
     wrong = bench(*told, "--against", str(prepared / "absent.json"))
     assert wrong.returncode == 2 and "absent.json is no record of `bench speed`" in wrong.stderr
 
@@ -337,8 +337,8 @@ def test_a_recording_is_identified_and_one_that_cannot_be_heard_is_named(finishe
     assert answered.returncode == 2 and "text.wav" in answered.stderr and "Traceback" not in answered.stderr
     best = json.loads(answered.stdout)[0]
     assert best["id"] == music.tracks["id"].iloc[track] and best["start_s"] == pytest.approx(1.0, abs=0.05)
-    assert "pieces recognised" in bench(*asked).stdout
-    assert "accepted from" in bench("catalogue", "info", catalogue).stdout
+    assert "windows identified" in bench(*asked).stdout
+    assert "acceptance thresholds" in bench("catalogue", "info", catalogue).stdout
     again = bench("catalogue", "build", catalogue, "--store", str(finished))
     assert again.returncode == 2 and "exists already" in again.stderr
 

@@ -130,7 +130,7 @@ def test_mean_is_left_out_where_nothing_is_degraded() -> None:
     clean = [result(run * 16, {("clean", 0.96): MORE}) for run in "ab"]
     assert segments(clean)["length_s"].notna().all()
     text = shown(clean, 80)
-    assert "mine bbbbbb less mine aaaaaa: segment-level top-1\n" in text and "top-1, means" not in text
+    assert "mine bbbbbb minus mine aaaaaa: segment-level top-1\n" in text and "top-1, means" not in text
 
 
 def test_audio_level_is_compared_too_and_corrected_by_itself(two: list[Result]) -> None:
@@ -172,14 +172,14 @@ def test_one_run_alone_shows_tables_and_no_differences(two: list[Result]) -> Non
     table = segments(two[:1])
     assert len(table) == 4 and table["difference"].isna().all()
     text = shown(two[:1], 80)
-    assert "segment-level top-1, noise" in text and "cost" in text and " less " not in text
+    assert "segment-level top-1, noise" in text and "cost" in text and " minus " not in text
 
 
 def test_table_shows_what_was_tested_and_differences_with_their_marks(two: list[Result]) -> None:
     text = shown(two, 80)
-    assert text.startswith("fma-segment/v1: 20 queries a cell, 1,000 fingerprints of 9 tracks")
-    assert "mine bbbbbb less mine aaaaaa" in text and "the 3 entries of a table" in text.replace("\n", " ")
-    table = text[text.index(" less ") :].splitlines()
+    assert text.startswith("fma-segment/v1: 20 queries per condition, 1,000 fingerprints of 9 tracks")
+    assert "mine bbbbbb minus mine aaaaaa" in text and "the 3 entries of the table" in " ".join(text.split())
+    table = text[text.index(" minus ") :].splitlines()
     noise = next(line for line in table if line.startswith("noise 0 dB")).split()
     assert noise[3] == "+60.0" and noise[-2:] == ["+0.0=", "+0..+0"]
     clean = next(line for line in table if line.startswith("clean")).split()
@@ -206,7 +206,7 @@ def aligned(run: str, errors: dict[str, float], true_s: float = 1.0) -> Result:
 def test_aligners_that_hear_are_told_by_run_and_the_others_stand_there_once() -> None:
     one = aligned("a" * 16, {"nosync": 9.0, "fingerprint-path": 1.0, "gcc-phat": 5.0, "oracle-of-the-grid": 3.0})
     other = aligned("b" * 16, {"nosync": 9.0, "fingerprint-path": 2.0, "gcc-phat": 6.0, "oracle-of-the-grid": 3.0})
-    files = report.aligned_together([one, other])
+    files = report.merge_alignments([one, other])
     by_name = files.groupby("aligner")["mse_s2"].mean().to_dict()
     assert by_name == {
         "nosync": pytest.approx(9 * 3.5), "oracle-of-the-grid": pytest.approx(3 * 3.5),
@@ -214,7 +214,7 @@ def test_aligners_that_hear_are_told_by_run_and_the_others_stand_there_once() ->
         # Deaf, but with other answers: other settings.
         "gcc-phat, mine aaaaaa": pytest.approx(5 * 3.5), "gcc-phat, mine bbbbbb": pytest.approx(6 * 3.5),
     }  # fmt: skip
-    assert set(report.aligned_together([one])["aligner"]) == set(one.alignment["aligner"])
+    assert set(report.merge_alignments([one])["aligner"]) == set(one.alignment["aligner"])
     assert set(report.compare([one, other])["aligner"]) == set(by_name)
     text = shown([one, other], 80)
     assert "scenes, test, 6 files" in text and text.count("nosync") == 1
@@ -222,12 +222,12 @@ def test_aligners_that_hear_are_told_by_run_and_the_others_stand_there_once() ->
 
 def test_runs_with_queries_and_runs_with_recorders_are_shown_together(two: list[Result]) -> None:
     text = shown([*two, aligned("c" * 16, {"nosync": 9.0, "fingerprint-path": 1.0})], 80)
-    assert "scenes, test, 6 files" in text and "mine bbbbbb less mine aaaaaa" in text and "mine cccccc" in text
+    assert "scenes, test, 6 files" in text and "mine bbbbbb minus mine aaaaaa" in text and "mine cccccc" in text
 
 
 def test_recorders_with_other_annotations_are_refused() -> None:
     with pytest.raises(ConfigError, match="their recordings of scenes differ"):
-        report.aligned_together([aligned("a" * 16, {"nosync": 9.0}), aligned("b" * 16, {"nosync": 9.0}, true_s=2.0)])
+        report.merge_alignments([aligned("a" * 16, {"nosync": 9.0}), aligned("b" * 16, {"nosync": 9.0}, true_s=2.0)])
 
 
 def test_a_file_of_numbers_wants_queries_of_every_run(two: list[Result]) -> None:

@@ -293,32 +293,33 @@ def test_numbers_of_the_tables_are_those_of_the_result(two: Path) -> None:
             low, high = wilson(int(right), NUM_QUERIES)
             assert row[f"{snr_db} dB"] == f"{100 * right / NUM_QUERIES:.1f} {100 * low:.1f}-{100 * high:.1f}"
     degraded = own[own["cell"].str.contains("noise|reverb")]
-    assert found.cells("Ranking")[0]["top-1 mean, %"].startswith(f"{100 * degraded['hit'].mean():.1f} ")
+    assert found.cells("Ranking")[0]["mean top-1, %"].startswith(f"{100 * degraded['hit'].mean():.1f} ")
 
 
-def test_winner_is_named_with_its_lead_and_whether_it_is_chance(two: Path) -> None:
+def test_best_run_is_named_with_its_lead_and_whether_it_is_significant(two: Path) -> None:
     one, other = (own[own["cell"].str.contains("noise|reverb")]["hit"].mean() for own in (hits(0.9, 1), hits(0.5, 2)))
     found = page(two)
-    assert f"better aaaaaa finds {100 * one:.1f} % of queries, {100 * (one - other):.1f} points ahead" in found.text
-    assert "more than chance (paired over the same queries)" in found.text
+    lead = f"{100 * (one - other):.1f} percentage points ahead"
+    assert f"better aaaaaa identifies {100 * one:.1f} % of the queries, {lead}" in found.text
+    assert "The difference is significant (paired over the same queries)" in found.text
     best, second = found.cells("Ranking")
-    assert best["run"] == "better aaaaaa" and second["more than chance"] == "yes"
-    assert second["behind the best, points"].startswith(f"{100 * (one - other):.1f} ")
+    assert best["run"] == "better aaaaaa" and second["significantly worse"] == "yes"
+    assert second["points behind the best"].startswith(f"{100 * (one - other):.1f} ")
 
 
-def test_two_runs_that_find_the_same_may_be_chance(tmp_path: Path) -> None:
+def test_two_runs_that_find_the_same_do_not_differ_significantly(tmp_path: Path) -> None:
     for key in (KEY, OTHER):
         keep(tmp_path, key, hits(0.5, 1))
     found = page(tmp_path)
-    assert "0.0 points ahead" in found.text and "may be chance" in found.text
-    assert found.cells("Ranking")[1]["more than chance"] == "no"
+    assert "0.0 percentage points ahead" in found.text and "not significant" in found.text
+    assert found.cells("Ranking")[1]["significantly worse"] == "no"
 
 
 def test_run_with_missing_cells_is_shown_with_gaps_and_not_ranked(two: Path) -> None:
     few = hits(1.3, 3)
     keep(two, "c" * 16, few[few["cell"] != "noise/snr_0"], "best")
     found = page(two)
-    assert "Not ranked, as conditions of the others are missing: best cccccc (2 missing)" in found.text
+    assert "Not ranked, because conditions that other runs have are missing: best cccccc (2 missing)" in found.text
     assert [row["run"].split()[0] for row in found.cells("Ranking")] == ["better", "worse", "best"]
     noise = [row for row in found.cells("Segment-level top-1, noise") if row["system"] == "best cccccc"]
     assert [row["0 dB"] for row in noise] == ["-", "-"] and noise[0]["20 dB"].startswith("100 ")
@@ -328,7 +329,7 @@ def test_runs_of_different_queries_are_apart_with_a_warning(two: Path) -> None:
     keep(two, "c" * 16, hits(0.9, 3), "third", queries="q2")
     keep(two, "d" * 16, hits(0.9, 3), "fourth", benchmark="b/v2")
     found = page(two)
-    assert "These runs answered different queries, so they stand in 3 separate parts" in found.text
+    assert "These runs answered different queries, so they are shown in 3 separate parts" in found.text
     assert {"q0", "q1", "q2"} <= set(found.ids)
     assert "warning" not in report.render(Store(two), [KEY, OTHER]).split("<main")[1]
 
@@ -378,13 +379,13 @@ def test_worst_queries_can_be_seen_and_heard(two: Path) -> None:
 def test_without_audio_no_sound_or_picture_of_it_is_embedded(two: Path) -> None:
     html = report.render(Store(two), audio=False)
     assert "<audio" not in html and "data:" not in html.split("<body")[1]
-    assert "missed by 2 of 2" in html
+    assert "missed by 2 of 2 runs" in html
 
 
 def test_query_set_that_is_gone_is_said(two: Path) -> None:
     shutil.rmtree(two / "queries")
     found = page(two)
-    assert "The query set q1 is not in the store any more" in found.text and "audio" not in found.count
+    assert "The query set q1 is no longer in the store" in found.text and "audio" not in found.count
 
 
 def test_worst_queries_are_those_that_most_runs_miss_and_further_off_first() -> None:
@@ -428,7 +429,7 @@ def test_alignment_has_one_row_for_an_aligner_that_erred_alike_and_two_for_one_t
     found = page(tmp_path)
     names = [row["aligner"] for row in found.cells("fine, test")]
     assert names == ["path (mine aaaaaa)", "path (mine bbbbbb)", "nosync"]
-    assert "path (mine aaaaaa) errs least, by 25 ms on the mean, significantly" in found.text
+    assert "path (mine aaaaaa) has the lowest mean squared error (mean absolute error 25 ms)" in found.text
 
 
 def test_alignment_of_other_recordings_of_the_same_name_is_apart(tmp_path: Path) -> None:
@@ -443,7 +444,7 @@ def test_sweep_shows_its_best_trial_and_what_mattered(two: Path) -> None:
     html = report.render(Store(two))
     found = Page(html)
     assert "5 trials (3 complete, 1 pruned, 1 failed)" in found.text
-    assert "The best, number 3, reaches a segment_top1 of 0.53." in found.text
+    assert "The best is trial 3, with segment_top1 = 0.53." in found.text
     assert "train.lr 80 %; train.loss 20 %" in html
     assert "study: parallel coordinates" in html and "study: Pareto front" not in html
     assert [row["segment_top1"] for row in found.cells("Trials of study")] == ["0.5", "-", "0.52", "0.53", "-"]
@@ -456,7 +457,7 @@ def test_sweep_of_two_objectives_has_a_front(two: Path) -> None:
     assert "On the front: trial 2: 0.52 at 0.48; trial 1: 0.51 at 0.49; trial 0: 0.5 at 0.5" in html
 
 
-def test_sweep_without_a_complete_trial_is_told(two: Path) -> None:
+def test_sweep_without_a_complete_trial_says_so(two: Path) -> None:
     keep_sweep(two, "study", ["running", "failed"])
     assert "No trial is complete yet." in page(two).text
 
@@ -470,7 +471,7 @@ def test_folders_of_a_machine_are_not_passed_on() -> None:
 def test_provenance_has_version_commit_digest_and_seconds(two: Path) -> None:
     found = page(two)
     (row,) = [row for row in found.cells("Runs") if row["key"] == KEY]
-    assert (row["version"], row["commit"], row["took"]) == ("0.2.0", "0123456789", "1.5 min")
+    assert (row["version"], row["commit"], row["duration"]) == ("0.2.0", "0123456789", "1.5 min")
     assert "fma, traind1" in found.text
     assert "training" in found.text and "/home/me" not in found.text
 
@@ -558,6 +559,6 @@ def test_browser_sorts_a_table_by_number(browser: Any, two: Path, tmp_path: Path
     title = "//h3[normalize-space()='Ranking']/ancestor::div[@class='table']"
     names = f"{title}//tbody/tr/th"
     assert [e.text.split()[0] for e in browser.find_elements("xpath", names)] == ["better", "between", "worse"]
-    browser.find_element("xpath", f"{title}//thead//button[contains(., 'top-1 mean')]").click()
+    browser.find_element("xpath", f"{title}//thead//button[contains(., 'mean top-1')]").click()
     assert [e.text.split()[0] for e in browser.find_elements("xpath", names)] == ["worse", "between", "better"]
     assert browser.find_element("xpath", f"{title}//th[@aria-sort]").get_attribute("aria-sort") == "ascending"

@@ -12,8 +12,8 @@ import pandas as pd
 from rich.console import Console
 
 from bench import registry
-from bench.catalogue.build import Answer, Match
 from bench.catalogue.folder import Limit
+from bench.catalogue.query import Answer, Match
 
 
 def shown(rendered: Any) -> str:
@@ -22,11 +22,11 @@ def shown(rendered: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_each_piece_has_a_line_and_its_other_candidates_below() -> None:
+def test_each_window_has_a_line_and_its_other_candidates_below() -> None:
     matches = (Match("1", "a.mp3", "", 61.25, 0.91, True), Match("2", "", "", 3.0, 0.4, False))
     answers = [Answer(0.0, 10.0, 0.55, matches), Answer(10.0, 20.0, None, (), "silent")]
     text = shown(registry.load("report", "identify").render("radio.wav", answers))
-    assert "radio.wav: 1 of 2 pieces recognised" in text
+    assert "radio.wav: 1 of 2 windows identified" in text
     first, second, third = (line for line in text.splitlines() if any(w in line for w in ("a.mp3", "0.400", "silent")))
     assert "known" in first and "61.25 s" in first and "0.550" in first
     assert "unknown" in second and " 2 " in second and "0.0 s" not in second
@@ -52,11 +52,11 @@ def catalogue(limits: tuple[Limit, ...]) -> Any:
 
 def test_a_catalogue_says_what_it_holds_and_takes() -> None:
     text = shown(registry.load("report", "catalogue").render(catalogue((Limit(11, 0.612, 400, 0.01, 0.125),))))
-    for told in ("2, 1.00 h", "250 of 128 numbers, one every 100 ms", "exact, 1.0 MiB", "3.0 MiB in songs"):
+    for told in ("2, 1.00 h", "250 of 128 dimensions, one every 100 ms", "exact, 1.0 MiB", "3.0 MiB in songs"):
         assert told in text
     line = next(line for line in text.splitlines() if "0.612" in line)
-    assert line.split() == ["11", "0.612", "1%", "(set)", "12.5%", "400"]
+    assert line.split() == ["11", "0.612", "1%", "(target)", "12.5%", "400"]
 
 
 def test_a_catalogue_without_thresholds_says_why() -> None:
-    assert "two tracks at least" in shown(registry.load("report", "catalogue").render(catalogue(())))
+    assert "at least two tracks" in shown(registry.load("report", "catalogue").render(catalogue(())))

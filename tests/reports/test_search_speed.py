@@ -51,7 +51,7 @@ def test_table_has_a_row_for_each_index_in_numbers_or_words(result: SearchSpeed)
     assert any(line.split() == ["falconn", "not", "installed"] for line in lines)
     notes = " ".join(line.strip() for line in lines)
     assert "mine: out of memory; its process was killed" in notes
-    assert "ms single of few calls, as each takes long: exact 7" in notes
+    assert "slow, so ms single is the median of few calls: exact 7" in notes
     assert "load 1.2" in notes
 
 

@@ -2,7 +2,7 @@
 (() => {
   const root = document.documentElement;
   const remembered = { get() { try { return localStorage.getItem("theme"); } catch { return null; } },
-    set(value) { try { localStorage.setItem("theme", value); } catch { /* a file may keep nothing */ } } };
+    set(value) { try { localStorage.setItem("theme", value); } catch { /* pages opened from disk may have no storage */ } } };
   const dark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   if (remembered.get()) root.dataset.theme = remembered.get();
   document.getElementById("theme").addEventListener("click", () => {
@@ -41,7 +41,7 @@
     return /[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
   }).join(",")).join("\n") + "\n";
   const copy = async (text) => {
-    try { await navigator.clipboard.writeText(text); return true; } catch { /* not a secure page: the old way */ }
+    try { await navigator.clipboard.writeText(text); return true; } catch { /* no clipboard access: use the older way below */ }
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);

@@ -285,4 +285,5 @@ def test_the_reports_third_table_is_labelled_as_validation() -> None:
     table3 = {(row["system"], row["set"]): row["value"] for row in rows if "Table 3" in row["source"]}
     assert {row["split"] for row in rows if "Table 3" in row["source"]} == {"val"}
     assert len(table3) == 12
-    assert (table3["model-3 median-lag", "aru"], table3["model-3 median-lag", "zebra_finch"]) == (0.258, 5.739)
+    model_3 = "granular-fingerprinting, model 3 (median lag)"
+    assert (table3[model_3, "aru"], table3[model_3, "zebra_finch"]) == (0.258, 5.739)

@@ -1,0 +1,89 @@
+"""Published top-1 results, loaded from published_segments.toml and matched with the conditions tested here.
+
+Not a report: `bench.registry` does not list modules whose names begin with an underscore.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.results import Result
+from bench.values import Cell
+
+PUBLISHED = Path(__file__).with_name("published_segments.toml")
+SYNTH_PREFIX = "synth-"  # of benchmarks with synthetic music, which published numbers cannot be compared with
+SAME_LENGTH = 0.05  # relative difference: published queries of 1 s are shown with ours of 0.96 s
+
+
+@dataclass(frozen=True)
+class PublishedShare:
+    """One published share of queries found, and the conditions it was measured under."""
+
+    system: str
+    metric: str
+
+    cell: Cell | None
+    """None for a mixture of conditions; its `t60_s` is None if the source does not state it."""
+
+    length_s: float
+    value: float
+    data: str
+
+    tolerance_ms: float | None
+    """Largest time error of a hit; None if the time does not matter."""
+
+    source: str
+    confidence: str
+
+    ablation: str
+    """The component that an ablation study removes; empty for other results."""
+
+
+def load_published_segments() -> list[PublishedShare]:
+    """Return every published number, in the order of the file."""
+    tables = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["table"]
+    return [number for table in tables for row in table["rows"] for number in _parse_numbers(table, row)]
+
+
+def _parse_numbers(table: dict[str, Any], row: dict[str, Any]) -> list[PublishedShare]:
+    conditions: list[tuple[Cell | None, float]] = [(None, length_s) for length_s in table.get("lengths_s", [])]
+    if not conditions:
+        snrs_db, t60s_s = table.get("snr_db", [None]), table.get("t60_s", [None])
+        conditions = [(Cell(table["kind"], snr_db, t60_s), row["length_s"]) for snr_db in snrs_db for t60_s in t60s_s]
+    return [
+        PublishedShare(
+            system=row["system"],
+            metric=table["metric"],
+            cell=cell,
+            length_s=length_s,
+            value=round(percent / 100, 6),
+            data=table["data"],
+            tolerance_ms=table.get("tolerance_ms"),
+            source=table["source"],
+            confidence=table["confidence"],
+            ablation=table.get("ablation", ""),
+        )
+        for (cell, length_s), percent in zip(conditions, row["value"], strict=True)
+    ]
+
+
+def select_published(results: Sequence[Result]) -> list[PublishedShare]:
+    """Return the published numbers to show with these runs: none if their music is synthetic."""
+    return [] if results[0].summary["benchmark"].startswith(SYNTH_PREFIX) else load_published_segments()
+
+
+def select_length(numbers: Iterable[PublishedShare], length_s: float) -> list[PublishedShare]:
+    """Return the numbers whose queries have about this length."""
+    return [number for number in numbers if abs(number.length_s / length_s - 1) < SAME_LENGTH]
+
+
+def matches_cell(published: Cell | None, tested: Cell) -> bool:
+    """Return whether a published condition is the tested one; an unstated t60 matches any."""
+    if published is None:
+        return False
+    same_noise = (published.kind, published.snr_db) == (tested.kind, tested.snr_db)
+    return same_noise and published.t60_s in (None, tested.t60_s)
