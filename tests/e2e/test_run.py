@@ -111,7 +111,8 @@ def test_results_come_as_csv_and_as_a_table(finished: Path) -> None:
     assert len(lines) == 1 + len(rows_of(finished))
     assert "both 20 dB" in bench("results", "--store", str(finished), COLUMNS="120").stdout
     voted = bench("results", "--sequence", "vote", "--store", str(finished), COLUMNS="120").stdout
-    assert "exact, vote; floor" in " ".join(voted.split()) and "searched by exact, rescore" in " ".join(voted.split())
+    told = " ".join(voted.split())
+    assert "index: exact, sequence search: vote" in told and "index: exact, sequence search: rescore)" in told
     wrong = bench("results", "--sequence", "interpolated", "--store", str(finished))
     assert (
         wrong.returncode == 2
