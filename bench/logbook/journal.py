@@ -39,6 +39,9 @@ class Target:
     delivered: int
     """How many bytes of the journal it has."""
 
+    refused: tuple[Event, ...] = ()
+    """Artefacts that it refused, which `bench sync` sends once more."""
+
 
 @dataclass(frozen=True)
 class RunLink:
@@ -120,12 +123,8 @@ class Journal:
                 if len(whole) < len(data):
                     return
 
-    def is_delivered(self) -> bool:
-        """Return whether the target in use has every event."""
-        link = self.load_link()
-        if link is None:
-            return True
-        target = link.targets.get(link.uri)
+    def is_delivered(self, target: Target | None) -> bool:
+        """Return whether a target has every event; None is one that was never delivered to."""
         size = self._path.stat().st_size if self._path.is_file() else 0
         return size <= (target.delivered if target else 0)
 

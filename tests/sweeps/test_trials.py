@@ -18,6 +18,7 @@ import pytest
 from optuna.trial import TrialState
 
 from bench.errors import ConfigError, StoreError
+from bench.logbook import without_password
 from bench.store import Store
 from bench.sweeps.space import Parameter, Space
 from bench.sweeps.study import (
@@ -28,7 +29,6 @@ from bench.sweeps.study import (
     find_stored_study,
     journal_of,
     open_storage,
-    without_password,
 )
 from bench.sweeps.trials import REPEAT_OF, TrialQueue, count_begun, enqueue_preset, heartbeat
 

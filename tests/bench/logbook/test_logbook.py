@@ -294,6 +294,49 @@ def test_four_processes_share_a_fresh_database(tmp_path: Path) -> None:
     assert {run.data.metrics["a"] for run in runs} == {1.0}
 
 
+def test_a_store_that_was_moved_keeps_its_artefacts_at_its_new_place(store: Path, tmp_path: Path) -> None:
+    (store / "report.md").write_text("fine")
+    with opened(store, []) as book:
+        book.artifact(store / "report.md")
+    client = client_of(store)
+    location = f"{client.get_run(book.run_id).info.artifact_uri}/model"
+    client.create_registered_model("m")
+    client.create_model_version("m", location, run_id=book.run_id)
+    client.create_experiment("own", artifact_location="file:///elsewhere/of-mine")
+    first, moved = book.run_id, tmp_path / "deep" / "store2"
+    moved.parent.mkdir()
+    store.rename(moved)
+    warnings: list[str] = []
+    with opened(moved, warnings, "k2") as other:
+        other.artifact(moved / "report.md")
+    assert warnings == []
+    assert not store.exists()
+    client = client_of(moved)
+    for run_id in (first, other.run_id):
+        assert [file.path for file in client.list_artifacts(run_id)] == ["report.md"]
+    assert client.get_model_version("m", "1").source.startswith((moved / "mlartifacts").as_uri())
+    assert client.get_experiment_by_name("own").artifact_location == "file:///elsewhere/of-mine"
+
+
+def test_an_artefact_of_the_store_that_was_not_delivered_is_found_after_a_move(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    (store / "sweeps").mkdir()
+    (store / "sweeps" / "study.json").write_text("{}")
+    with opened(store, []) as book:
+        book.artifact(store / "sweeps" / "study.json")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    store.rename(tmp_path / "store2")
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store2/../store2/mlflow.db"
+    )  # its own, spelt oddly
+    assert sync(tmp_path / "store2", print) == [("k", "delivered")]
+    (run,) = all_runs(tmp_path / "store2")
+    assert run.info.artifact_uri.startswith((tmp_path / "store2" / "mlartifacts").as_uri())
+    assert [file.path for file in client_of(tmp_path / "store2").list_artifacts(run.info.run_id)] == ["study.json"]
+
+
 def test_importing_the_logbook_does_not_import_mlflow() -> None:
     code = "import sys, bench.logbook; print([m for m in ('mlflow', 'torch', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
