@@ -81,7 +81,7 @@ def sweep(request: SweepRequest, progress: Progress, warn: Callable[[str], None]
     """
     _check_request(request)
     check(request.space, request.basis, request.space_path)
-    storage = open_storage(request.storage, request.store)
+    storage = open_storage(request.storage, request.store, warn)
     definition, config = _prepare_definition(request, progress, warn)
     if request.study is None:
         for sentence in describe_other_studies(storage, definition):

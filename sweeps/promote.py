@@ -58,7 +58,7 @@ def promote(
 
     Raises: ConfigError if the study has no such trial, or if it has several best ones and `number` is None.
     """
-    study = find_stored_study(open_storage(storage, store), name)
+    study = find_stored_study(open_storage(storage, store, warn), name)
     definition, origin = definition_of(study), origin_of(study)
     trial = _choose_trial(study, number)
     config = _config(definition, origin, trial)
@@ -90,6 +90,11 @@ def _choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
 
 def _config(definition: dict[str, object], origin: Origin, trial: FrozenTrial) -> RunConfig:
     space = read_space(definition["space"])
+    if lost := sorted(space.parameters.keys() - trial.params.keys()):
+        raise ConfigError(
+            f"trial {trial.number} has no {', '.join(lost)}, which a damaged line of the journal held; choose another "
+            "with --trial"
+        )
     overrides = definition["overrides"]
     assert isinstance(overrides, list)
     plugin = registry.load("encoder", origin.model)

@@ -19,11 +19,13 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
+from bench import console
 from bench.errors import ConfigError, StoreError
 from bench.logbook import check_storage, redact, without_password
 from bench.registry import format_unknown
 from bench.settings import RunConfig
 from bench.store import Store, digest
+from bench.sweeps.journal import mend_journal
 from bench.sweeps.space import Space, differences
 
 JOURNAL = "journal.log"
@@ -121,26 +123,38 @@ class KernelLock:
         """Release the lock."""
         self._lock_path.release()
 
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
 
 def journal_of(store: Store) -> Path:
     """Return the file that holds the studies of a store."""
     return store.root / "sweeps" / JOURNAL
 
 
-def open_storage(url: str | None, store: Store) -> BaseStorage:
+def open_storage(url: str | None, store: Store, warn: Callable[[str], None] = console.warn) -> BaseStorage:
     """Return the storage at a URL, or the journal file of the store if `url` is None.
 
+    Damaged lines of the journal are left out, and `warn` is told which.
     Raises: ConfigError with a message of one line if the storage cannot be reached, or is MLflow's database.
     """
     silence_optuna()
-    if url is None:
-        path = journal_of(store)
+    if url is not None:
+        return _open_database(url, store)
+    path = journal_of(store)
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))  # type: ignore[arg-type]
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be used: {error}; name another folder with --store") from error
-    return _open_database(url, store)
+        path.touch()
+        with KernelLock(path):
+            sentences = mend_journal(path)
+        for sentence in sentences:
+            warn(sentence)
+        return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))  # type: ignore[arg-type]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be used: {error}; name another folder with --store") from error
 
 
 def silence_optuna() -> None:

@@ -52,7 +52,6 @@ class Backlog:
         """Deliver one journal and return the outcome."""
         try:
             with journal.lock().acquire(timeout=0):
-                journal.end_if_dead()
                 return self._deliver_locked(journal)
         except Timeout:
             return IN_PROGRESS
@@ -64,6 +63,10 @@ class Backlog:
             return FAILED
         uri = target_uri(self._store) if user_uri() else link.uri
         target = link.targets.get(uri)
+        if journal.is_open() or not journal.is_delivered(target):
+            for sentence in journal.mend():
+                self._warn(sentence)
+            journal.end_if_dead()
         if not journal.is_delivered(target):
             return self._send(journal, link, uri)
         if target is None or not self._thorough:

@@ -212,6 +212,37 @@ def test_a_line_cut_by_a_full_disk_or_a_kill_spoils_no_other(tmp_path: Path) -> 
     assert (tmp_path / "events.jsonl").read_bytes().endswith(b"\n")
 
 
+def test_a_damaged_line_is_named_and_kept_and_what_is_readable_in_it_and_after_it_is_used(
+    store: Path,
+) -> None:
+    with opened(store, []) as book:
+        for step in (5, 10, 15, 20):
+            book.metrics({TOP1: step / 100}, step=step)
+    path = store / "runs" / "k" / "events.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    at = next(i for i, line in enumerate(lines) if b'"step": 10' in line)
+    lines[at : at + 2] = [lines[at] + b"{" + lines[at + 1]]  # as a network drive left it
+    lines.insert(at + 1, b"\x00\x00\xff garbage { ")
+    lines.insert(at + 2, b"")
+    path.write_bytes(damaged := b"\n".join(lines))
+    card = json.loads((path.parent / "mlflow.json").read_text())
+    (path.parent / "mlflow.json").write_text(json.dumps(card | {"targets": {}, "id": "another"}))
+    warnings: list[str] = []
+    assert sync(store, warnings.append) == [("k", "delivered")]
+    assert warnings == [
+        f"{path} was damaged: line {at + 1} (2 entries of it could be read), line {at + 2} (no entries of it could be "
+        f"read); the rest is used, and the file as it was is kept as {path}.damaged"
+    ]
+    assert path.with_name("events.jsonl.damaged").read_bytes() == damaged
+    assert [run.info.status for run in all_runs(store)] == ["FINISHED"] * 2
+    for run in all_runs(store):
+        assert [m.step for m in client_of(store).get_metric_history(run.info.run_id, TOP1)] == [5, 10, 15, 20]
+    del warnings[:]
+    with opened(store, warnings) as book:
+        book.metrics({TOP1: 0.1}, step=25)
+    assert warnings == []
+
+
 def test_a_long_journal_is_read_in_parts_without_losing_an_event(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for i in range(300):
