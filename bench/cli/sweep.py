@@ -127,6 +127,7 @@ def _load_space(
 ) -> tuple[Any, Any, Path]:
     """Return what the trials share, the space that they vary, and the file that it is in."""
     from bench.config import format_plugin_name
+    from bench.console import warn
     from bench.errors import ConfigError
     from bench.registry import load, load_module
 
@@ -136,5 +137,9 @@ def _load_space(
     name = format_plugin_name(model)
     where = space or spaces.space_file(name)
     varied = spaces.load_space(where)
-    plugin = load("encoder", model)
-    return spaces.Basis(model, name, plugin, preset or varied.preset, dataset, tuple(overrides)), varied, where
+    basis = spaces.Basis(model, name, load("encoder", model), preset or varied.preset, dataset, tuple(overrides))
+    if space is None:  # the encoder's own, written for one preset
+        varied, sentences = spaces.narrow(varied, basis)
+        for sentence in sentences:
+            warn(sentence)
+    return basis, varied, where

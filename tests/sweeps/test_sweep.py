@@ -157,7 +157,7 @@ def test_interrupted_sweep_ends_its_workers_and_puts_the_trial_back(sweep: tuple
     assert mine and not set(mine) & set(workers())
     study = next(path for path in store.glob("sweeps/*/study.json") if read_json(path)["budget"]["train.steps"] > 40)
     trials = read_frame(study.parent / "trials.parquet")
-    assert trials["state"].tolist() == ["failed", "waiting"]
+    assert trials["state"].tolist() == ["waiting"]
     for log in study.parent.glob("worker-*.log"):
         assert "Traceback" not in log.read_text()
     for path in study.parent.iterdir():
