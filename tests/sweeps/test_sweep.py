@@ -171,6 +171,7 @@ def test_best_trial_is_promoted_registered_and_tested_again_from_the_registry(sw
     folder = study_folder(store)
     output = done("sweep", "promote", folder.name.rpartition(".")[2], "--store", str(store))
     assert "is version 1 of now-playing, alias champion" in output
+    assert "no finished run of the preset tiny with the same data is in the store" in output
     key = read_json(folder / "study.json")["promoted"]["run"]
     settings = read_json(store / "runs" / key / "config.json")
     best = read_frame(folder / "trials.parquet").set_index("number").loc[read_json(folder / "study.json")["best"][0]]
