@@ -254,6 +254,10 @@ class Uploader:
 
     def _upload(self, path: Path, under: str) -> None:
         """Send one file. Raises: the exception of a lost connection; any other failure concerns this file alone."""
+        folder = self._journal.folder
+        recorded = os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
+        event = {"kind": "artifact", "path": recorded, "under": under}
+        self._left_out = [each for each in self._left_out if each != event]
         try:
             self._client.log_artifact(self._run_id, str(path), under or None)
         except Exception as error:
@@ -261,12 +265,10 @@ class Uploader:
                 raise
             if _may_pass(error):
                 self._failure = self._failure or error
-            else:
-                folder = self._journal.folder
-                name, size = posixpath.join(under, path.name), format_size(path.stat().st_size)
-                self.refused.append(f"artefact {name} ({size}): {_reason(error)}")
-                recorded = os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
-                self._left_out.append({"kind": "artifact", "path": recorded, "under": under})
+                return
+            name, size = posixpath.join(under, path.name), format_size(path.stat().st_size)
+            self.refused.append(f"artefact {name} ({size}): {_reason(error)}")
+            self._left_out.append(event)
 
     def _log_datasets(self, events: list[Event]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

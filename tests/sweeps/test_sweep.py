@@ -191,6 +191,9 @@ def test_best_trial_is_promoted_registered_and_tested_again_from_the_registry(sw
     assert not {"pkl", "pickle", "pt"} & set(suffixes.split(",")) and "safetensors" in suffixes
     version = MlflowClient(uri).get_model_version_by_alias("now-playing", "champion")
     assert "## Tested" in version.description
+    done("run", "-m", "now-playing", "--preset", "tiny", "--task", "segments", "--store", str(store))
+    promoted = done("sweep", "promote", folder.name.rpartition(".")[2], "--anyway", "--store", str(store))
+    assert "95 % interval" in promoted or "has the settings of the preset tiny itself" in promoted
     tested = done(
         "run", "--checkpoint", "models:/now-playing@champion", "--preset", "tiny", "--task", "segments",
         "--store", str(store),
