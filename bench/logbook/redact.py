@@ -24,14 +24,15 @@ def without_password(url: str) -> str:
 
 def redact(text: str, *urls: str | None) -> str:
     """Return the text without user names and passwords: those of any URL, of `urls` and of the environment."""
-    known = [url for url in (*urls, *map(os.environ.get, URIS)) if url]
-    for url in known:
-        if login := _login(url):
-            text = text.replace(f"{login}@", "")
+    known = [url for url in (*urls, *map(os.environ.get, URIS)) if url and _login(url)]
     passwords = [_login(url).partition(":")[2] for url in known] + [os.environ.get(name, "") for name in PASSWORDS]
     for password in {form for each in passwords for form in (each, unquote(each))}:
         if len(password) >= SHORTEST_PASSWORD:
             text = text.replace(password, HIDDEN)
+    for url in known:
+        host = re.split(r"[:/?#]", without_password(url).partition("://")[2], maxsplit=1)[0]
+        # Also a part of a password with an unescaped @, which a library took for the name of the host.
+        text = re.sub(rf"[^\s'\"/]*@(?={re.escape(host)})", "", text.replace(f"{_login(url)}@", ""))
     return _IN_WORDS.sub(rf"\1{HIDDEN}", _IN_QUERY.sub(rf"\1{HIDDEN}", _IN_URL.sub("", text)))
 
 

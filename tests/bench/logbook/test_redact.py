@@ -44,6 +44,11 @@ def test_message_is_shown_without_user_and_password(text: str, monkeypatch: pyte
     assert len(shown) > 20
 
 
+def test_part_of_a_password_with_an_unescaped_at_is_not_shown() -> None:
+    shown = redact("failed to resolve host 'cret@nohost.invalid'", "postgresql://me:s3@cret@nohost.invalid:5/x")
+    assert shown == "failed to resolve host 'nohost.invalid'"
+
+
 def test_message_without_secrets_is_left_as_it_is() -> None:
     text = "cannot connect to http://host:5000/a@b: user said no; see models:/x@champion"
     assert redact(text) == text
