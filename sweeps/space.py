@@ -154,9 +154,11 @@ def narrow(space: Space, basis: Basis) -> tuple[Space, list[str]]:
             parameters[name] = parameter
             continue
         kept = [value for value in list_values(parameter) if _is_allowed(space, basis, {name: value})]
-        shown = ", ".join(map(format_setting, kept)) or "none"
+        shown = ", ".join(map(format_setting, kept))
         if len(kept) < 2:
-            sentences.append(f"{name} is not varied: of its values the preset {basis.preset} allows {shown}")
+            sentences.append(
+                f"{name} is not varied: the preset {basis.preset} allows {shown and 'only '}{shown or 'no value'}"
+            )
         elif parameter.choices is not None:
             parameters[name] = replace(parameter, choices=tuple(kept))
             sentences.append(f"{name} is varied over {shown} only: the preset {basis.preset} allows no other choice")

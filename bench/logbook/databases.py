@@ -44,7 +44,10 @@ def check_not_mlflows(url: str, *tracking_uris: str) -> None:
 
     `tracking_uris` are databases that MLflow will log to, and which perhaps do not exist yet.
     """
-    if any(is_same_database(url, each) for each in tracking_uris) or _list_tables(url) >= MLFLOW_TABLES:
+    is_shared = any(is_same_database(url, each) for each in tracking_uris)
+    if is_shared:
+        check_not_optunas(url)  # then MLflow is to have another
+    if is_shared or _list_tables(url) >= MLFLOW_TABLES:
         raise ConfigError(
             f"the database {without_password(url)} is MLflow's; give Optuna one of its own with --storage (or "
             "BENCH_STORAGE), or leave it out on a single machine"

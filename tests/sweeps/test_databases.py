@@ -57,6 +57,8 @@ def test_database_of_optuna_is_refused_as_a_tracking_store(tmp_path: Path, monke
     for refused in (check_tracking, lambda: connect(url, tmp_path), lambda: sync(tmp_path, print)):
         with pytest.raises(ConfigError, match=r"optuna.db is Optuna's: .*; give MLflow one of its own"):
             refused()  # type: ignore[no-untyped-call]
+    with pytest.raises(ConfigError, match=r"optuna.db is Optuna's: .*; give MLflow one of its own"):
+        open_storage(url, Store(tmp_path / "store"))
     assert fingerprint(tmp_path / "optuna.db") == before
 
 
@@ -68,7 +70,7 @@ def test_database_of_optuna_on_a_server_is_refused_as_a_tracking_store(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres_url)
     with pytest.raises(ConfigError, match="is Optuna's"):
         check_tracking()
-    with pytest.raises(ConfigError, match="is MLflow's"):
+    with pytest.raises(ConfigError, match="is Optuna's"):
         open_storage(postgres_url, Store(tmp_path))
 
 

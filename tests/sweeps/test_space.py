@@ -80,7 +80,7 @@ def test_setting_that_a_preset_fixes_is_left_out_and_a_choice_that_it_refuses_as
         Space("tiny", {"train.hard_negatives_per_track": Parameter(1, 5), "train.schedule": choices}), basis
     )
     assert space.parameters == {"train.schedule": Parameter(choices=("cosine", "constant"))}
-    assert sentences[0] == "train.hard_negatives_per_track is not varied: of its values the preset tiny allows 1"
+    assert sentences[0] == "train.hard_negatives_per_track is not varied: the preset tiny allows only 1"
     assert sentences[1].startswith("train.schedule is varied over cosine, constant only")
     with pytest.raises(ConfigError, match="allows no setting of this space to vary"):
         narrow(Space("tiny", {"train.hard_negatives_per_track": Parameter(1, 5)}), basis)
