@@ -54,7 +54,8 @@ def open_book(
 
     MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME override the store's MLflow database and `experiment`. If the folder
     was logged before, its MLflow run is continued. If another process has the folder open, this one waits for it.
-    `warn` gets at most one message about MLflow, possibly from another thread.
+    `warn` gets at most one message about a failure of MLflow and one about what it refused, possibly from another
+    thread, and names damaged lines of the journal.
     """
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder)
