@@ -29,7 +29,7 @@ from bench.device import pick_device, use_full_fp32
 from bench.errors import ConfigError, PluginError, Pruned, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
-from bench.logbook import Logbook, labels, open_book, provenance
+from bench.logbook import Logbook, check_tracking, labels, open_book, provenance
 from bench.logbook.mlflow_metrics import log_result
 from bench.machine import keep_freed_memory
 from bench.results import Result, start_result, with_alignment, with_segments, write_result
@@ -125,6 +125,7 @@ def check_run(config: RunConfig, context: RunContext) -> None:
 
     Raises: ConfigError or PluginError, before any work starts.
     """
+    check_tracking()
     pick_device(config.device)
     encoder = build_encoder(context.plugin, config)
     missing = [part for part in ENCODER_PARTS if not hasattr(encoder, part)]

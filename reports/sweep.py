@@ -66,7 +66,7 @@ def _format_outcomes(trials: pd.DataFrame) -> Text:
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     lines = [f"\n  {len(trials)} trials: {states}; {trials['seconds'].sum() / 60:.0f} minutes of worker time"]
     repeats = int((trials["repeats"] >= 0).sum())
-    lines += [f"  {repeats} of them repeat a trial whose worker was killed or interrupted"] if repeats else []
+    lines += [f"  {repeats} of them repeat a trial whose worker was killed"] if repeats else []
     failed = trials[(trials["state"] == "failed") & (trials["reason"] != "")]
     lines += [f"  trial {row['number']} failed: {row['reason']}" for row in failed.to_dict("records")]
     return Text("\n".join(lines))

@@ -81,7 +81,7 @@ def sweep(request: SweepRequest, progress: Progress, warn: Callable[[str], None]
     """
     _check_request(request)
     check(request.space, request.basis, request.space_path)
-    storage = open_storage(request.storage, request.store)
+    storage = open_storage(request.storage, request.store, warn)
     definition, config = _prepare_definition(request, progress, warn)
     if request.study is None:
         for sentence in describe_other_studies(storage, definition):
@@ -324,7 +324,7 @@ def _format_outcome(trial: FrozenTrial, study: optuna.Study) -> str:
         last = max(trial.intermediate_values, default=0)
         outcome = f"pruned at step {last}, validation top-1 {trial.intermediate_values.get(last, float('nan')):.3f}"
     else:
-        outcome = trial.user_attrs.get("reason", "killed or interrupted; its settings are tried again")
+        outcome = trial.user_attrs.get("reason", "killed; its settings are tried again")
     settings = " ".join(f"{name}={format_setting(value)}" for name, value in trial.params.items())
     return f"trial {trial.number}: {outcome} ({settings})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from bench.errors import ConfigError
 from bench.logbook import Package, alias_tags, register
 from bench.results import Result
 from bench.run import RunContext, run
-from bench.runs import find_run
+from bench.runs import FinishedRun, find_run, list_runs
 from bench.settings import RunConfig
 from bench.store import Store
 from bench.sweeps import export
@@ -26,6 +27,22 @@ from bench.values import Progress
 
 CHAMPION = "champion"
 SCORE = "segment_top1/mean"
+METRIC, MEAN = "segment_top1", "mean"  # in the table of `bench compare`
+SAME = ("encoder", "benchmark", "digests", "index", "sequence")  # of the summaries of runs that can be compared
+SECTIONS = ("model.", "train.")  # what distinguishes the settings of runs that were tested alike
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a promoted run compares with a run of the preset that its study started from."""
+
+    sentence: str
+
+    preset_run: str = ""
+    """The key of the run of the preset, empty if the store has none."""
+
+    is_worse: bool = False
+    """Whether the promoted run finds significantly less: the whole interval of the difference is below zero."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,10 @@ class Promotion:
     version: str
     """The version of the model in MLflow's registry."""
 
+    comparison: Comparison
+    is_champion: bool
+    """Whether the alias champion was moved to this version."""
+
 
 def promote(
     name: str,
@@ -53,12 +74,14 @@ def promote(
     store: Store,
     progress: Progress,
     warn: Callable[[str], None],
+    anyway: bool = False,
 ) -> Promotion:
     """Train the best trial of a study, or trial `number`, at full budget; test it, register it and return the result.
 
+    It becomes the champion, unless it is significantly worse than a run of the preset in the store and not `anyway`.
     Raises: ConfigError if the study has no such trial, or if it has several best ones and `number` is None.
     """
-    study = find_stored_study(open_storage(storage, store), name)
+    study = find_stored_study(open_storage(storage, store, warn), name)
     definition, origin = definition_of(study), origin_of(study)
     trial = _choose_trial(study, number)
     config = _config(definition, origin, trial)
@@ -68,11 +91,51 @@ def promote(
     result = run(config, RunContext(plugin, root, store, progress, warn, tags=tags), "segments")
     assert result is not None
     model = model_name or config.encoder
-    version = _register_model(result, config, plugin, study, trial, model, store, warn)
+    comparison = compare_with_preset(result, _config(definition, origin, None), store)
+    is_champion = anyway or not comparison.is_worse
+    version = _register_model(result, config, plugin, study, trial, model, store, warn, CHAMPION if is_champion else "")
     folder = store.root / "sweeps" / study.study_name
     export.export(study, folder)
     export.write_promotion(folder, result.summary["run"], trial.number)
-    return Promotion(study.study_name, trial.number, result, model, version)
+    return Promotion(study.study_name, trial.number, result, model, version, comparison, is_champion)
+
+
+def compare_with_preset(result: Result, preset: RunConfig, store: Store) -> Comparison:
+    """Return how a promoted run compares with the newest run of the preset's settings, on the same queries."""
+    found = _find_preset_run(result, preset, store)
+    if found is None:
+        return Comparison(
+            f"no finished run of the preset {preset.preset} with the same data is in the store, so it is not known "
+            "whether this model is better than the preset"
+        )
+    if found.key == result.summary["run"]:
+        return Comparison(f"the promoted trial has the settings of the preset {preset.preset} itself", found.key)
+    table = registry.load("report", "compare").compare([found.load_result(), result])
+    row = table[(table["run"] == result.summary["run"]) & (table["metric"] == METRIC) & (table["cell"] == MEAN)].iloc[0]
+    points = 100 * row[["difference", "difference_low", "difference_high"]].astype(float)
+    is_worse = bool(points["difference_high"] < 0)
+    verdict = "worse" if is_worse else "better" if points["difference_low"] > 0 else "not significantly different"
+    return Comparison(
+        f"segment-level top-1 less that of the preset {preset.preset} (run {found.key[:6]}): "
+        f"{points['difference']:+.1f} points, 95 % interval {points['difference_low']:+.1f} to "
+        f"{points['difference_high']:+.1f}: {verdict}",
+        found.key,
+        is_worse,
+    )
+
+
+def _find_preset_run(result: Result, preset: RunConfig, store: Store) -> FinishedRun | None:
+    """Return the newest run that trained with these settings on the same data and was tested on the same queries."""
+    wanted = {k: v for k, v in json.loads(json.dumps(flatten(preset))).items() if k.startswith(SECTIONS)}
+    for key in reversed(list_runs(store)):
+        run = find_run(store, key)
+        alike = all(run.summary.get(name) == result.summary[name] for name in SAME)
+        has_trained = "training" in run.summary.get("seconds", {})  # else its weights are those of another run
+        if alike and has_trained and {k: v for k, v in run.settings.items() if k.startswith(SECTIONS)} == wanted:
+            tested = run.load_result()
+            if len(tested.rows) and set(tested.rows["queries"]) == set(result.rows["queries"]):
+                return run
+    return None
 
 
 def _choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
@@ -88,13 +151,19 @@ def _choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
     return complete[chosen]
 
 
-def _config(definition: dict[str, object], origin: Origin, trial: FrozenTrial) -> RunConfig:
+def _config(definition: dict[str, object], origin: Origin, trial: FrozenTrial | None) -> RunConfig:
+    """Return the settings of a trial at full budget, or of the preset of its study."""
     space = read_space(definition["space"])
+    if trial is not None and (lost := sorted(space.parameters.keys() - trial.params.keys())):
+        raise ConfigError(
+            f"trial {trial.number} has no {', '.join(lost)}, which a damaged line of the journal held; choose another "
+            "with --trial"
+        )
     overrides = definition["overrides"]
     assert isinstance(overrides, list)
     plugin = registry.load("encoder", origin.model)
     basis = Basis(origin.model, str(definition["encoder"]), plugin, space.preset, origin.dataset, tuple(overrides))
-    return basis.config(to_settings(space, trial.params))
+    return basis.config(to_settings(space, trial.params) if trial is not None else {})
 
 
 def _register_model(
@@ -106,10 +175,11 @@ def _register_model(
     model: str,
     store: Store,
     warn: Callable[[str], None],
+    alias: str,
 ) -> str:
     summary = result.summary
     score, before = summary["headline"][SCORE], alias_tags(store, model, CHAMPION)
-    if before.get("bench.task") == summary["benchmark"] and float(before.get(SCORE, 0)) > score:
+    if alias and before.get("bench.task") == summary["benchmark"] and float(before.get(SCORE, 0)) > score:
         warn(
             f"the previous {CHAMPION} has a higher {SCORE} ({before[SCORE]}) than this model ({score:.4f}); the alias "
             "moves to this model, set it back in the MLflow UI if you prefer the previous one"
@@ -128,4 +198,4 @@ def _register_model(
         dim=summary["dim"],
     )
     tags = {"bench.task": summary["benchmark"], SCORE: f"{score:.4f}", "bench.run": summary["run"]}
-    return register(store, summary["run"], package, model, CHAMPION, tags)
+    return register(store, summary["run"], package, model, alias, tags)

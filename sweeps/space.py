@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bench.config import assignment, flatten, format_unknown_setting, parse_section, resolve
+from bench.config import assignment, flatten, format_setting, format_unknown_setting, parse_section, resolve
 from bench.errors import ConfigError
 from bench.registry import format_unknown
 from bench.settings import RunConfig, require
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 VARIABLE_SECTIONS = ("model.", "train.")
+GRID = 32  # steps between the ends of a range, at which it is looked for the values that a preset allows
 Scalar = bool | int | float | str
 Value = Scalar | list[Any]
 
@@ -138,6 +139,67 @@ def check(space: Space, basis: Basis, path: Path) -> None:
                 basis.config(space.budget, {name: value})
             except ConfigError as error:
                 raise ConfigError(f"{path}: {name} = {value}: {error}") from error
+
+
+def narrow(space: Space, basis: Basis) -> tuple[Space, list[str]]:
+    """Return the part of a space that the settings of `basis` allow, and a sentence on each parameter that changes.
+
+    The spaces of `sweeps/` are written for one preset. Under another, a bound may break a rule: that range ends at the
+    last value that keeps it, both in a trial and in the full training of a promotion. A parameter without two such
+    values is left out.
+    """
+    parameters, sentences = {}, []
+    for name, parameter in space.parameters.items():
+        if all(_is_allowed(space, basis, {name: value}) for value in parameter.ends):
+            parameters[name] = parameter
+            continue
+        kept = [value for value in list_values(parameter) if _is_allowed(space, basis, {name: value})]
+        shown = ", ".join(map(format_setting, kept))
+        if len(kept) < 2:
+            sentences.append(
+                f"{name} is not varied: the preset {basis.preset} allows {shown and 'only '}{shown or 'no value'}"
+            )
+        elif parameter.choices is not None:
+            parameters[name] = replace(parameter, choices=tuple(kept))
+            sentences.append(f"{name} is varied over {shown} only: the preset {basis.preset} allows no other choice")
+        else:
+            parameters[name] = between = replace(parameter, low=_as_number(kept[0]), high=_as_number(kept[-1]))
+            sentences.append(
+                f"{name} is varied from {between.low:g} to {between.high:g} instead of {parameter.low:g} to "
+                f"{parameter.high:g}: the preset {basis.preset} allows no more"
+            )
+    if not parameters:
+        raise ConfigError(f"the preset {basis.preset} allows no setting of this space to vary; write one with --space")
+    return replace(space, parameters=parameters), sentences
+
+
+def list_values(parameter: Parameter) -> list[Value]:
+    """Return the choices of a parameter, or values from one end of its range to the other: all integers, if few."""
+    low, high = parameter.low, parameter.high
+    if parameter.choices is not None:
+        return list(parameter.choices)
+    assert low is not None and high is not None
+    if isinstance(low, int) and isinstance(high, int) and high - low < GRID:
+        return list(range(low, high + 1, int(parameter.step or 1)))
+    shares = [i / GRID for i in range(GRID + 1)]
+    inner = [low * (high / low) ** share if parameter.log else low + (high - low) * share for share in shares[1:-1]]
+    if isinstance(low, int) and isinstance(high, int):
+        inner = [round(value) for value in inner]
+    return [low, *(float(f"{value:.3g}") if isinstance(value, float) else value for value in inner), high]
+
+
+def _is_allowed(space: Space, basis: Basis, values: Mapping[str, Value]) -> bool:
+    try:
+        basis.config(space.budget, values)
+        basis.config(values)
+    except ConfigError:
+        return False
+    return True
+
+
+def _as_number(value: Value) -> int | float:
+    assert isinstance(value, int | float)
+    return value
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

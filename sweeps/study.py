@@ -13,17 +13,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
+from bench import console
 from bench.errors import ConfigError, StoreError
+from bench.logbook import check_storage, redact, without_password
 from bench.registry import format_unknown
 from bench.settings import RunConfig
 from bench.store import Store, digest
+from bench.sweeps.journal import mend_journal
 from bench.sweeps.space import Space, differences
 
 JOURNAL = "journal.log"
@@ -121,26 +123,38 @@ class KernelLock:
         """Release the lock."""
         self._lock_path.release()
 
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
 
 def journal_of(store: Store) -> Path:
     """Return the file that holds the studies of a store."""
     return store.root / "sweeps" / JOURNAL
 
 
-def open_storage(url: str | None, store: Store) -> BaseStorage:
+def open_storage(url: str | None, store: Store, warn: Callable[[str], None] = console.warn) -> BaseStorage:
     """Return the storage at a URL, or the journal file of the store if `url` is None.
 
-    Raises: ConfigError with a message of one line if the storage cannot be reached.
+    Damaged lines of the journal are left out, and `warn` is told which.
+    Raises: ConfigError with a message of one line if the storage cannot be reached, or is MLflow's database.
     """
     silence_optuna()
-    if url is None:
-        path = journal_of(store)
+    if url is not None:
+        return _open_database(url, store)
+    path = journal_of(store)
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))  # type: ignore[arg-type]
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be used: {error}; name another folder with --store") from error
-    return _open_database(url)
+        path.touch()
+        with KernelLock(path):
+            sentences = mend_journal(path)
+        for sentence in sentences:
+            warn(sentence)
+        return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))  # type: ignore[arg-type]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be used: {error}; name another folder with --store") from error
 
 
 def silence_optuna() -> None:
@@ -150,10 +164,11 @@ def silence_optuna() -> None:
     warnings.filterwarnings("ignore", message="Heartbeat of storage")
 
 
-def _open_database(url: str) -> BaseStorage:
+def _open_database(url: str, store: Store) -> BaseStorage:
     shown_url = without_password(url)
     if "://" not in url:
         raise ConfigError(f"--storage must be a URL such as postgresql+psycopg://user@host/sweeps, got {shown_url!r}")
+    check_storage(url, store.root)
     for tries_left in reversed(range(CREATE_TRIES)):
         try:
             return RDBStorage(
@@ -170,18 +185,12 @@ def _open_database(url: str) -> BaseStorage:
             ) from error
         except Exception as error:
             if not tries_left or not _is_create_race(error):
-                reason = str(error).splitlines()[0]
+                reason = redact(str(error).splitlines()[0], url)
                 raise ConfigError(
                     f"the storage {shown_url} cannot be reached ({reason}); start it or correct --storage"
                 ) from error
             time.sleep(1.0)
     raise AssertionError("the loop returns or raises")
-
-
-def without_password(url: str) -> str:
-    """Return the URL without its user name and password, so that it may be shown."""
-    netloc = urlsplit(url).netloc
-    return url.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else url
 
 
 def _is_create_race(error: Exception) -> bool:

@@ -86,7 +86,8 @@ class TrialQueue:
         if len(self.study.directions) > 1:  # Optuna prunes by a single objective only
             return False
         try:
-            trial.report(value, step)
+            if step not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:  # of a resumed one
+                trial.report(value, step)
             return trial.should_prune()
         except Exception as error:
             self.warn(f"the sweep's storage does not respond ({first_line(error)}); the trial continues")
@@ -108,11 +109,10 @@ class TrialQueue:
         self.release(number)
 
     def requeue(self, trial: Trial) -> None:
-        """Mark an interrupted trial as failed and queue it again; next time it resumes from its checkpoint."""
-        frozen = self.study.get_trials(deepcopy=False)[trial.number]
-        with suppress(Exception):  # if the storage does not respond, the next worker that asks finds the trial dead
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.add_trial(_repeat_trial(frozen))
+        """Let an interrupted trial wait for a worker that resumes it from its checkpoint; it has not failed."""
+        with suppress(Exception), self._ask_lock():  # without a storage, the next worker that asks finds it dead
+            self.study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            self.release(trial.number)
         self.release(trial.number)
 
     def release(self, number: int) -> None:
@@ -208,17 +208,6 @@ def heartbeat(storage: BaseStorage, trial: Trial) -> Iterator[None]:
 def _has_heartbeat(storage: BaseStorage) -> bool:
     """Return whether the storage is a database, shared by any number of hosts; a journal file serves one."""
     return hasattr(storage, "record_heartbeat")
-
-
-def _repeat_trial(trial: FrozenTrial) -> FrozenTrial:
-    """Return a waiting trial with the settings of `trial`; an interruption does not use up its only retry."""
-    history = {name: value for name, value in trial.system_attrs.items() if name == "retry_history"}
-    return optuna.create_trial(
-        state=TrialState.WAITING,
-        params=trial.params,
-        distributions=trial.distributions,
-        system_attrs={REPEAT_OF: trial.number} | history,
-    )
 
 
 def _sampler(study: optuna.Study, num_trials: int) -> optuna.samplers.BaseSampler:

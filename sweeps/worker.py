@@ -69,7 +69,7 @@ def parse_worker_spec(line: str) -> WorkerSpec:
 def work(spec: WorkerSpec, progress: Progress, warn: Callable[[str], None]) -> None:
     """Run trials until enough were started. Raises: BenchError if SAME_FAILURES trials in a row fail with one error."""
     store = Store(Path(spec.store))
-    study = join_study(open_storage(spec.storage, store), spec.study, spec.pruner)
+    study = join_study(open_storage(spec.storage, store, warn), spec.study, spec.pruner)
     queue = TrialQueue(study, spec.space, store.root / "sweeps" / spec.study, warn)
     failures: list[str] = []
     while (trial := queue.ask(spec.trials)) is not None:

@@ -90,11 +90,18 @@ def promote(
     name: Annotated[
         str | None, typer.Option(help="Name in MLflow's model registry.", show_default="that of the encoder")
     ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Make it champion although it is significantly worse than the preset.")
+    ] = False,
     storage: Storage = None,
     data_root: DataRoot = None,
     store: StoreRoot = STORE,
 ) -> None:
-    """Train the best trial at full budget, test it on the test grid, and register it in MLflow as champion."""
+    """Train the best trial at full budget, test it on the test grid, and register it in MLflow as champion.
+
+    If the store has a run of the study's preset, the difference from it is shown; a model that is significantly worse
+    is registered without the alias champion, and the exit code is 2.
+    """
     from bench.console import show_progress, warn
     from bench.registry import load_module
     from bench.runs import find_study
@@ -102,16 +109,21 @@ def promote(
     where = open_store(store)
     chosen = study or find_study(where, None).name
     with show_progress() as progress:
-        made = load_module("sweeps.promote").promote(chosen, trial, name, storage, data_root, where, progress, warn)
+        made = load_module("sweeps.promote").promote(
+            chosen, trial, name, storage, data_root, where, progress, warn, anyway
+        )
     print_result(made.result)
-    print(f"trial {made.trial} of {made.study} is version {made.version} of {made.model}, alias champion")
-    option = format_store_option(store)
-    print_next(
-        {
-            f"bench compare DEFAULT_RUN {made.result.summary['run'][:6]}{option}": "is it better than the preset?",
-            f"bench run --checkpoint models:/{made.model}@champion{option}": "test it on other music",
-        }
-    )
+    print(made.comparison.sentence)
+    role = "alias champion" if made.is_champion else "without the alias champion"
+    print(f"trial {made.trial} of {made.study} is version {made.version} of {made.model}, {role}")
+    if not made.is_champion:
+        warn("the alias champion was not set, as the preset is significantly better; promote with --anyway to set it")
+        raise typer.Exit(2)
+    option, key, preset = format_store_option(store), made.result.summary["run"], made.comparison.preset_run
+    next_ = {f"bench run --checkpoint models:/{made.model}@champion{option}": "test it on other music"}
+    if preset not in ("", key):
+        next_[f"bench compare {preset[:6]} {key[:6]}{option}"] = "where it differs from the preset"
+    print_next(next_)
 
 
 @group.command("show")
@@ -127,6 +139,7 @@ def _load_space(
 ) -> tuple[Any, Any, Path]:
     """Return what the trials share, the space that they vary, and the file that it is in."""
     from bench.config import format_plugin_name
+    from bench.console import warn
     from bench.errors import ConfigError
     from bench.registry import load, load_module
 
@@ -136,5 +149,9 @@ def _load_space(
     name = format_plugin_name(model)
     where = space or spaces.space_file(name)
     varied = spaces.load_space(where)
-    plugin = load("encoder", model)
-    return spaces.Basis(model, name, plugin, preset or varied.preset, dataset, tuple(overrides)), varied, where
+    basis = spaces.Basis(model, name, load("encoder", model), preset or varied.preset, dataset, tuple(overrides))
+    if space is None:  # the encoder's own, written for one preset
+        varied, sentences = spaces.narrow(varied, basis)
+        for sentence in sentences:
+            warn(sentence)
+    return basis, varied, where

@@ -22,7 +22,15 @@ from filelock import Timeout
 from bench.errors import Pruned
 from bench.logbook.journal import Journal, RunLink, journals
 from bench.logbook.sync import Backlog
-from bench.logbook.uploader import Uploader, connect, first_line, switch_target, system_sampler, user_uri
+from bench.logbook.uploader import (
+    Uploader,
+    connect,
+    first_line,
+    format_refusals,
+    switch_target,
+    system_sampler,
+    target_uri,
+)
 from bench.store import write_text
 
 if TYPE_CHECKING:
@@ -46,14 +54,17 @@ def open_book(
 
     MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME override the store's MLflow database and `experiment`. If the folder
     was logged before, its MLflow run is continued. If another process has the folder open, this one waits for it.
-    `warn` gets at most one message about MLflow, possibly from another thread.
+    `warn` gets at most one message about a failure of MLflow and one about what it refused, possibly from another
+    thread, and names damaged lines of the journal.
     """
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder)
     with _lock_journal(journal, warn):
         journal.mend()
-        link = journal.load_link() or RunLink(os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment, name, user_uri())
-        journal.write_link(switch_target(link, user_uri()))
+        link = journal.load_link() or RunLink(
+            os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment, name, target_uri(store)
+        )
+        journal.write_link(switch_target(link, target_uri(store)))
         book = Logbook(journal, store, warn)
         status = "FINISHED"
         try:
@@ -187,8 +198,8 @@ class Logbook:
     @_never_raises
     def artifact(self, path: Path, under: str = "") -> None:
         """Log a file or a whole folder, into the folder `under` of the run's artefacts."""
-        inside = path.resolve().is_relative_to(self._journal.folder.resolve())
-        recorded = path.resolve().relative_to(self._journal.folder.resolve()) if inside else path.resolve()
+        is_in_store = path.resolve().is_relative_to(self._store.resolve())  # which may be moved before the delivery
+        recorded = os.path.relpath(path.resolve(), self._journal.folder.resolve()) if is_in_store else path.resolve()
         self._journal.append("artifact", path=str(recorded), under=under)
 
     @_never_raises
@@ -226,7 +237,7 @@ class Logbook:
         failed_s = sampled_s = -math.inf
         stopping = caught_up = False
         while True:
-            if time.monotonic() - failed_s > RETRY_S:
+            if stopping or time.monotonic() - failed_s > RETRY_S:
                 try:
                     uploader = uploader or self._build_uploader()
                     uploader.deliver()
@@ -244,7 +255,7 @@ class Logbook:
                 self._catch_up()
             stopping = self._stop.wait(FLUSH_S)
         if uploader and uploader.refused:
-            self._warn_once("refused", f"MLflow did not take {len(uploader.refused)} entries: {uploader.refused[0]}")
+            self._warn_once("refused", format_refusals(uploader.refused, self._journal.folder))
 
     def _build_uploader(self) -> Uploader:
         link = self._journal.load_link()
@@ -257,7 +268,7 @@ class Logbook:
         backlog = Backlog(self._store, lambda reason: None)  # `bench sync` reports problems with them
         for journal in journals(self._store):
             link = journal.load_link()
-            if link is not None and link.uri == user_uri() and not self._stop.is_set():
+            if link is not None and link.uri == target_uri(self._store) and not self._stop.is_set():
                 backlog.deliver(journal)
 
     @_never_raises

@@ -8,7 +8,6 @@ kernel frees it when the process dies, so a free lock means that no process is w
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import uuid
@@ -20,10 +19,12 @@ from typing import Any
 from filelock import FileLock
 
 from bench.errors import StoreError
+from bench.logbook.salvage import blank_rest, describe_damage, find_objects, keep_copy
 from bench.store import read_json, write_json
 
 Event = dict[str, Any]
 EVENTS = "events.jsonl"
+KEYS = ("kind", "ms")  # of every event
 RUN_LINK = "mlflow.json"
 SLICE_BYTES = 1 << 20  # events are delivered in parts of this size, and each delivery is recorded on disk
 TAIL_BYTES = 4096  # much longer than the line of a status event
@@ -38,6 +39,9 @@ class Target:
 
     delivered: int
     """How many bytes of the journal it has."""
+
+    refused: tuple[Event, ...] = ()
+    """Artefacts that it refused, which `bench sync` sends once more."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,30 @@ class Journal:
                 raise OSError(f"no space left for {self._path}")
             self._torn = False
 
-    def mend(self) -> None:
-        """Remove the incomplete last line that a kill during a write leaves; call it under the lock."""
-        if self._path.is_file():
-            complete_bytes = self._path.read_bytes().rfind(b"\n") + 1
-            os.truncate(self._path, complete_bytes)
+    def mend(self) -> list[str]:
+        """Remove an incomplete last line and blank the damaged parts of others; call it under the lock.
+
+        Return a sentence on the damaged lines, of which a copy is kept. All else keeps its place in the file.
+        """
+        if not self._path.is_file():
+            return []
+        data = self._path.read_bytes()
+        complete_bytes, start = data.rfind(b"\n") + 1, 0
+        damaged: dict[int, int] = {}
+        blanked: dict[int, bytes] = {}  # by position
+        for number, line in enumerate(data[:complete_bytes].split(b"\n"), 1):
+            found = [part for part, _ in find_objects(line, KEYS)]
+            sound = blank_rest(line, found)
+            if sound.strip() != line.strip():
+                damaged[number], blanked[start] = len(found), sound
+            start += len(line) + 1
+        sentences = [describe_damage(self._path, damaged, keep_copy(self._path))] if damaged else []
+        with self._path.open("r+b") as file:
+            for position, sound in blanked.items():
+                file.seek(position)
+                file.write(sound)
+            file.truncate(complete_bytes)
+        return sentences
 
     def read(self, start: int = 0) -> Iterator[tuple[list[Event], int]]:
         """Yield (events, byte after them) in parts from byte `start`, up to the last complete line."""
@@ -116,16 +139,12 @@ class Journal:
                 whole = data[: data.rfind(b"\n") + 1]
                 if whole:
                     start += len(whole)
-                    yield [e for line in whole.splitlines() if (e := _parse(line)) is not None], start
+                    yield [event for line in whole.split(b"\n") for event in _parse(line)], start
                 if len(whole) < len(data):
                     return
 
-    def is_delivered(self) -> bool:
-        """Return whether the target in use has every event."""
-        link = self.load_link()
-        if link is None:
-            return True
-        target = link.targets.get(link.uri)
+    def is_delivered(self, target: Target | None) -> bool:
+        """Return whether a target has every event; None is one that was never delivered to."""
         size = self._path.stat().st_size if self._path.is_file() else 0
         return size <= (target.delivered if target else 0)
 
@@ -136,15 +155,12 @@ class Journal:
         with self._path.open("rb") as file:
             file.seek(max(0, self._path.stat().st_size - TAIL_BYTES))
             last = _parse(file.read().rstrip(b"\n").rpartition(b"\n")[2])
-        return last is None or last["kind"] != "status" or last["value"] == "RUNNING"
+        return not last or last[-1]["kind"] != "status" or last[-1]["value"] == "RUNNING"
 
-    def end_if_dead(self) -> bool:
-        """Log KILLED as the end of a session whose process died, and return whether it was needed; under the lock."""
-        if not self.is_open():
-            return False
-        self.mend()
-        self.append("status", value="KILLED")
-        return True
+    def end_if_dead(self) -> None:
+        """Log KILLED as the end of a session whose process died, after `mend`; call it under the lock."""
+        if self.is_open():
+            self.append("status", value="KILLED")
 
 
 @dataclass(frozen=True)
@@ -193,9 +209,10 @@ def journals(store: Path) -> list[Journal]:
     return [Journal(path.parent) for path in sorted((store / "runs").glob(f"*/{RUN_LINK}"))]
 
 
-def _parse(line: bytes) -> Event | None:
+def _parse(line: bytes) -> list[Event]:
+    """Return the events of a line: one, unless the line is damaged or was cut short by a full disk or a kill."""
     try:
         event = json.loads(line)
     except ValueError:
-        return None  # a line cut short by a full disk or a kill
-    return event if isinstance(event, dict) and "kind" in event else None
+        return [event for _, event in find_objects(line, KEYS)]
+    return [event] if isinstance(event, dict) and all(key in event for key in KEYS) else []

@@ -62,7 +62,7 @@ class RegisteredModel:
 
 
 def register(store: Store, run: str, package: Package, name: str, alias: str, tags: Mapping[str, str]) -> str:
-    """Add a version of the model `name` from a run that MLflow has, point the alias to it, and return its number.
+    """Add a version of the model `name` from a run that MLflow has, point the alias, if any, to it; return its number.
 
     Raises: StoreError if MLflow does not have the run or cannot be reached; the run itself is not affected.
     """
@@ -80,7 +80,8 @@ def register(store: Store, run: str, package: Package, name: str, alias: str, ta
         version = client.create_model_version(
             name, source, run_id=target.run_id, tags=dict(tags), description=package.card
         )
-        client.set_registered_model_alias(name, alias, version.version)
+        if alias:
+            client.set_registered_model_alias(name, alias, version.version)
     except Exception as error:
         raise StoreError(
             f"the model could not be registered in MLflow ({first_line(error)}); the run {run} is kept: promote again"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bench
+from bench.logbook.redact import without_password
 from bench.machine import cores
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def provenance() -> dict[str, str]:
     """Return the tags for the code, command, machine and libraries of this process; never fails."""
     tags = {
         "bench.version": bench.__version__,
-        "bench.cmd": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "bench.cmd": shlex.join([Path(sys.argv[0]).name, *map(without_password, sys.argv[1:])]),
         "mlflow.source.name": " ".join(["bench", *sys.argv[1:2]]),  # MLflow's column Source
         "mlflow.source.type": "LOCAL",
         "bench.python": platform.python_version(),

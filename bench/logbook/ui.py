@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from bench.errors import ConfigError, StoreError
+from bench.logbook.databases import ARTEFACTS
 from bench.logbook.uploader import connect, first_line, store_uri, user_uri
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def serve(store: Path, host: str = LOOPBACK, port: int | None = None) -> None:
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or store_uri(store)
     if uri.startswith(("http://", "https://")):
-        print(f"MLFLOW_TRACKING_URI is a server, which serves the UI itself: open {uri}", flush=True)
+        print(f"MLFLOW_TRACKING_URI is a server, which serves the UI itself: open {user_uri()}", flush=True)
         return
     if uri == store_uri(store) and not (store / "mlflow.db").is_file():
         raise _no_runs_error(store)
@@ -95,12 +96,14 @@ def _mlflow(uri: str, store: Path) -> Server:
     def command(host: str, port: int) -> list[str]:
         return [
             *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)),
-            *("--backend-store-uri", uri, "--default-artifact-root", (store.resolve() / "mlartifacts").as_uri()),
+            *("--default-artifact-root", (store.resolve() / ARTEFACTS).as_uri()),
         ]
 
     # Without the job runner, a feature for language models, the server is one process and not a dozen.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return Server("MLflow UI", command, "health", store / "mlflow-ui.log", 5000, quiet)
+    # The URI may contain a password, and every user of the machine can read a command line.
+    environment = quiet | {"MLFLOW_BACKEND_STORE_URI": uri}
+    return Server("MLflow UI", command, "health", store / "mlflow-ui.log", 5000, environment)
 
 
 def _optuna(store: Path) -> Server:
@@ -134,7 +137,7 @@ def _pages(store: Path) -> dict[str, str]:
         if not runs:
             raise _no_runs_error(store)
         comparison = _comparison(client, experiments)
-    except StoreError:
+    except (ConfigError, StoreError):
         raise
     except Exception as error:
         raise StoreError(f"the MLflow database of {store.resolve()} cannot be read: {first_line(error)}") from error

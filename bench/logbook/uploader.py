@@ -1,5 +1,7 @@
 """Delivers the events of a run's journal to MLflow, and connects to tracking stores.
 
+What a server refuses (an artefact larger than a proxy accepts) is named and left out; it holds back nothing else.
+
 A delivery can be repeated without harm: MLflow's SQL stores ignore a metric with the same key, step, time and value,
 and params, tags and artefacts are overwritten with the same content. So a kill between sending events and recording
 that they were sent duplicates nothing.
@@ -16,11 +18,18 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from bench.logbook.databases import (
+    ARTEFACTS,
+    check_not_mlflows,
+    check_not_optunas,
+    is_same_database,
+    relocate_artefacts,
+)
 from bench.logbook.journal import Event, Journal, RunLink, Target, update_target
+from bench.logbook.redact import redact, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,6 +39,10 @@ MAX_KEY, MAX_PARAM, MAX_TAG, MAX_DIGEST = 250, 6000, 8000, 36
 BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 # Error codes of MLflow for entries that it will never accept.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+SHOWN_REFUSALS = 5
+TOO_LARGE = 413  # the HTTP status of a body over the limit of a server, or of a proxy before it
+TOO_LARGE_REASON = "HTTP 413, larger than the server or a proxy before it accepts"
+PASSING = {401, 407, 408, 425, 429}  # HTTP statuses below 500 of a request that may succeed later, as all from 500 on
 QUIET = {  # defaults for the environment: a dead server is noticed in seconds; no chatter, no telemetry
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -48,17 +61,35 @@ def store_uri(store: Path) -> str:
 
 def user_uri() -> str:
     """Return the user's MLFLOW_TRACKING_URI without any password, empty if it is not set."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    netloc = urlsplit(uri).netloc
-    return uri.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else uri
+    return without_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
+def target_uri(store: Path) -> str:
+    """Return the target that the user asks for: `user_uri()`, empty if that is the store's own database."""
+    uri = user_uri()
+    return "" if is_same_database(uri, store_uri(store)) else uri
+
+
+def check_tracking() -> None:
+    """Check that MLFLOW_TRACKING_URI can be MLflow's, before any work. Raises: ConfigError if it is Optuna's."""
+    check_not_optunas(os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
+def check_storage(url: str, store: Path) -> None:
+    """Check that the storage of a sweep is no database that MLflow logs to. Raises: ConfigError if it is one."""
+    check_not_mlflows(url, os.environ.get("MLFLOW_TRACKING_URI", ""), store_uri(store))
 
 
 def connect(uri: str, store: Path) -> MlflowClient:
     """Return a client of the tracking store at `uri` (empty: the store's database), after it has answered once.
 
-    Raises: whatever MLflow raises when the tracking store cannot be used.
+    The artefacts of a store that was moved are found at its new place.
+    Raises: ConfigError if it is a database of Optuna's; whatever MLflow raises when it cannot be used.
     """
     import logging
+
+    if uri:
+        check_not_optunas(_with_password(uri))
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -67,15 +98,20 @@ def connect(uri: str, store: Path) -> MlflowClient:
     from mlflow import MlflowClient
 
     if uri:
-        # The URI in the environment may contain a password, which is never written to disk.
-        client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"] if uri == user_uri() else uri)
+        client = MlflowClient(_with_password(uri))
         client.search_experiments(max_results=1)
         return client
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(str(store / "mlflow.lock")):  # two processes that migrate a new database at once break it
         client = MlflowClient(store_uri(store))
         client.search_experiments(max_results=1)
+        relocate_artefacts(store / "mlflow.db", store.resolve() / ARTEFACTS)
     return client
+
+
+def _with_password(uri: str) -> str:
+    """Return the URI to connect with; that of the environment may contain a password, which is never written."""
+    return os.environ["MLFLOW_TRACKING_URI"] if uri == user_uri() else uri
 
 
 class Uploader:
@@ -86,23 +122,46 @@ class Uploader:
         self._journal = journal
         self._store = store
         self._run_id = ""
+        self._left_out: list[Event] = []  # artefacts that were refused
+        self._failure: Exception | None = None
         self.refused: list[str] = []
 
-    def deliver(self) -> None:
-        """Send every event that the target in use does not have. Raises: whatever MLflow raises."""
+    def deliver(self, retry: bool = False) -> None:
+        """Send every event that the target in use does not have; `retry` also sends refused artefacts once more.
+
+        An artefact that fails holds back neither the others nor the status: a refused one is named in `refused`, and
+        after any other failure the next delivery repeats its part of the journal.
+        Raises: whatever MLflow raises.
+        """
+        self._failure = None
         link = self._journal.load_link()
         assert link is not None
         if not self._run_id:
             link = self._journal.write_link(self._find_or_create_run(link))
-            self._run_id = link.targets[link.uri].run_id
+            self._run_id, self._left_out = link.targets[link.uri].run_id, list(link.targets[link.uri].refused)
+        if retry:
+            link = self._retry_refused(link)
         for events, end in self._journal.read(link.targets[link.uri].delivered):
             self._send(events)
-            link = self._journal.write_link(update_target(link, Target(self._run_id, end)))
+            if self._failure is None:
+                link = self._record(link, end)
+        if self._failure is not None:
+            raise self._failure
+
+    def _retry_refused(self, link: RunLink) -> RunLink:
+        before, self._left_out = self._left_out, []
+        for event in before:
+            self._log_file(event)
+        return self._record(link, link.targets[link.uri].delivered) if self._failure is None else link
+
+    def _record(self, link: RunLink, end: int) -> RunLink:
+        target = Target(self._run_id, end, tuple(self._left_out))
+        return self._journal.write_link(update_target(link, target))
 
     def _find_or_create_run(self, link: RunLink) -> RunLink:
         """Return the link to a run that exists: the one it names, one tagged with its id, or a new one."""
         target = link.targets.get(link.uri)
-        if target is not None and self._exists(target.run_id):
+        if target is not None and self.exists(target.run_id):
             return link
         experiment = self._experiment(link)
         runs = self._client.search_runs([experiment], f"tags.`bench.book` = '{link.id}'", max_results=1)
@@ -111,7 +170,8 @@ class Uploader:
             runs.append(self._client.create_run(experiment, start_time=start, tags=tags, run_name=link.name))
         return update_target(link, Target(runs[0].info.run_id, 0))
 
-    def _exists(self, run_id: str) -> bool:
+    def exists(self, run_id: str) -> bool:
+        """Return whether the tracking store has a run. Raises: whatever MLflow raises."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -124,7 +184,7 @@ class Uploader:
     def _experiment(self, link: RunLink) -> str:
         from mlflow.exceptions import MlflowException
 
-        location = None if link.uri else (self._store.resolve() / "mlartifacts").as_uri()
+        location = None if link.uri else (self._store.resolve() / ARTEFACTS).as_uri()
         try:
             return str(self._client.create_experiment(link.experiment, artifact_location=location))
         except MlflowException as error:
@@ -169,27 +229,46 @@ class Uploader:
                 arguments: dict[str, Any] = {kind: part}
                 self._client.log_batch(self._run_id, **arguments)
             except MlflowException as error:
-                if error.error_code not in REFUSALS:
+                if error.error_code not in REFUSALS and _http_status(error) != TOO_LARGE:
                     raise
                 if len(part) == 1:
-                    self.refused.append(f"{kind} {part[0].key}: {first_line(error)}")
-                else:  # one bad entry fails the whole batch: send the entries one by one
-                    for entry in part:
-                        self._log_batch(kind, [entry])
+                    self.refused.append(f"{kind} {part[0].key}: {_reason(error)}")
+                else:  # one bad entry fails the whole batch, and a smaller batch may be small enough
+                    self._log_batch(kind, part[: len(part) // 2])
+                    self._log_batch(kind, part[len(part) // 2 :])
 
     def _log_file(self, event: Event) -> None:
         path = self._journal.folder / event["path"]  # an absolute path replaces the folder
         if not path.exists():
             self.refused.append(f"{event['kind']} {path}: the file is gone")
         elif path.is_dir():
-            self._client.log_artifacts(self._run_id, str(path), posixpath.join(event["under"], path.name))
+            for file in sorted(each for each in path.rglob("*") if each.is_file()):
+                self._upload(file, posixpath.join(event["under"], path.name, *file.parent.relative_to(path).parts))
         else:
-            self._client.log_artifact(self._run_id, str(path), event["under"] or None)
+            self._upload(path, event["under"])
         if event["kind"] == "table":
             # As MLflow's log_table, except that a repeated delivery does not append to the table.
             tables = sorted(p.name for p in path.parent.glob("*.json"))
             value = json.dumps([{"path": name, "type": "table"} for name in tables])
             self._client.set_tag(self._run_id, "mlflow.loggedArtifacts", value)
+
+    def _upload(self, path: Path, under: str) -> None:
+        """Send one file. Raises: the exception of a lost connection; any other failure concerns this file alone."""
+        folder = self._journal.folder
+        recorded = os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
+        event = {"kind": "artifact", "path": recorded, "under": under}
+        self._left_out = [each for each in self._left_out if each != event]
+        try:
+            self._client.log_artifact(self._run_id, str(path), under or None)
+        except Exception as error:
+            if _is_connection_lost(error):
+                raise
+            if _may_pass(error):
+                self._failure = self._failure or error
+                return
+            name, size = posixpath.join(under, path.name), format_size(path.stat().st_size)
+            self.refused.append(f"artefact {name} ({size}): {_reason(error)}")
+            self._left_out.append(event)
 
     def _log_datasets(self, events: list[Event]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -234,8 +313,49 @@ def system_sampler() -> Callable[[], dict[str, float]]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the type and the first line of an error; MLflow's messages have many lines."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    """Return the type and the first line of an error, without passwords; MLflow's messages have many lines."""
+    return f"{type(error).__name__}: {redact((str(error).splitlines() or [''])[0])[:200]}"
+
+
+def format_size(num_bytes: int) -> str:
+    """Return a size for people: `12.3 kB`, `4.5 MB`."""
+    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def format_refusals(refused: list[str], where: Path) -> str:
+    """Return a sentence on entries that MLflow refused, which are all kept in the folder of their run."""
+    num_more = len(refused) - SHOWN_REFUSALS
+    shown = "; ".join(refused[:SHOWN_REFUSALS]) + (f"; and {num_more} more" if num_more > 0 else "")
+    limit = "raise the limit (nginx: client_max_body_size), then " if TOO_LARGE_REASON in shown else ""
+    return (
+        f"MLflow did not take {len(refused)} entries of {where}: {shown}; all else was delivered. "
+        f"To send the artefacts again, {limit}run `bench sync`"
+    )
+
+
+def _http_status(error: BaseException) -> int | None:
+    """Return the HTTP status in an exception of requests or of MLflow, None if it has none."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    found = re.search(r"(?:failed with error code|too many) (\d{3})\b", str(error))
+    return int(status) if status is not None else int(found[1]) if found else None
+
+
+def _is_connection_lost(error: Exception) -> bool:
+    """Return whether the server did not answer, so that the next request would fail as well."""
+    from requests import RequestException
+
+    is_network = isinstance(error, RequestException | ConnectionError | TimeoutError)
+    return _http_status(error) is None and (is_network or "failed with exception" in str(error))
+
+
+def _may_pass(error: Exception) -> bool:
+    status = _http_status(error)
+    return status is not None and (status >= 500 or status in PASSING)
+
+
+def _reason(error: Exception) -> str:
+    """Return why an entry was refused."""
+    return TOO_LARGE_REASON if _http_status(error) == TOO_LARGE else first_line(error)
 
 
 def switch_target(link: RunLink, uri: str) -> RunLink:

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from bench import registry
-from bench.config import flatten
+from bench.config import flatten, presets
 from bench.errors import ConfigError
 from bench.sweeps.space import (
     Basis,
@@ -18,6 +18,7 @@ from bench.sweeps.space import (
     differences,
     distributions,
     load_space,
+    narrow,
     space_file,
     to_params,
     to_settings,
@@ -43,6 +44,46 @@ def test_space_of_every_encoder_keeps_the_rules_and_holds_the_preset(encoder: st
     own = Basis(encoder, encoder, registry.load("encoder", encoder), space.preset, "fma")
     check(space, own, path)
     assert to_params(space, own.config(space.budget)).keys() == space.parameters.keys()
+
+
+@pytest.mark.parametrize("encoder", ["now-playing", "attention-cnn", "grafprint"])
+@pytest.mark.parametrize("preset", presets())
+def test_space_of_every_encoder_works_with_every_preset(encoder: str, preset: str) -> None:
+    path = space_file(encoder)
+    own = Basis(encoder, encoder, registry.load("encoder", encoder), preset, "fma")
+    space, sentences = narrow(load_space(path), own)
+    check(space, own, path)
+    changed = {
+        name for name, parameter in load_space(path).parameters.items() if space.parameters.get(name) != parameter
+    }
+    assert {sentence.partition(" ")[0] for sentence in sentences} == changed
+    assert not changed or preset != load_space(path).preset
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(5):  # several settings at once, in a trial and in a promotion
+        settings = to_settings(space, study.ask(distributions(space)).params)
+        own.config(space.budget, settings)
+        own.config(settings)
+
+
+def test_range_beyond_what_a_preset_allows_is_narrowed_and_named() -> None:
+    own = Basis("now-playing", "now-playing", registry.load("encoder", "now-playing"), "tiny", None)
+    space, (sentence,) = narrow(load_space(space_file("now-playing")), own)
+    assert space.parameters["train.hard_negatives_per_track"] == Parameter(0, 1)
+    assert sentence == (
+        "train.hard_negatives_per_track is varied from 0 to 1 instead of 0 to 5: the preset tiny allows no more"
+    )
+
+
+def test_setting_that_a_preset_fixes_is_left_out_and_a_choice_that_it_refuses_as_well(basis: Basis) -> None:
+    choices = Parameter(choices=("cosine", "linear", "constant"))
+    space, sentences = narrow(
+        Space("tiny", {"train.hard_negatives_per_track": Parameter(1, 5), "train.schedule": choices}), basis
+    )
+    assert space.parameters == {"train.schedule": Parameter(choices=("cosine", "constant"))}
+    assert sentences[0] == "train.hard_negatives_per_track is not varied: the preset tiny allows only 1"
+    assert sentences[1].startswith("train.schedule is varied over cosine, constant only")
+    with pytest.raises(ConfigError, match="allows no setting of this space to vary"):
+        narrow(Space("tiny", {"train.hard_negatives_per_track": Parameter(1, 5)}), basis)
 
 
 def test_encoder_without_a_space_is_told_how_to_write_one() -> None:

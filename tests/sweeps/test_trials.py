@@ -18,6 +18,7 @@ import pytest
 from optuna.trial import TrialState
 
 from bench.errors import ConfigError, StoreError
+from bench.logbook import without_password
 from bench.store import Store
 from bench.sweeps.space import Parameter, Space
 from bench.sweeps.study import (
@@ -28,7 +29,6 @@ from bench.sweeps.study import (
     find_stored_study,
     journal_of,
     open_storage,
-    without_password,
 )
 from bench.sweeps.trials import REPEAT_OF, TrialQueue, count_begun, enqueue_preset, heartbeat
 
@@ -134,15 +134,42 @@ def test_living_trial_of_another_worker_is_left_alone(tmp_path: Path, warned: li
     assert first.number != second.number
 
 
-def test_interrupted_trial_goes_on_as_often_as_wanted(queue: TrialQueue) -> None:
+def interrupt_trial(queue: TrialQueue) -> None:
     settings = []
     for _ in range(3):
         trial = queue.ask(1)
-        assert trial is not None
+        assert trial is not None and trial.number == 0
+        assert queue.report(trial, 0.1, 10) is False  # a resumed training reports its curve again
         settings.append(trial.params)
         queue.requeue(trial)
+        assert [trial.state for trial in queue.study.get_trials()] == [TrialState.WAITING]
     assert settings[0] == settings[1] == settings[2]
     assert count_begun(queue.study.get_trials()) == 1
+    last = queue.ask(1)
+    assert last is not None
+    queue.tell(last.number, TrialState.COMPLETE, [0.5], {})
+    (trial,) = queue.study.get_trials()
+    assert (trial.state, trial.values, trial.intermediate_values) == (TrialState.COMPLETE, [0.5], {10: 0.1})
+
+
+def test_interrupted_trial_has_not_failed_and_goes_on_as_often_as_wanted(queue: TrialQueue) -> None:
+    interrupt_trial(queue)
+
+
+def test_interrupted_trial_in_a_database_has_not_failed_and_goes_on(
+    tmp_path: Path, warned: list[str], postgres_url: str
+) -> None:
+    interrupt_trial(queue_in(Store(tmp_path / "server"), warned, postgres_url, "interrupted"))
+    interrupt_trial(queue_in(Store(tmp_path / "file"), warned, f"sqlite:///{tmp_path}/optuna.db", "interrupted"))
+
+
+def test_interrupted_trial_can_be_taken_by_another_worker_at_once(tmp_path: Path, warned: list[str]) -> None:
+    one, other = queue_in(Store(tmp_path), warned), queue_in(Store(tmp_path), warned)
+    first = one.ask(1)
+    assert first is not None
+    one.requeue(first)
+    again = other.ask(1)
+    assert again is not None and again.number == first.number and again.params == first.params
 
 
 def test_result_is_kept_while_the_storage_is_away_and_told_by_the_next_who_asks(

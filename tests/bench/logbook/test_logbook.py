@@ -212,6 +212,37 @@ def test_a_line_cut_by_a_full_disk_or_a_kill_spoils_no_other(tmp_path: Path) -> 
     assert (tmp_path / "events.jsonl").read_bytes().endswith(b"\n")
 
 
+def test_a_damaged_line_is_named_and_kept_and_what_is_readable_in_it_and_after_it_is_used(
+    store: Path,
+) -> None:
+    with opened(store, []) as book:
+        for step in (5, 10, 15, 20):
+            book.metrics({TOP1: step / 100}, step=step)
+    path = store / "runs" / "k" / "events.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    at = next(i for i, line in enumerate(lines) if b'"step": 10' in line)
+    lines[at : at + 2] = [lines[at] + b"{" + lines[at + 1]]  # as a network drive left it
+    lines.insert(at + 1, b"\x00\x00\xff garbage { ")
+    lines.insert(at + 2, b"")
+    path.write_bytes(damaged := b"\n".join(lines))
+    card = json.loads((path.parent / "mlflow.json").read_text())
+    (path.parent / "mlflow.json").write_text(json.dumps(card | {"targets": {}, "id": "another"}))
+    warnings: list[str] = []
+    assert sync(store, warnings.append) == [("k", "delivered")]
+    assert warnings == [
+        f"{path} was damaged: line {at + 1} (2 entries of it could be read), line {at + 2} (no entries of it could be "
+        f"read); the rest is used, and the file as it was is kept as {path}.damaged"
+    ]
+    assert path.with_name("events.jsonl.damaged").read_bytes() == damaged
+    assert [run.info.status for run in all_runs(store)] == ["FINISHED"] * 2
+    for run in all_runs(store):
+        assert [m.step for m in client_of(store).get_metric_history(run.info.run_id, TOP1)] == [5, 10, 15, 20]
+    del warnings[:]
+    with opened(store, warnings) as book:
+        book.metrics({TOP1: 0.1}, step=25)
+    assert warnings == []
+
+
 def test_a_long_journal_is_read_in_parts_without_losing_an_event(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for i in range(300):
@@ -292,6 +323,49 @@ def test_four_processes_share_a_fresh_database(tmp_path: Path) -> None:
     assert sorted(run.info.run_name for run in runs) == ["k0", "k1", "k2", "k3"]
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.metrics["a"] for run in runs} == {1.0}
+
+
+def test_a_store_that_was_moved_keeps_its_artefacts_at_its_new_place(store: Path, tmp_path: Path) -> None:
+    (store / "report.md").write_text("fine")
+    with opened(store, []) as book:
+        book.artifact(store / "report.md")
+    client = client_of(store)
+    location = f"{client.get_run(book.run_id).info.artifact_uri}/model"
+    client.create_registered_model("m")
+    client.create_model_version("m", location, run_id=book.run_id)
+    client.create_experiment("own", artifact_location="file:///elsewhere/of-mine")
+    first, moved = book.run_id, tmp_path / "deep" / "store2"
+    moved.parent.mkdir()
+    store.rename(moved)
+    warnings: list[str] = []
+    with opened(moved, warnings, "k2") as other:
+        other.artifact(moved / "report.md")
+    assert warnings == []
+    assert not store.exists()
+    client = client_of(moved)
+    for run_id in (first, other.run_id):
+        assert [file.path for file in client.list_artifacts(run_id)] == ["report.md"]
+    assert client.get_model_version("m", "1").source.startswith((moved / "mlartifacts").as_uri())
+    assert client.get_experiment_by_name("own").artifact_location == "file:///elsewhere/of-mine"
+
+
+def test_an_artefact_of_the_store_that_was_not_delivered_is_found_after_a_move(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    (store / "sweeps").mkdir()
+    (store / "sweeps" / "study.json").write_text("{}")
+    with opened(store, []) as book:
+        book.artifact(store / "sweeps" / "study.json")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    store.rename(tmp_path / "store2")
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store2/../store2/mlflow.db"
+    )  # its own, spelt oddly
+    assert sync(tmp_path / "store2", print) == [("k", "delivered")]
+    (run,) = all_runs(tmp_path / "store2")
+    assert run.info.artifact_uri.startswith((tmp_path / "store2" / "mlartifacts").as_uri())
+    assert [file.path for file in client_of(tmp_path / "store2").list_artifacts(run.info.run_id)] == ["study.json"]
 
 
 def test_importing_the_logbook_does_not_import_mlflow() -> None:
