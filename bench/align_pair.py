@@ -166,7 +166,10 @@ def write_aligned(
         chosen = list(range(source.num_channels)) if channels is None else list(channels)
         waves = _decode_channels(source, chosen, scratch)
         rate_hz, num_samples = source.rate_hz, round(alignment.pair.durations_s[0] * source.rate_hz)
-        subtype = source.subtype if soundfile.check_format(to.suffix[1:].upper(), source.subtype) else None
+        # A lossy encoding is not written again: libsndfile names mp3 as one for .wav, and then refuses it.
+        keeps = source.subtype.startswith(("PCM", "FLOAT", "DOUBLE"))
+        keeps = keeps and soundfile.check_format(to.suffix[1:].upper(), source.subtype)
+        subtype = source.subtype if keeps else None
         opened.callback(partial.unlink, missing_ok=True)
         with soundfile.SoundFile(partial, "w", rate_hz, len(chosen), subtype) as file:
             blocks = [warp_blocks(wave_T, alignment.time_map.at, num_samples, rate_hz) for wave_T in waves]

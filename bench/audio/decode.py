@@ -123,8 +123,8 @@ def _build_error(path: Path, error: Exception) -> DataError:
 class Recording:
     """An audio file, open from its true beginning to its true end. Errors of the decoder are RuntimeErrors.
 
-    Raises: UnreadableNowError if there is no such file; DataError if it is empty; OSError if it cannot be read; RuntimeError
-    if it is not audio that can be decoded.
+    Raises: UnreadableNowError if there is no such file; DataError if it is empty; OSError if it cannot be read;
+    RuntimeError if it is not audio that can be decoded.
     """
 
     def __init__(self, path: Path) -> None:
