@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.audio.containers import StreamFile, inspect
 from bench.audio.formats import unreadable_format
@@ -28,6 +29,7 @@ PASSING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR)
 SYSTEM_ERROR = 2  # libsndfile's code
 READER = "reader 2"  # raised when the same file gives other samples
 SOUND_POWER = 1e-8  # -80 dB re full scale: below it a channel is silent
+DEAD_POWER = 2.0**-30  # one step of 16 bits: a channel with an offset and less sound than that is a dead input
 CANCELLED = 0.01  # power of the mean of the channels, over that of the channels, below which they cancel each other
 LEAST_OFFSET = 1e-3  # of full scale; a smaller constant offset is left in
 LEAST_OFFSET_SHARE = 0.05  # of the deviation from it; a smaller constant offset is left in
@@ -194,6 +196,9 @@ class _Mending:
     offset_C: Floats
     """Subtracted."""
 
+    is_alive_C: npt.NDArray[np.bool_]
+    """False for channels that hold only an offset and rounding noise; they are made silent."""
+
     channel: int | None
     """The only channel that is taken, None to take the mean."""
 
@@ -201,7 +206,7 @@ class _Mending:
 
     def mix(self, block_TC: Floats) -> Floats:
         """Return the samples with the offsets removed, of one channel if only that is taken."""
-        mended_TC = block_TC - self.offset_C
+        mended_TC = (block_TC - self.offset_C) * self.is_alive_C
         return mended_TC if self.channel is None else mended_TC[:, self.channel, None]
 
 
@@ -229,6 +234,7 @@ class _Levels:
         power_C = np.maximum(covariance_CC.diagonal(), 0)
         is_offset_C = (np.abs(mean_C) > LEAST_OFFSET) & (np.abs(mean_C) > LEAST_OFFSET_SHARE * np.sqrt(power_C))
         offset_C = np.where(is_offset_C, mean_C, 0).astype(np.float32)
+        is_alive_C = ~is_offset_C | (power_C > DEAD_POWER)
         cancel = power_C.mean() > SOUND_POWER and covariance_CC.mean() < CANCELLED * power_C.mean()
         channel = int(power_C.argmax()) if num_channels == 1 and cancel else None
         notes = []
@@ -236,7 +242,7 @@ class _Levels:
             notes.append(f"has a constant offset of {offset_C[np.abs(offset_C).argmax()]:.3f}, which was removed")
         if channel is not None:
             notes.append(f"has channels that cancel each other out; channel {channel + 1} alone was taken")
-        return _Mending(offset_C, channel, "; it ".join(notes)) if notes else None
+        return _Mending(offset_C, is_alive_C, channel, "; it ".join(notes)) if notes else None
 
 
 def _resample(

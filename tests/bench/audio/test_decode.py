@@ -95,6 +95,12 @@ def test_constant_is_silence(tmp_path: Path, rate_hz: int, level: float) -> None
     assert decoded.note == f"has a constant offset of {level:.3f}, which was removed"
 
 
+def test_dead_input_with_rounding_noise_is_silence(tmp_path: Path) -> None:
+    pcm = (6000 + np.random.default_rng(0).integers(-1, 2, 2 * RATE_HZ)).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", pcm, RATE_HZ)
+    assert not decode(tmp_path / "a.wav").any()
+
+
 @pytest.mark.parametrize("offset", [0.02, 0.1, 0.3])
 def test_sound_with_a_constant_offset_is_the_sound(tmp_path: Path, offset: float) -> None:
     hiss = 0.1 * np.random.default_rng(0).standard_normal(2 * 44_100)
