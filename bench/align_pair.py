@@ -22,6 +22,7 @@ from bench.align.contract import Aligner, Pair, PairEmbedder, TimeMap
 from bench.align.lags import lags_of, most_lag, robust_z_scores, segment_starts, subtract_mean
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align.pairs import COLUMNS
+from bench.audio.decode import Recording
 from bench.config import load_plugin
 from bench.device import usable_device
 from bench.errors import DataError
@@ -161,11 +162,14 @@ def write_aligned(
     partial = to.with_name(f".{to.stem}.{os.getpid()}{to.suffix}")
     with ExitStack() as opened:
         scratch = Path(opened.enter_context(TemporaryDirectory(dir=to.parent)))
-        source = opened.enter_context(soundfile.SoundFile(path))
-        chosen = list(range(source.channels)) if channels is None else list(channels)
+        source = opened.enter_context(Recording(path))
+        chosen = list(range(source.num_channels)) if channels is None else list(channels)
         waves = _decode_channels(source, chosen, scratch)
-        rate_hz, num_samples = source.samplerate, round(alignment.pair.durations_s[0] * source.samplerate)
-        subtype = source.subtype if soundfile.check_format(to.suffix[1:].upper(), source.subtype) else None
+        rate_hz, num_samples = source.rate_hz, round(alignment.pair.durations_s[0] * source.rate_hz)
+        # A lossy encoding is not written again: libsndfile names mp3 as one for .wav, and then refuses it.
+        keeps = source.subtype.startswith(("PCM", "FLOAT", "DOUBLE"))
+        keeps = keeps and soundfile.check_format(to.suffix[1:].upper(), source.subtype)
+        subtype = source.subtype if keeps else None
         opened.callback(partial.unlink, missing_ok=True)
         with soundfile.SoundFile(partial, "w", rate_hz, len(chosen), subtype) as file:
             blocks = [warp_blocks(wave_T, alignment.time_map.at, num_samples, rate_hz) for wave_T in waves]
@@ -178,18 +182,15 @@ def write_aligned(
         os.replace(partial, to)
 
 
-def _decode_channels(source: object, channels: Sequence[int], scratch: Path) -> list[Floats]:
+def _decode_channels(source: Recording, channels: Sequence[int], scratch: Path) -> list[Floats]:
     """Return the channels of a file, memory-mapped."""
-    import soundfile
-
-    assert isinstance(source, soundfile.SoundFile)
     waves: list[Floats] = [
-        np.lib.format.open_memmap(scratch / f"{i}.npy", mode="w+", dtype=np.float32, shape=(source.frames,))
+        np.lib.format.open_memmap(scratch / f"{i}.npy", mode="w+", dtype=np.float32, shape=(source.most_frames,))
         for i in range(len(channels))
     ]
     start = 0
-    for block_TC in source.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True):
+    for block_TC in source.blocks(BLOCK_FRAMES):
         for wave_T, channel in zip(waves, channels, strict=True):
             wave_T[start : start + len(block_TC)] = block_TC[:, channel]
         start += len(block_TC)
-    return waves
+    return [wave_T[:start] for wave_T in waves]

@@ -31,7 +31,7 @@ from bench.align.clock import Clock, ClockRange, warp
 from bench.align.contract import SPACING_S
 from bench.align.pairs import Keypoints, Recipe, write_split
 from bench.audio.decode import decode, decoder_version
-from bench.audio.files import find_audio
+from bench.audio.files import find_audio, stamp_file
 from bench.errors import DataError
 from bench.settings import require
 from bench.store import Store, digest
@@ -385,7 +385,8 @@ def _apply_recorder(wet_T: Floats, floor_rms: float, draw: np.random.Generator) 
 
 def _find_recordings(field: Path | None, split: str) -> list[Path]:
     assert field is not None
-    return [field / split / name for name, problem in find_audio(field / split).items() if not problem]
+    found = [field / split / name for name, problem in find_audio(field / split).items() if not problem]
+    return [path for path in found if not stamp_file(path)[2]]
 
 
 @dataclass(frozen=True)

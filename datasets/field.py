@@ -65,7 +65,7 @@ def build(config: Config, root: Path | None) -> Source:
         for folder, paths in found.items()
         for path, problem in paths.items()
     ]
-    return file_source(home, tracks)
+    return file_source(home, tracks, follow_links=True)
 
 
 def _split_of(folder: str, path: str, held_out: set[str]) -> Split:

@@ -60,7 +60,8 @@ def build(config: Config, root: Path | None) -> Source:
     tracks = [_track(row, audio.name) for row in rows]
     if not any(track.split == "val" for track in tracks):
         tracks = [_hold_out(track, row, config.val_share) for track, row in zip(tracks, rows, strict=True)]
-    return file_source(home, tracks, fence=audio)  # the audio folder itself may be a link to another disk
+    # The audio folder itself may be a link to another disk. Samples stay as recorded: fma-segment/v1 has them so.
+    return file_source(home, tracks, fence=audio, as_recorded=True)
 
 
 def _find(config: Config, root: Path | None) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""Any folder of music files: mp3, ogg, flac or wav, at any depth and sample rate, mono or stereo.
+"""Any folder of music files (mp3, ogg, flac, wav, ...), at any depth and sample rate, with up to 8 channels.
 
 A hash of the path decides the split, so splits are the same on every machine and do not change when files are added.
 All files below one top-level folder (an album, an artist) are in the same split; with fewer than MIN_FOLDERS such
@@ -52,12 +52,14 @@ def build(config: Config, root: Path | None) -> Source:
         raise DataError(
             f"no music in {root}: all its audio is in {' and '.join(NOT_MUSIC)}; give another folder as --data-root"
         )
+    # What cannot be used is in the listing, but decides nothing about the splits of the rest.
+    usable = {path: problem for path, problem in found.items() if not problem}
     groups = {path: path.split("/")[0] for path in found}
-    if len({group for path, group in groups.items() if path != group}) < MIN_FOLDERS:
+    if len({groups[path] for path in usable if path != groups[path]}) < MIN_FOLDERS:
         groups = {path: path for path in found}
-    splits = _assign_splits(set(groups.values()), config)
-    tracks = [Track(path, path, splits[groups[path]], problem=problem) for path, problem in found.items()]
-    return file_source(root, tracks)
+    splits = _assign_splits({groups[path] for path in usable}, config)
+    tracks = [Track(path, path, splits.get(groups[path], "train"), problem=problem) for path, problem in found.items()]
+    return file_source(root, tracks, follow_links=True)
 
 
 def _assign_splits(groups: set[str], config: Config) -> dict[str, Split]:

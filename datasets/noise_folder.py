@@ -41,4 +41,4 @@ def build(config: Config, root: Path | None) -> Source:
         for split in SPLITS
         for path, problem in find_audio(home / split).items()
     ]
-    return file_source(home, tracks)
+    return file_source(home, tracks, follow_links=True)

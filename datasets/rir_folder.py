@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.audio.files import find_audio, resolve_inside
+from bench.audio.decode import Recording
+from bench.audio.files import find_audio, stamp_file
 from bench.degrade.room import Response, align_direct_sound, measure_t60
 from bench.errors import DataError
 from bench.store import digest
@@ -61,10 +62,11 @@ class RirFolder:
         import soxr
 
         try:
-            wave_TC, rate_hz = soundfile.read(resolve_inside(self.folder, name), dtype="float32", always_2d=True)
+            with Recording(self.folder / name) as recording:
+                wave_T, rate_hz = np.concatenate([block_TC[:, 0] for block_TC in recording.blocks()]), recording.rate_hz
         except (soundfile.LibsndfileError, OSError) as error:
             raise DataError(f"{self.folder / name} cannot be read: {error}") from error
-        wave_T = wave_TC[:, 0] if rate_hz == RATE_HZ else soxr.resample(wave_TC[:, 0], rate_hz, RATE_HZ)
+        wave_T = wave_T if rate_hz == RATE_HZ else soxr.resample(wave_T, rate_hz, RATE_HZ)
         if not np.isfinite(wave_T).all():
             raise DataError(f"{self.folder / name} holds NaN or infinite samples")
         aligned_T = align_direct_sound(wave_T)
@@ -75,5 +77,5 @@ class RirFolder:
 
     def digest(self) -> str:
         """Return a digest of the settings, and of the names, sizes and times of the files."""
-        stats = [(n, (self.folder / n).stat().st_size, (self.folder / n).stat().st_mtime_ns) for n in self.names()]
-        return digest("rir-folder", 1, self.config, stats)
+        stamps = [(name, *stamp_file(self.folder / name)) for name in self.names()]
+        return digest("rir-folder", 2, self.config, stamps)

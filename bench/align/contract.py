@@ -25,7 +25,8 @@ class Pair:
     """One scene in two recordings whose clocks differ.
 
     Waves (T,) are float32 at RATE_HZ, possibly memory maps, possibly of different lengths. `key` identifies their
-    content; `max_lag_s` is the largest lag to search for, which the set of the pair guarantees.
+    content; `max_lag_s` is the largest lag to search for, which the set of the pair guarantees; `notes` say what was
+    wrong with the files.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Pair:
     wave1_T: Floats
     key: str
     max_lag_s: float = 5.0
+    notes: tuple[str, ...] = ()
 
     @property
     def durations_s(self) -> tuple[float, float]:

@@ -7,6 +7,7 @@ Shape legend: K keypoints.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,7 +178,10 @@ class _Stage:
         needs_encoder = aligners[0].plugin.NEEDS_ENCODER
         encoder_key = (self.embedder.key, self.embedder.precision) if needs_encoder else NO_KEY
         aligner_keys = [each.key for each in aligners]
-        key = digest(FORMAT, encoder_key, self.content, self.set_name, self.split, self.seed, first, aligner_keys)
+        away = _name_unreadable(files[first : first + BLOCK])
+        key = digest(
+            FORMAT, encoder_key, self.content, self.set_name, self.split, self.seed, first, aligner_keys, *away
+        )
 
         def build(folder: Path) -> None:
             embedder = CachedPairEmbedder(self.embedder) if needs_encoder else None
@@ -194,7 +198,8 @@ class _Stage:
 
     def _train_or_load(self, learner: AlignerSpec) -> Aligner:
         """Return an aligner trained on the split TRAIN, from the store or now. Raises: DataError if that is missing."""
-        trained_on = (self.embedder.key, self.embedder.precision, self.content, self.set_name, self.seed)
+        away = _name_unreadable(list_pair_files(self.folder, self.set_name, TRAIN))
+        trained_on = (self.embedder.key, self.embedder.precision, self.content, self.set_name, self.seed, *away)
 
         def build(folder: Path) -> None:
             with TemporaryDirectory(dir=folder) as scratch:
@@ -227,6 +232,11 @@ class _Stage:
         if file.truth is not None and embedder is None:
             best_K = oracle(truth.time0_K, truth.time1_K, pair.durations_s[0], pair.max_lag_s)
             yield _frame(pair, truth, best_K).assign(**names, aligner=ORACLE)
+
+
+def _name_unreadable(files: Sequence[PairFile]) -> list[str]:
+    """Return the files that cannot be read now: as part of a key, so that they are not left out for ever."""
+    return [file.name for file in files if not file.problem and not os.access(file.path, os.R_OK)]
 
 
 def _frame(pair: Pair, truth: Keypoints, found: TimeMap | Seconds) -> pd.DataFrame:

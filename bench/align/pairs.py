@@ -16,7 +16,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import IO, Protocol
 import numpy as np
 
 from bench.align.contract import Pair, Seconds
-from bench.audio.decode import resample_blocks
+from bench.audio.decode import UnreadableNowError, decode_blocks
 from bench.errors import DataError
 from bench.store import Store, digest, read_array, write_text
 from bench.values import RATE_HZ, Floats, Progress
@@ -251,12 +251,14 @@ def open_pair(paths: Path | tuple[Path, Path], folder: Path, max_lag_s: float) -
     with TemporaryDirectory(dir=folder) as scratch:
         if isinstance(paths, tuple):
             name = f"{paths[0].name} and {paths[1].name}"
-            channels = [_decode_file(path, Path(scratch), [f"{i}"])[0] for i, path in enumerate(paths)]
+            decoded = [_decode_file(path, Path(scratch), [f"{i}"]) for i, path in enumerate(paths)]
         else:
             name = paths.name
-            channels = _decode_file(paths, Path(scratch), ["0", "1"])
+            decoded = [_decode_file(paths, Path(scratch), ["0", "1"])]
+        channels = [channel for of_file, _note in decoded for channel in of_file]
         wave0_T, wave1_T = [_name_by_content(channel, folder) for channel in channels]
-    return Pair(name, wave0_T, wave1_T, digest("pair", [channel.sha256 for channel in channels]), max_lag_s)
+    notes = tuple(note for _of_file, note in decoded if note)
+    return Pair(name, wave0_T, wave1_T, digest("pair", [channel.sha256 for channel in channels]), max_lag_s, notes)
 
 
 @dataclass(frozen=True)
@@ -307,21 +309,27 @@ class _Channel:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
-def _decode_file(path: Path, scratch: Path, names: Sequence[str]) -> list[_ChannelFile]:
-    """Return a file's channels at RATE_HZ, written to `scratch`: both for two names, their mean for one."""
-    import soundfile
+def _decode_file(path: Path, scratch: Path, names: Sequence[str]) -> tuple[list[_ChannelFile], str]:
+    """Return a file's channels at RATE_HZ, written to `scratch` (both for two names, else their mean), and a note."""
 
-    if not path.is_file():
-        raise DataError(f"no audio file at {path}; restore it or leave it out")
-    try:
-        with soundfile.SoundFile(path) as file, ExitStack() as opened:
-            if len(names) > 1 and file.channels != len(names):
-                raise DataError(f"it must have two channels, got {file.channels}; give such a file, or two files")
+    def write(blocks: Iterator[Floats]) -> list[_ChannelFile]:
+        with ExitStack() as opened:
             paths = [scratch / f"{name}.npy" for name in names]
             channels = [_Channel(target, opened.enter_context(target.open("wb"))) for target in paths]
-            for block_TC in resample_blocks(file, len(names)):
+            for block_TC in blocks:
+                if block_TC.shape[1] != len(names):
+                    raise DataError(
+                        f"it must have two channels, got {block_TC.shape[1]}; give such a file, or two files"
+                    )
                 for number, channel in enumerate(channels):
                     channel.write(block_TC[:, number])
             return [channel.finish() for channel in channels]
-    except (DataError, RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
-        raise DataError(f"{path} cannot be used: {error}") from error
+
+    try:
+        written, note = decode_blocks(path, len(names), write)
+    except UnreadableNowError:
+        raise
+    except DataError as error:
+        reason = str(error).replace(f"{path} ", "it ", 1)
+        raise DataError(f"{path} cannot be used: {reason}") from error
+    return written, f"{path} {note}" if note else ""

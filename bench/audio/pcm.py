@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,13 +19,14 @@ import pandas as pd
 from bench.audio import near_duplicates
 from bench.audio.decode import decoder_version
 from bench.audio.manifest import merge_shards
-from bench.audio.shards import group_tracks, shard_path, write_shards
+from bench.audio.shards import UNREADABLE_NOW, Shard, decode_track, group_tracks, shard_path, write_shards
 from bench.errors import DataError, PluginError, StoreError
-from bench.store import Store, digest
+from bench.store import Store, digest, read_json, write_json
 from bench.values import Ints, Progress, Source, Split, Track, no_progress
 
 FORMAT = "pcm/1"
 MANIFEST = "manifest.parquet"
+SUPERSEDED = "superseded.json"  # names the corpus that has more of the tracks
 COLUMNS = (
     "id",
     "path",
@@ -46,7 +48,7 @@ class Corpus:
     """A prepared corpus on disk.
 
     `manifest` has one row for every track of the data set: id, path (relative to the data root),
-    licence, label, split, status (ok, missing, unreadable, short, silent, duplicate), reason, sha256
+    licence, label, split, status (ok, missing, unreadable, format, short, silent, duplicate), reason, sha256
     of the int16 samples, num_samples, gain (below 1 where the peak was over full scale), shard and
     offset in it (in samples). `tracks` holds its ok rows; their index is the track number.
     A float sample is an int16 sample divided by 2**15.
@@ -113,15 +115,53 @@ def prepare_corpus(
     """Return the prepared corpus of a data set, decoding what is not yet in the store.
 
     A call after a kill continues with the shards that are missing; of two processes that need the same
-    corpus, one builds it.
+    corpus, one builds it. Tracks that could not be read at an earlier call (no permission, a drive that was away) are
+    tried again; if some can be read, a new corpus takes the place of the stored one, which stays for who uses it.
     Raises: DataError if no track at all is usable; StoreError if the disk is full.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # would wait for its parent's lock forever
         raise PluginError("a script that prepares a corpus must do so below `if __name__ == '__main__':`")
     key = corpus_key(name, source, min_track_s)
-    return open_corpus(
-        store.fetch("pcm", key, lambda folder: _build(folder, name, source, min_track_s, workers, progress))
-    )
+    folder = store.fetch("pcm", key, lambda folder: _build(folder, name, source, min_track_s, workers, progress))
+    while (folder / SUPERSEDED).is_file():
+        folder = store.folder("pcm", read_json(folder / SUPERSEDED)["by"])
+    corpus = open_corpus(folder)
+    readable = _find_readable(corpus, source, min_track_s)
+    if not readable:
+        return corpus
+
+    def build_again(partial: Path) -> None:
+        _link_shards(folder, partial, [s for s in group_tracks(source.tracks()) if not _holds(s, readable)])
+        _build(partial, name, source, min_track_s, workers, progress)
+
+    later = store.fetch("pcm", digest("read later", folder.name, sorted(readable)), build_again)
+    write_json(folder / SUPERSEDED, {"by": later.name})
+    return open_corpus(later)
+
+
+def _find_readable(corpus: Corpus, source: Source, min_track_s: float) -> set[str]:
+    """Return the ids of the tracks that could not be read when the corpus was prepared, and can be now."""
+    rows = corpus.manifest
+    waiting = set(rows.loc[rows["reason"].str.startswith(UNREADABLE_NOW), "id"])
+    again = [track for track in source.tracks() if track.id in waiting] if waiting else []
+    decoded = [decode_track(source, track, min_track_s)[0] for track in again]
+    return {str(row["id"]) for row in decoded if not str(row["reason"]).startswith(UNREADABLE_NOW)}
+
+
+def _holds(shard: Shard, ids: set[str]) -> bool:
+    return any(track.id in ids for track in shard.tracks)
+
+
+def _link_shards(folder: Path, to: Path, shards: Sequence[Shard]) -> None:
+    """Give a corpus finished shards of another: as links, which need no space, or copied where there are none."""
+    for shard in shards:
+        for suffix in ("i16", "words", "parquet"):  # the rows last: they make a shard complete
+            target = shard_path(to, shard.number, suffix)
+            target.unlink(missing_ok=True)
+            try:
+                os.link(shard_path(folder, shard.number, suffix), target)
+            except OSError:
+                shutil.copyfile(shard_path(folder, shard.number, suffix), target)
 
 
 def open_corpus(folder: Path) -> Corpus:

@@ -7,7 +7,6 @@ them is complete. Files are renamed only when complete, so a kill loses only the
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import multiprocessing
 import os
@@ -20,12 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bench.audio.decode import PASSING, Decoded, UnreadableNowError
+from bench.audio.formats import UNREADABLE_FORMAT
 from bench.audio.near_duplicates import hash_words, num_words
 from bench.errors import BenchError, DataError, PluginError
 from bench.registry import load
@@ -36,7 +37,18 @@ MIN_SHARD_TRACKS = 16
 SILENT_PEAK = 1e-3  # -60 dB re full scale: a track whose peak is below it is silent, and not part of the corpus
 POLL_S = 0.3  # between two updates of the progress
 
+UNREADABLE_NOW = "cannot be read now, and is tried again when it is next needed"
+
 Pcm = npt.NDArray[np.int16]
+
+
+@runtime_checkable
+class NotedSource(Protocol):
+    """A source that tells what was wrong with the file of a track it could load."""
+
+    def load_noted(self, track: Track) -> Decoded:
+        """Return the audio of a track, and the note. Raises: as `Source.load`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,10 @@ def write_shard(folder: Path, source: Source, shard: Shard, min_track_s: float) 
 
 
 def decode_track(source: Source, track: Track, min_track_s: float) -> tuple[dict[str, Any], Pcm]:
-    """Return a track's row of the manifest and its samples, which are empty unless its status is ok."""
+    """Return a track's row of the manifest and its samples, which are empty unless its status is ok.
+
+    The reason of an ok row says what was wrong with its file (cut off, longer than its header says), if anything was.
+    """
     row: dict[str, Any] = {
         "id": track.id,
         "path": track.path,
@@ -192,15 +207,20 @@ def decode_track(source: Source, track: Track, min_track_s: float) -> tuple[dict
     no_samples = np.zeros(0, "<i2")
     if track.problem:
         status = "missing" if track.problem == "missing" else "unreadable"
+        status = "format" if track.problem.startswith(UNREADABLE_FORMAT) else status
         return row | {"status": status, "reason": track.problem}, no_samples
     try:
-        wave_T = _check_wave(source.load(track))
+        audio, row["reason"] = _load_noted(source, track)
+        wave_T = _check_wave(audio)
     except MemoryError:
         raise  # not the file's fault
     except OSError as error:
-        if error.errno not in (None, errno.ENOENT, errno.EACCES, errno.EISDIR):
+        if error.errno not in (None, *PASSING):
             raise  # such as a drive that drops out: half a corpus must not pass for the whole
-        return row | {"status": "unreadable", "reason": str(error)}, no_samples
+        reason = f"{UNREADABLE_NOW} ({error})" if error.errno else str(error)
+        return row | {"status": "unreadable", "reason": reason}, no_samples
+    except UnreadableNowError as error:
+        return row | {"status": "unreadable", "reason": f"{UNREADABLE_NOW} ({error})"}, no_samples
     except Exception as error:  # a plug-in's decoder may raise any error; one bad track never stops the rest
         reason = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         return row | {"status": "unreadable", "reason": reason}, no_samples
@@ -212,8 +232,17 @@ def decode_track(source: Source, track: Track, min_track_s: float) -> tuple[dict
         reason = f"{len(pcm_T) / RATE_HZ:.2f} s, shorter than {min_track_s:g} s"
         return row | {"status": "short", "reason": reason}, no_samples
     if peak < SILENT_PEAK:
-        return row | {"status": "silent", "reason": f"peak {peak:.1e} of full scale, below -60 dBFS"}, no_samples
+        quiet = f"peak {peak:.1e} of full scale, below -60 dBFS"
+        return row | {"status": "silent", "reason": "; it ".join(filter(None, (quiet, str(row["reason"]))))}, no_samples
     return row, pcm_T
+
+
+def _load_noted(source: Source, track: Track) -> tuple[object, str]:
+    """Return a track's audio, and what was wrong with its file if the source can tell."""
+    if isinstance(source, NotedSource):
+        decoded = source.load_noted(track)
+        return decoded.wave_T, decoded.note
+    return source.load(track), ""
 
 
 def _check_wave(audio: object) -> npt.NDArray[np.float32]:

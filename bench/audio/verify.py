@@ -10,15 +10,18 @@ from bench.audio.manifest import NEAR_DUPLICATE
 from bench.audio.pcm import Corpus
 from bench.values import Progress, Source, no_progress
 
-PROBLEMS = ("missing", "unreadable", "short", "silent", "duplicate", "near-duplicate", "corrupt")
+PROBLEMS = (
+    "missing", "unreadable", "format", "short", "silent", "duplicate", "near-duplicate", "cut-off", "mended", "corrupt"
+)  # fmt: skip
 
 
 def verify(source: Source, corpus: Corpus, progress: Progress = no_progress) -> pd.DataFrame:
     """Return (id, path, problem, detail) of every problem, in the order of the manifest.
 
     Problems: missing (also: gone since it was prepared), unreadable, short, silent, duplicate,
-    near-duplicate (of a test track, hence not trained on), corrupt (its samples in the store no longer
-    match their digest). Cost: reads all samples in the store once; decodes nothing.
+    near-duplicate (of a test track, hence not trained on), format (to be converted first), cut-off and
+    mended (used, but the end of its file is missing, or its header was wrong), corrupt (its samples in
+    the store no longer match their digest). Cost: reads all samples in the store once; decodes nothing.
     """
     listed = {track.id: track.problem for track in source.tracks()}
     problems: list[tuple[str, str, str, str]] = []
@@ -26,6 +29,9 @@ def verify(source: Source, corpus: Corpus, progress: Progress = no_progress) -> 
         problem = "near-duplicate" if str(row.reason).startswith(NEAR_DUPLICATE) else str(row.status)
         problems.append((str(row.id), str(row.path), problem, str(row.reason)))
     for number, row in enumerate(corpus.tracks.itertuples()):
+        if row.reason:
+            problem = "cut-off" if "cut off" in str(row.reason) else "mended"
+            problems.append((str(row.id), str(row.path), problem, str(row.reason)))
         problem = listed.get(str(row.id), "no longer listed")
         if problem:
             problems.append((str(row.id), str(row.path), "missing", f"{problem} since it was prepared"))

@@ -67,7 +67,7 @@ def _align(
     """Align the recordings, write the files that are wanted; return the alignment and the name of the encoder."""
     from bench import align_pair
     from bench.align.pairs import open_pair
-    from bench.console import show_progress
+    from bench.console import show_progress, warn
     from bench.registry import load
     from bench.store import write_text
 
@@ -78,6 +78,8 @@ def _align(
         embedder, embedder_name = align_pair.load_pair_embedder(store, run, model, progress)
         source = (recordings[0], recordings[1]) if in_two_files else recordings[0]
         pair = open_pair(source, Path(scratch), max_lag_s)
+        for note in pair.notes:
+            warn(note)
         found = align_pair.align_one(pair, plugin.build(settings), embedder, progress)
         if csv is not None:
             write_text(csv, found.keypoints().to_csv(index=False))

@@ -76,6 +76,8 @@ def _print_prepared(data: BenchmarkData) -> None:
         print(f"{name}: {len(corpus.tracks)} tracks ({sides}), {hours:.2f} h, digest {corpus.digest}")
         for row in corpus.select_unusable().to_dict("records"):
             print(f"  left out: {row['path'] or row['id']} ({row['status']}: {row['reason']})")
+        for row in corpus.tracks[corpus.tracks["reason"] != ""].to_dict("records"):
+            print(f"  {row['path'] or row['id']} {row['reason']}")
     for bank in data.banks:
         print(f"rooms: {len(bank.table)}, digest {bank.digest}")
         for row in bank.left_out.to_dict("records"):

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def identify(
-    recordings: Annotated[list[Path], typer.Argument(help="Audio files: mp3, ogg, flac or wav, of any sample rate.")],
+    recordings: Annotated[
+        list[Path], typer.Argument(help="Audio files (mp3, ogg, opus, flac, wav, aiff, ...), of any sample rate.")
+    ],
     catalogue: Annotated[
         Path, typer.Option("--catalogue", "-c", help="Folder of a catalogue that `bench catalogue build` has made.")
     ],
@@ -50,15 +52,18 @@ def _identify_all(
     catalogue: Catalogue, recordings: Sequence[Path], top: int, window_s: float
 ) -> tuple[dict[Path, list[Answer]], list[DataError]]:
     """Return the answers for each recording, and the errors of those that cannot be used."""
-    from bench.audio.decode import decode
+    from bench.audio.decode import decode_noted
     from bench.catalogue.query import identify
-    from bench.console import show_progress
+    from bench.console import show_progress, warn
 
     found, errors = {}, []
     with show_progress() as progress:
         for path in recordings:
             try:
-                found[path] = list(identify(catalogue, decode(path), top=top, window_s=window_s, progress=progress))
+                decoded = decode_noted(path)
+                if decoded.note:
+                    warn(f"{path} {decoded.note}")
+                found[path] = list(identify(catalogue, decoded.wave_T, top=top, window_s=window_s, progress=progress))
             except DataError as error:
                 errors.append(error)
     return found, errors

@@ -290,3 +290,13 @@ def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "weights" / "weightsaaaaaaaaa" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="weights of the run aaaaaaaaa are not in the store"):
         load_pair_embedder(Store(tmp_path), None, None, no_progress)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_joined_mp3_is_written_whole(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "second.mp3"
+    soundfile.write(source, hiss(2), RATE_HZ)
+    source.write_bytes(source.read_bytes() * 2)
+    write_aligned(aligned(silent(4, 4), [0.0] * 4), source, None, tmp_path / f"out{suffix}", no_progress)
+    written_T, _rate = soundfile.read(tmp_path / f"out{suffix}")
+    assert len(written_T) == 4 * RATE_HZ and np.abs(written_T[-RATE_HZ:]).max() > 0.05

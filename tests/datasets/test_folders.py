@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +10,7 @@ from bench.audio.files import resolve_inside
 from bench.datasets import folder, noise_folder
 from bench.datasets.folder import _assign_splits
 from bench.errors import ConfigError, DataError
-from bench.values import Source
+from bench.values import RATE_HZ, Source
 
 
 def touched(root: Path, *paths: str) -> Path:
@@ -73,16 +75,53 @@ def test_folder_without_audio_is_named_with_the_suffixes(tmp_path: Path) -> None
         folder.build(folder.Config(), None)
 
 
-def test_links_that_leave_the_root_are_named_not_read(tmp_path: Path) -> None:
+def test_links_to_other_disks_are_followed(tmp_path: Path) -> None:
     home = touched(tmp_path / "home", "a.mp3")
-    touched(tmp_path, "secret/b.mp3")
-    (home / "file.mp3").symlink_to(tmp_path / "secret" / "b.mp3")
-    (home / "folder").symlink_to(tmp_path / "secret")
+    touched(tmp_path, "disk/b.mp3", "disk/deep/c.mp3")
+    soundfile.write(tmp_path / "disk" / "deep" / "c.wav", np.sin(np.arange(RATE_HZ) / 9), RATE_HZ)
+    (home / "file.mp3").symlink_to(tmp_path / "disk" / "b.mp3")
+    (home / "folder").symlink_to(tmp_path / "disk")
     source = folder.build(folder.Config(), home)
-    assert paths(source) == ["a.mp3", "file.mp3", "folder"]
-    assert source.tracks()[2].problem == "a link to a folder, which is not followed"
-    with pytest.raises(DataError, match="leads outside"):
-        source.load(source.tracks()[1])
+    assert paths(source) == ["a.mp3", "file.mp3", "folder/b.mp3", "folder/deep/c.mp3", "folder/deep/c.wav"]
+    assert len(source.load(source.tracks()[-1])) == RATE_HZ
+
+
+def test_links_that_lead_back_or_nowhere_are_named(tmp_path: Path) -> None:
+    home = touched(tmp_path / "home", "a.mp3", "deep/b.mp3")
+    (home / "deep" / "again").symlink_to(home)
+    (home / "deep" / "above").symlink_to(tmp_path)
+    (home / "disk").symlink_to(tmp_path / "away")
+    (home / "song.mp3").symlink_to(tmp_path / "away.mp3")
+    problems = {track.path: track.problem for track in folder.build(folder.Config(), home).tracks() if track.problem}
+    assert problems == {
+        "deep/above": "a link to a folder that it lies in",
+        "deep/again": "a link to a folder that it lies in",
+        "disk": "a link to nowhere",
+        "song.mp3": "missing",
+    }
+
+
+def test_formats_are_listed_and_foreign_ones_named_with_the_remedy(tmp_path: Path) -> None:
+    readable = ["a.ogg", "b.OPUS", "c.oga", "d.aif", "e.aiff", "f.wave", "g.w64", "h.caf", "i.au"]
+    touched(tmp_path, *readable, "j.m4a", "k.AAC", "l.wma", "m.mp4", "cover.jpg", "notes.txt")
+    tracks = folder.build(folder.Config(), tmp_path).tracks()
+    assert [track.path for track in tracks if not track.problem] == readable
+    assert [track.path for track in tracks if track.problem] == ["j.m4a", "k.AAC", "l.wma", "m.mp4"]
+    assert tracks[9].problem == "a format that cannot be read (.m4a); convert it: ffmpeg -i j.m4a j.flac"
+
+
+def test_folder_of_foreign_formats_is_told_so(tmp_path: Path) -> None:
+    touched(tmp_path, "a.m4a")
+    with pytest.raises(DataError, match=r"no audio found.*1 left out.*a\.m4a is a format.*ffmpeg -i a\.m4a a\.flac"):
+        folder.build(folder.Config(), tmp_path)
+
+
+def test_foreign_formats_do_not_change_the_splits(tmp_path: Path) -> None:
+    touched(tmp_path, *(f"{n}.mp3" for n in range(12)))
+    before = {track.path: track.split for track in folder.build(folder.Config(), tmp_path).tracks()}
+    touched(tmp_path, *(f"album {n}/x.m4a" for n in range(12)))
+    after = {track.path: track.split for track in folder.build(folder.Config(), tmp_path).tracks()}
+    assert before == {path: split for path, split in after.items() if path in before}
 
 
 def test_name_that_is_not_utf_8_is_named_not_fatal(tmp_path: Path) -> None:

@@ -185,6 +185,18 @@ def test_bad_files_are_named_and_the_others_scored(embedder: Embedder, tmp_path:
     assert set(found.keypoints["file"]) == set(LAGS_S) and "problem" not in found.keypoints
 
 
+def test_file_on_a_drive_that_was_away_is_aligned_when_it_is_back(embedder: Embedder, tmp_path: Path) -> None:
+    place = annotated(tmp_path, LAGS_S)
+    name = next(iter(LAGS_S))
+    (place / "audio" / name).rename(tmp_path / "disk.wav")
+    (place / "audio" / name).symlink_to(tmp_path / "disk.wav")
+    (tmp_path / "disk.wav").rename(tmp_path / "away.wav")
+    found = evaluated(embedder, settings("nosync"), tmp_path, tmp_path / "store")
+    assert [problem.name for problem in found.left_out] == [name]
+    (tmp_path / "away.wav").rename(tmp_path / "disk.wav")
+    assert not evaluated(embedder, settings("nosync"), tmp_path, tmp_path / "store").left_out
+
+
 def test_a_set_without_a_usable_file_is_one_sentence(embedder: Embedder, tmp_path: Path) -> None:
     place = annotated(tmp_path, LAGS_S)
     for name in LAGS_S:

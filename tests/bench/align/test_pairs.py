@@ -243,3 +243,23 @@ def test_what_cannot_be_aligned_is_returned_as_data(tmp_path: Path) -> None:
     assert isinstance(fine, Pair)
     with pytest.raises(DataError, match="no audio file"):
         open_pair((tmp_path / "mono.wav", tmp_path / "gone.wav"), tmp_path / "maps", 5.0)
+
+
+def test_all_of_two_files_is_opened_and_what_was_wrong_with_them_is_told(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.ogg", tmp_path / "other.wav"
+    hiss = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE_HZ)
+    soundfile.write(one, hiss, RATE_HZ)
+    one.write_bytes(one.read_bytes() * 2)
+    wav(other, hiss, -hiss)
+    pair = open_pair((one, other), tmp_path / "maps", 5.0)
+    assert pair.durations_s == (4.0, 2.0)
+    assert np.abs(pair.wave1_T - hiss).max() < 1e-4
+    assert [note.split(" ", 1)[0] for note in pair.notes] == [str(one), str(other)]
+    assert "2 streams one after another" in pair.notes[0] and "cancel each other out" in pair.notes[1]
+
+
+def test_both_channels_of_a_file_lose_their_own_offset(tmp_path: Path) -> None:
+    wave = tone(400, 1.0)
+    pair = open_pair(wav(tmp_path / "a.wav", wave + 0.3, -wave - 0.2), tmp_path / "maps", 5.0)
+    assert np.abs(pair.wave0_T - wave).max() < 1e-3 and np.abs(pair.wave1_T + wave).max() < 1e-3
+    assert "constant offset" in pair.notes[0]

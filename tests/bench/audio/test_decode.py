@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from bench.audio.decode import decode, decoder_version
+from bench.audio.decode import decode, decode_noted, decoder_version
 from bench.errors import DataError
 from bench.values import RATE_HZ
 
@@ -84,3 +84,72 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
 
 def test_decoder_names_versions() -> None:
     assert soundfile.__version__ in decoder_version() and "soxr" in decoder_version()
+
+
+@pytest.mark.parametrize("rate_hz", [RATE_HZ, 44_100])
+@pytest.mark.parametrize("level", [0.2, -0.7])
+def test_constant_is_silence(tmp_path: Path, rate_hz: int, level: float) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(3 * rate_hz, level), rate_hz)
+    decoded = decode_noted(tmp_path / "a.wav")
+    assert np.abs(decoded.wave_T).max() < 1e-4
+    assert decoded.note == f"has a constant offset of {level:.3f}, which was removed"
+
+
+def test_dead_input_with_rounding_noise_is_silence(tmp_path: Path) -> None:
+    pcm = (6000 + np.random.default_rng(0).integers(-1, 2, 2 * RATE_HZ)).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", pcm, RATE_HZ)
+    assert not decode(tmp_path / "a.wav").any()
+
+
+@pytest.mark.parametrize("offset", [0.02, 0.1, 0.3])
+def test_sound_with_a_constant_offset_is_the_sound(tmp_path: Path, offset: float) -> None:
+    hiss = 0.1 * np.random.default_rng(0).standard_normal(2 * 44_100)
+    soundfile.write(tmp_path / "a.wav", hiss - hiss.mean(), 44_100, subtype="FLOAT")
+    soundfile.write(tmp_path / "b.wav", hiss - hiss.mean() + offset, 44_100, subtype="FLOAT")
+    assert np.abs(decode(tmp_path / "a.wav") - decode(tmp_path / "b.wav")).max() < 1e-5
+
+
+def test_offsets_of_two_channels_do_not_hide_each_other(tmp_path: Path) -> None:
+    wave = np.stack([tone(RATE_HZ, 1.0) + 0.3, tone(RATE_HZ, 1.0) - 0.3], axis=1)
+    soundfile.write(tmp_path / "a.wav", wave, RATE_HZ, subtype="FLOAT")
+    assert np.abs(decode(tmp_path / "a.wav") - tone(RATE_HZ, 1.0)).max() < 1e-3
+
+
+def test_ordinary_sound_with_a_slight_offset_is_left_as_it_is(tmp_path: Path) -> None:
+    pcm = (np.random.default_rng(0).normal(0, 3000, RATE_HZ) + 20).astype(np.int16)
+    soundfile.write(tmp_path / "a.flac", pcm, RATE_HZ)
+    decoded = decode_noted(tmp_path / "a.flac")
+    assert decoded.note == "" and np.array_equal(decoded.wave_T * 2**15, pcm)
+
+
+@pytest.mark.parametrize("gain", [-1.0, -0.95, -1.1])
+def test_of_channels_that_cancel_each_other_the_louder_is_taken(tmp_path: Path, gain: float) -> None:
+    left = tone(RATE_HZ, 1.0)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, gain * left], axis=1), RATE_HZ, subtype="FLOAT")
+    decoded = decode_noted(tmp_path / "a.wav")
+    assert np.allclose(decoded.wave_T, left if abs(gain) <= 1 else gain * left, atol=1e-6)
+    assert "channels that cancel each other out" in decoded.note
+
+
+def test_independent_channels_do_not_cancel_each_other(tmp_path: Path) -> None:
+    wave = 0.1 * np.random.default_rng(0).standard_normal((RATE_HZ, 8))
+    soundfile.write(tmp_path / "a.wav", wave, RATE_HZ, subtype="FLOAT")
+    decoded = decode_noted(tmp_path / "a.wav")
+    assert decoded.note == "" and np.allclose(decoded.wave_T, wave.mean(axis=1), atol=1e-6)
+
+
+def test_published_benchmark_has_its_samples_as_recorded(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(RATE_HZ, 1.0) + 0.3, RATE_HZ, subtype="FLOAT")
+    assert np.allclose(decode_noted(tmp_path / "a.wav", as_recorded=True).wave_T, tone(RATE_HZ, 1.0) + 0.3)
+
+
+def test_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").touch()
+    with pytest.raises(DataError, match=r"a\.mp3 is empty \(0 bytes\)"):
+        decode(tmp_path / "a.mp3")
+
+
+def test_foreign_format_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
+    with pytest.raises(DataError, match=r"that cannot be read \(\.m4a\); convert it: ffmpeg -i a\.m4a a\.flac"):
+        decode(tmp_path / "a.m4a")

@@ -429,5 +429,79 @@ def test_dead_worker_is_told_with_its_tracks(tmp_path: Path) -> None:
     from bench.registry import load
 
     source = load("dataset", str(plugin)).build(None, None)
-    with pytest.raises(BenchError, match=r"decoding process died.*t0 to t15"):
+    with pytest.raises(BenchError, match=r"decoding process died.*(t0 to t15|t16 to t31)"):
         prepared(tmp_path / "store", source, workers=2)
+
+
+def test_what_could_not_be_read_is_tried_again_and_the_rest_kept(tmp_path: Path) -> None:
+    waves = {f"t{n:02d}": noise(n) for n in range(40)}
+    away = Waves({**waves, "t20": PermissionError(errno.EACCES, "no access"), "t30": FileNotFoundError(2, "away")})
+    first = prepared(tmp_path, away)
+    assert first.select_unusable()["id"].tolist() == ["t20", "t30"]
+    assert first.select_unusable()["reason"].str.contains("tried again").all()
+    assert prepared(tmp_path, away).folder == first.folder
+    back = Waves({**waves, "t30": FileNotFoundError(2, "away")})
+    second = prepared(tmp_path, back)
+    assert second.select_unusable()["id"].tolist() == ["t30"]
+    kept, again = (folder / "shard-00000.i16" for folder in (first.folder, second.folder))
+    assert kept.stat().st_ino == again.stat().st_ino, "shards without the track are not decoded again"
+    assert len(open_corpus(first.folder).tracks) == 38, "who uses the first one still can"
+    third = prepared(tmp_path, Waves(waves))
+    assert third.select_unusable().empty and prepared(tmp_path, Waves(waves)).folder == third.folder
+
+
+def test_damaged_track_is_not_tried_again(tmp_path: Path) -> None:
+    first = prepared(tmp_path, Waves({"a": noise(0), "b": DataError("b.wav cannot be decoded")}))
+    assert prepared(tmp_path, Waves({"a": noise(0), "b": noise(1)})).folder == first.folder
+
+
+def test_file_without_permission_is_read_when_it_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in enumerate(("a.wav", "b.wav")):
+        soundfile.write(tmp_path / name, noise(number), RATE_HZ)
+    source = folder.build(folder.Config(), tmp_path)
+    real_open = Path.open
+
+    def refuse(self: Path, *args: object, **more: object) -> object:
+        if self.name == "b.wav":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real_open(self, *args, **more)  # type: ignore[arg-type, call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        assert statuses(prepared(tmp_path / "store", source)) == {"a.wav": "ok", "b.wav": "unreadable"}
+    assert statuses(prepared(tmp_path / "store", source)) == {"a.wav": "ok", "b.wav": "ok"}
+
+
+def test_link_to_a_drive_that_was_away_is_read_when_it_is_back(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    soundfile.write(tmp_path / "disk" / "b.wav", noise(1), RATE_HZ)
+    (tmp_path / "home").mkdir()
+    soundfile.write(tmp_path / "home" / "a.wav", noise(0), RATE_HZ)
+    (tmp_path / "home" / "b.wav").symlink_to(tmp_path / "disk" / "b.wav")
+    (tmp_path / "disk").rename(tmp_path / "away")
+    listed = lambda: folder.build(folder.Config(), tmp_path / "home")  # noqa: E731
+    assert statuses(prepared(tmp_path / "store", listed())) == {"a.wav": "ok", "b.wav": "missing"}
+    (tmp_path / "away").rename(tmp_path / "disk")
+    assert statuses(prepared(tmp_path / "store", listed())) == {"a.wav": "ok", "b.wav": "ok"}
+
+
+def test_files_that_are_mended_cut_off_or_foreign_are_named(tmp_path: Path) -> None:
+    for number, name in enumerate(("good.wav", "joined.ogg", "long.mp3", "offset.wav")):
+        soundfile.write(tmp_path / name, noise(number, 3.0) + (0.3 if name == "offset.wav" else 0), RATE_HZ)
+    joined, whole = (tmp_path / "joined.ogg").read_bytes(), (tmp_path / "long.mp3").read_bytes()
+    (tmp_path / "joined.ogg").write_bytes(joined + joined)
+    (tmp_path / "long.mp3").write_bytes(whole[: 3 * len(whole) // 4])
+    (tmp_path / "song.m4a").touch()
+    soundfile.write(tmp_path / "dead.wav", np.full(32_000, 0.2), RATE_HZ)
+    source = folder.build(folder.Config(), tmp_path)
+    corpus = prepared(tmp_path / "store", source)
+    report = verify(source, corpus)
+    assert dict(zip(report["id"], report["problem"], strict=True)) == {
+        "dead.wav": "silent",
+        "joined.ogg": "mended",
+        "long.mp3": "cut-off",
+        "offset.wav": "mended",
+        "song.m4a": "format",
+    }
+    lengths = dict(zip(corpus.tracks["id"], corpus.lengths / RATE_HZ, strict=True))
+    assert lengths["joined.ogg"] == 6.0

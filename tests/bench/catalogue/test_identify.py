@@ -21,6 +21,7 @@ from bench.catalogue import query
 from bench.catalogue.build import build_catalogue
 from bench.catalogue.folder import ABOUT, TRACKS, VECTORS, WEIGHTS, Catalogue, Limit, read_catalogue
 from bench.catalogue.query import find_neighbours, identify
+from bench.cli.identify import _identify_all
 from bench.errors import ConfigError, DataError
 from bench.fingerprint import Embedder
 from bench.runs import Weights
@@ -113,6 +114,32 @@ def test_any_file_is_heard(opened: Catalogue, tmp_path: Path) -> None:
     for name in ("a.wav", "a.ogg"):
         (answer,) = identify(opened, decode(tmp_path / name))
         assert answer.matches[0].path == "song 2.wav" and answer.matches[0].accepted
+
+
+def test_joined_file_is_heard_to_its_end_and_named(
+    opened: Catalogue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for song in (2, 3):
+        soundfile.write(tmp_path / f"{song}.ogg", sound(song)[30_000 : 30_000 + 4 * RATE_HZ], RATE_HZ)
+    joined = tmp_path / "joined.ogg"
+    joined.write_bytes((tmp_path / "2.ogg").read_bytes() + (tmp_path / "3.ogg").read_bytes())
+    found, errors = _identify_all(opened, [joined], 1, 4.0)
+    assert [answer.matches[0].path for answer in found[joined]] == ["song 2.wav", "song 3.wav"] and not errors
+    assert f"warning: {joined} holds 2 streams one after another" in capsys.readouterr().err
+
+
+def test_constant_is_silent_and_an_offset_changes_nothing(opened: Catalogue, tmp_path: Path) -> None:
+    piece = sound(2)[30_000 : 30_000 + 4 * RATE_HZ]
+    soundfile.write(tmp_path / "dead.wav", np.full(4 * RATE_HZ, 0.2), RATE_HZ)
+    soundfile.write(tmp_path / "offset.wav", 0.5 * piece + 0.3, RATE_HZ)
+    soundfile.write(tmp_path / "stereo.wav", 0.5 * np.stack([piece, -piece], axis=1), RATE_HZ)
+    (answer,) = identify(opened, decode(tmp_path / "dead.wav"))
+    assert answer.why == "silent" and not answer.matches
+    for name in ("offset.wav", "stereo.wav"):
+        (answer,) = identify(opened, decode(tmp_path / name))
+        (plain,) = identify(opened, piece)
+        assert answer.matches[0].path == "song 2.wav"
+        assert answer.matches[0].score == pytest.approx(plain.matches[0].score, abs=0.01)
 
 
 def test_a_long_recording_is_answered_piece_by_piece(opened: Catalogue) -> None:
