@@ -127,6 +127,7 @@ def _build_plugin_configs(group: str, where: str, names: tuple[str, ...], values
     if not isinstance(values, dict):
         raise ConfigError(f"{group} is a group of settings, one for each name in {where}; set one of those")
     known = [format_plugin_name(name) for name in names]
+    require(len(set(known)) == len(known), f"{where} must not give two plug-ins the same name; rename a file", names)
     plain = [name.partition(":")[0] for name in known]
     for name in values:
         if name not in (*known, *plain):

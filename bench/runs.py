@@ -19,6 +19,7 @@ from bench.config import restore_config
 from bench.device import usable_device, use_full_fp32
 from bench.errors import ConfigError
 from bench.fingerprint import Embedder
+from bench.plugin_check import build_encoder
 from bench.registry import format_unknown
 from bench.results import CONFIG, SUMMARY, Result, read_result
 from bench.settings import RunConfig
@@ -113,7 +114,7 @@ class FinishedRun:
         weights, plugin = self.weights(), self.load_plugin(model)
         # The encoder needs no index and no aligner; those of the run may not be installed here.
         config = self.restore_config(plugin, without=("index", "eval.indexes", "aligner", "align", "pairs"))
-        encoder = plugin.build(config.model)
+        encoder = build_encoder(plugin, self.encoder, config.model)
         checkpoint.load_weights(encoder, weights.path)
         device = device or usable_device(config.device)
         use_full_fp32()

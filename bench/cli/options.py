@@ -24,6 +24,9 @@ OptionalModel = Annotated[str | None, _MODEL]
 ModelFile = Annotated[
     str | None, typer.Option("--model", "-m", help="Path of the encoder's file, if it is your own (./mine.py).")
 ]
+IndexFile = Annotated[
+    str | None, typer.Option("--index-file", help="Path of the index's file, if it is your own (./myindex.py).")
+]
 
 Preset = Annotated[str, typer.Option("--preset", help=_PRESETS)]
 RunPreset = Annotated[
