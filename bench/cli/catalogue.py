@@ -60,7 +60,8 @@ def build(
             model=model, test_side=test_side, false_accepts=false_accepts, progress=progress,
         )  # fmt: skip
     print_report("catalogue", made)
-    print_next({f"bench identify RECORDING.wav --catalogue {folder}": "identify a recording"})
+    files = (f" --model {model}" if model else "") + (f" --index-file {index}" if index.endswith(".py") else "")
+    print_next({f"bench identify RECORDING.wav --catalogue {folder}{files}": "identify a recording"})
 
 
 @group.command("info")
