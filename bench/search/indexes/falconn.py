@@ -1,13 +1,13 @@
 """FALCONN: multi-probe locality-sensitive hashing, the search of Singh et al. (ISMIR 2022).
 
-The default tables, hash bits and probes are those of that paper: 50, 18 and 200. It does not state the hash family; this
-index uses cross-polytopes, which find more than hyperplanes at the same settings (docs/experiments.md, "FALCONN with
-hyperplane hashing").
+The default tables, hash bits and probes are those of that paper: 50, 18 and 200. It does not state the hash family;
+this index uses cross-polytopes, which find more than hyperplanes at the same settings (docs/experiments.md, "FALCONN
+with hyperplane hashing").
 
 Hashes distinguish directions: vectors that share a large mean all look alike, and every query is then compared with
-most of the database. DEVIATION: `mean` therefore limits the length of their mean by shifting vectors and queries alike, which
-changes neither distances nor the order of neighbours. Hashing is fastest without any mean, but then finds least at a
-fixed number of probes (docs/experiments.md, "Centring fingerprints before FALCONN hashes them").
+most of the database. DEVIATION: `mean` therefore limits the length of their mean by shifting vectors and queries alike,
+which changes neither distances nor the order of neighbours. Hashing is fastest without any mean, but then finds least
+at a fixed number of probes (docs/experiments.md, "Centring fingerprints before FALCONN hashes them").
 
 Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours, B vectors of a block.
 """
