@@ -46,9 +46,7 @@ def resolve(
 
     Raises: ConfigError naming the dotted path, the rule and the nearest right name.
     """
-    by_user: dict[str, Any] = {}
-    for layer in (*(_read_toml(f) for f in files), *(_parse_override(o) for o in overrides)):
-        by_user = _merge(by_user, layer)
+    by_user = read_user_settings(files, overrides)
     by_preset = _read_preset(preset, plugin)
     if isinstance(by_user.get("align"), dict) and "sets" in by_user["align"]:
         by_preset.pop("pairs", None)  # they are settings of the preset's own sets
@@ -56,6 +54,14 @@ def resolve(
     if dataset is not None:
         merged = _merge(merged, {"data": {"dataset": dataset}})
     return _build_config(encoder, plugin, preset, merged)
+
+
+def read_user_settings(files: Iterable[Path], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return what the user's files and `--set` say, in groups. Raises: ConfigError for what cannot be read."""
+    by_user: dict[str, Any] = {}
+    for layer in (*(_read_toml(f) for f in files), *(_parse_override(o) for o in overrides)):
+        by_user = _merge(by_user, layer)
+    return by_user
 
 
 def restore_config(
