@@ -152,10 +152,18 @@ def similarity_matrix(pair: Pair, embedder: PairEmbedder) -> SimilarityMatrix:
     return SimilarityMatrix(lags_of(most) * PICTURE_HOP_S, score_KL)
 
 
-def check_writable(path: Path | None) -> None:
-    """Check that a file can be written, before any work. Raises: DataError if it exists, or its folder does not."""
+def check_writable(path: Path | None, inputs: Sequence[Path] = (), *, overwrite: bool = False) -> None:
+    """Check that a file can be written, before any work.
+
+    Raises: DataError if it exists and must not be overwritten, if it is one of the inputs, which are never overwritten,
+    or if its folder does not exist.
+    """
     if path is not None and path.exists():
-        raise DataError(f"{path} exists already; name another file, or remove it")
+        if any(each.exists() and path.samefile(each) for each in inputs):
+            raise DataError(f"{path} is one of the recordings, which are never overwritten; name another file")
+        if not overwrite or not path.is_file():
+            remedy = ", or give --overwrite" if path.is_file() else ""
+            raise DataError(f"{path} exists already; name another file{remedy}")
     if path is not None and not path.parent.is_dir():
         raise DataError(f"there is no folder {path.parent} to write {path.name} into; make it first")
 

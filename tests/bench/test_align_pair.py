@@ -245,10 +245,21 @@ def test_what_would_be_overwritten_or_has_no_folder_is_refused(tmp_path: Path) -
     check_writable(None)
     check_writable(tmp_path / "new.csv")
     (tmp_path / "old.csv").touch()
-    with pytest.raises(DataError, match=r"old\.csv exists already; name another file"):
+    with pytest.raises(DataError, match=r"old\.csv exists already; name another file, or give --overwrite"):
         check_writable(tmp_path / "old.csv")
+    check_writable(tmp_path / "old.csv", overwrite=True)
+    with pytest.raises(DataError, match=r"exists already; name another file$"):
+        check_writable(tmp_path, overwrite=True)
     with pytest.raises(DataError, match=r"no folder .*absent to write new\.csv into"):
         check_writable(tmp_path / "absent" / "new.csv")
+
+
+def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "b.wav").touch()
+    (tmp_path / "linked.wav").symlink_to(tmp_path / "b.wav")
+    for name in ("b.wav", "linked.wav"):
+        with pytest.raises(DataError, match=r"is one of the recordings, which are never overwritten; name another"):
+            check_writable(tmp_path / name, [tmp_path / "absent.wav", tmp_path / "b.wav"], overwrite=True)
 
 
 # Which encoder is used
