@@ -27,11 +27,12 @@ from bench.config import load_plugin
 from bench.device import usable_device
 from bench.errors import DataError
 from bench.fingerprint import build_random_projection
-from bench.runs import find_run, list_runs
+from bench.runs import FinishedRun, find_latest_loadable, find_run, list_runs
 from bench.store import Store
 from bench.values import Floats, Progress
 
-NO_RUN = "the random projection, as the store has no run"
+NO_ENCODER = "the random projection"
+NO_RUN = f"{NO_ENCODER}, as the store has no run"
 DOUBTFUL = 0.5  # confidence below which the recordings may not be of the same scene
 BLOCK_FRAMES = 1 << 18  # decoded at once
 PICTURE_HOP_S = 0.1
@@ -88,15 +89,29 @@ def load_pair_embedder(
 ) -> tuple[CachedPairEmbedder, str]:
     """Return what embeds a pair with the encoder of a finished run, and a description of that encoder.
 
-    `run` is the beginning of a run's key, None the latest run. A store without runs gives the random projection, which
-    needs no training. `model` is the path of the encoder's file if the encoder is not part of the suite.
+    `run` is the beginning of a run's key, None the latest run whose encoder is installed, or in the file `model`. A
+    store without such a run gives the random projection, which needs no training.
     Raises: ConfigError if there is no such run or its weights are missing.
     """
-    if run is None and not list_runs(store):
-        return CachedPairEmbedder(build_random_projection(usable_device("auto")), progress), NO_RUN
-    finished = find_run(store, run)
+    finished = find_latest_loadable(store, model) if run is None else find_run(store, run)
+    passed_over = _format_passed_over(store, finished) if run is None and model is None else ""
+    if finished is None:
+        projection = build_random_projection(usable_device("auto"))
+        return CachedPairEmbedder(projection, progress), f"{NO_ENCODER}{passed_over}" if passed_over else NO_RUN
     embedder = finished.embedder(model=model)
-    return CachedPairEmbedder(embedder, progress), f"{finished.encoder} of the run {finished.key[:6]}"
+    name = f"{finished.encoder} of the run {finished.key[:6]}"
+    return CachedPairEmbedder(embedder, progress), f"{name}{passed_over}"
+
+
+def _format_passed_over(store: Store, finished: FinishedRun | None) -> str:
+    """Return why the latest run was not taken; empty if it was, or if there is no run."""
+    keys = list_runs(store)
+    if not keys or (finished is not None and finished.key == keys[-1]):
+        return ""
+    latest = find_run(store, keys[-1])
+    return (
+        f" (the latest run, {latest.key[:6]}, is of {latest.encoder!r}, not installed here: give its file as --model)"
+    )
 
 
 def load_aligner(name: str) -> tuple[ModuleType, Any]:
@@ -138,10 +153,18 @@ def similarity_matrix(pair: Pair, embedder: PairEmbedder) -> SimilarityMatrix:
     return SimilarityMatrix(lags_of(most) * PICTURE_HOP_S, score_KL)
 
 
-def check_writable(path: Path | None) -> None:
-    """Check that a file can be written, before any work. Raises: DataError if it exists, or its folder does not."""
+def check_writable(path: Path | None, inputs: Sequence[Path] = (), *, overwrite: bool = False) -> None:
+    """Check that a file can be written, before any work.
+
+    Raises: DataError if it exists and must not be overwritten, if it is one of the inputs, which are never overwritten,
+    or if its folder does not exist.
+    """
     if path is not None and path.exists():
-        raise DataError(f"{path} exists already; name another file, or remove it")
+        if any(each.exists() and path.samefile(each) for each in inputs):
+            raise DataError(f"{path} is one of the recordings, which are never overwritten; name another file")
+        if not overwrite or not path.is_file():
+            remedy = ", or give --overwrite" if path.is_file() else ""
+            raise DataError(f"{path} exists already; name another file{remedy}")
     if path is not None and not path.parent.is_dir():
         raise DataError(f"there is no folder {path.parent} to write {path.name} into; make it first")
 

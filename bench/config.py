@@ -46,9 +46,7 @@ def resolve(
 
     Raises: ConfigError naming the dotted path, the rule and the nearest right name.
     """
-    by_user: dict[str, Any] = {}
-    for layer in (*(_read_toml(f) for f in files), *(_parse_override(o) for o in overrides)):
-        by_user = _merge(by_user, layer)
+    by_user = read_user_settings(files, overrides)
     by_preset = _read_preset(preset, plugin)
     if isinstance(by_user.get("align"), dict) and "sets" in by_user["align"]:
         by_preset.pop("pairs", None)  # they are settings of the preset's own sets
@@ -56,6 +54,14 @@ def resolve(
     if dataset is not None:
         merged = _merge(merged, {"data": {"dataset": dataset}})
     return _build_config(encoder, plugin, preset, merged)
+
+
+def read_user_settings(files: Iterable[Path], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return what the user's files and `--set` say, in groups. Raises: ConfigError for what cannot be read."""
+    by_user: dict[str, Any] = {}
+    for layer in (*(_read_toml(f) for f in files), *(_parse_override(o) for o in overrides)):
+        by_user = _merge(by_user, layer)
+    return by_user
 
 
 def restore_config(
@@ -127,6 +133,7 @@ def _build_plugin_configs(group: str, where: str, names: tuple[str, ...], values
     if not isinstance(values, dict):
         raise ConfigError(f"{group} is a group of settings, one for each name in {where}; set one of those")
     known = [format_plugin_name(name) for name in names]
+    require(len(set(known)) == len(known), f"{where} must not give two plug-ins the same name; rename a file", names)
     plain = [name.partition(":")[0] for name in known]
     for name in values:
         if name not in (*known, *plain):

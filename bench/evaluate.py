@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from bench import registry
+from bench.config import format_plugin_name
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.degrade.queries import hop_samples
@@ -60,14 +61,14 @@ def evaluate(
 ) -> Evaluation:
     """Return the hits of every cell of the grid, query length, index and sequence search.
 
-    `indexes` maps the name of an index to its Config; a missing index has its defaults.
+    `indexes` maps the name of an index (`format_plugin_name`) to its Config; a missing index has its defaults.
     The store keeps each cell separately: a killed process loses only the cell in progress.
     """
     hop = hop_samples(config)
     database = fingerprint_tracks(store, embedder, data.music, data.music.numbers("test"), hop, progress)
-    plugins = {name: registry.load("index", name) for name in config.indexes}
+    plugins = {format_plugin_name(name): registry.load("index", name) for name in config.indexes}
     settings = {name: (indexes or {}).get(name) or plugin.Config() for name, plugin in plugins.items()}
-    index_keys = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in config.indexes]
+    index_keys = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in plugins]
     index_of = _builder(store, plugins, settings, database)
     cells = list_cells(config)
     hits, seconds = {}, {"database": store.seconds("fingerprints", database.key), "queries": 0.0}
@@ -131,7 +132,7 @@ def _rankings(
     device: torch.device,
 ) -> Iterator[tuple[str, str, Ranking]]:
     """Yield index, sequence search and ranking. `diagonal` uses no index, so it is labelled "exact"."""
-    for index in config.indexes:
+    for index in map(format_plugin_name, config.indexes):
         neighbours_QMK = _neighbours(index_of(index), vectors_QMD, config.top_k)
         if "vote" in config.sequences:
             yield index, "vote", vote(neighbours_QMK, database, config.top_k)

@@ -6,6 +6,7 @@ installed entry point of the kind's group. Its name is the file name with dashes
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import importlib
@@ -77,6 +78,9 @@ def _check_parts(kind: str, name: str, module: ModuleType) -> None:
             raise PluginError(f"{kind} plug-in {name!r} ({module.__file__}) defines {old}, now called {new}; rename it")
     if missing:
         raise PluginError(f"{kind} plug-in {name!r} ({module.__file__}) does not define {', '.join(missing)}")
+    if "Config" in KINDS[kind].required and not dataclasses.is_dataclass(module.Config):
+        rule = "Config must be a dataclass: write @dataclass(frozen=True) above it"
+        raise PluginError(f"{kind} plug-in {name!r} ({module.__file__}): {rule}")
 
 
 def load_module(name: str) -> ModuleType:

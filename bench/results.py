@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench.align.evaluate import Alignments, alignment_headline, submission
 from bench.align.pairs import Keypoints, write_keypoints
-from bench.config import flatten
+from bench.config import flatten, format_plugin_name
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation
@@ -94,7 +94,7 @@ def with_segments(
     conditions = _conditions(store, config, data)
     controls = {f"control_{name}": seconds for name, seconds in floor.seconds.items()}
     summary = result.summary | {
-        "index": config.eval.indexes[0],
+        "index": format_plugin_name(config.eval.indexes[0]),
         "sequence": HEADLINE_SEQUENCE,
         "queries_per_cell": len(data.queries.table),
         "database_tracks": len(evaluation.database.tracks),
@@ -124,7 +124,8 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
     `control/identity` is measured at the shortest query length that holds a whole segment of the encoder.
     """
     # 1. The encoder under test, and the controls.
-    encoder_rows = select_rows(rows, config.encoder, config.eval.indexes[0])
+    indexes = [format_plugin_name(name) for name in config.eval.indexes]
+    encoder_rows = select_rows(rows, config.encoder, indexes[0])
     shortest = min(config.eval.lengths_s)
     degraded = encoder_rows[encoder_rows["kind"].isin(DEGRADED)]
     floor = select_rows(rows, RANDOM_PROJECTION, "exact")
@@ -140,15 +141,15 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
         "false_reject/mean": mean_of(degraded, "false_reject"),
         "control/identity": float(identity["value"].iloc[0]),
         "control/random_projection": mean_of(floor[floor["kind"].isin(DEGRADED)], "segment_top1"),
-        "control/shuffled_labels": mean_of(select_rows(rows, SHUFFLED_LABELS, config.eval.indexes[0]), "segment_top1"),
+        "control/shuffled_labels": mean_of(select_rows(rows, SHUFFLED_LABELS, indexes[0]), "segment_top1"),
     }
     # 2. The other indexes and sequence searches, as differences from the first index and HEADLINE_SEQUENCE.
-    for index in config.eval.indexes[1:]:
+    for index in indexes[1:]:
         other = select_rows(rows, config.encoder, index)
         lost = mean_of(encoder_rows, "segment_top1") - mean_of(other, "segment_top1")
         numbers[f"index/{index}_loses_points"] = 100 * lost
     for sequence in config.eval.sequences:
-        other = select_rows(rows[rows["kind"].isin(DEGRADED)], config.encoder, config.eval.indexes[0], sequence)
+        other = select_rows(rows[rows["kind"].isin(DEGRADED)], config.encoder, indexes[0], sequence)
         if sequence != HEADLINE_SEQUENCE and len(other):  # `diagonal` has rows under the index `exact` only
             gained = mean_of(other, "segment_top1") - numbers["segment_top1/mean"]
             numbers[f"sequence/{sequence}_gains_points"] = 100 * gained

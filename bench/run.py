@@ -16,17 +16,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 
 import bench
-from bench import registry
+from bench import plugin_check, registry
 from bench.align.evaluate import align_name, aligner_specs, evaluate_alignment, pair_sources
-from bench.config import flatten
+from bench.config import flatten, format_plugin_name
 from bench.data import BenchmarkData, TrainingSet, format_left_out, prepare_training, with_queries, with_validation
 from bench.degrade.cells import benchmark_name, validation_config
 from bench.device import pick_device, use_full_fp32
-from bench.errors import ConfigError, PluginError, Pruned, StoreError
+from bench.errors import ConfigError, Pruned, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
 from bench.logbook import Logbook, check_tracking, labels, open_book, provenance
@@ -42,7 +41,6 @@ from bench.train.ranks import Ranks, init_ranks
 from bench.train.unusual_settings import find_unusual_settings
 from bench.values import Progress, no_progress
 
-ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
 Task = Literal["all", "segments", "validation", "alignment"]
 TASKS: tuple[Task, ...] = get_args(Task)
 MIN_IDENTITY = 0.995  # top-1 of clean queries that start on the database's grid; a lower one points to a bug
@@ -128,9 +126,7 @@ def check_run(config: RunConfig, context: RunContext) -> None:
     check_tracking()
     pick_device(config.device)
     encoder = build_encoder(context.plugin, config)
-    missing = [part for part in ENCODER_PARTS if not hasattr(encoder, part)]
-    if missing:
-        raise PluginError(f"encoder {config.encoder!r} has no {', '.join(missing)}; see `bench.testing.check_encoder`")
+    plugin_check.check_encoder_parts(encoder, context.plugin, config.encoder)
     segment_s = encoder.segment_s
     require(
         min(config.eval.lengths_s) >= SHORTEST_QUERY * segment_s,
@@ -149,10 +145,13 @@ def check_run(config: RunConfig, context: RunContext) -> None:
             checkpoint.load_weights(encoder, context.weights)
         except StoreError as error:
             raise ConfigError(str(error)) from error
-    for name, settings in config.index.items():
-        registry.load("index", name).build(settings, np.eye(2, encoder.dim, dtype=np.float32))  # is it installed?
+    for name in config.eval.indexes:
+        plugin_check.check_index(name, config.index[format_plugin_name(name)], encoder.dim)
     aligner_specs(config)
     pair_sources(config, context.root)
+    trains = context.weights is None and config.train.steps > 0
+    masks = config.train.mask_count > 0
+    plugin_check.check_encoder(encoder, context.plugin, config.encoder, config.model, trains=trains, masks=masks)
 
 
 def set_up_device(config: RunConfig) -> torch.device:
@@ -165,10 +164,10 @@ def set_up_device(config: RunConfig) -> torch.device:
 
 
 def build_encoder(plugin: ModuleType, config: RunConfig) -> Any:
-    """Return an untrained encoder, whose initial weights depend on the run's seed alone."""
+    """Return an untrained encoder, whose initial weights depend on the run's seed alone. Raises: PluginError."""
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
-        return plugin.build(config.model)
+        return plugin_check.build_encoder(plugin, config.encoder, config.model)
 
 
 def prepare_test_data(

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from bench import registry
-from bench.config import restore_config
+from bench.config import format_plugin_name, restore_config
 from bench.device import usable_device, use_full_fp32
-from bench.errors import ConfigError
+from bench.errors import ConfigError, PluginError
 from bench.fingerprint import Embedder
+from bench.plugin_check import build_encoder
 from bench.registry import format_unknown
 from bench.results import CONFIG, SUMMARY, Result, read_result
 from bench.settings import RunConfig
@@ -76,8 +77,20 @@ class FinishedRun:
         return Weights(path, key)
 
     def load_plugin(self, model: str | None = None) -> ModuleType:
-        """Return the encoder's plug-in; `model` is its file, for an encoder of the user's. Raises: PluginError."""
+        """Return the encoder's plug-in; `model` is its file, for an encoder of the user's.
+
+        Raises: PluginError if the encoder is not installed and no file is given.
+        """
+        if not self.is_loadable(model):
+            raise PluginError(
+                f"the run {self.key[:6]} is of the encoder {self.encoder!r}, which is not installed; give its file as "
+                "--model, or another run as --run"
+            )
         return registry.load("encoder", model or self.encoder)
+
+    def is_loadable(self, model: str | None = None) -> bool:
+        """Return whether the encoder is installed here, or its file is given."""
+        return model is not None or self.encoder in registry.names("encoder")
 
     def restore_config(
         self,
@@ -111,9 +124,10 @@ class FinishedRun:
         Raises: ConfigError if the weights are gone, PluginError if the encoder is not installed.
         """
         weights, plugin = self.weights(), self.load_plugin(model)
-        # The encoder needs no index and no aligner; those of the run may not be installed here.
-        config = self.restore_config(plugin, without=("index", "eval.indexes", "aligner", "align", "pairs"))
-        encoder = plugin.build(config.model)
+        # The encoder needs no index, aligner or data set; those of the run may not be installed here.
+        without = ("index", "eval.indexes", "aligner", "align", "pairs", "data", "music")
+        config = self.restore_config(plugin, without=without)
+        encoder = build_encoder(plugin, self.encoder, config.model)
         checkpoint.load_weights(encoder, weights.path)
         device = device or usable_device(config.device)
         use_full_fp32()
@@ -138,6 +152,22 @@ def find_run(store: Store, run: str | None = None) -> FinishedRun:
         raise ConfigError(_describe_ambiguity("run", "runs", str(run), matches, keys))
     folder = store.root / RUNS / matches[0]
     return FinishedRun(store, folder, read_json(folder / CONFIG), read_json(folder / SUMMARY))
+
+
+def find_latest_loadable(store: Store, model: str | None = None) -> FinishedRun | None:
+    """Return the latest run whose encoder is installed here, None if there is none.
+
+    If `model` is given, the path of an encoder's file, return the latest run of that encoder.
+    Raises: ConfigError if no run is of the encoder `model`.
+    """
+    keys = list_runs(store)
+    for key in reversed(keys):
+        finished = find_run(store, key)
+        if finished.is_loadable() if model is None else finished.encoder == format_plugin_name(model):
+            return finished
+    if keys and model is not None:
+        raise ConfigError(f"no run is of the encoder {format_plugin_name(model)!r} ({model}); name a run as --run")
+    return None
 
 
 def find_study(store: Store, study: str | None = None) -> Path:

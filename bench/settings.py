@@ -49,7 +49,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Transforms:
-    """How training changes the waveforms of positives, in worker processes, before noise and rooms are added.
+    """How training changes the waveforms of pairs, in worker processes, before noise and rooms are added.
 
     Source of the ranges: the BioDCASE report where it gives one, else the defaults of audiomentations.
     """
@@ -65,6 +65,9 @@ class Transforms:
 
     coloured_noise: float = 0.0
     """Probability of added pink or brown noise, each equally likely, between 0 and 1."""
+
+    views: Literal["positive", "pair"] = "positive"
+    """What is changed: the positive alone, or the anchor too, by draws of its own."""
 
     stretch_rate: tuple[float, float] = (0.95, 1.05)
     """Range of the tempo of a time stretch, between 0.5 and 2; 1 leaves it unchanged."""

@@ -15,8 +15,8 @@ from bench.results import Result
 from bench.values import Cell
 
 PUBLISHED = Path(__file__).with_name("published_segments.toml")
-SYNTH_PREFIX = "synth-"  # of benchmarks with synthetic music, which published numbers cannot be compared with
-SAME_LENGTH = 0.05  # relative difference: published queries of 1 s are shown with ours of 0.96 s
+FMA_PREFIX = "fma-"  # of benchmarks with the music that the published numbers are of
+NEAR_LENGTH = 0.05  # relative difference: published queries of 1 s are shown below ours of 0.96 s
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,27 @@ class PublishedShare:
     tolerance_ms: float | None
     """Largest time error of a hit; None if the time does not matter."""
 
+    search: str
+    """The sequence search: the name of one of `bench.settings.SEQUENCES` if it is one of these."""
+
+    conditions: str
+    """What else differs from the conditions tested here, such as the rooms."""
+
     source: str
     confidence: str
 
     ablation: str
     """The component that an ablation study removes; empty for other results."""
+
+    def describe(self) -> str:
+        """Return the conditions that it was measured in, for the row of a table."""
+        within = () if self.tolerance_ms is None else (f"within {self.tolerance_ms:g} ms",)
+        return ", ".join(("published", self.data, self.conditions, *within, f"sequence search: {self.search}"))
+
+    @property
+    def states_t60(self) -> bool:
+        """Return whether it says which reverberation time it is of, if it is of one."""
+        return self.cell is None or self.cell.kind == "noise" or self.cell.t60_s is not None
 
 
 def load_published_segments() -> list[PublishedShare]:
@@ -63,6 +79,8 @@ def _parse_numbers(table: dict[str, Any], row: dict[str, Any]) -> list[Published
             value=round(percent / 100, 6),
             data=table["data"],
             tolerance_ms=table.get("tolerance_ms"),
+            search=row.get("search", table["search"]),
+            conditions=table["conditions"],
             source=table["source"],
             confidence=table["confidence"],
             ablation=table.get("ablation", ""),
@@ -72,13 +90,18 @@ def _parse_numbers(table: dict[str, Any], row: dict[str, Any]) -> list[Published
 
 
 def select_published(results: Sequence[Result]) -> list[PublishedShare]:
-    """Return the published numbers to show with these runs: none if their music is synthetic."""
-    return [] if results[0].summary["benchmark"].startswith(SYNTH_PREFIX) else load_published_segments()
+    """Return the published numbers to show with these runs: none unless their music is FMA, as that of papers is."""
+    return load_published_segments() if results[0].summary["benchmark"].startswith(FMA_PREFIX) else []
 
 
 def select_length(numbers: Iterable[PublishedShare], length_s: float) -> list[PublishedShare]:
-    """Return the numbers whose queries have about this length."""
-    return [number for number in numbers if abs(number.length_s / length_s - 1) < SAME_LENGTH]
+    """Return the numbers whose queries have about this length; `group_name` tells apart those of another one."""
+    return [number for number in numbers if abs(number.length_s / length_s - 1) < NEAR_LENGTH]
+
+
+def group_name(number: PublishedShare) -> str:
+    """Return the heading that a published number may stand under: its own length, and that its t60 is not stated."""
+    return f"{number.length_s:g} s" + ("" if number.states_t60 else ", t60 not stated")
 
 
 def matches_cell(published: Cell | None, tested: Cell) -> bool:

@@ -49,7 +49,7 @@ MEAN = "mean"
 CONDITIONS = {"identity": "on the grid", "noise_reverb": "both"}
 COLUMNS = (
     "run", "encoder", "metric", "cell", "length_s", "n", "value", "low", "high", "difference", "difference_low",
-    "difference_high", "p", "p_holm", "source", "confidence", "data", "tolerance_ms",
+    "difference_high", "p", "p_holm", "sequence", "source", "confidence", "data", "conditions", "tolerance_ms",
 )  # fmt: skip
 Shares = npt.NDArray[np.float64]
 
@@ -63,7 +63,8 @@ def compare(results: Sequence[Result]) -> pd.DataFrame:
     The cells of a metric are followed by one row per run for the mean, with length NaN: the share of degraded cells and
     lengths in which a query is found, averaged over queries. Both of its intervals are bootstraps over queries; it has
     no p, and its difference is over the cells that both runs have.
-    Published results come last: without run, n and intervals, but with source, confidence, data and tolerance_ms.
+    Published results come last: without run, n and intervals, but with source, confidence, data, conditions and
+    tolerance_ms. `sequence` is the sequence search.
     If all runs only aligned recorders, the rows are those of `bench.align.evaluate.summarise_sets` instead.
     Raises: ConfigError if a run is named twice, has different queries, or has none although others have some.
     """
@@ -163,7 +164,8 @@ def _build_row(result: Result, metric: str, key: Key, hit_Q: Bools) -> dict[str,
 
 
 def _names(result: Result, metric: str) -> dict[str, object]:
-    return {"run": result.summary["run"], "encoder": result.summary["encoder"], "metric": metric}
+    summary = result.summary
+    return {"run": summary["run"], "encoder": summary["encoder"], "metric": metric, "sequence": summary["sequence"]}
 
 
 def _compare_cells(first: HitsByCondition, other: HitsByCondition) -> dict[Key, dict[str, float]]:
@@ -200,7 +202,8 @@ def _build_published_row(number: PublishedShare) -> dict[str, object]:
     return {
         "encoder": number.system, "metric": number.metric, "cell": number.cell.name if number.cell else MIX,
         "length_s": number.length_s, "value": number.value, "source": number.source, "confidence": number.confidence,
-        "data": number.data, "tolerance_ms": number.tolerance_ms,
+        "data": number.data, "tolerance_ms": number.tolerance_ms, "sequence": number.search,
+        "conditions": number.conditions if number.states_t60 else f"{number.conditions}, t60 not stated",
     }  # fmt: skip
 
 

@@ -24,7 +24,8 @@ from rich.text import Text
 from bench.config import format_setting
 from bench.errors import ConfigError
 from bench.fingerprint import RANDOM_PROJECTION
-from bench.reports._published import PublishedShare, matches_cell, select_length, select_published
+from bench.registry import format_unknown
+from bench.reports._published import PublishedShare, group_name, matches_cell, select_length, select_published
 from bench.results import DEGRADED, Result, select_rows
 from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
 from bench.settings import require
@@ -34,7 +35,6 @@ COMPARISON_KEY = ("benchmark", "query set", "first index", "sequence search")
 ALPHA = 0.05
 AUDIO_LENGTH_S = 5.0
 HALF_UP = 1e-9  # added before rounding: as a float, a published 97.35 may lie slightly below 97.35
-TOLERANCE_MS = 50.0  # of a hit in time, in this benchmark and in the paper
 SEGMENT, AUDIO = "segment_top1", "audio_top1"
 HITS = {SEGMENT: "hit", AUDIO: "track_hit"}
 LEVELS = {SEGMENT: "segment-level top-1", AUDIO: "audio-level top-1"}
@@ -125,6 +125,21 @@ def with_settings(result: Result, settings: Mapping[str, Any]) -> Result:
     The ablation table, the bytes per hour and the notes on how runs of one encoder differ need them.
     """
     return replace(result, summary=result.summary | {SETTINGS: dict(settings)})
+
+
+def with_sequence(result: Result, sequence: str) -> Result:
+    """Return a result whose tables show another sequence search than the headline's, such as the `vote` of a paper.
+
+    Raises: ConfigError if the run was not searched so.
+    """
+    if result.hits.empty:
+        return result  # a run that only aligned recorders
+    known = [str(name) for name in result.hits["sequence"].unique()]
+    if sequence not in known:
+        raise ConfigError(format_unknown(f"sequence search of the run {result.summary['run'][:6]}", sequence, known))
+    # `diagonal` uses no index, so its rows are labelled "exact".
+    index = {"index": "exact"} if sequence == "diagonal" else {}
+    return replace(result, summary=result.summary | {"sequence": sequence} | index)
 
 
 def build_comparison_key(result: Result) -> tuple[str, ...]:
@@ -270,14 +285,13 @@ def _means(runs: _Runs) -> PaperTable:
         for i, result in enumerate(runs.results)
     ]
     mixed = [number for number in runs.published if number.cell is None]
-    lines += _build_published_lines([*(select_length(mixed, length_s) for length_s in runs.lengths_s), []], "")
+    of_length = [[number for number in mixed if number.length_s == length_s] for length_s in runs.lengths_s]
+    lines += _build_published_lines([*of_length, []], "")
     test = (
         "; bold: best run; =: the 95 % interval of the paired difference from the best contains 0 (not corrected for "
         "multiple comparisons)"
     )
-    beside = (
-        "; published: different conditions, data set and database; results for 1 s are shown under the nearest length"
-    )
+    beside = "; published: different conditions, data set and database"
     caption = (
         "per cent; means over all conditions with noise, reverb or both that all runs share, with 95 % intervals "
         "(bootstrap over queries)" + (test if len(runs.results) > 1 else "") + (beside if mixed else "")
@@ -308,10 +322,14 @@ def _build_lines(
     ]
     floor = _floor(runs.results, metric, cells, length_s)
     lines += [Line("random projection", "control", "control", floor, group)] if any(floor) else []
-    same_length = select_length(others, length_s)
-    return lines + _build_published_lines(
-        [[number for number in same_length if matches_cell(number.cell, cell)] for cell in cells], group
-    )
+    near = select_length(others, length_s)
+    published = [[number for number in near if matches_cell(number.cell, cell)] for cell in cells]
+    # Each under the length and the rooms that it is of: below the runs of this length, or under a heading of its own.
+    groups = sorted({group_name(number) for column in published for number in column}, key=lambda name: name != group)
+    for each in groups:
+        columns_of_group = [[number for number in column if group_name(number) == each] for column in published]
+        lines += _build_published_lines(columns_of_group, each)
+    return lines
 
 
 def _compare_shares(hits: Sequence[Bools | None]) -> list[Entry | None]:
@@ -353,7 +371,7 @@ def _compare_means(shares: Sequence[npt.NDArray[np.float64]]) -> list[Entry | No
 def _floor(results: Sequence[Result], metric: str, cells: Sequence[Cell], length_s: float) -> tuple[Entry | None, ...]:
     """Return the entries of the random projection, from the first run that has them: all runs share the queries."""
     for result in results:
-        rows = select_rows(result.rows, RANDOM_PROJECTION, "exact")
+        rows = select_rows(result.rows, RANDOM_PROJECTION, "exact", result.summary["sequence"])
         rows = rows[(rows["metric"] == metric) & (rows["length_s"] == length_s)]
         if len(rows) and result.summary["encoder"] != RANDOM_PROJECTION:
             by_cell = {
@@ -369,11 +387,8 @@ def _build_published_lines(columns: Sequence[Sequence[PublishedShare]], group: s
     for key in dict.fromkeys((number.system, number.source) for column in columns for number in column):
         numbers = [next((n for n in column if (n.system, n.source) == key), None) for column in columns]
         first = next(number for number in numbers if number is not None)
-        length = f"{first.length_s:g} s"
-        note = f"published, {first.data}" + ("" if group in ("", length) else f", {length}")
-        note += f", within {first.tolerance_ms:g} ms" if first.tolerance_ms not in (None, TOLERANCE_MS) else ""
         entries = tuple(None if number is None else Entry(number.value) for number in numbers)
-        lines.append(Line(first.system, "published", note, entries, group))
+        lines.append(Line(first.system, "published", first.describe(), entries, group))
     return sorted(lines, key=lambda line: line.note)  # stable: within the same note, in the order of the file
 
 
@@ -396,7 +411,10 @@ def _caption(runs: _Runs) -> str:
         "bold: best run; =: not significantly worse than the best (McNemar's test on the same queries, Holm's "
         "correction over the runs of a column); "
     )
-    beside = "published: different data set, database and noise, not directly comparable; "
+    beside = (
+        "published: different data set, database and noise, not directly comparable, and searched as their notes say, "
+        f"the runs by {runs.results[0].summary['sequence']}; "
+    )
     return (
         f"per cent with 95 % intervals (Wilson), n = {n} queries per condition; "
         + (test if len(runs.results) > 1 else "")

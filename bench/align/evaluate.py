@@ -28,6 +28,7 @@ from bench.align.score import FileScore, Spread, clip_times, compare_files, scor
 from bench.config import format_plugin_name, load_plugin
 from bench.errors import DataError
 from bench.fingerprint import Embedder
+from bench.plugin_check import name_plugin
 from bench.score.statistics import holm
 from bench.settings import AlignConfig, RunConfig
 from bench.store import Store, digest, read_frame, write_frame
@@ -79,7 +80,8 @@ class AlignerSpec:
 
     def build(self) -> Aligner:
         """Return the aligner, built with its settings."""
-        aligner: Aligner = self.plugin.build(self.config)
+        with name_plugin("aligner", self.name, self.plugin, "cannot be built by build(config)"):
+            aligner: Aligner = self.plugin.build(self.config)
         return aligner
 
 
@@ -101,9 +103,14 @@ def aligner_specs(config: RunConfig) -> list[AlignerSpec]:
 
 def pair_sources(config: RunConfig, root: Path | None) -> list[PairSource]:
     """Return the sources of pairs that a run names. Raises: DataError if the folder of one is missing."""
-    return [
-        registry.load("dataset", name).build(config.pairs[format_plugin_name(name)], root) for name in config.align.sets
-    ]
+    return [_build_pairs(name, config.pairs[format_plugin_name(name)], root) for name in config.align.sets]
+
+
+def _build_pairs(name: str, config: Any, root: Path | None) -> PairSource:
+    plugin = registry.load("dataset", name)
+    with name_plugin("dataset", format_plugin_name(name), plugin, "cannot be built by build(config, root)"):
+        source: PairSource = plugin.build(config, root)
+    return source
 
 
 def evaluate_alignment(

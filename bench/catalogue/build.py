@@ -15,6 +15,7 @@ from bench import registry
 from bench.audio.crop import read_looped
 from bench.audio.pcm import Corpus
 from bench.catalogue.folder import Catalogue, Limit, check_free, read_catalogue, write_catalogue
+from bench.config import format_plugin_name
 from bench.data import prepare_corpora
 from bench.degrade.mix import noise_gain, normalise_peak
 from bench.degrade.queries import draw_audible_start, draw_noise_start, hop_samples
@@ -47,7 +48,8 @@ def catalogue_config(
     Raises: ConfigError or PluginError if there is no such index, data set or setting.
     """
     changes = {"eval.indexes": [index]} | ({"data.dataset": dataset} if dataset is not None else {})
-    without = ("index", "music") if dataset is not None else ("index",)
+    # Aligners and pairs are not needed; those of the run may not be installed here.
+    without = ("index", "aligner", "align", "pairs", *(("music",) if dataset is not None else ()))
     return run.restore_config(run.load_plugin(model), without=without, changes=changes, overrides=overrides)
 
 
@@ -83,13 +85,14 @@ def build_catalogue(
         shortest_s = embedder.encoder.segment_s
         raise DataError(f"none of {len(tracks)} tracks is as long as the encoder's segment ({shortest_s} s)")
     name = config.eval.indexes[0]
-    index = build_or_load(store, registry.load("index", name), config.index[name], database.vectors, database.key)
+    index_config = config.index[format_plugin_name(name)]
+    index = build_or_load(store, registry.load("index", name), index_config, database.vectors, database.key)
     limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts)
     rows = music.tracks.iloc[tracks]
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named_tracks = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
     write_catalogue(folder, config, weights, embedder, named_tracks, database, index, limits, calibration_QD)
-    return read_catalogue(folder, model, embedder.device, trust=True)
+    return read_catalogue(folder, model, embedder.device, trust=True, index=name)
 
 
 def calibrate(

@@ -19,9 +19,10 @@ import pandas as pd
 import torch
 
 from bench import registry
-from bench.config import parse_section
+from bench.config import format_plugin_name, parse_section
 from bench.errors import BenchError, ConfigError, DataError
 from bench.fingerprint import Embedder
+from bench.plugin_check import build_encoder
 from bench.search.cached import keeps, version_of
 from bench.search.contract import Index
 from bench.settings import RunConfig
@@ -117,7 +118,7 @@ def write_catalogue(
     `tracks` and `calibration_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
     """
     check_free(folder)
-    index_name = config.eval.indexes[0]
+    index_name = format_plugin_name(config.eval.indexes[0])
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / INDEX).mkdir(parents=True)
@@ -125,7 +126,7 @@ def write_catalogue(
     _link_or_copy(Path(str(database.vectors.filename)), partial / VECTORS)  # type: ignore[attr-defined]
     write_frame(partial / TRACKS, tracks)
     np.save(partial / CALIBRATION, calibration_QD)
-    index_plugin = registry.load("index", index_name)
+    index_plugin = registry.load("index", config.eval.indexes[0])
     if keeps(index_plugin, config.index[index_name]):
         index_plugin.save(index, partial / INDEX)
     library = getattr(index_plugin, "LIBRARY", "")
@@ -147,11 +148,17 @@ def write_catalogue(
 
 
 def read_catalogue(
-    folder: Path, model: str | None = None, device: torch.device | None = None, *, trust: bool = False
+    folder: Path,
+    model: str | None = None,
+    device: torch.device | None = None,
+    *,
+    trust: bool = False,
+    index: str | None = None,
 ) -> Catalogue:
     """Return the catalogue in a folder.
 
-    `model` is the encoder's plug-in, if it is not the installed one of that name. `trust` says that the folder is the
+    `model` is the encoder's plug-in, `index` that of its index, if they are not the installed ones of these names.
+    `trust` says that the folder is the
     user's: some libraries trust the index files that they load, so a manipulated one could do harm.
 
     Raises: DataError if there is no catalogue, if it is incomplete, or if its encoder gives other fingerprints here;
@@ -159,7 +166,7 @@ def read_catalogue(
     """
     about = _about(folder)
     plugin = registry.load("encoder", model) if model else _load_installed("encoder", about["encoder"], folder)
-    encoder = plugin.build(parse_section("model", plugin.Config, about["model"]))
+    encoder = build_encoder(plugin, about["encoder"], parse_section("model", plugin.Config, about["model"]))
     try:
         checkpoint.load_weights(encoder, folder / WEIGHTS)
         vectors, calibration_QD = (read_array(folder / name) for name in (VECTORS, CALIBRATION))
@@ -183,15 +190,19 @@ def read_catalogue(
         tracks=tracks,
         embedder=embedder,
         database=database,
-        index=_index(folder, about, vectors, trust),
+        index=_index(folder, about, vectors, trust, index),
         limits=tuple(Limit(**limit) for limit in about["limits"]),
         calibration_QD=calibration_QD,
     )
 
 
-def _index(folder: Path, about: dict[str, Any], vectors: Floats, trust: bool) -> Index:
+def _index(folder: Path, about: dict[str, Any], vectors: Floats, trust: bool, file: str | None) -> Index:
     name = about["index"]["name"]
-    plugin = _load_installed("index", name, folder)
+    if file is not None and format_plugin_name(file) != name:
+        raise DataError(
+            f"the catalogue {folder} was made with the index {name!r}, not with {file}; give that one's file"
+        )
+    plugin = registry.load("index", file) if file else _load_installed("index", name, folder)
     config = parse_section(f"index.{name}", plugin.Config, about["index"]["config"])
     if not keeps(plugin, config):
         built: Index = plugin.build(config, vectors)
@@ -216,7 +227,7 @@ def _index(folder: Path, about: dict[str, Any], vectors: Floats, trust: bool) ->
 def _load_installed(kind: str, name: str, folder: Path) -> ModuleType:
     # By name only: a path would let a catalogue from elsewhere choose which code runs here.
     if name not in registry.names(kind):
-        remedy = "give its file as --model" if kind == "encoder" else "install it"
+        remedy = f"give its file as --{'model' if kind == 'encoder' else 'index-file'}"
         raise DataError(f"the catalogue {folder} was made with the {kind} {name!r}, which is not installed; {remedy}")
     return registry.load(kind, name)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -47,7 +48,7 @@ def run_trials(
     Raises: ConfigError if the index has nothing to tune.
     """
     if not hasattr(plugin, "trials"):
-        raise ConfigError(f"the index {plugin.__name__.rsplit('.', 1)[-1]!r} has nothing to tune; try falconn")
+        raise ConfigError(f"the index {Path(str(plugin.__file__)).stem!r} has nothing to tune; try falconn")
     for group in plugin.trials(config, vectors_ND):
         for settings, index in group:
             trial = _measure(settings, index, queries_QD, truth_Q)

@@ -35,6 +35,9 @@ def align(
         Path | None,
         typer.Option(help="Write the second recording on the clock of the first, to this file (.wav or .flac)."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of --csv, --plot and --write that exist.")
+    ] = False,
     model: ModelFile = None,
     store: StoreRoot = STORE,
 ) -> None:
@@ -46,7 +49,7 @@ def align(
     if len(recordings) > 2:
         raise ConfigError(f"give two recordings, or one with two channels; got {len(recordings)}")
     for path in (csv, plot, write):
-        check_writable(path)
+        check_writable(path, recordings, overwrite=overwrite)
     found, embedder_name = _align(open_store(store), recordings, run, aligner, max_lag, model, csv, plot, write)
     print_table(load("report", "lag-path").render(found))
     print(f"by {aligner}, fingerprints of {embedder_name}")

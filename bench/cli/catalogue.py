@@ -12,6 +12,7 @@ from bench.cli.options import (
     CatalogueFolder,
     DataRoot,
     Format,
+    IndexFile,
     ModelFile,
     OtherDataset,
     Run,
@@ -29,7 +30,9 @@ group = typer.Typer(help="Build and query a catalogue of tracks.", no_args_is_he
 def build(
     folder: CatalogueFolder,
     run: Run = None,
-    index: Annotated[str, typer.Option(help="Index: exact, falconn or another of `bench list index`.")] = "exact",
+    index: Annotated[
+        str, typer.Option(help="Index: exact, falconn, another of `bench list index`, or a path such as ./myindex.py.")
+    ] = "exact",
     dataset: OtherDataset = None,
     data_root: DataRoot = None,
     test_side: Annotated[
@@ -57,15 +60,16 @@ def build(
             model=model, test_side=test_side, false_accepts=false_accepts, progress=progress,
         )  # fmt: skip
     print_report("catalogue", made)
-    print_next({f"bench identify RECORDING.wav --catalogue {folder}": "identify a recording"})
+    files = (f" --model {model}" if model else "") + (f" --index-file {index}" if index.endswith(".py") else "")
+    print_next({f"bench identify RECORDING.wav --catalogue {folder}{files}": "identify a recording"})
 
 
 @group.command("info")
-def info(folder: CatalogueFolder, model: ModelFile = None, trust: Trust = False) -> None:
+def info(folder: CatalogueFolder, model: ModelFile = None, index_file: IndexFile = None, trust: Trust = False) -> None:
     """Show a catalogue's contents, its size, and the scores above which answers are accepted."""
     from bench.catalogue.folder import read_catalogue
 
-    print_report("catalogue", read_catalogue(folder, model, trust=trust))
+    print_report("catalogue", read_catalogue(folder, model, trust=trust, index=index_file))
 
 
 @group.command("query")
@@ -75,6 +79,7 @@ def query(
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Number of neighbours per query.")] = 20,
     format_: Format = "csv",
     model: ModelFile = None,
+    index_file: IndexFile = None,
     trust: Trust = False,
 ) -> None:
     """Find the nearest fingerprints of each query fingerprint: track, time and similarity."""
@@ -82,7 +87,7 @@ def query(
     from bench.catalogue.folder import read_catalogue
     from bench.catalogue.query import find_neighbours
 
-    found = find_neighbours(read_catalogue(folder, model, trust=trust), vectors, top_k)
+    found = find_neighbours(read_catalogue(folder, model, trust=trust, index=index_file), vectors, top_k)
     print(found.to_string(index=False)) if format_ == "table" else print_frame(found, format_)
 
 
@@ -94,6 +99,7 @@ def tune(
     ] = 0.99,
     index: Annotated[str, typer.Option(help="Index to tune, on the catalogue's fingerprints.")] = "falconn",
     model: ModelFile = None,
+    index_file: IndexFile = None,
     trust: Trust = False,
 ) -> None:
     """Find the fastest settings of an index that reach a given recall."""
@@ -102,7 +108,7 @@ def tune(
     from bench.console import show_progress
     from bench.registry import load
 
-    opened = read_catalogue(folder, model, trust=trust)
+    opened = read_catalogue(folder, model, trust=trust, index=index_file)
     with show_progress() as progress:
         trials = tune_index(opened, index, recall, progress)
     report = load("report", "tune")

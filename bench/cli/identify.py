@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.options import Format, ModelFile, Trust
+from bench.cli.options import Format, IndexFile, ModelFile, Trust
 from bench.cli.output import check_format, print_frame, print_report
 from bench.cli.renamed import RenamedIndex
 from bench.errors import DataError
@@ -29,6 +29,7 @@ def identify(
     top: Annotated[int, typer.Option(min=1, help="Number of tracks to show per answer.")] = 5,
     window: Annotated[float, typer.Option(min=1.0, help="Seconds of recording per answer.")] = 10.0,
     model: ModelFile = None,
+    index_file: IndexFile = None,
     trust: Trust = False,
     format_: Format = "table",
     index: RenamedIndex = None,
@@ -40,7 +41,8 @@ def identify(
     check_format(format_)
     from bench.catalogue.folder import read_catalogue
 
-    answers, errors = _identify_all(read_catalogue(catalogue, model, trust=trust), recordings, top, window)
+    opened = read_catalogue(catalogue, model, trust=trust, index=index_file)
+    answers, errors = _identify_all(opened, recordings, top, window)
     _print_answers(answers, format_)
     for error in errors:
         print(f"error: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bench.store import Store
 
 STORE = Path("bench-store")
+SYNTH = "synth"  # the data set of synthetic music, the default
 
 _MODEL = typer.Option("--model", "-m", help="Encoder: a name from `bench list encoder`, or a path such as ./mine.py.")
 _PRESETS = "Preset of settings: tiny (a demo), small (an hour on a CPU), paper (a GPU) or another of `bench list`."
@@ -23,6 +24,9 @@ Model = Annotated[str, _MODEL]
 OptionalModel = Annotated[str | None, _MODEL]
 ModelFile = Annotated[
     str | None, typer.Option("--model", "-m", help="Path of the encoder's file, if it is your own (./mine.py).")
+]
+IndexFile = Annotated[
+    str | None, typer.Option("--index-file", help="Path of the index's file, if it is your own (./myindex.py).")
 ]
 
 Preset = Annotated[str, typer.Option("--preset", help=_PRESETS)]
@@ -79,6 +83,29 @@ def open_store(root: Path) -> Store:
 def format_store_option(store: Path) -> str:
     """Return the --store that a suggested command needs, with a space before it; empty for the default store."""
     return "" if store == STORE else f" --store {store}"
+
+
+def check_dataset_is_given(
+    preset: str, dataset: str | None, config: Path | None, overrides: list[str] | None, data_root: Path | None
+) -> None:
+    """Warn if nobody has said which music to use, so that it is synthetic. Raises: ConfigError for the preset `paper`.
+
+    A paper's recipe takes days, and trained on synthetic music it says nothing about the paper.
+    """
+    from bench.config import read_user_settings
+    from bench.console import warn
+    from bench.errors import ConfigError
+
+    data = read_user_settings([config] if config else [], overrides or []).get("data", {})
+    if dataset is not None or (isinstance(data, dict) and "dataset" in data):
+        return
+    if preset == "paper":
+        raise ConfigError(
+            "the preset paper needs a data set, such as --dataset fma --data-root FOLDER; to train it on synthetic "
+            "music all the same, say --dataset synth"
+        )
+    unused = f", and {data_root} is only searched for noise and rooms" if data_root is not None else ""
+    warn(f"no --dataset is given, so the music is synthetic{unused}; its scores say nothing about real music")
 
 
 def resolve_settings(

@@ -34,6 +34,13 @@ def compare(
     runs: Annotated[
         list[str], typer.Argument(help="First characters of runs' keys; the first run is the baseline of the others.")
     ],
+    sequence: Annotated[
+        str | None,
+        typer.Option(
+            help="Sequence search of the runs' numbers: one of eval.sequences, such as the vote of Singh et al.",
+            show_default="rescore",
+        ),
+    ] = None,
     format_: Format = "table",
     store: StoreRoot = STORE,
 ) -> None:
@@ -45,6 +52,7 @@ def compare(
     report, paper, where = load("report", "compare"), load("report", "paper"), open_store(store)
     finished = [find_run(where, run) for run in runs]
     found = [paper.with_settings(each.load_result(), each.settings) for each in finished]
+    found = [paper.with_sequence(each, sequence) for each in found] if sequence else found
     if format_ == "table":
         print_table(report.render(*found))
     else:

@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.options import (
     STORE,
+    SYNTH,
     ConfigFile,
     DataRoot,
     Dataset,
@@ -16,6 +17,7 @@ from bench.cli.options import (
     RunPreset,
     Set,
     StoreRoot,
+    check_dataset_is_given,
     format_store_option,
     open_store,
     resolve_settings,
@@ -67,8 +69,8 @@ def run(
     where = open_store(store)
     weights, model, model_settings = _choose_weights(checkpoint, model, where)
     plugin, settings = resolve_settings(model, preset, dataset, config, [*model_settings, *(set_ or [])])
-    if data_root is not None and settings.data.dataset == "synth":
-        warn(f"no --dataset is given, so the music is synthetic; {data_root} is only searched for noise and rooms")
+    if settings.data.dataset == SYNTH:
+        check_dataset_is_given(preset, dataset, config, set_, data_root)
     with show_progress() as progress:
         result = run_model(settings, RunContext(plugin, data_root, where, progress, warn, weights), task)
     if result is not None:  # it is None in all processes of torchrun but the first

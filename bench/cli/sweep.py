@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.options import (
     STORE,
+    SYNTH,
     DataRoot,
     Dataset,
     OptionalModel,
@@ -16,6 +17,7 @@ from bench.cli.options import (
     Storage,
     StoreRoot,
     SweepPreset,
+    check_dataset_is_given,
     format_store_option,
     open_store,
 )
@@ -66,6 +68,8 @@ def sweep(
     from bench.registry import load_module
 
     basis, varied, where = _load_space(model, space, preset, dataset, set_ or [])
+    if basis.config().data.dataset == SYNTH:
+        check_dataset_is_given(basis.preset, dataset, None, set_, data_root)
     launch = load_module("sweeps.launch")
     request = launch.SweepRequest(
         basis, varied, where, trials, workers, tuple(objective or ("segment_top1",)), pruner, storage, study,

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from bench import registry
-from bench.config import load_plugin, resolve
+from bench.config import format_plugin_name, load_plugin, resolve
 from bench.data import prepare_data
 from bench.degrade.queries import hop_samples
 from bench.errors import ConfigError, PluginError
@@ -243,9 +243,9 @@ def parse_index_specs(names: Sequence[str], overrides: Sequence[str]) -> list[In
         require(
             path.startswith("index."), "--set must be a setting of an index here, such as index.falconn.tables=10", text
         )
-        name = path.split(".")[1]
-        if name not in indexes and name != BRUTE_FORCE:
-            raise ConfigError(registry.format_unknown("index among the measured", name, indexes))
+        name, called = path.split(".")[1], [format_plugin_name(index) for index in indexes]
+        if name not in called and name != BRUTE_FORCE:
+            raise ConfigError(registry.format_unknown("index among the measured", name, called))
     brute = IndexSpec(
         BRUTE_FORCE, "", _override_config(BRUTE_FORCE, registry.load("index", BRUTE_FORCE).Config(), overrides)
     )
@@ -368,15 +368,16 @@ def recall(near_PK: Ints, true_PK: Ints) -> tuple[float, float]:
 
 def _override_config(index: str, config: Any, overrides: Sequence[str]) -> Any:
     """Return an index's settings changed by the overrides that name it, and checked like the settings of a run."""
-    for_index = [text for text in overrides if text.startswith(f"index.{index}.")]
+    called = format_plugin_name(index)
+    for_index = [text for text in overrides if text.startswith(f"index.{called}.")]
     if not for_index:
         return config
     default = type(config)()
     names = [item.name for item in fields(config) if getattr(config, item.name) != getattr(default, item.name)]
-    preset = [f"index.{index}.{name}={json.dumps(getattr(config, name))}" for name in names]
+    preset = [f"index.{called}.{name}={json.dumps(getattr(config, name))}" for name in names]
     encoder = registry.load("encoder", RANDOM_PROJECTION)  # any encoder will do: an index's settings need none
     layers = [f"eval.indexes={json.dumps([index])}", *preset, *for_index]
-    return resolve(RANDOM_PROJECTION, encoder, "small", overrides=layers).index[index]
+    return resolve(RANDOM_PROJECTION, encoder, "small", overrides=layers).index[called]
 
 
 def _tolerance(config: RunConfig) -> int:

@@ -23,6 +23,7 @@ from bench.train.sound import Sound
 from bench.values import INT16_PEAK, INT16_SCALE, Floats, Ints
 
 SILENT_NOISE_POWER = 1e-12  # -120 dB re full scale: noise of less mean power is not mixed in
+LARGEST_SEED = 2**63 - 1  # of a transform; an anchor's seed is the distance of its positive's from it
 MIN_PEAK = 1e-9  # re full scale: keeps the level of a silent positive finite
 
 
@@ -59,7 +60,13 @@ WaveTransform = Callable[[Tensor, Ints], Tensor]
 """Called as transform(music_BT, seed_B) with int16 samples on the host; returns them transformed, in the same shape."""
 
 
-def cut_pairs(draws: Draws, pool: TrainingPool, device: torch.device, transform: WaveTransform | None = None) -> Batch:
+def cut_pairs(
+    draws: Draws,
+    pool: TrainingPool,
+    device: torch.device,
+    transform: WaveTransform | None = None,
+    transform_anchors: WaveTransform | None = None,
+) -> Batch:
     """Return the batch that was drawn: read, mixed, transformed and copied to the device, without waiting for it."""
     total = pool.context + pool.segment_samples + DIRECT_AT
     room_row = np.flatnonzero(draws.has_room_B)
@@ -73,12 +80,15 @@ def cut_pairs(draws: Draws, pool: TrainingPool, device: torch.device, transform:
         # From the start of the segment on: stretching the context before it would move that start.
         transformed_BT = transform(music_BT[:, pool.context :], draws.transform_seed_B)
         music_BT = torch.cat([music_BT[:, : pool.context], transformed_BT], dim=1)
+    anchor_BT = mix_sources(music, track_BK, anchor_BK, draws.anchor_gain_BK, pool.segment_samples)
+    if transform_anchors is not None:
+        anchor_BT = transform_anchors(anchor_BT, LARGEST_SEED - draws.transform_seed_B)
 
     def move(samples: Tensor | np.ndarray) -> Tensor:
         return _to_device(samples if isinstance(samples, Tensor) else torch.from_numpy(samples), device)
 
     return Batch(
-        anchor_BT=move(mix_sources(music, track_BK, anchor_BK, draws.anchor_gain_BK, pool.segment_samples)),
+        anchor_BT=move(anchor_BT),
         music_BT=move(music_BT),
         noise_BT=move(noise.read_looped(draws.noise_B, draws.noise_start_B, total)),
         room_row=move(room_row),

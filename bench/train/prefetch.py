@@ -50,7 +50,8 @@ def make_batch(
     with timed("draw"):
         draws = draw_pairs(pool, config, seed, step)
     with timed("read"):
-        batch = cut_pairs(draws.rows(ranks.share(config.batch_pairs)), pool, device, transform)
+        anchors = transform if config.transforms.views == "pair" else None
+        batch = cut_pairs(draws.rows(ranks.share(config.batch_pairs)), pool, device, transform, anchors)
     return Ready(step, batch, draws.redrawn)
 
 

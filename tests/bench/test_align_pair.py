@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +21,9 @@ from bench.align.contract import Pair, PairEmbedder, TimeMap
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align_pair import Alignment, align_one, check_writable, load_pair_embedder, similarity_matrix, write_aligned
 from bench.config import flatten, resolve
-from bench.errors import ConfigError, DataError
+from bench.errors import ConfigError, DataError, PluginError
 from bench.fingerprint import Embedder
-from bench.store import Store, write_json
+from bench.store import Store, read_json, write_json
 from bench.train import checkpoint
 from bench.values import RATE_HZ, Floats, Progress, no_progress
 
@@ -242,10 +245,21 @@ def test_what_would_be_overwritten_or_has_no_folder_is_refused(tmp_path: Path) -
     check_writable(None)
     check_writable(tmp_path / "new.csv")
     (tmp_path / "old.csv").touch()
-    with pytest.raises(DataError, match=r"old\.csv exists already; name another file"):
+    with pytest.raises(DataError, match=r"old\.csv exists already; name another file, or give --overwrite"):
         check_writable(tmp_path / "old.csv")
+    check_writable(tmp_path / "old.csv", overwrite=True)
+    with pytest.raises(DataError, match=r"exists already; name another file$"):
+        check_writable(tmp_path, overwrite=True)
     with pytest.raises(DataError, match=r"no folder .*absent to write new\.csv into"):
         check_writable(tmp_path / "absent" / "new.csv")
+
+
+def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "b.wav").touch()
+    (tmp_path / "linked.wav").symlink_to(tmp_path / "b.wav")
+    for name in ("b.wav", "linked.wav"):
+        with pytest.raises(DataError, match=r"is one of the recordings, which are never overwritten; name another"):
+            check_writable(tmp_path / name, [tmp_path / "absent.wav", tmp_path / "b.wav"], overwrite=True)
 
 
 # Which encoder is used
@@ -279,6 +293,39 @@ def test_the_encoder_of_a_run_is_used_with_its_weights(tmp_path: Path) -> None:
         assert name == f"random-projection of the run {key[:6]}"
         assert torch.equal(embedder.embedder.encoder.matrix, encoders[key].matrix)  # type: ignore[attr-defined]
         assert embedder.embedder.key == f"weights{key}"
+
+
+def keep_run_of_a_file(store: Path, key: str) -> None:
+    """Keep a run, the latest one, of an encoder in a file that is elsewhere, with music and an index of such files."""
+    kept(store, key, 16, 0)
+    settings = read_json(store / "runs" / key / "config.json")
+    own = {"encoder": "mine", "data.dataset": "./any.py", "eval.indexes": ["./my.py"], "align.aligners": ["./a.py"]}
+    write_json(store / "runs" / key / "config.json", settings | own)
+    newer = time.time() + 60
+    os.utime(store / "runs" / key / "result.json", (newer, newer))
+
+
+def test_the_latest_run_is_passed_over_if_its_encoder_is_a_file_elsewhere(tmp_path: Path) -> None:
+    keep_run_of_a_file(tmp_path, "ccccccccc")
+    passed_over = "(the latest run, cccccc, is of 'mine', not installed here: give its file as --model)"
+    _, name = load_pair_embedder(Store(tmp_path), None, None, no_progress)
+    assert name == f"the random projection {passed_over}"
+    kept(tmp_path, "aaaaaaaaa", 16, 0)
+    _, name = load_pair_embedder(Store(tmp_path), None, None, no_progress)
+    assert name == f"random-projection of the run aaaaaa {passed_over}"
+    with pytest.raises(PluginError, match=r"run cccccc is of the encoder 'mine', .*--model, or another run as --run"):
+        load_pair_embedder(Store(tmp_path), "ccc", None, no_progress)
+
+
+def test_the_file_of_an_encoder_chooses_its_own_latest_run(tmp_path: Path) -> None:
+    keep_run_of_a_file(tmp_path, "ccccccccc")
+    file = tmp_path / "mine.py"
+    shutil.copyfile(str(registry.load("encoder", "random-projection").__file__), file)
+    _, name = load_pair_embedder(Store(tmp_path), None, str(file), no_progress)
+    assert name == "mine of the run cccccc"
+    shutil.copyfile(file, tmp_path / "other.py")
+    with pytest.raises(ConfigError, match=r"no run is of the encoder 'other' .*; name a run as --run"):
+        load_pair_embedder(Store(tmp_path), None, str(tmp_path / "other.py"), no_progress)
 
 
 def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:

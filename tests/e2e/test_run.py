@@ -388,6 +388,9 @@ def test_two_recordings_are_aligned_and_written_on_one_clock(tmp_path: Path) -> 
     assert "+1.5000 s at the start" in stereo.stdout
     again = bench("align", str(tmp_path / "a.wav"), str(tmp_path / "b.flac"), *asked, *one)
     assert again.returncode == 2 and "out.csv exists already" in again.stderr
+    outputs["--csv"].write_text("old")
+    again = bench("align", str(tmp_path / "a.wav"), str(tmp_path / "b.flac"), *asked, *one, "--overwrite")
+    assert again.returncode == 0 and pd.read_csv(outputs["--csv"]).equals(table)
 
 
 @pytest.mark.parametrize(

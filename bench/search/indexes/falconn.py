@@ -1,13 +1,13 @@
 """FALCONN: multi-probe locality-sensitive hashing, the search of Singh et al. (ISMIR 2022).
 
-The defaults are those of that paper: 50 tables, 18 hash bits, 200 probes. It does not state the hash family; this index
-uses cross-polytopes, which find more than hyperplanes at the same settings (docs/experiments.md, "FALCONN with
-hyperplane hashing").
+The default tables, hash bits and probes are those of that paper: 50, 18 and 200. It does not state the hash family;
+this index uses cross-polytopes, which find more than hyperplanes at the same settings (docs/experiments.md, "FALCONN
+with hyperplane hashing").
 
 Hashes distinguish directions: vectors that share a large mean all look alike, and every query is then compared with
-most of the database. `mean` therefore limits the length of their mean by shifting vectors and queries alike, which
-changes neither distances nor the order of neighbours. Hashing is fastest without any mean, but then finds least at a
-fixed number of probes (docs/experiments.md, "Centring fingerprints before FALCONN hashes them").
+most of the database. DEVIATION: `mean` therefore limits the length of their mean by shifting vectors and queries alike,
+which changes neither distances nor the order of neighbours. Hashing is fastest without any mean, but then finds least
+at a fixed number of probes (docs/experiments.md, "Centring fingerprints before FALCONN hashes them").
 
 Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours, B vectors of a block.
 """
@@ -34,6 +34,7 @@ BLOCK_QUERIES = 64  # queries per task of a thread
 BLOCK_VECTORS = 65_536  # vectors read at once
 TABLES = (10, 25, 50)  # tried by `trials`
 PROBES_PER_TABLE = (1, 2, 4, 8, 16, 32, 64)  # tried by `trials`
+UNCHANGED = 1e6  # as `mean`: no mean is as long; a finite number, since settings refuse infinity
 MOST_BITS = 24  # a table has 2^bits buckets: with more, 50 tables do not fit into memory
 
 
@@ -56,7 +57,8 @@ class Config:
     mean: float = 0.75
     """Largest length of the mean of the hashed vectors, as a multiple of their spread; a longer mean is shortened.
 
-    The spread is the root mean squared distance from the mean. 0 removes the mean, inf leaves the vectors unchanged.
+    The spread is the root mean squared distance from the mean. 0 removes the mean; a large number, such as 1e6, leaves
+    the vectors unchanged.
     """
 
     seed: int = 5_721_840
@@ -67,15 +69,19 @@ class Config:
             raise ConfigError(f"falconn: tables must be >= 1, bits 1 to {MOST_BITS}; got {self.tables}, {self.bits}")
         if not self.mean >= 0:
             raise ConfigError(
-                f"falconn: mean must be >= 0 (0 removes the mean, inf leaves vectors unchanged), got {self.mean}"
+                f"falconn: mean must be >= 0 (0 removes the mean, 1e6 leaves vectors unchanged), got {self.mean}"
             )
         if self.probes < self.tables:
             raise ConfigError(f"falconn: probes must be >= tables ({self.tables}), got {self.probes}")
 
 
 def presets() -> dict[str, Config]:
-    """Return the published settings with each hash family, as the paper names none."""
-    return {"singh": Config(), "singh-hyperplane": Config(family="hyperplane")}
+    """Return the published settings with each hash family, as the paper names none, and `shifted`, the defaults."""
+    return {
+        "singh": Config(mean=UNCHANGED),
+        "singh-hyperplane": Config(family="hyperplane", mean=UNCHANGED),
+        "shifted": Config(),
+    }
 
 
 def build(config: Config, vectors_ND: Floats) -> Falconn:
@@ -120,7 +126,8 @@ def _shift(config: Config, vectors_ND: Floats) -> Floats:
     mean_D = sum_D / count
     length = float(np.linalg.norm(mean_D))
     spread = math.sqrt(max(0.0, squares / count - length**2))
-    remaining = 1.0 if length <= config.mean * spread else config.mean * spread / length
+    longest = min(config.mean, UNCHANGED) * spread
+    remaining = 1.0 if length <= longest else longest / length
     shift_D: Floats = ((1 - remaining) * mean_D).astype(np.float32)
     return shift_D
 

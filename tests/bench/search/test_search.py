@@ -1,13 +1,16 @@
+import json
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import registry
+from bench.config import resolve
 from bench.errors import ConfigError
 from bench.search.indexes import exact, falconn
 from bench.search.sequence import Ranking, rescore, vote
@@ -71,6 +74,22 @@ def test_falconn_shortens_a_mean_that_is_longer_than_the_spread_allows(need_falc
     assert falconn._shift(falconn.Config(mean=float("inf")), vectors).tolist() == [0, 0]
     assert falconn._shift(falconn.Config(), np.ones((5, 3), dtype=np.float32)).tolist() == [1, 1, 1]  # no spread at all
     assert falconn._shift(falconn.Config(), np.tile(vectors, (70_000, 1))) == pytest.approx([4 - 0.75 * 3, 0])
+
+
+@pytest.mark.parametrize("preset", ["singh", "singh-hyperplane"])
+def test_the_published_presets_of_falconn_hash_the_vectors_as_they_are(preset: str) -> None:
+    config = falconn.presets()[preset]
+    assert (config.tables, config.bits, config.probes) == (50, 18, 200)
+    vectors = np.float32([[4.0, 0.1], [4.0, -0.1]])  # a mean of 40 times the spread
+    assert falconn._shift(config, vectors).tolist() == [0, 0]
+    path = [f"index.falconn.{name}={json.dumps(value)}" for name, value in asdict(config).items()]
+    plugin = registry.load("encoder", "random-projection")
+    assert resolve("random-projection", plugin, "tiny", overrides=path).index["falconn"] == config
+    assert falconn.presets()["shifted"] == falconn.Config() and falconn._shift(falconn.Config(), vectors).any()
+
+
+def test_falconn_without_a_limit_of_the_mean_takes_equal_vectors() -> None:
+    assert np.isfinite(falconn._shift(falconn.Config(mean=float("inf")), np.float32([[1, 0], [1, 0]]))).all()
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.75, float("inf")])

@@ -191,7 +191,8 @@ def test_without_brute_force_there_is_nothing_to_compare_with(
 def test_presets_are_rows_and_brute_force_is_first(plugin: str) -> None:
     rows = parse_index_specs(["falconn", plugin], [])
     assert [(row.index, row.preset) for row in rows] == [
-        ("exact", ""), ("falconn", "singh"), ("falconn", "singh-hyperplane"), (plugin, "good"), (plugin, "wrong"),
+        ("exact", ""), ("falconn", "singh"), ("falconn", "singh-hyperplane"), ("falconn", "shifted"), (plugin, "good"),
+        (plugin, "wrong"),
     ]  # fmt: skip
     assert [row.preset for row in parse_index_specs([f"{plugin}:wrong"], [])] == ["", "wrong"]
     assert [row.preset for row in parse_index_specs(["falconn:singh", "falconn:singh"], [])] == ["", "singh"]

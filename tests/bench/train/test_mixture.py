@@ -124,8 +124,8 @@ def test_every_encoder_has_the_recipes_of_tables_1_and_2(encoder: str) -> None:
         assert (config.loss, config.offset_ms, config.mixture) == ("nt-xent", 50.0, Mixture((2, 4), (0.2, 5.0)))
         assert config.patience > 0 and config.mask_count == config.neighbours_per_track == 0
         assert config.clean == 1 and config.noise_only == config.reverb_only == config.noise_and_reverb == 0
-    assert stretched.train.transforms == Transforms(time_stretch=0.5, tanh=0.5)
-    assert jittered.train.transforms == Transforms(resample_jitter=0.5, coloured_noise=0.5, tanh=0.5)
+    assert stretched.train.transforms == Transforms(time_stretch=0.5, views="pair")
+    assert jittered.train.transforms == Transforms(resample_jitter=0.5, coloured_noise=0.5, views="pair")
     assert (stretched.eval.hop_ms, jittered.eval.hop_ms) == (100.0, 50.0)
     assert find_unusual_settings(stretched.train, stretched.eval.hop_ms) == []
     (sentence,) = find_unusual_settings(jittered.train, jittered.eval.hop_ms)
@@ -277,6 +277,20 @@ def test_workers_change_the_mixture_of_the_positive_alone(source: TrainingPool) 
     changed = cut_pairs(draws, source, CPU, lambda music, seeds: music // 2)
     assert torch.equal(changed.anchor_BT, plain.anchor_BT)
     assert torch.equal(changed.music_BT[:, CONTEXT:], plain.music_BT[:, CONTEXT:] // 2)
+
+
+def test_workers_change_anchors_too_by_seeds_of_their_own(source: TrainingPool) -> None:
+    draws = draw_pairs(source, CONFIG, 0, 0)
+    plain, seen = cut_pairs(draws, source, CPU), []
+
+    def halve(music_BT: torch.Tensor, seeds_B: np.ndarray) -> torch.Tensor:
+        seen.append(seeds_B)
+        return music_BT // 2
+
+    changed = cut_pairs(draws, source, CPU, halve, halve)
+    assert torch.equal(changed.anchor_BT, plain.anchor_BT // 2)
+    assert torch.equal(changed.music_BT[:, CONTEXT:], plain.music_BT[:, CONTEXT:] // 2)
+    assert min(map(np.min, seen)) >= 0 and not set(seen[0].tolist()) & set(seen[1].tolist())
 
 
 def test_mixtures_of_silence_give_no_nan(source: TrainingPool) -> None:

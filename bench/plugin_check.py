@@ -1,0 +1,179 @@
+"""Checks of plug-ins before a run starts to work, told in the words of a plug-in's author.
+
+These are the quick part of `bench.testing`: what would otherwise end a run with a traceback, or give it zeros for
+results after an hour of training.
+
+Shape legend: B batch, T samples, D dimensions, C channels, F mel bands, W frames.
+"""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import registry
+from bench.config import format_plugin_name, format_setting
+from bench.errors import BenchError, PluginError
+from bench.fingerprint import embed, resample_to
+from bench.values import RATE_HZ
+
+ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
+SEGMENTS = 3
+TOLERANCE = 1e-3  # of a unit vector: float32 sums in another order differ by far less
+LOUDER = 100.0  # by how much the rest of the batch is louder, so that what is scaled by the batch is found
+NORMALISE = "end embed with torch.nn.functional.normalize(vectors, dim=1)"
+
+
+class BrokenRuleError(Exception):
+    """A plug-in breaks a rule of its contract; the message says which, what was found, and the remedy."""
+
+
+@contextmanager
+def name_plugin(kind: str, name: str, plugin: ModuleType, failed: str, settings: str = "") -> Iterator[None]:
+    """Turn any error of a plug-in's own code into a PluginError of one sentence, which names its file and line.
+
+    `failed` says what did not work, `settings` with which settings. Errors that are meant for the user pass unchanged.
+    """
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:
+        where = f"{kind} {name!r} ({_format_place(plugin, error)}){settings}"
+        if isinstance(error, BrokenRuleError):
+            raise PluginError(f"{where} breaks its contract: {error}") from error
+        reason = " ".join(str(error).split()) or "no message"
+        raise PluginError(f"{where} {failed}: {type(error).__name__}: {reason}; correct the file") from error
+
+
+def _format_place(plugin: ModuleType, error: Exception) -> str:
+    """Return the plug-in's file, with the line that its own code had reached when the error was raised."""
+    file = str(plugin.__file__)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{Path(file).name}, line {lines[-1]}" if lines else Path(file).name
+
+
+def check_index(name: str, config: Any, dim: int) -> None:
+    """Check that the index plug-in `name` (or its path) can be built of two vectors, and searched.
+
+    Raises: PluginError if it cannot, or if its library is not installed.
+    """
+    plugin, vectors_ND = registry.load("index", name), np.eye(2, dim, dtype=np.float32)
+    called = format_plugin_name(name)
+    with name_plugin("index", called, plugin, "cannot be built by build(config, vectors_ND)"):
+        index = plugin.build(config, vectors_ND)
+    with name_plugin("index", called, plugin, "cannot be searched by neighbours(queries_QD, top_k)"):
+        found_QK = index.neighbours(vectors_ND, 2)
+        rule = "neighbours(queries_QD, top_k) returns an int64 array of shape (Q, top_k), here (2, 2)"
+        found = (getattr(found_QK, "dtype", type(found_QK).__name__), getattr(found_QK, "shape", "no shape"))
+        _require(found == (np.int64, (2, 2)), rule, " ".join(map(str, found)))
+
+
+def build_encoder(plugin: ModuleType, name: str, config: Any) -> Any:
+    """Return the encoder of a plug-in. Raises: PluginError if its `build` fails or returns something else."""
+    with name_plugin("encoder", name, plugin, "cannot be built by build(config)", _format_changes(config)):
+        encoder = plugin.build(config)
+        is_module = isinstance(encoder, torch.nn.Module)
+        _require(is_module, "build(config) returns a torch.nn.Module", type(encoder).__name__)
+        return encoder
+
+
+def check_encoder_parts(encoder: Any, plugin: ModuleType, name: str) -> None:
+    """Check an encoder's attributes. Raises: PluginError if one is missing, or is no such number."""
+    missing = [part for part in ENCODER_PARTS if not hasattr(encoder, part)]
+    if missing:
+        raise PluginError(f"encoder {name!r} has no {', '.join(missing)}; see `bench.testing.check_encoder`")
+    with name_plugin("encoder", name, plugin, "cannot be checked"):
+        rate_hz, segment_s, dim = encoder.rate_hz, encoder.segment_s, encoder.dim
+        _require(isinstance(rate_hz, int) and rate_hz > 0, "rate_hz is a whole number above 0", rate_hz)
+        _require(isinstance(dim, int) and dim > 0, "dim is a whole number above 0", dim)
+        samples = segment_s * rate_hz
+        whole = samples > 0 and abs(samples - round(samples)) < 1e-6
+        _require(whole, "segment_s holds whole samples at rate_hz", samples)
+
+
+def check_encoder(encoder: Any, plugin: ModuleType, name: str, config: Any, *, trains: bool, masks: bool) -> None:
+    """Check an encoder with a few segments on the CPU, as a run uses it, and with a step of training if it `trains`.
+
+    Rules: its vectors have shape (B, dim), are finite and of unit length, and do not depend on the rest of the batch;
+    training works, and `masks` needs features with four axes.
+    Raises: PluginError with the rule that is broken, or with the error that the plug-in raised.
+    """
+    settings = _format_changes(config)
+    wave_BT = _make_waves(encoder)
+    with torch.random.fork_rng([]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about layers of size 0: the sentence below says more
+        with name_plugin("encoder", name, plugin, f"fails on {SEGMENTS} segments of {encoder.segment_s} s", settings):
+            encoder.eval()
+            with torch.inference_mode():
+                _check_vectors(encoder, wave_BT)
+                _check_batch(encoder, wave_BT)
+        if trains:
+            with name_plugin("encoder", name, plugin, "fails in training", settings):
+                _check_training(encoder, wave_BT, masks)
+            encoder.eval()
+
+
+def _make_waves(encoder: Any) -> Tensor:
+    """Return segments of noise (B, T) at the corpus rate that rise in level."""
+    num_samples = round(encoder.segment_s * RATE_HZ)
+    noise_BT = torch.randn(SEGMENTS, num_samples, generator=torch.Generator().manual_seed(0))
+    return noise_BT * torch.linspace(0.01, 0.2, num_samples)
+
+
+def _check_vectors(encoder: Any, wave_BT: Tensor) -> None:
+    vector_BD = embed(encoder, wave_BT, "fp32")
+    right = (len(wave_BT), encoder.dim)
+    _require(vector_BD.shape == right, f"vectors have the shape (B, dim), here {right}", tuple(vector_BD.shape))
+    _require(torch.isfinite(vector_BD).all(), "vectors are finite", "NaN or infinity")
+    length_B = torch.linalg.vector_norm(vector_BD, dim=1)
+    unit = ((length_B - 1).abs() < TOLERANCE).all()
+    _require(unit, f"vectors have length 1 ({NORMALISE})", f"lengths of {length_B.min():.3g} to {length_B.max():.3g}")
+
+
+def _check_batch(encoder: Any, wave_BT: Tensor) -> None:
+    alone_D = embed(encoder, wave_BT[:1], "fp32")[0]
+    among_D = embed(encoder, torch.cat([wave_BT[:1], LOUDER * wave_BT[1:]]), "fp32")[0]
+    off = float((alone_D - among_D).abs().max())
+    rule = (
+        "a vector depends on its segment alone and not on the rest of the batch, in evaluation mode (scale each "
+        "segment by itself, and use batch norm only as a layer with running statistics)"
+    )
+    _require(off < TOLERANCE, rule, f"a vector that changed by {off:.2g}")
+
+
+def _check_training(encoder: Any, wave_BT: Tensor, masks: bool) -> None:
+    encoder.train()
+    with torch.no_grad():  # as in training, where features are computed once and have no weights
+        feature_BCFW = encoder.features(resample_to(wave_BT, encoder.rate_hz))
+    axes = "features have the axes (B, C, F, W), of which training masks the last two (train.mask_count=0 does not)"
+    _require(feature_BCFW.ndim == 4 or not masks, axes, tuple(feature_BCFW.shape))
+    if any(weight.requires_grad for weight in encoder.parameters()):
+        vector_BD = encoder.embed(feature_BCFW)
+        _require(vector_BD.requires_grad, "weights get gradients from embed's vectors", "vectors without a gradient")
+        vector_BD.float().sum().backward()
+
+
+def _format_changes(config: Any) -> str:
+    """Return the settings of an encoder that are not its defaults, since they may be what is wrong."""
+    changes = [
+        f"model.{item.name}={format_setting(value)}"
+        for item in fields(config)
+        if (value := getattr(config, item.name)) != item.default and item.default_factory is MISSING
+    ]
+    return f" with {', '.join(changes)}" if changes else ""
+
+
+def _require(holds: Any, rule: str, found: object) -> None:
+    if not holds:
+        raise BrokenRuleError(f"{rule}, got {found}")
