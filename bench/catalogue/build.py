@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from bench import registry
@@ -71,25 +72,41 @@ def build_catalogue(
     taken from the store if they are there.
 
     `false_accepts` is the share of impostors that may be accepted. Impostors are excerpts of the catalogue's tracks
-    that are searched outside their track. If a catalogue has several recordings of one work, some excerpts are found
-    in another recording, and a small share then needs a threshold that noisy queries do not reach.
+    that are searched outside their track and its copies. If a catalogue has several recordings of one work, some
+    excerpts are found in another recording, and a small share then needs a threshold that noisy queries do not reach.
     Raises: ConfigError if the folder exists; DataError if no track can be fingerprinted.
     """
     check_free(folder)
     music, noise = (corpus for _name, _source, corpus in prepare_corpora(config, root, store, progress))
-    tracks = music.numbers("test") if test_side else np.arange(len(music.tracks), dtype=np.int64)
+    music = music.with_near_duplicates()  # a catalogue is no test: no track of it can leak into one
+    tracks, left_out = _choose_tracks(music, embedder, test_side)
     database = fingerprint_tracks(store, embedder, music, tracks, hop_samples(config.eval), progress)
-    if not len(database.vectors):
-        shortest_s = embedder.encoder.segment_s
-        raise DataError(f"none of {len(tracks)} tracks is as long as the encoder's segment ({shortest_s} s)")
     name = config.eval.indexes[0]
     index = build_or_load(store, registry.load("index", name), config.index[name], database.vectors, database.key)
     limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts)
     rows = music.tracks.iloc[tracks]
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named_tracks = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
-    write_catalogue(folder, config, weights, embedder, named_tracks, database, index, limits, calibration_QD)
+    write_catalogue(folder, config, weights, embedder, named_tracks, left_out, database, index, limits, calibration_QD)
     return read_catalogue(folder, model, embedder.device, trust=True)
+
+
+def _choose_tracks(music: Corpus, embedder: Embedder, test_side: bool) -> tuple[Ints, pd.DataFrame]:
+    """Return the numbers of the tracks of a catalogue, and those left out of it: path and reason.
+
+    Raises: DataError if no track is as long as a segment.
+    """
+    wanted = music.numbers("test") if test_side else np.arange(len(music.tracks), dtype=np.int64)
+    fits = music.lengths[wanted] >= embedder.segment_samples
+    shortest_s = embedder.encoder.segment_s
+    if not fits.any():
+        raise DataError(f"none of {len(wanted)} tracks is as long as the encoder's segment ({shortest_s} s)")
+    short = music.tracks.iloc[wanted[~fits]]
+    short = short.assign(status="short", reason=f"shorter than the encoder's segment ({shortest_s} s)")
+    unusable = music.select_unusable()
+    rows = pd.concat([unusable[unusable["split"] == "test"] if test_side else unusable, short])
+    names = rows["path"].where(rows["path"] != "", rows["id"])
+    return wanted[fits], pd.DataFrame({"path": names, "reason": rows["status"] + ": " + rows["reason"]}, dtype=str)
 
 
 def calibrate(
@@ -104,7 +121,8 @@ def calibrate(
 
     Both are empty if fewer than two tracks are long enough.
 
-    Each excerpt is searched exactly, once outside its own track (the impostor) and once inside it. An excerpt of 10 s
+    Each excerpt is searched exactly, once outside its own track and the tracks that share audio with it (the impostor)
+    and once inside it. An excerpt of 10 s
     is embedded once; its beginnings are the shorter excerpts. Cost: 400 x 91 segments embedded, and compared with
     the whole database once per length.
     """
@@ -118,11 +136,12 @@ def calibrate(
     vectors_QMD = fingerprint_queries(embedder, _report_progress(batches, len(waves), progress), database.hop_samples)
     # 2. A threshold for each length: the first segments of an excerpt are the shorter excerpt.
     limits = []
+    groups = music.group_copies(database.tracks, database.tracks[np.unique(rows)])
     lengths_s = [length for length in usable_s if length <= length_s]
     for done, length in enumerate(lengths_s):
         progress("calibration: search", done, len(lengths_s))
         segments = num_segments(round(length * RATE_HZ), embedder.segment_samples, database.hop_samples)
-        limits.append(_limit(vectors_QMD[:, :segments], rows, database, embedder.device, false_accepts))
+        limits.append(_limit(vectors_QMD[:, :segments], rows, groups, database, embedder.device, false_accepts))
     progress("calibration: search", len(lengths_s), len(lengths_s))
     flat_QD = vectors_QMD.reshape(-1, vectors_QMD.shape[2])
     return tuple(limits), flat_QD[np.random.default_rng(0).permutation(len(flat_QD))[:NUM_CALIBRATION]]
@@ -177,10 +196,10 @@ def _report_progress(batches: Iterator[Floats], total: int, progress: Progress) 
 
 
 def _limit(
-    vectors_QMD: Floats, rows: Ints, database: Fingerprints, device: torch.device, false_accepts: float
+    vectors_QMD: Floats, rows: Ints, groups: Ints, database: Fingerprints, device: torch.device, false_accepts: float
 ) -> Limit:
     """Return the threshold at which a share `false_accepts` of impostors passes, and what it rejects."""
-    impostor_Q = search_diagonals(vectors_QMD, database, 1, rows, device).scores_QR[:, 0]
+    impostor_Q = search_diagonals(vectors_QMD, database, 1, groups[rows], device, groups).scores_QR[:, 0]
     own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
     limit = threshold(impostor_Q, false_accepts)
     is_right = (own_Q >= limit) & ~(impostor_Q > own_Q)

@@ -73,6 +73,9 @@ class Catalogue:
     tracks: pd.DataFrame
     """Columns id, path, label and seconds, in the order of the database's tracks."""
 
+    left_out: pd.DataFrame
+    """Columns path and reason: the files of the folder that are not in the catalogue."""
+
     embedder: Embedder
     database: Fingerprints
     index: Index
@@ -107,6 +110,7 @@ def write_catalogue(
     weights: Path,
     embedder: Embedder,
     tracks: pd.DataFrame,
+    left_out: pd.DataFrame,
     database: Fingerprints,
     index: Index,
     limits: tuple[Limit, ...],
@@ -114,7 +118,7 @@ def write_catalogue(
 ) -> None:
     """Write a catalogue, under a temporary name until it is complete. Raises: ConfigError if the folder exists.
 
-    `tracks` and `calibration_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
+    `tracks`, `left_out` and `calibration_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
     """
     check_free(folder)
     index_name = config.eval.indexes[0]
@@ -139,6 +143,7 @@ def write_catalogue(
         "index": {"name": index_name, "config": asdict(config.index[index_name]), "library": version_of(library)},
         "known_sound": _embed_known_sound(embedder).tolist(),
         "limits": [asdict(limit) for limit in limits],
+        "left_out": left_out.to_dict("records"),
         "sizes": {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)},
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
@@ -181,6 +186,7 @@ def read_catalogue(
         folder=folder,
         about=about,
         tracks=tracks,
+        left_out=pd.DataFrame(about.get("left_out", []), columns=["path", "reason"], dtype=str),
         embedder=embedder,
         database=database,
         index=_index(folder, about, vectors, trust),

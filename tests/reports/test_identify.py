@@ -44,6 +44,7 @@ def catalogue(limits: tuple[Limit, ...]) -> Any:
         about=about | {"index": {"name": "exact", "library": "", "config": {}}},
         database=SimpleNamespace(vectors=np.zeros((250, 128), dtype=np.float32)),
         tracks=pd.DataFrame({"seconds": [1800.0, 1800.0]}),
+        left_out=pd.DataFrame({"path": ["a [copy].mp3"], "reason": ["duplicate: same audio as a.mp3 (train)"]}),
         index=SimpleNamespace(num_bytes=1 << 20),
         folder=Path("songs"),
         limits=limits,
@@ -52,6 +53,7 @@ def catalogue(limits: tuple[Limit, ...]) -> Any:
 
 def test_a_catalogue_says_what_it_holds_and_takes() -> None:
     text = shown(registry.load("report", "catalogue").render(catalogue((Limit(11, 0.612, 400, 0.01, 0.125),))))
+    assert "left out: a [copy].mp3 (duplicate: same audio as a.mp3 (train))" in text
     for told in ("2, 1.00 h", "250 of 128 dimensions, one every 100 ms", "exact, 1.0 MiB", "3.0 MiB in songs"):
         assert told in text
     line = next(line for line in text.splitlines() if "0.612" in line)

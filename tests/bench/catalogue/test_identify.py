@@ -285,3 +285,28 @@ def test_a_file_of_other_vectors_is_refused(opened: Catalogue, tmp_path: Path) -
     for name, told in (("short.npy", r"\(2, 5\)"), ("text.npy", "not a .npy file"), ("none.npy", "not a .npy file")):
         with pytest.raises(DataError, match=told):
             find_neighbours(opened, tmp_path / name, 3)
+
+
+def test_a_catalogue_holds_near_duplicates_and_names_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "EXCERPTS", 20)
+    folder = tmp_path / "music"
+    folder.mkdir()
+    # Ten near duplicates of each of three songs: whatever the split draws, some are on both sides.
+    for song in range(3):
+        for mix in range(10):
+            cut = sound(song)[800 * mix :] * (1 - 0.05 * mix)
+            soundfile.write(folder / f"song {song} mix {mix}.wav", cut, RATE_HZ, subtype="PCM_16")
+    soundfile.write(folder / "blip.wav", sound(9, 0.6), RATE_HZ)
+    soundfile.write(folder / "silence.wav", np.zeros(5 * RATE_HZ), RATE_HZ)
+    shutil.copyfile(folder / "song 0 mix 0.wav", folder / "copy.wav")
+    (folder / "text.mp3").write_text("no audio")
+    made = built(tmp_path, folder)
+    assert len(made.tracks) == 30
+    reasons = dict(zip(made.left_out["path"], made.left_out["reason"], strict=True))
+    kinds = {path: reason.split(":")[0] for path, reason in reasons.items()}
+    copy = ({"copy.wav", "song 0 mix 0.wav"} & set(kinds)).pop()
+    assert kinds == {"blip.wav": "short", "silence.wav": "silent", copy: "duplicate", "text.mp3": "unreadable"}
+    # Copies of a track are not its impostors: with them, every threshold would be about 1.
+    assert made.limits[-1].threshold < 0.9
