@@ -15,7 +15,15 @@ import torch
 from bench import registry
 from bench.audio.crop import read_looped
 from bench.audio.pcm import Corpus
-from bench.catalogue.folder import Catalogue, Limit, check_free, read_catalogue, write_catalogue
+from bench.catalogue.folder import (
+    SAME_LINE,
+    Catalogue,
+    Limit,
+    Limits,
+    check_free,
+    read_catalogue,
+    write_catalogue,
+)
 from bench.data import prepare_corpora
 from bench.degrade.mix import noise_gain, normalise_peak
 from bench.degrade.queries import draw_audible_start, draw_noise_start, hop_samples
@@ -25,6 +33,7 @@ from bench.runs import FinishedRun
 from bench.score.threshold import FALSE_ACCEPTS, threshold
 from bench.search.cached import build_or_load
 from bench.search.diagonal import search_diagonals
+from bench.search.parts import best_part_scores
 from bench.settings import RunConfig
 from bench.store import Store
 from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progress, no_progress
@@ -33,6 +42,13 @@ from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progr
 NUM_CALIBRATION = 2_000  # degraded fingerprints that are kept to tune an index with
 EXCERPTS = 400  # at one false accept in a hundred, four of them may pass
 LENGTHS_S = (1.0, 2.0, 3.0, 5.0, 10.0)  # of the excerpts
+PARTS_S = (2.0, 5.0)  # of the parts of the longest excerpts
+PAIR_S = 5.0  # of each of two neighbouring parts
+# Of the false accepts, so that all rules together keep the promise.
+WHOLE_SHARE, PART_SHARE, PAIR_SHARE = 0.5, 0.125, 0.25
+# How far a threshold may be from the best impostor, on the way to a perfect match, if there are few works. A part is
+# one of a hundred of a window, and is meant for jingles as they are.
+WHOLE_REACH, PART_REACH = 0.25, 0.5
 SNR_DB = (0.0, 5.0, 10.0, 15.0, 20.0, None)  # of the excerpts in turn; None is clean
 FEWEST_TRACKS = 2
 BATCH = 16  # excerpts embedded at once
@@ -116,8 +132,8 @@ def calibrate(
     database: Fingerprints,
     progress: Progress,
     false_accepts: float = FALSE_ACCEPTS,
-) -> tuple[tuple[Limit, ...], Floats]:
-    """Return a catalogue's thresholds at several query lengths, and fingerprints (Q, D) of the degraded excerpts.
+) -> tuple[Limits, Floats]:
+    """Return a catalogue's thresholds, at several query lengths, and fingerprints (Q, D) of the degraded excerpts.
 
     Both are empty if fewer than two tracks are long enough.
 
@@ -130,7 +146,7 @@ def calibrate(
     usable_s = [length_s for length_s in LENGTHS_S if length_s >= embedder.segment_samples / RATE_HZ]
     length_s = _longest(music, database, usable_s)
     if length_s is None:
-        return (), np.zeros((0, database.vectors.shape[1]), dtype=np.float32)
+        return Limits(), np.zeros((0, database.vectors.shape[1]), dtype=np.float32)
     rows, waves = _excerpts(music, noise, database, round(length_s * RATE_HZ), progress)
     batches = (np.stack(waves[start : start + BATCH]) for start in range(0, len(waves), BATCH))
     vectors_QMD = fingerprint_queries(embedder, _report_progress(batches, len(waves), progress), database.hop_samples)
@@ -142,9 +158,17 @@ def calibrate(
         progress("calibration: search", done, len(lengths_s))
         segments = num_segments(round(length * RATE_HZ), embedder.segment_samples, database.hop_samples)
         limits.append(_limit(vectors_QMD[:, :segments], rows, groups, database, embedder.device, false_accepts))
+    # 3. Thresholds for parts of the longest excerpts, wherever they begin, and for halves that agree.
+    count = [
+        num_segments(round(part_s * RATE_HZ), embedder.segment_samples, database.hop_samples) for part_s in PARTS_S
+    ]
+    parts = _part_limits(vectors_QMD, rows, groups, database, count, false_accepts)
+    pair = _pair_limit(vectors_QMD, rows, groups, database, count[-1], embedder.device, false_accepts)
     progress("calibration: search", len(lengths_s), len(lengths_s))
     flat_QD = vectors_QMD.reshape(-1, vectors_QMD.shape[2])
-    return tuple(limits), flat_QD[np.random.default_rng(0).permutation(len(flat_QD))[:NUM_CALIBRATION]]
+    return Limits(tuple(limits), parts, pair), flat_QD[
+        np.random.default_rng(0).permutation(len(flat_QD))[:NUM_CALIBRATION]
+    ]
 
 
 def _longest(music: Corpus, database: Fingerprints, lengths_s: Sequence[float]) -> float | None:
@@ -201,13 +225,88 @@ def _limit(
     """Return the threshold at which a share `false_accepts` of impostors passes, and what it rejects."""
     impostor_Q = search_diagonals(vectors_QMD, database, 1, groups[rows], device, groups).scores_QR[:, 0]
     own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
-    limit = threshold(impostor_Q, false_accepts)
+    limit = _safe_threshold(impostor_Q, groups[rows], WHOLE_SHARE * false_accepts, WHOLE_REACH)
     is_right = (own_Q >= limit) & ~(impostor_Q > own_Q)
     return Limit(vectors_QMD.shape[1], limit, len(rows), false_accepts, float(1 - is_right.mean()))
 
 
+def _safe_threshold(impostor_Q: Floats, work_Q: Ints, share: float, reach: float) -> float:
+    """Return the threshold that this share of impostors passes, also of music that is not among these works.
+
+    Excerpts of one work are alike, so that a few works say little of a hundredth of all music, however many excerpts
+    are taken. Below 1 / share works the tail is therefore extrapolated, by Student's t with one sample per work, to at
+    most the share `reach` of the way from the best impostor to a perfect match.
+    """
+    limit, num_works = threshold(impostor_Q, share), len(np.unique(work_Q))
+    known_Q = impostor_Q[np.isfinite(impostor_Q)]
+    if not 0 < share < 1 / num_works or len(known_Q) < 2:
+        return limit
+    from scipy.stats import t
+
+    deviation = float(known_Q.std(ddof=1)) * (1 + 1 / num_works) ** 0.5
+    beyond = float(known_Q.mean()) + float(t.ppf(1 - share, max(1, num_works - 1))) * deviation
+    best = float(known_Q.max())
+    return float(max(limit, min(beyond, best + reach * (1 - best))))
+
+
+def _part_limits(
+    vectors_QMD: Floats, rows: Ints, groups: Ints, database: Fingerprints, part_segments: Sequence[int], share: float
+) -> tuple[Limit, ...]:
+    """Return the thresholds that the best part of an impostor, of each length, passes in PART_SHARE of `share`."""
+    lengths = [length for length in part_segments if length < vectors_QMD.shape[1]]
+    impostor_QL = best_part_scores(vectors_QMD, database, lengths, groups[rows], groups)
+    own_QL = np.array([_part_scores_in_track(vectors_QMD[q], database, row, lengths) for q, row in enumerate(rows)])
+    limits = []
+    for i, length in enumerate(lengths):
+        limit = _safe_threshold(impostor_QL[:, i], groups[rows], PART_SHARE * share, PART_REACH)
+        limits.append(Limit(length, limit, len(rows), share, float((own_QL[:, i] < limit).mean())))
+    return tuple(limits)
+
+
+def _pair_limit(
+    vectors_QMD: Floats,
+    rows: Ints,
+    groups: Ints,
+    database: Fingerprints,
+    segments: int,
+    device: torch.device,
+    share: float,
+) -> Limit | None:
+    """Return the threshold that impostors pass whose beginning and end have the same best line; None if too short.
+
+    It is not below the median of the impostors that do not agree: a line must sound alike, too.
+    """
+    between = vectors_QMD.shape[1] - segments
+    if between < segments:
+        return None
+    first, last = (
+        search_diagonals(vectors_QMD[:, part], database, 1, groups[rows], device, groups)
+        for part in (slice(0, segments), slice(between, None))
+    )
+    place_Q, other_Q = first.places_QR[:, 0], last.places_QR[:, 0]
+    same_track_Q = database.track_row_of(place_Q) == database.track_row_of(other_Q)
+    agrees_Q = (place_Q >= 0) & same_track_Q & (np.abs(other_Q - place_Q - between) <= SAME_LINE)
+    score_Q = (first.scores_QR[:, 0] + last.scores_QR[:, 0]) / 2
+    limit = threshold(np.where(agrees_Q, score_Q, np.nan), PAIR_SHARE * share)
+    limit = max(limit, float(np.nanmedian(score_Q)))
+    own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
+    return Limit(segments, limit, len(rows), share, float((own_Q < limit).mean()))
+
+
+def _part_scores_in_track(vectors_MD: Floats, database: Fingerprints, row: int, lengths: Sequence[int]) -> Floats:
+    """Return the best score of a part of a query in one track, for each length."""
+    one_track = _select_track(database, row)
+    scores_QL = best_part_scores(vectors_MD[None], one_track, lengths, np.array([-1]), np.zeros(1, np.int64))
+    score_L: Floats = scores_QL[0]
+    return score_L
+
+
 def _score_in_track(vectors_MD: Floats, database: Fingerprints, row: int) -> float:
     """Return the best score of a query in one track."""
+    return float(search_diagonals(vectors_MD[None], _select_track(database, row), 1).scores_QR[0, 0])
+
+
+def _select_track(database: Fingerprints, row: int) -> Fingerprints:
+    """Return the fingerprints of one track."""
     first, last = database.first_vector[row], database.first_vector[row + 1]
-    one_track = Fingerprints(database.vectors[first:last], np.zeros(1, np.int64), np.array([0, last - first]), 1, "")
-    return float(search_diagonals(vectors_MD[None], one_track, 1).scores_QR[0, 0])
+    return Fingerprints(database.vectors[first:last], np.zeros(1, np.int64), np.array([0, last - first]), 1, "")

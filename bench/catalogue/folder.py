@@ -39,6 +39,7 @@ ABOUT, WEIGHTS, VECTORS, TRACKS, CALIBRATION, INDEX = (
     "index",
 )
 ALIKE = 0.999  # least cosine between the known sound's fingerprints here and on the machine that built the catalogue
+SAME_LINE = 1  # hops between two lines of a track that are one: clocks differ, and a start lies between two hops
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ class Limit:
 
     false_reject: float
     """The share of the same excerpts, searched in the whole database, that are rejected or given another track."""
+
+    false_accept_elsewhere: float | None = None
+    """The share accepted of impostors from other tracks than those that the threshold was set with; None if unknown."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The thresholds of a catalogue, by the rules of `bench.catalogue.lines`; empty if it was not calibrated."""
+
+    whole: tuple[Limit, ...] = ()
+    parts: tuple[Limit, ...] = ()
+    pair: Limit | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,12 @@ class Catalogue:
 
     limits: tuple[Limit, ...]
     """The calibrated thresholds by rising number of segments; empty if the catalogue was not calibrated."""
+
+    part_limits: tuple[Limit, ...]
+    """The thresholds of parts of a window, of two lengths, wherever they begin; empty for an older catalogue."""
+
+    pair_limit: Limit | None
+    """The threshold of two neighbouring parts with the same best place; None for an older catalogue."""
 
     calibration_QD: Floats
     """Fingerprints of degraded excerpts, to tune an index with."""
@@ -113,7 +132,7 @@ def write_catalogue(
     left_out: pd.DataFrame,
     database: Fingerprints,
     index: Index,
-    limits: tuple[Limit, ...],
+    limits: Limits,
     calibration_QD: Floats,
 ) -> None:
     """Write a catalogue, under a temporary name until it is complete. Raises: ConfigError if the folder exists.
@@ -142,7 +161,9 @@ def write_catalogue(
         "first_vector": database.first_vector.tolist(),
         "index": {"name": index_name, "config": asdict(config.index[index_name]), "library": version_of(library)},
         "known_sound": _embed_known_sound(embedder).tolist(),
-        "limits": [asdict(limit) for limit in limits],
+        "limits": [asdict(limit) for limit in limits.whole],
+        "part_limits": [asdict(limit) for limit in limits.parts],
+        "pair_limit": asdict(limits.pair) if limits.pair else None,
         "left_out": left_out.to_dict("records"),
         "sizes": {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)},
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -191,6 +212,8 @@ def read_catalogue(
         database=database,
         index=_index(folder, about, vectors, trust),
         limits=tuple(Limit(**limit) for limit in about["limits"]),
+        part_limits=tuple(Limit(**limit) for limit in about.get("part_limits", [])),
+        pair_limit=Limit(**about["pair_limit"]) if about.get("pair_limit") else None,
         calibration_QD=calibration_QD,
     )
 
