@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
@@ -51,6 +52,7 @@ WHOLE_SHARE, PART_SHARE, PAIR_SHARE = 0.5, 0.125, 0.25
 WHOLE_REACH, PART_REACH = 0.25, 0.5
 SNR_DB = (0.0, 5.0, 10.0, 15.0, 20.0, None)  # of the excerpts in turn; None is clean
 FEWEST_TRACKS = 2
+FEWEST_UNSEEN = 8  # tracks the encoder was not trained on; fewer are too few to set thresholds with
 BATCH = 16  # excerpts embedded at once
 
 
@@ -79,6 +81,7 @@ def build_catalogue(
     model: str | None = None,
     test_side: bool = False,
     false_accepts: float = FALSE_ACCEPTS,
+    trained_on: str = "",
     progress: Progress = no_progress,
 ) -> Catalogue:
     """Build a catalogue of all usable tracks of a data set, or of its test side only, and return it.
@@ -90,16 +93,21 @@ def build_catalogue(
     `false_accepts` is the share of impostors that may be accepted. Impostors are excerpts of the catalogue's tracks
     that are searched outside their track and its copies. If a catalogue has several recordings of one work, some
     excerpts are found in another recording, and a small share then needs a threshold that noisy queries do not reach.
+    `trained_on` is the digest of the music of the encoder's training. If that is the catalogue's own, the excerpts are
+    of its test side, where that has enough tracks: an encoder tells apart what it was trained on better than other
+    music, and thresholds that were set with it would accept too much.
     Raises: ConfigError if the folder exists; DataError if no track can be fingerprinted.
     """
     check_free(folder)
     music, noise = (corpus for _name, _source, corpus in prepare_corpora(config, root, store, progress))
+    is_trained_on = music.digest == trained_on
     music = music.with_near_duplicates()  # a catalogue is no test: no track of it can leak into one
     tracks, left_out = _choose_tracks(music, embedder, test_side)
     database = fingerprint_tracks(store, embedder, music, tracks, hop_samples(config.eval), progress)
     name = config.eval.indexes[0]
     index = build_or_load(store, registry.load("index", name), config.index[name], database.vectors, database.key)
-    limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts)
+    unseen = np.isin(tracks, music.numbers("test")) if is_trained_on else np.ones(len(tracks), dtype=bool)
+    limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts, unseen)
     rows = music.tracks.iloc[tracks]
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named_tracks = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
@@ -132,10 +140,12 @@ def calibrate(
     database: Fingerprints,
     progress: Progress,
     false_accepts: float = FALSE_ACCEPTS,
+    unseen: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Limits, Floats]:
     """Return a catalogue's thresholds, at several query lengths, and fingerprints (Q, D) of the degraded excerpts.
 
-    Both are empty if fewer than two tracks are long enough.
+    Both are empty if fewer than two tracks are long enough. `unseen` says which of the database's tracks the encoder
+    was not trained on: the excerpts are of those, if they are at least FEWEST_UNSEEN.
 
     Each excerpt is searched exactly, once outside its own track and the tracks that share audio with it (the impostor)
     and once inside it. An excerpt of 10 s
@@ -147,7 +157,7 @@ def calibrate(
     length_s = _longest(music, database, usable_s)
     if length_s is None:
         return Limits(), np.zeros((0, database.vectors.shape[1]), dtype=np.float32)
-    rows, waves = _excerpts(music, noise, database, round(length_s * RATE_HZ), progress)
+    rows, waves = _excerpts(music, noise, database, round(length_s * RATE_HZ), progress, unseen)
     batches = (np.stack(waves[start : start + BATCH]) for start in range(0, len(waves), BATCH))
     vectors_QMD = fingerprint_queries(embedder, _report_progress(batches, len(waves), progress), database.hop_samples)
     # 2. A threshold for each length: the first segments of an excerpt are the shorter excerpt.
@@ -179,11 +189,18 @@ def _longest(music: Corpus, database: Fingerprints, lengths_s: Sequence[float]) 
 
 
 def _excerpts(
-    music: Corpus, noise: Corpus, database: Fingerprints, num_samples: int, progress: Progress
+    music: Corpus,
+    noise: Corpus,
+    database: Fingerprints,
+    num_samples: int,
+    progress: Progress,
+    unseen: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Ints, list[Floats]]:
     """Return excerpts of the database's tracks: the row of each excerpt's track, and its audio (T,) with peak 1."""
     draw = np.random.default_rng(0)
     long_enough = np.flatnonzero(music.lengths[database.tracks] >= num_samples)
+    new = long_enough if unseen is None else long_enough[unseen[long_enough]]
+    long_enough = new if len(new) >= FEWEST_UNSEEN else long_enough
     rows, waves = [], []
     for i in range(EXCERPTS):
         progress("calibration: excerpts", i, EXCERPTS)

@@ -61,9 +61,6 @@ class Limit:
     false_reject: float
     """The share of the same excerpts, searched in the whole database, that are rejected or given another track."""
 
-    false_accept_elsewhere: float | None = None
-    """The share accepted of impostors from other tracks than those that the threshold was set with; None if unknown."""
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -115,6 +112,17 @@ class Catalogue:
             return None
         calibrated = np.log([limit.segments for limit in self.limits])
         return float(np.interp(np.log(num_segments), calibrated, [limit.threshold for limit in self.limits]))
+
+    def error_rates(self, num_segments: int) -> tuple[float, float] | None:
+        """Return the rates of false acceptance (promised) and false rejection (measured) at a length; None as above.
+
+        They are those of the longest calibrated length that is not longer.
+        """
+        if not self.limits:
+            return None
+        limit = max((each for each in self.limits if each.segments <= num_segments), default=self.limits[0],
+                    key=lambda each: each.segments)  # fmt: skip
+        return limit.false_accept, limit.false_reject
 
 
 def check_free(folder: Path) -> None:

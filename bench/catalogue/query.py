@@ -58,6 +58,12 @@ class Answer:
     why: str = ""
     """Why there is no match; empty if there is one."""
 
+    false_accept: float | None = None
+    """How often an answer about music that is not in the catalogue is accepted, as promised; None as `threshold`."""
+
+    false_reject: float | None = None
+    """How often an excerpt of this length, clean or noisy, is not accepted or given another track; None likewise."""
+
 
 def identify(
     catalogue: Catalogue, wave_T: Floats, *, top: int = 5, window_s: float = WINDOW_S, progress: Progress = no_progress
@@ -111,7 +117,7 @@ def _name_stretch(catalogue: Catalogue, recording: Recording, line: Line, top: i
         end = min(line.end, line.begin + window_segments(catalogue))
         ranked = rank_tracks(catalogue, recording, line.begin, end, top + 1)
         others = [_match(catalogue, recording, each, from_s) for each in ranked if each.row != line.row]
-    return Answer(from_s, to_s, line.threshold, (best, *others[: top - 1]))
+    return Answer(from_s, to_s, line.threshold, (best, *others[: top - 1]), "", *_rates(catalogue, line))
 
 
 def _span(catalogue: Catalogue, recording: Recording, line: Line) -> tuple[float, float]:
@@ -167,8 +173,13 @@ def _unknown(catalogue: Catalogue, recording: Recording, from_s: float, to_s: fl
         return Answer(from_s, to_s, None, (), "silent")
     ranked = rank_tracks(catalogue, recording, begin, end, top)
     matches = tuple(_match(catalogue, recording, line, from_s) for line in ranked)
-    why = "" if matches else "no track of the catalogue is near"
-    return Answer(from_s, to_s, ranked[0].threshold if ranked else None, matches, why)
+    if not ranked:
+        return Answer(from_s, to_s, None, (), "no track of the catalogue is near")
+    return Answer(from_s, to_s, ranked[0].threshold, matches, "", *_rates(catalogue, ranked[0]))
+
+
+def _rates(catalogue: Catalogue, line: Line) -> tuple[float | None, float | None]:
+    return catalogue.error_rates(line.end - line.begin) or (None, None)
 
 
 def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
@@ -178,7 +189,9 @@ def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
         span = {"from_s": answer.from_s, "to_s": answer.to_s}
         for rank, match in enumerate(answer.matches, start=1):
             found = {"rank": rank, "accepted": match.accepted, "id": match.id, "start_s": match.start_s}
-            rows.append(span | found | {"score": match.score, "threshold": answer.threshold, "path": match.path})
+            judged = {"score": match.score, "threshold": answer.threshold, "path": match.path}
+            rates = {"false_accept": answer.false_accept, "false_reject": answer.false_reject}
+            rows.append(span | found | judged | rates | {"end_s": match.start_s + answer.to_s - answer.from_s})
         if not answer.matches:
             rows.append(span | {"rank": 0, "accepted": False, "why": answer.why})
     return pd.DataFrame(rows)

@@ -26,11 +26,20 @@ def test_each_window_has_a_line_and_its_other_candidates_below() -> None:
     matches = (Match("1", "a.mp3", "", 61.25, 0.91, True), Match("2", "", "", 3.0, 0.4, False))
     answers = [Answer(0.0, 10.0, 0.55, matches), Answer(10.0, 20.0, None, (), "silent")]
     text = shown(registry.load("report", "identify").render("radio.wav", answers))
-    assert "radio.wav: 1 of 2 windows identified" in text
+    assert "radio.wav: 1 of 2 parts identified, 10.0 of 20.0 s" in text
+    assert "no thresholds" in text
     first, second, third = (line for line in text.splitlines() if any(w in line for w in ("a.mp3", "0.400", "silent")))
     assert "known" in first and "61.25 s" in first and "0.550" in first
     assert "unknown" in second and " 2 " in second and "0.0 s" not in second
     assert "10.0 s" in third and "20.0 s" in third
+
+
+def test_false_acceptance_and_false_rejection_are_told() -> None:
+    match = Match("1", "a.mp3", "", 0.0, 0.9, True)
+    answers = [Answer(0.0, 10.0, 0.5, (match,), "", 0.01, 0.1), Answer(10.0, 12.0, 0.6, (match,), "", 0.01, 0.25)]
+    text = " ".join(shown(registry.load("report", "identify").render("a.wav", answers)).split())
+    assert "false acceptance: of 10 s of music that is not in the catalogue, 1.0% (target)" in text
+    assert "10% to 25% (measured)" in text
 
 
 def test_a_track_name_is_no_markup() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from bench.catalogue.query import find_neighbours, identify
 from bench.errors import ConfigError, DataError
 from bench.fingerprint import Embedder
 from bench.runs import Weights
+from bench.score.threshold import threshold
 from bench.settings import RunConfig
 from bench.store import Store
 from bench.train import checkpoint
@@ -199,6 +201,13 @@ def test_threshold_between_lengths_is_interpolated_over_the_logarithm(opened: Ca
     assert replace(opened, limits=()).threshold(3) is None
 
 
+def test_few_works_make_a_threshold_stricter_and_many_do_not() -> None:
+    impostor_Q = np.random.default_rng(0).normal(0.5, 0.05, 400).astype(np.float32)
+    few, many = (building._safe_threshold(impostor_Q, np.arange(400) % works, 0.01, reach=0.25) for works in (5, 400))
+    assert many == threshold(impostor_Q, 0.01)
+    assert many < few <= impostor_Q.max() + 0.25 * (1 - impostor_Q.max())
+
+
 def test_a_catalogue_of_one_track_has_no_threshold_and_accepts_nothing(tmp_path: Path) -> None:
     (tmp_path / "music").mkdir()
     soundfile.write(tmp_path / "music" / "only.wav", sound(0), RATE_HZ)
@@ -346,3 +355,18 @@ def test_a_catalogue_holds_near_duplicates_and_names_what_it_leaves_out(
     assert kinds == {"blip.wav": "short", "silence.wav": "silent", copy: "duplicate", "text.mp3": "unreadable"}
     # Copies of a track are not its impostors: with them, every threshold would be about 1.
     assert made.limits[-1].threshold < 0.9
+
+
+def test_thresholds_are_set_with_tracks_that_the_encoder_was_not_trained_on() -> None:
+    lengths = np.full(12, 20 * RATE_HZ)
+    corpus = SimpleNamespace(
+        lengths=lengths,
+        tracks=range(12),
+        num_samples=lambda track: int(lengths[track]),
+        read=lambda track, start, count: np.random.default_rng(track).integers(-9_000, 9_000, count).astype(np.int16),
+    )
+    database = SimpleNamespace(tracks=np.arange(12))
+    for num_unseen, drawn in ((9, set(range(9))), (3, set(range(12)))):
+        unseen = np.arange(12) < num_unseen
+        rows, _ = building._excerpts(corpus, corpus, database, 8_000, lambda *told: None, unseen)  # type: ignore[arg-type]
+        assert set(rows.tolist()) == drawn
