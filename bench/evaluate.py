@@ -31,7 +31,7 @@ from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
-FORMAT = 2  # of the hits in the store
+FORMAT = 3  # of the hits in the store
 QUERY_BATCH = 32  # queries embedded at once
 UNSHUFFLED, SHUFFLED = "own", "shuffled"
 # The control of shuffled labels compares each answer with the truth of the previous query.
@@ -118,7 +118,7 @@ def _hits_of(
         for index, sequence, ranking in _rankings(vectors_QMD, database, config, index_of, embedder.device):
             for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(UNSHUFFLED, 0)]:
                 truth_Q = (np.roll(track_Q, shift), np.roll(start_Q, shift))
-                hits = score_hits(ranking, database, *truth_Q, tolerance_samples)
+                hits = score_hits(ranking, database, *truth_Q, tolerance_samples, vectors_QMD.shape[1])
                 hits = hits.assign(length_s=length_s, index=index, sequence=sequence, truth=truth)
                 # Votes are not similarities, so that an impostor's score cannot be compared with them.
                 yield hits.assign(impostor_score=np.float32(np.nan) if sequence == "vote" else impostor_Q)

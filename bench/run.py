@@ -306,7 +306,8 @@ def _warn_of_low_identity(result: Result, context: RunContext) -> None:
     identity = result.summary["headline"].get("control/identity", 1.0)
     if identity < MIN_IDENTITY:
         context.warn(
-            f"only {identity:.1%} of clean queries on the grid were found; expected at least {MIN_IDENTITY:.1%}"
+            f"only {identity:.1%} of clean queries on the grid were found; expected at least {MIN_IDENTITY:.1%}; "
+            "tracks that repeat themselves, as loops do, may be the cause (`bench data verify` names them), or a bug"
         )
 
 

@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 def render(catalogue: Catalogue) -> RenderableType:
-    """Return the facts of a catalogue and the table of its acceptance thresholds."""
+    """Return the facts of a catalogue, what it leaves out and why, and the table of its acceptance thresholds."""
     about, vectors = catalogue.about, catalogue.database.vectors
     hours = catalogue.tracks["seconds"].sum() / 3600
     facts = {
@@ -26,7 +26,8 @@ def render(catalogue: Catalogue) -> RenderableType:
         + f", {catalogue.index.num_bytes / MIB:.1f} MiB in memory",
         "on disk": f"{sum(about['sizes'].values()) / MIB:.1f} MiB in {catalogue.folder}",
     }
-    lines = Text("\n".join(f"  {name:14s}{value}" for name, value in facts.items()))
+    reasons = [f"  left out: {path} ({reason})" for path, reason in catalogue.left_out.itertuples(index=False)]
+    lines = Text("\n".join([*(f"  {name:14s}{value}" for name, value in facts.items()), *reasons]))
     if not catalogue.limits:
         return Group(lines, Text("  no thresholds: calibration needs at least two tracks"))
     table = Table(

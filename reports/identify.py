@@ -1,4 +1,4 @@
-"""Shows in the terminal which tracks a recording contains: one line per window, with the other candidates below."""
+"""Shows in the terminal which tracks a recording contains: one line per part, with the other candidates below."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from bench.catalogue.query import Answer, Match
 
 def render(name: str, answers: Sequence[Answer]) -> RenderableType:
     """Return the table of answers for one recording."""
-    accepted = sum(bool(answer.matches) and answer.matches[0].accepted for answer in answers)
+    known = [answer for answer in answers if answer.matches and answer.matches[0].accepted]
+    known_s = sum(answer.to_s - answer.from_s for answer in known)
+    whole_s = max((answer.to_s for answer in answers), default=0.0)
     table = Table(
-        title=Text(f"{name}: {accepted} of {len(answers)} windows identified"),
-        caption="score: mean similarity along the window; known: the score reaches the threshold, which few tracks "
-        "outside the catalogue do (`bench catalogue info`)",
+        title=Text(f"{name}: {len(known)} of {len(answers)} parts identified, {known_s:.1f} of {whole_s:.1f} s"),
+        caption=_caption(answers),
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
@@ -36,6 +37,19 @@ def render(name: str, answers: Sequence[Answer]) -> RenderableType:
                 *(span if rank == 0 else ("", "")), *_format_match(answer, match), style="" if rank == 0 else "dim"
             )
     return table
+
+
+def _caption(answers: Sequence[Answer]) -> str:
+    told = "score: mean similarity along the part; known: the score reaches the threshold"
+    accept = [answer.false_accept for answer in answers if answer.false_accept is not None]
+    reject = [answer.false_reject for answer in answers if answer.false_reject is not None]
+    if not accept or not reject:
+        return f"{told}; this catalogue has no thresholds, and accepts nothing"
+    missed = f"{min(reject):.0%}" if min(reject) == max(reject) else f"{min(reject):.0%} to {max(reject):.0%}"
+    return (
+        f"{told}; false acceptance: of 10 s of music that is not in the catalogue, {max(accept):.1%} (target); false "
+        f"rejection: of excerpts of these lengths with noise of 0 to 20 dB or none, {missed} (measured)"
+    )
 
 
 def _format_match(answer: Answer, match: Match) -> tuple[RenderableType, ...]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.audio.near_duplicates import WordList, match_tracks, num_words
 from bench.audio.shards import Shard, shard_path
+from bench.values import Ints
 
 NEAR_DUPLICATE = "near-duplicate of "
 
@@ -49,6 +50,23 @@ def near_duplicate_pairs(folder: Path, rows: pd.DataFrame) -> list[tuple[str, st
     test, train = rows[rows["split"] == "test"], rows[rows["split"] != "test"]
     shared = match_tracks(_load_words(folder, train), _load_words(folder, test))
     return [(str(train["id"].iloc[i]), str(test["id"].iloc[j]), s) for (i, j), s in sorted(shared.items())]
+
+
+def group_copies(folder: Path, rows: pd.DataFrame, chosen: pd.DataFrame) -> Ints:
+    """Return a number for each row: rows that share audio with the same chosen row, or with one another's, share it.
+
+    `chosen` are some of the rows; copies of other rows among themselves are not looked for.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = list(match_tracks(_load_words(folder, rows), _load_words(folder, chosen)))
+    row_of = {name: row for row, name in enumerate(rows["id"])}
+    edges = [(i, row_of[chosen["id"].iloc[j]]) for i, j in pairs]
+    one, other = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(one)), (one, other)), shape=(len(rows), len(rows)))
+    groups: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
+    return groups
 
 
 def _load_words(folder: Path, rows: pd.DataFrame) -> WordList:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 
 from bench.audio import near_duplicates
 from bench.audio.decode import decoder_version
-from bench.audio.manifest import merge_shards
+from bench.audio.manifest import NEAR_DUPLICATE, group_copies, merge_shards
 from bench.audio.shards import UNREADABLE_NOW, Shard, decode_track, group_tracks, shard_path, write_shards
 from bench.errors import DataError, PluginError, StoreError
 from bench.store import Store, digest, read_json, write_json
@@ -93,6 +93,25 @@ class Corpus:
     def select_unusable(self) -> pd.DataFrame:
         """Return the rows of all tracks that cannot be used, with their status and reason."""
         return self.manifest[self.manifest["status"] != "ok"]
+
+    def with_near_duplicates(self) -> Corpus:
+        """Return the corpus with near duplicates among its tracks.
+
+        They are left out of training because they would leak into the test; outside of it they are music like any.
+        """
+        is_near = self.manifest["reason"].str.startswith(NEAR_DUPLICATE) & (self.manifest["shard"] >= 0)
+        manifest = self.manifest.assign(
+            status=self.manifest["status"].mask(is_near, "ok"), reason=self.manifest["reason"].mask(is_near, "")
+        )
+        tracks = manifest[manifest["status"] == "ok"].reset_index(drop=True)
+        return replace(self, manifest=manifest, tracks=tracks, digest=_content_digest(tracks))
+
+    def group_copies(self, tracks: Ints, chosen: Ints) -> Ints:
+        """Return a number for each of `tracks`, the same for those that share audio with the same `chosen` track.
+
+        Both are track numbers, ascending, and `chosen` are among `tracks`.
+        """
+        return group_copies(self.folder, self.tracks.iloc[tracks], self.tracks.iloc[chosen])
 
     def _map(self, shard: int) -> npt.NDArray[np.int16]:
         if shard not in self._maps:

@@ -9,12 +9,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import torch
 
 from bench import registry
 from bench.audio.crop import read_looped
 from bench.audio.pcm import Corpus
-from bench.catalogue.folder import Catalogue, Limit, check_free, read_catalogue, write_catalogue
+from bench.catalogue.folder import (
+    SAME_LINE,
+    Catalogue,
+    Limit,
+    Limits,
+    check_free,
+    read_catalogue,
+    write_catalogue,
+)
 from bench.config import format_plugin_name
 from bench.data import prepare_corpora
 from bench.degrade.mix import noise_gain, normalise_peak
@@ -25,6 +35,7 @@ from bench.runs import FinishedRun
 from bench.score.threshold import FALSE_ACCEPTS, threshold
 from bench.search.cached import build_or_load
 from bench.search.diagonal import search_diagonals
+from bench.search.parts import best_part_scores
 from bench.settings import RunConfig
 from bench.store import Store
 from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progress, no_progress
@@ -33,8 +44,16 @@ from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progr
 NUM_CALIBRATION = 2_000  # degraded fingerprints that are kept to tune an index with
 EXCERPTS = 400  # at one false accept in a hundred, four of them may pass
 LENGTHS_S = (1.0, 2.0, 3.0, 5.0, 10.0)  # of the excerpts
+PARTS_S = (2.0, 5.0)  # of the parts of the longest excerpts
+PAIR_S = 5.0  # of each of two neighbouring parts
+# Of the false accepts, so that all rules together keep the promise.
+WHOLE_SHARE, PART_SHARE, PAIR_SHARE = 0.5, 0.125, 0.25
+# How far a threshold may be from the best impostor, on the way to a perfect match, if there are few works. A part is
+# one of a hundred of a window, and is meant for jingles as they are.
+WHOLE_REACH, PART_REACH = 0.25, 0.5
 SNR_DB = (0.0, 5.0, 10.0, 15.0, 20.0, None)  # of the excerpts in turn; None is clean
 FEWEST_TRACKS = 2
+FEWEST_UNSEEN = 8  # tracks the encoder was not trained on; fewer are too few to set thresholds with
 BATCH = 16  # excerpts embedded at once
 
 
@@ -64,6 +83,7 @@ def build_catalogue(
     model: str | None = None,
     test_side: bool = False,
     false_accepts: float = FALSE_ACCEPTS,
+    trained_on: str = "",
     progress: Progress = no_progress,
 ) -> Catalogue:
     """Build a catalogue of all usable tracks of a data set, or of its test side only, and return it.
@@ -73,26 +93,48 @@ def build_catalogue(
     taken from the store if they are there.
 
     `false_accepts` is the share of impostors that may be accepted. Impostors are excerpts of the catalogue's tracks
-    that are searched outside their track. If a catalogue has several recordings of one work, some excerpts are found
-    in another recording, and a small share then needs a threshold that noisy queries do not reach.
+    that are searched outside their track and its copies. If a catalogue has several recordings of one work, some
+    excerpts are found in another recording, and a small share then needs a threshold that noisy queries do not reach.
+    `trained_on` is the digest of the music of the encoder's training. If that is the catalogue's own, the excerpts are
+    of its test side, where that has enough tracks: an encoder tells apart what it was trained on better than other
+    music, and thresholds that were set with it would accept too much.
     Raises: ConfigError if the folder exists; DataError if no track can be fingerprinted.
     """
     check_free(folder)
     music, noise = (corpus for _name, _source, corpus in prepare_corpora(config, root, store, progress))
-    tracks = music.numbers("test") if test_side else np.arange(len(music.tracks), dtype=np.int64)
+    is_trained_on = music.digest == trained_on
+    music = music.with_near_duplicates()  # a catalogue is no test: no track of it can leak into one
+    tracks, left_out = _choose_tracks(music, embedder, test_side)
     database = fingerprint_tracks(store, embedder, music, tracks, hop_samples(config.eval), progress)
-    if not len(database.vectors):
-        shortest_s = embedder.encoder.segment_s
-        raise DataError(f"none of {len(tracks)} tracks is as long as the encoder's segment ({shortest_s} s)")
     name = config.eval.indexes[0]
-    index_config = config.index[format_plugin_name(name)]
-    index = build_or_load(store, registry.load("index", name), index_config, database.vectors, database.key)
-    limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts)
+    index = build_or_load(
+        store, registry.load("index", name), config.index[format_plugin_name(name)], database.vectors, database.key
+    )
+    unseen = np.isin(tracks, music.numbers("test")) if is_trained_on else np.ones(len(tracks), dtype=bool)
+    limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts, unseen)
     rows = music.tracks.iloc[tracks]
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named_tracks = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
-    write_catalogue(folder, config, weights, embedder, named_tracks, database, index, limits, calibration_QD)
+    write_catalogue(folder, config, weights, embedder, named_tracks, left_out, database, index, limits, calibration_QD)
     return read_catalogue(folder, model, embedder.device, trust=True, index=name)
+
+
+def _choose_tracks(music: Corpus, embedder: Embedder, test_side: bool) -> tuple[Ints, pd.DataFrame]:
+    """Return the numbers of the tracks of a catalogue, and those left out of it: path and reason.
+
+    Raises: DataError if no track is as long as a segment.
+    """
+    wanted = music.numbers("test") if test_side else np.arange(len(music.tracks), dtype=np.int64)
+    fits = music.lengths[wanted] >= embedder.segment_samples
+    shortest_s = embedder.encoder.segment_s
+    if not fits.any():
+        raise DataError(f"none of {len(wanted)} tracks is as long as the encoder's segment ({shortest_s} s)")
+    short = music.tracks.iloc[wanted[~fits]]
+    short = short.assign(status="short", reason=f"shorter than the encoder's segment ({shortest_s} s)")
+    unusable = music.select_unusable()
+    rows = pd.concat([unusable[unusable["split"] == "test"] if test_side else unusable, short])
+    names = rows["path"].where(rows["path"] != "", rows["id"])
+    return wanted[fits], pd.DataFrame({"path": names, "reason": rows["status"] + ": " + rows["reason"]}, dtype=str)
 
 
 def calibrate(
@@ -102,12 +144,15 @@ def calibrate(
     database: Fingerprints,
     progress: Progress,
     false_accepts: float = FALSE_ACCEPTS,
-) -> tuple[tuple[Limit, ...], Floats]:
-    """Return a catalogue's thresholds at several query lengths, and fingerprints (Q, D) of the degraded excerpts.
+    unseen: npt.NDArray[np.bool_] | None = None,
+) -> tuple[Limits, Floats]:
+    """Return a catalogue's thresholds, at several query lengths, and fingerprints (Q, D) of the degraded excerpts.
 
-    Both are empty if fewer than two tracks are long enough.
+    Both are empty if fewer than two tracks are long enough. `unseen` says which of the database's tracks the encoder
+    was not trained on: the excerpts are of those, if they are at least FEWEST_UNSEEN.
 
-    Each excerpt is searched exactly, once outside its own track (the impostor) and once inside it. An excerpt of 10 s
+    Each excerpt is searched exactly, once outside its own track and the tracks that share audio with it (the impostor)
+    and once inside it. An excerpt of 10 s
     is embedded once; its beginnings are the shorter excerpts. Cost: 400 x 91 segments embedded, and compared with
     the whole database once per length.
     """
@@ -115,20 +160,29 @@ def calibrate(
     usable_s = [length_s for length_s in LENGTHS_S if length_s >= embedder.segment_samples / RATE_HZ]
     length_s = _longest(music, database, usable_s)
     if length_s is None:
-        return (), np.zeros((0, database.vectors.shape[1]), dtype=np.float32)
-    rows, waves = _excerpts(music, noise, database, round(length_s * RATE_HZ), progress)
+        return Limits(), np.zeros((0, database.vectors.shape[1]), dtype=np.float32)
+    rows, waves = _excerpts(music, noise, database, round(length_s * RATE_HZ), progress, unseen)
     batches = (np.stack(waves[start : start + BATCH]) for start in range(0, len(waves), BATCH))
     vectors_QMD = fingerprint_queries(embedder, _report_progress(batches, len(waves), progress), database.hop_samples)
     # 2. A threshold for each length: the first segments of an excerpt are the shorter excerpt.
     limits = []
+    groups = music.group_copies(database.tracks, database.tracks[np.unique(rows)])
     lengths_s = [length for length in usable_s if length <= length_s]
     for done, length in enumerate(lengths_s):
         progress("calibration: search", done, len(lengths_s))
         segments = num_segments(round(length * RATE_HZ), embedder.segment_samples, database.hop_samples)
-        limits.append(_limit(vectors_QMD[:, :segments], rows, database, embedder.device, false_accepts))
+        limits.append(_limit(vectors_QMD[:, :segments], rows, groups, database, embedder.device, false_accepts))
+    # 3. Thresholds for parts of the longest excerpts, wherever they begin, and for halves that agree.
+    count = [
+        num_segments(round(part_s * RATE_HZ), embedder.segment_samples, database.hop_samples) for part_s in PARTS_S
+    ]
+    parts = _part_limits(vectors_QMD, rows, groups, database, count, false_accepts)
+    pair = _pair_limit(vectors_QMD, rows, groups, database, count[-1], embedder.device, false_accepts)
     progress("calibration: search", len(lengths_s), len(lengths_s))
     flat_QD = vectors_QMD.reshape(-1, vectors_QMD.shape[2])
-    return tuple(limits), flat_QD[np.random.default_rng(0).permutation(len(flat_QD))[:NUM_CALIBRATION]]
+    return Limits(tuple(limits), parts, pair), flat_QD[
+        np.random.default_rng(0).permutation(len(flat_QD))[:NUM_CALIBRATION]
+    ]
 
 
 def _longest(music: Corpus, database: Fingerprints, lengths_s: Sequence[float]) -> float | None:
@@ -139,11 +193,18 @@ def _longest(music: Corpus, database: Fingerprints, lengths_s: Sequence[float]) 
 
 
 def _excerpts(
-    music: Corpus, noise: Corpus, database: Fingerprints, num_samples: int, progress: Progress
+    music: Corpus,
+    noise: Corpus,
+    database: Fingerprints,
+    num_samples: int,
+    progress: Progress,
+    unseen: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Ints, list[Floats]]:
     """Return excerpts of the database's tracks: the row of each excerpt's track, and its audio (T,) with peak 1."""
     draw = np.random.default_rng(0)
     long_enough = np.flatnonzero(music.lengths[database.tracks] >= num_samples)
+    new = long_enough if unseen is None else long_enough[unseen[long_enough]]
+    long_enough = new if len(new) >= FEWEST_UNSEEN else long_enough
     rows, waves = [], []
     for i in range(EXCERPTS):
         progress("calibration: excerpts", i, EXCERPTS)
@@ -180,18 +241,93 @@ def _report_progress(batches: Iterator[Floats], total: int, progress: Progress) 
 
 
 def _limit(
-    vectors_QMD: Floats, rows: Ints, database: Fingerprints, device: torch.device, false_accepts: float
+    vectors_QMD: Floats, rows: Ints, groups: Ints, database: Fingerprints, device: torch.device, false_accepts: float
 ) -> Limit:
     """Return the threshold at which a share `false_accepts` of impostors passes, and what it rejects."""
-    impostor_Q = search_diagonals(vectors_QMD, database, 1, rows, device).scores_QR[:, 0]
+    impostor_Q = search_diagonals(vectors_QMD, database, 1, groups[rows], device, groups).scores_QR[:, 0]
     own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
-    limit = threshold(impostor_Q, false_accepts)
+    limit = _safe_threshold(impostor_Q, groups[rows], WHOLE_SHARE * false_accepts, WHOLE_REACH)
     is_right = (own_Q >= limit) & ~(impostor_Q > own_Q)
     return Limit(vectors_QMD.shape[1], limit, len(rows), false_accepts, float(1 - is_right.mean()))
 
 
+def _safe_threshold(impostor_Q: Floats, work_Q: Ints, share: float, reach: float) -> float:
+    """Return the threshold that this share of impostors passes, also of music that is not among these works.
+
+    Excerpts of one work are alike, so that a few works say little of a hundredth of all music, however many excerpts
+    are taken. Below 1 / share works the tail is therefore extrapolated, by Student's t with one sample per work, to at
+    most the share `reach` of the way from the best impostor to a perfect match.
+    """
+    limit, num_works = threshold(impostor_Q, share), len(np.unique(work_Q))
+    known_Q = impostor_Q[np.isfinite(impostor_Q)]
+    if not 0 < share < 1 / num_works or len(known_Q) < 2:
+        return limit
+    from scipy.stats import t
+
+    deviation = float(known_Q.std(ddof=1)) * (1 + 1 / num_works) ** 0.5
+    beyond = float(known_Q.mean()) + float(t.ppf(1 - share, max(1, num_works - 1))) * deviation
+    best = float(known_Q.max())
+    return float(max(limit, min(beyond, best + reach * (1 - best))))
+
+
+def _part_limits(
+    vectors_QMD: Floats, rows: Ints, groups: Ints, database: Fingerprints, part_segments: Sequence[int], share: float
+) -> tuple[Limit, ...]:
+    """Return the thresholds that the best part of an impostor, of each length, passes in PART_SHARE of `share`."""
+    lengths = [length for length in part_segments if length < vectors_QMD.shape[1]]
+    impostor_QL = best_part_scores(vectors_QMD, database, lengths, groups[rows], groups)
+    own_QL = np.array([_part_scores_in_track(vectors_QMD[q], database, row, lengths) for q, row in enumerate(rows)])
+    limits = []
+    for i, length in enumerate(lengths):
+        limit = _safe_threshold(impostor_QL[:, i], groups[rows], PART_SHARE * share, PART_REACH)
+        limits.append(Limit(length, limit, len(rows), share, float((own_QL[:, i] < limit).mean())))
+    return tuple(limits)
+
+
+def _pair_limit(
+    vectors_QMD: Floats,
+    rows: Ints,
+    groups: Ints,
+    database: Fingerprints,
+    segments: int,
+    device: torch.device,
+    share: float,
+) -> Limit | None:
+    """Return the threshold that impostors pass whose beginning and end have the same best line; None if too short.
+
+    It is not below the median of the impostors that do not agree: a line must sound alike, too.
+    """
+    between = vectors_QMD.shape[1] - segments
+    if between < segments:
+        return None
+    first, last = (
+        search_diagonals(vectors_QMD[:, part], database, 1, groups[rows], device, groups)
+        for part in (slice(0, segments), slice(between, None))
+    )
+    place_Q, other_Q = first.places_QR[:, 0], last.places_QR[:, 0]
+    same_track_Q = database.track_row_of(place_Q) == database.track_row_of(other_Q)
+    agrees_Q = (place_Q >= 0) & same_track_Q & (np.abs(other_Q - place_Q - between) <= SAME_LINE)
+    score_Q = (first.scores_QR[:, 0] + last.scores_QR[:, 0]) / 2
+    limit = threshold(np.where(agrees_Q, score_Q, np.nan), PAIR_SHARE * share)
+    limit = max(limit, float(np.nanmedian(score_Q)))
+    own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
+    return Limit(segments, limit, len(rows), share, float((own_Q < limit).mean()))
+
+
+def _part_scores_in_track(vectors_MD: Floats, database: Fingerprints, row: int, lengths: Sequence[int]) -> Floats:
+    """Return the best score of a part of a query in one track, for each length."""
+    one_track = _select_track(database, row)
+    scores_QL = best_part_scores(vectors_MD[None], one_track, lengths, np.array([-1]), np.zeros(1, np.int64))
+    score_L: Floats = scores_QL[0]
+    return score_L
+
+
 def _score_in_track(vectors_MD: Floats, database: Fingerprints, row: int) -> float:
     """Return the best score of a query in one track."""
+    return float(search_diagonals(vectors_MD[None], _select_track(database, row), 1).scores_QR[0, 0])
+
+
+def _select_track(database: Fingerprints, row: int) -> Fingerprints:
+    """Return the fingerprints of one track."""
     first, last = database.first_vector[row], database.first_vector[row + 1]
-    one_track = Fingerprints(database.vectors[first:last], np.zeros(1, np.int64), np.array([0, last - first]), 1, "")
-    return float(search_diagonals(vectors_MD[None], one_track, 1).scores_QR[0, 0])
+    return Fingerprints(database.vectors[first:last], np.zeros(1, np.int64), np.array([0, last - first]), 1, "")

@@ -40,6 +40,7 @@ ABOUT, WEIGHTS, VECTORS, TRACKS, CALIBRATION, INDEX = (
     "index",
 )
 ALIKE = 0.999  # least cosine between the known sound's fingerprints here and on the machine that built the catalogue
+SAME_LINE = 1  # hops between two lines of a track that are one: clocks differ, and a start lies between two hops
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The thresholds of a catalogue, by the rules of `bench.catalogue.lines`; empty if it was not calibrated."""
+
+    whole: tuple[Limit, ...] = ()
+    parts: tuple[Limit, ...] = ()
+    pair: Limit | None = None
+
+
+@dataclass(frozen=True)
 class Catalogue:
     """An opened catalogue."""
 
@@ -74,12 +84,21 @@ class Catalogue:
     tracks: pd.DataFrame
     """Columns id, path, label and seconds, in the order of the database's tracks."""
 
+    left_out: pd.DataFrame
+    """Columns path and reason: the files of the folder that are not in the catalogue."""
+
     embedder: Embedder
     database: Fingerprints
     index: Index
 
     limits: tuple[Limit, ...]
     """The calibrated thresholds by rising number of segments; empty if the catalogue was not calibrated."""
+
+    part_limits: tuple[Limit, ...]
+    """The thresholds of parts of a window, of two lengths, wherever they begin; empty for an older catalogue."""
+
+    pair_limit: Limit | None
+    """The threshold of two neighbouring parts with the same best place; None for an older catalogue."""
 
     calibration_QD: Floats
     """Fingerprints of degraded excerpts, to tune an index with."""
@@ -95,6 +114,17 @@ class Catalogue:
         calibrated = np.log([limit.segments for limit in self.limits])
         return float(np.interp(np.log(num_segments), calibrated, [limit.threshold for limit in self.limits]))
 
+    def error_rates(self, num_segments: int) -> tuple[float, float] | None:
+        """Return the rates of false acceptance (promised) and false rejection (measured) at a length; None as above.
+
+        They are those of the longest calibrated length that is not longer.
+        """
+        if not self.limits:
+            return None
+        limit = max((each for each in self.limits if each.segments <= num_segments), default=self.limits[0],
+                    key=lambda each: each.segments)  # fmt: skip
+        return limit.false_accept, limit.false_reject
+
 
 def check_free(folder: Path) -> None:
     """Raise ConfigError if the folder of a new catalogue exists already."""
@@ -108,14 +138,15 @@ def write_catalogue(
     weights: Path,
     embedder: Embedder,
     tracks: pd.DataFrame,
+    left_out: pd.DataFrame,
     database: Fingerprints,
     index: Index,
-    limits: tuple[Limit, ...],
+    limits: Limits,
     calibration_QD: Floats,
 ) -> None:
     """Write a catalogue, under a temporary name until it is complete. Raises: ConfigError if the folder exists.
 
-    `tracks` and `calibration_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
+    `tracks`, `left_out` and `calibration_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
     """
     check_free(folder)
     index_name = format_plugin_name(config.eval.indexes[0])
@@ -139,7 +170,10 @@ def write_catalogue(
         "first_vector": database.first_vector.tolist(),
         "index": {"name": index_name, "config": asdict(config.index[index_name]), "library": version_of(library)},
         "known_sound": _embed_known_sound(embedder).tolist(),
-        "limits": [asdict(limit) for limit in limits],
+        "limits": [asdict(limit) for limit in limits.whole],
+        "part_limits": [asdict(limit) for limit in limits.parts],
+        "pair_limit": asdict(limits.pair) if limits.pair else None,
+        "left_out": left_out.to_dict("records"),
         "sizes": {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)},
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
@@ -188,10 +222,13 @@ def read_catalogue(
         folder=folder,
         about=about,
         tracks=tracks,
+        left_out=pd.DataFrame(about.get("left_out", []), columns=["path", "reason"], dtype=str),
         embedder=embedder,
         database=database,
         index=_index(folder, about, vectors, trust, index),
         limits=tuple(Limit(**limit) for limit in about["limits"]),
+        part_limits=tuple(Limit(**limit) for limit in about.get("part_limits", [])),
+        pair_limit=Limit(**about["pair_limit"]) if about.get("pair_limit") else None,
         calibration_QD=calibration_QD,
     )
 

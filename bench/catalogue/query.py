@@ -1,39 +1,40 @@
-"""Searches a catalogue: identifies the track of each window of a recording, or finds the nearest fingerprints.
+"""Searches a catalogue: identifies the tracks in a recording, or finds the nearest fingerprints.
 
-Shape legend: Q queries, T samples, M segments of a query, D dimensions, R ranked database vectors.
+Shape legend: T samples, M segments of a recording, W segments of a block, Q queries, D dimensions, R ranked vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from bench.catalogue.folder import Catalogue
+from bench.catalogue.lines import Line, Recording, find_stretches, offset_samples, rank_tracks, window_segments
 from bench.degrade.mix import ZERO_POWER, normalise_peak
 from bench.errors import BenchError, DataError
-from bench.fingerprint import SHORTEST_QUERY, fingerprint_queries
-from bench.search.sequence import Ranking, interpolate, rescore
+from bench.fingerprint import SHORTEST_QUERY, cut_segments, fingerprint_queries, num_segments
 from bench.store import read_array
-from bench.values import RATE_HZ, Fingerprints, Floats, Progress, no_progress
+from bench.values import RATE_HZ, Floats, Progress, no_progress
 
-WINDOW_S = 10.0  # a recording is identified in windows of this length
+WINDOW_S = 10.0  # what is not identified is answered in windows of this length
 TOP_K = 20  # nearest fingerprints of each segment
 
 
 @dataclass(frozen=True)
 class Match:
-    """A track that a window of a recording may be from."""
+    """A track that a part of a recording may be from."""
 
     id: str
     path: str
     label: str
 
     start_s: float
-    """Where the window begins in the track."""
+    """Where in the track the part begins."""
 
     score: float
 
@@ -43,13 +44,13 @@ class Match:
 
 @dataclass(frozen=True)
 class Answer:
-    """The tracks found for one window of a recording."""
+    """The tracks found for one part of a recording."""
 
     from_s: float
     to_s: float
 
     threshold: float | None
-    """The least accepted score, None if the catalogue was not calibrated or the window not searched."""
+    """The least accepted score, None if the catalogue was not calibrated or the part not searched."""
 
     matches: tuple[Match, ...]
     """Best first."""
@@ -57,63 +58,128 @@ class Answer:
     why: str = ""
     """Why there is no match; empty if there is one."""
 
+    false_accept: float | None = None
+    """How often an answer about music that is not in the catalogue is accepted, as promised; None as `threshold`."""
+
+    false_reject: float | None = None
+    """How often an excerpt of this length, clean or noisy, is not accepted or given another track; None likewise."""
+
 
 def identify(
     catalogue: Catalogue, wave_T: Floats, *, top: int = 5, window_s: float = WINDOW_S, progress: Progress = no_progress
 ) -> Iterator[Answer]:
-    """Yield an answer for each window of a recording (T,) at 16 kHz.
+    """Yield an answer for each part of a recording (T,) at 16 kHz, in order of time.
 
-    A remainder shorter than a segment belongs to the last window. An answer names each track once, at its best start.
+    A part in which a track is accepted is as long as the track is heard. What lies between is answered in windows of
+    `window_s`, with the tracks that come nearest. An answer names each track once, at its best start.
     Raises: DataError if the recording is shorter than the shortest query of the encoder.
     """
-    size = catalogue.embedder.segment_samples
+    recording = _listen(catalogue, wave_T, progress)
+    heard = find_stretches(catalogue, recording)
+    known = sorted((_name_stretch(catalogue, recording, line, top) for line in heard), key=lambda each: each.from_s)
+    done_s = 0.0
+    for answer in known:
+        yield from _unknown_answers(catalogue, recording, done_s, answer.from_s, window_s, top)
+        yield answer
+        done_s = max(done_s, answer.to_s)
+    yield from _unknown_answers(catalogue, recording, done_s, recording.num_samples / RATE_HZ, window_s, top)
+
+
+def _listen(catalogue: Catalogue, wave_T: Floats, progress: Progress) -> Recording:
+    """Return the fingerprints of a recording and their neighbours. Raises: DataError if it is too short."""
+    size, hop = catalogue.embedder.segment_samples, catalogue.database.hop_samples
     shortest = round(SHORTEST_QUERY * size)
     if len(wave_T) < shortest:
         raise DataError(
             f"the recording is {len(wave_T) / RATE_HZ:.2f} s long; this catalogue's encoder needs "
             f"{shortest / RATE_HZ:.2f} s, give a longer one"
         )
-    step = max(size, round(window_s * RATE_HZ))
-    starts = [start for start in range(0, len(wave_T), step) if start == 0 or len(wave_T) - start >= size]
-    for i, (start, end) in enumerate(zip(starts, [*starts[1:], len(wave_T)], strict=True)):
-        progress("identify", i, len(starts))
-        yield _answer(catalogue, wave_T[start:end], start, top)
-    progress("identify", len(starts), len(starts))
+    count, block = max(1, num_segments(len(wave_T), size, hop)), window_segments(catalogue)
+    vectors, neighbours, silent = [], [], []
+    for begin in range(0, count, block):
+        progress("identify", begin, count)
+        block_T = wave_T[begin * hop : (min(begin + block, count) - 1) * hop + size]
+        vectors_WD = fingerprint_queries(catalogue.embedder, iter([normalise_peak(block_T)[None]]), hop)[0]
+        vectors.append(vectors_WD)
+        neighbours.append(catalogue.index.neighbours(vectors_WD, TOP_K))
+        segment_WT = cut_segments(block_T, size, hop) if len(block_T) >= size else block_T[None]
+        silent.append([float(np.mean(np.square(each, dtype=np.float64))) < ZERO_POWER for each in segment_WT])
+    progress("identify", count, count)
+    return Recording(np.concatenate(vectors), np.concatenate(neighbours), np.concatenate(silent), len(wave_T))
 
 
-def _answer(catalogue: Catalogue, wave_T: Floats, start: int, top: int) -> Answer:
-    span_s = (start / RATE_HZ, (start + len(wave_T)) / RATE_HZ)
-    if float(np.mean(np.square(wave_T, dtype=np.float64))) < ZERO_POWER:
-        return Answer(*span_s, None, (), "silent")
-    database = catalogue.database
-    vectors_QMD = fingerprint_queries(catalogue.embedder, iter([normalise_peak(wave_T)[None]]), database.hop_samples)
-    count = vectors_QMD.shape[1]
-    neighbours_MK = catalogue.index.neighbours(vectors_QMD[0], TOP_K)
-    ranking = rescore(vectors_QMD, neighbours_MK[None], database, TOP_K * count)
-    ranking = interpolate(_best_per_track(ranking, database, top), vectors_QMD, database)
-    limit = catalogue.threshold(count)
-    matches = _matches(catalogue, ranking, limit)
-    return Answer(*span_s, limit, matches, "" if matches else "longer than any track of the catalogue")
+def _name_stretch(catalogue: Catalogue, recording: Recording, line: Line, top: int) -> Answer:
+    """Return the answer for a stretch in which a track is accepted, with the nearest of the other tracks."""
+    from_s, to_s = _span(catalogue, recording, line)
+    best = _match(catalogue, recording, line, from_s, accepted=True)
+    others = []
+    if top > 1:
+        end = min(line.end, line.begin + window_segments(catalogue))
+        ranked = rank_tracks(catalogue, recording, line.begin, end, top + 1)
+        others = [_match(catalogue, recording, each, from_s) for each in ranked if each.row != line.row]
+    return Answer(from_s, to_s, line.threshold, (best, *others[: top - 1]), "", *_rates(catalogue, line))
 
 
-def _best_per_track(ranking: Ranking, database: Fingerprints, top: int) -> Ranking:
-    """Return the ranking of one query with the best place of each of the first `top` tracks only."""
-    place_R = ranking.places_QR[0, ranking.places_QR[0] >= 0]
-    _, first = np.unique(database.track_row_of(place_R), return_index=True)
-    chosen = np.sort(first)[:top]
-    return Ranking(ranking.places_QR[:, chosen], ranking.scores_QR[:, chosen])
+def _span(catalogue: Catalogue, recording: Recording, line: Line) -> tuple[float, float]:
+    """Return from when to when a stretch lasts.
+
+    Where the track or the recording begins or ends in it, this is exact. Elsewhere the first and the last segment
+    that match do so by half.
+    """
+    database, size = catalogue.database, catalogue.embedder.segment_samples
+    hop, last = database.hop_samples, len(recording.vectors_MD)
+    offset = offset_samples(database, recording, line)
+    track_end = round(float(catalogue.tracks["seconds"].iloc[line.row]) * RATE_HZ) - offset
+    begins = line.place + line.begin <= database.first_vector[line.row]
+    ends = line.place + line.end >= database.first_vector[line.row + 1]
+    start = -offset if begins else 0 if line.begin == 0 else line.begin * hop + size // 2
+    stop = track_end if ends else recording.num_samples if line.end == last else (line.end - 1) * hop + size // 2
+    start, stop = max(0, start), min(recording.num_samples, stop)
+    return start / RATE_HZ, max(stop, start + hop) / RATE_HZ
 
 
-def _matches(catalogue: Catalogue, ranking: Ranking, limit: float | None) -> tuple[Match, ...]:
-    database = catalogue.database
-    track_R = database.track_row_of(ranking.places_QR[0])
-    matches = []
-    columns = (track_R, ranking.starts(database)[0] / RATE_HZ, ranking.scores_QR[0])
-    for track, start_s, score in zip(*(values.tolist() for values in columns), strict=True):
-        row = catalogue.tracks.iloc[track]
-        accepted = limit is not None and score >= limit
-        matches.append(Match(row["id"], row["path"], row["label"], start_s, score, accepted))
-    return tuple(matches)
+def _match(catalogue: Catalogue, recording: Recording, line: Line, from_s: float, accepted: bool = False) -> Match:
+    row = catalogue.tracks.iloc[line.row]
+    start_s = max(0.0, from_s + offset_samples(catalogue.database, recording, line) / RATE_HZ)
+    return Match(row["id"], row["path"], row["label"], start_s, line.score, accepted)
+
+
+def _unknown_answers(
+    catalogue: Catalogue, recording: Recording, from_s: float, to_s: float, window_s: float, top: int
+) -> Iterator[Answer]:
+    """Yield answers without an accepted track for a part of a recording, window by window.
+
+    Windows begin at multiples of their length in the recording. A remainder shorter than a segment belongs to the
+    window before it; between two tracks it is not worth an answer.
+    """
+    segment_s = catalogue.embedder.segment_samples / RATE_HZ
+    if to_s - from_s < SHORTEST_QUERY * segment_s:
+        return
+    step_s = max(window_s, segment_s)
+    inner_s = np.arange(int(from_s / step_s) + 1, np.ceil(to_s / step_s)) * step_s
+    edges_s = [from_s, *(edge for edge in inner_s.tolist() if min(edge - from_s, to_s - edge) >= segment_s), to_s]
+    for begin_s, end_s in pairwise(edges_s):
+        yield _unknown(catalogue, recording, begin_s, end_s, top)
+
+
+def _unknown(catalogue: Catalogue, recording: Recording, from_s: float, to_s: float, top: int) -> Answer:
+    size, hop = catalogue.embedder.segment_samples, catalogue.database.hop_samples
+    last = len(recording.vectors_MD)
+    begin = min(last - 1, int(np.ceil(round(from_s * RATE_HZ) / hop)))
+    end = min(last, max(begin + 1, (round(to_s * RATE_HZ) - size) // hop + 1))
+    silent_W = recording.silent_M[begin:end]
+    # Segments that lie half in silence are of what was before or after it.
+    if silent_W.all() or (silent_W.any() and int((~silent_W).sum()) <= size // hop):
+        return Answer(from_s, to_s, None, (), "silent")
+    ranked = rank_tracks(catalogue, recording, begin, end, top)
+    matches = tuple(_match(catalogue, recording, line, from_s) for line in ranked)
+    if not ranked:
+        return Answer(from_s, to_s, None, (), "no track of the catalogue is near")
+    return Answer(from_s, to_s, ranked[0].threshold, matches, "", *_rates(catalogue, ranked[0]))
+
+
+def _rates(catalogue: Catalogue, line: Line) -> tuple[float | None, float | None]:
+    return catalogue.error_rates(line.end - line.begin) or (None, None)
 
 
 def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
@@ -123,7 +189,9 @@ def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
         span = {"from_s": answer.from_s, "to_s": answer.to_s}
         for rank, match in enumerate(answer.matches, start=1):
             found = {"rank": rank, "accepted": match.accepted, "id": match.id, "start_s": match.start_s}
-            rows.append(span | found | {"score": match.score, "threshold": answer.threshold, "path": match.path})
+            judged = {"score": match.score, "threshold": answer.threshold, "path": match.path}
+            rates = {"false_accept": answer.false_accept, "false_reject": answer.false_reject}
+            rows.append(span | found | judged | rates | {"end_s": match.start_s + answer.to_s - answer.from_s})
         if not answer.matches:
             rows.append(span | {"rank": 0, "accepted": False, "why": answer.why})
     return pd.DataFrame(rows)

@@ -57,7 +57,8 @@ def build(
     with show_progress() as progress:
         made = build_catalogue(
             folder, settings, embedder, finished.weights().path, data_root, finished.store,
-            model=model, test_side=test_side, false_accepts=false_accepts, progress=progress,
+            model=model, test_side=test_side, false_accepts=false_accepts,
+            trained_on=finished.summary.get("digests", {}).get("music", ""), progress=progress,
         )  # fmt: skip
     print_report("catalogue", made)
     files = (f" --model {model}" if model else "") + (f" --index-file {index}" if index.endswith(".py") else "")

@@ -40,7 +40,7 @@ def verify(
     format_: Format = "table",
     set_: Set = None,
 ) -> None:
-    """Report missing, corrupt, short, silent and duplicate tracks of a data set and its noise."""
+    """Report missing, corrupt, short, silent, duplicate and repetitive tracks of a data set and its noise."""
     check_format(format_)
     found = _find_problems(_resolve_settings(dataset, set_), data_root, store)
     if format_ != "table":

@@ -27,14 +27,14 @@ def identify(
         Path, typer.Option("--catalogue", "-c", help="Folder of a catalogue that `bench catalogue build` has made.")
     ],
     top: Annotated[int, typer.Option(min=1, help="Number of tracks to show per answer.")] = 5,
-    window: Annotated[float, typer.Option(min=1.0, help="Seconds of recording per answer.")] = 10.0,
+    window: Annotated[float, typer.Option(min=1.0, help="Seconds per answer where no track is identified.")] = 10.0,
     model: ModelFile = None,
     index_file: IndexFile = None,
     trust: Trust = False,
     format_: Format = "table",
     index: RenamedIndex = None,
 ) -> None:
-    """Identify the tracks in recordings: which one, at what position, and whether the answer can be trusted.
+    """Identify the tracks in recordings: which one, from when to when, and whether the answer can be trusted.
 
     A recording that cannot be used is reported, and the others are still answered.
     """

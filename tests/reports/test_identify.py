@@ -26,11 +26,20 @@ def test_each_window_has_a_line_and_its_other_candidates_below() -> None:
     matches = (Match("1", "a.mp3", "", 61.25, 0.91, True), Match("2", "", "", 3.0, 0.4, False))
     answers = [Answer(0.0, 10.0, 0.55, matches), Answer(10.0, 20.0, None, (), "silent")]
     text = shown(registry.load("report", "identify").render("radio.wav", answers))
-    assert "radio.wav: 1 of 2 windows identified" in text
+    assert "radio.wav: 1 of 2 parts identified, 10.0 of 20.0 s" in text
+    assert "no thresholds" in text
     first, second, third = (line for line in text.splitlines() if any(w in line for w in ("a.mp3", "0.400", "silent")))
     assert "known" in first and "61.25 s" in first and "0.550" in first
     assert "unknown" in second and " 2 " in second and "0.0 s" not in second
     assert "10.0 s" in third and "20.0 s" in third
+
+
+def test_false_acceptance_and_false_rejection_are_told() -> None:
+    match = Match("1", "a.mp3", "", 0.0, 0.9, True)
+    answers = [Answer(0.0, 10.0, 0.5, (match,), "", 0.01, 0.1), Answer(10.0, 12.0, 0.6, (match,), "", 0.01, 0.25)]
+    text = " ".join(shown(registry.load("report", "identify").render("a.wav", answers)).split())
+    assert "false acceptance: of 10 s of music that is not in the catalogue, 1.0% (target)" in text
+    assert "10% to 25% (measured)" in text
 
 
 def test_a_track_name_is_no_markup() -> None:
@@ -44,6 +53,7 @@ def catalogue(limits: tuple[Limit, ...]) -> Any:
         about=about | {"index": {"name": "exact", "library": "", "config": {}}},
         database=SimpleNamespace(vectors=np.zeros((250, 128), dtype=np.float32)),
         tracks=pd.DataFrame({"seconds": [1800.0, 1800.0]}),
+        left_out=pd.DataFrame({"path": ["a [copy].mp3"], "reason": ["duplicate: same audio as a.mp3 (train)"]}),
         index=SimpleNamespace(num_bytes=1 << 20),
         folder=Path("songs"),
         limits=limits,
@@ -52,6 +62,7 @@ def catalogue(limits: tuple[Limit, ...]) -> Any:
 
 def test_a_catalogue_says_what_it_holds_and_takes() -> None:
     text = shown(registry.load("report", "catalogue").render(catalogue((Limit(11, 0.612, 400, 0.01, 0.125),))))
+    assert "left out: a [copy].mp3 (duplicate: same audio as a.mp3 (train))" in text
     for told in ("2, 1.00 h", "250 of 128 dimensions, one every 100 ms", "exact, 1.0 MiB", "3.0 MiB in songs"):
         assert told in text
     line = next(line for line in text.splitlines() if "0.612" in line)
