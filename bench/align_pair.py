@@ -15,10 +15,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from bench.align.clock import warp_blocks
-from bench.align.contract import Aligner, Pair, PairEmbedder, TimeMap
+from bench.align.contract import Aligner, Jump, Pair, PairEmbedder, Seconds, TimeMap
 from bench.align.lags import lags_of, most_lag, robust_z_scores, segment_starts, subtract_mean
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align.pairs import COLUMNS
@@ -29,7 +30,7 @@ from bench.errors import DataError
 from bench.fingerprint import build_random_projection
 from bench.runs import FinishedRun, find_latest_loadable, find_run, list_runs
 from bench.store import Store
-from bench.values import Floats, Progress
+from bench.values import Floats, Ints, Progress
 
 NO_ENCODER = "the random projection"
 NO_RUN = f"{NO_ENCODER}, as the store has no run"
@@ -44,8 +45,8 @@ LEAST_WEIGHT = 1e-6  # added to confidences that are weights, so that they never
 class Alignment:
     """The alignment of a pair.
 
-    Its numbers describe a straight line through the lags of all keypoints, weighted by confidence. Keypoints that lie
-    in one channel only do not count.
+    Its numbers describe a straight line through the lags of all keypoints, weighted by confidence, with jumps taken
+    out. Keypoints that lie in one channel only do not count.
     """
 
     pair: Pair
@@ -62,6 +63,16 @@ class Alignment:
 
     confidence: float
     """The mean confidence."""
+
+    @property
+    def jumps(self) -> tuple[Jump, ...]:
+        """Return where the lag jumps, as a recorder lost or inserted samples."""
+        return self.time_map.jumps
+
+    @property
+    def is_reversed(self) -> bool:
+        """Return whether one channel has the opposite polarity of the other."""
+        return self.time_map.polarity < 0
 
     @property
     def is_doubtful(self) -> bool:
@@ -130,7 +141,7 @@ def align_one(pair: Pair, aligner: Aligner, embedder: PairEmbedder | None, progr
     # Keypoints that lie in both channels, unless there are none.
     both_K = (time1_K > 0) & (time1_K < pair.durations_s[1])
     time0_K, time1_K = (time0_K[both_K], time1_K[both_K]) if both_K.any() else (time0_K, time1_K)
-    lag_K = time1_K - time0_K
+    lag_K = time1_K - time0_K - _jumped_s(time_map, time0_K)
     confidence_K = time_map.confidence_at(time0_K)
     slope = 0.0
     if len(time0_K) > 1:
@@ -140,6 +151,14 @@ def align_one(pair: Pair, aligner: Aligner, embedder: PairEmbedder | None, progr
     return Alignment(
         pair, time_map, intercept_s + slope * float(pair.keypoints[0]), 1e6 * slope, bend_s, float(confidence_K.mean())
     )
+
+
+def _jumped_s(time_map: TimeMap, time0_K: Seconds) -> Seconds:
+    """Return by how much the lag has jumped up to these times, shape (K,)."""
+    jumped_K = np.zeros(len(time0_K))
+    for jump in time_map.jumps:
+        jumped_K[time0_K > jump.time0_s] += jump.size_s
+    return jumped_K
 
 
 def similarity_matrix(pair: Pair, embedder: PairEmbedder) -> SimilarityMatrix:
@@ -199,10 +218,20 @@ def write_aligned(
             done = 0
             for block_CT in zip(*blocks, strict=True):
                 progress("writing", done, num_samples)
-                file.write(np.clip(np.stack(block_CT, axis=1), -1, 1))
-                done += len(block_CT[0])
+                block_TC = np.clip(np.stack(block_CT, axis=1), -1, 1)
+                block_TC[_is_lost(alignment, done + np.arange(len(block_TC)), rate_hz)] = 0
+                file.write(block_TC)
+                done += len(block_TC)
         progress("writing", num_samples, num_samples)
         os.replace(partial, to)
+
+
+def _is_lost(alignment: Alignment, sample_T: Ints, rate_hz: int) -> npt.NDArray[np.bool_]:
+    """Return which samples of channel 0 have no partner, as channel 1 lost it: silence is written there."""
+    time0_T, is_lost_T = sample_T / rate_hz, np.zeros(len(sample_T), dtype=bool)
+    for jump in alignment.jumps:
+        is_lost_T |= (time0_T > jump.time0_s) & (time0_T < jump.time0_s - jump.size_s)
+    return is_lost_T
 
 
 def _decode_channels(source: Recording, channels: Sequence[int], scratch: Path) -> list[Floats]:

@@ -17,6 +17,7 @@ from bench.errors import PluginError
 from bench.values import RATE_HZ, Floats, Progress
 
 Seconds = npt.NDArray[np.float64]
+KNOT_APART_S = 1e-7  # by which knots at one time of the inverse are kept apart
 SPACING_S = 1.0  # from one keypoint to the next, in the BioDCASE challenge
 
 
@@ -47,6 +48,18 @@ class Pair:
         return np.arange(0.0, self.durations_s[0], SPACING_S)
 
 
+@dataclass(frozen=True)
+class Jump:
+    """A change of the lag by `size_s` from one moment to the next, after `time0_s` of channel 0.
+
+    A negative size: channel 1 lost that much, so that as many seconds of channel 0 have no partner. A positive one:
+    channel 1 has as many seconds that channel 0 does not have.
+    """
+
+    time0_s: float
+    size_s: float
+
+
 @dataclass(frozen=True, eq=False)
 class TimeMap:
     """The time in channel 1 of each time in channel 0, in seconds.
@@ -59,6 +72,12 @@ class TimeMap:
     time1_K: Seconds
     confidence_K: Seconds
 
+    jumps: tuple[Jump, ...] = ()
+    """Where the lag jumps, in order of time; the knots hold the jumps already."""
+
+    polarity: int = 1
+    """-1 where channel 1 has the opposite polarity of channel 0."""
+
     def __post_init__(self) -> None:
         parts = (self.time0_K, self.time1_K, self.confidence_K)
         if len({part.shape for part in parts}) != 1 or self.time0_K.ndim != 1 or not len(self.time0_K):
@@ -70,6 +89,30 @@ class TimeMap:
             raise PluginError("a time map must rise; pass its times through `make_monotonic`")
         if self.confidence_K.min() < 0 or self.confidence_K.max() > 1:
             raise PluginError("confidences of a time map must be between 0 and 1")
+
+    @classmethod
+    def of_knots(
+        cls,
+        time0_K: Seconds,
+        time1_K: Seconds,
+        confidence_K: Seconds,
+        jumps: tuple[Jump, ...] = (),
+        polarity: int = 1,
+    ) -> TimeMap:
+        """Return the map of knots in order of time, of which some may be a rounding error too early."""
+        time1_K = np.maximum.accumulate(time1_K)
+        keep_K = np.concatenate([[True], np.diff(np.maximum.accumulate(time0_K)) > 0])
+        return cls(time0_K[keep_K], time1_K[keep_K], np.clip(confidence_K[keep_K], 0, 1), jumps, polarity)
+
+    def inverse(self) -> TimeMap:
+        """Return the map from channel 1 to channel 0. Where channel 1 stands still, it jumps."""
+        nudge_K = KNOT_APART_S * np.arange(len(self.time1_K))
+        jumps = tuple(Jump(jump.time0_s + self.lag_before(jump), -jump.size_s) for jump in self.jumps)
+        return TimeMap.of_knots(self.time1_K + nudge_K, self.time0_K, self.confidence_K, jumps, self.polarity)
+
+    def lag_before(self, jump: Jump) -> float:
+        """Return the lag just before a jump."""
+        return float(self.at(np.array([jump.time0_s]))[0]) - jump.time0_s
 
     def at(self, time0: Seconds) -> Seconds:
         """Return the times in channel 1, of the shape of `time0`."""

@@ -23,9 +23,12 @@ def align(
     run: Run = None,
     aligner: Annotated[
         str, typer.Option(help="Aligner: a name from `bench list aligner`, NAME:PRESET, or a path such as ./mine.py.")
-    ] = "fingerprint-path",
+    ] = "wave-path",
     max_lag: Annotated[
-        float, typer.Option(min=0.1, help="Largest possible lag between the recordings, in seconds.")
+        float,
+        typer.Option(
+            min=0.1, help="Largest lag, in seconds, that fingerprints are searched for; wave-path searches all lags."
+        ),
     ] = 5.0,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write one row per second to this file.")] = None,
     plot: Annotated[
@@ -98,6 +101,6 @@ def _warn_if_doubtful(found: Alignment, max_lag_s: float) -> None:
 
     if found.is_doubtful:
         warn(
-            f"the confidence is only {found.confidence:.2f}: the recordings may share no sound, or be more than "
-            f"{max_lag_s:g} s apart (--max-lag); do not rely on these numbers"
+            f"the confidence is only {found.confidence:.2f}: the recordings may share no sound, or their clocks may "
+            "drift faster than clocks do; do not rely on these numbers"
         )
