@@ -82,7 +82,10 @@ def check_index(name: str, config: Any, dim: int) -> None:
 def build_encoder(plugin: ModuleType, name: str, config: Any) -> Any:
     """Return the encoder of a plug-in. Raises: PluginError if its `build` fails or returns something else."""
     with name_plugin("encoder", name, plugin, "cannot be built by build(config)", _format_changes(config)):
-        encoder = plugin.build(config)
+        with warnings.catch_warnings():
+            # Layers of size 0 fail in `check_encoder`, whose sentence says more.
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+            encoder = plugin.build(config)
         is_module = isinstance(encoder, torch.nn.Module)
         _require(is_module, "build(config) returns a torch.nn.Module", type(encoder).__name__)
         return encoder

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.signal import fftconvolve
 
+from bench.degrade.cells import VERSION
 from bench.errors import DataError
 from bench.store import Store, digest, read_array, read_frame, write_frame
 from bench.values import RATE_HZ, Floats, Ints, Progress, Split
@@ -25,6 +26,8 @@ MIN_FITTED = 16  # samples of a decay that a line is fitted to: fewer are an imp
 ABOVE_FLOOR = 3.0  # power ratio (5 dB) to the noise floor at which a decay ends
 FIT_START_DB = -5  # the fit begins where the decay has fallen this far, by ISO 3382-1
 HEADROOM_DB = 10  # between the end of the fit and the noise floor
+ONSET_SHARE = 0.1  # of the largest amplitude: -20 dB, where the direct sound begins
+ONSET_SAMPLES = 16  # from there to its peak: 1 ms
 DIRECT_AT = 40  # samples (2.5 ms) usable_rows before the direct sound: the rise of a band-limited impulse
 
 
@@ -87,7 +90,7 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
     Unusable responses are skipped, and listed in its `left_out`.
     Raises: DataError if none is usable.
     """
-    key = digest(FORMAT, name, source.digest())
+    key = digest(FORMAT, name, source.digest(), *(() if VERSION == "v1" else (VERSION,)))
 
     def build(folder: Path) -> None:
         rows: list[dict[str, object]] = []
@@ -128,19 +131,34 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
     return RoomBank(usable_rows, table[~usable][["name", "problem"]], read_array(folder / "samples.npy"), key)
 
 
-def align_direct_sound(wave_T: Floats) -> Floats:
-    """Return the response shifted so that its direct sound, the largest peak, is at DIRECT_AT.
+def align_direct_sound(wave_T: Floats, version: str = VERSION) -> Floats:
+    """Return the response with a peak of 1, shifted so that its direct sound is at DIRECT_AT.
 
-    Why: with a tolerance of 50 ms, a delay of 50 ms that is not removed would turn every hit into a miss.
+    Why: with a tolerance of 50 ms, a delay of 50 ms that is not removed would turn every hit into a miss. `version` is
+    that of the query set.
     Raises: DataError if it is silent.
     """
     if not np.any(wave_T):
         raise DataError("the impulse response is empty or silent")
-    peak = int(np.argmax(np.abs(wave_T)))
-    lead = np.zeros(max(0, DIRECT_AT - peak), dtype=np.float32)
-    aligned: Floats = np.concatenate([lead, wave_T[max(0, peak - DIRECT_AT) :]]).astype(np.float32)
-    aligned /= np.abs(wave_T[peak])
+    direct = find_direct_sound(wave_T, version)
+    lead = np.zeros(max(0, DIRECT_AT - direct), dtype=np.float32)
+    aligned: Floats = np.concatenate([lead, wave_T[max(0, direct - DIRECT_AT) :]]).astype(np.float32)
+    aligned /= np.abs(wave_T).max()
     return aligned
+
+
+def find_direct_sound(wave_T: Floats, version: str = VERSION) -> int:
+    """Return the sample of the direct sound.
+
+    In `v1` it is the largest peak, which in 7 of the 40 test rooms is a reflection, 3 to 17 ms later. In later versions
+    it is the first peak: the largest sample of the millisecond that follows the first one within 20 dB of the largest.
+    Source: ISO 3382-1 for the 20 dB.
+    """
+    level_T = np.abs(wave_T)
+    if version == "v1":
+        return int(np.argmax(level_T))
+    onset = int(np.argmax(level_T >= ONSET_SHARE * level_T.max()))
+    return onset + int(np.argmax(level_T[onset : onset + ONSET_SAMPLES]))
 
 
 def reverberate(

@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 
-from bench.degrade.room import DIRECT_AT, Response, ResponseSource, measure_t60
+from bench.degrade.room import DIRECT_AT, Response, ResponseSource, find_direct_sound, measure_t60
 from bench.errors import DataError
 from bench.testing._common import check_digest, check_wave, expect
 from bench.values import Split
@@ -40,7 +40,7 @@ def _check_response(response: Response, name: str) -> None:
     expect(response.name == name, "a response has the name that was asked for", response.name)
     expect(response.split in get_args(Split), f"a split is one of {get_args(Split)}", response.split)
     check_wave(response.wave_T, name)
-    peak = int(np.argmax(np.abs(response.wave_T)))
+    direct = find_direct_sound(response.wave_T)
     rule = f"the direct sound is at sample {DIRECT_AT}: use bench.degrade.room.align_direct_sound"
-    expect(peak == DIRECT_AT, rule, peak)
+    expect(direct == DIRECT_AT, rule, direct)
     measure_t60(response.wave_T)
