@@ -191,7 +191,7 @@ def test_best_trial_is_promoted_registered_and_tested_again_from_the_registry(sw
     assert float(shortest) == pytest.approx(1, abs=1e-5) == float(longest)
     assert not {"pkl", "pickle", "pt"} & set(suffixes.split(",")) and "safetensors" in suffixes
     version = MlflowClient(uri).get_model_version_by_alias("now-playing", "champion")
-    assert "## Tested" in version.description
+    assert "## Evaluation" in version.description
     done("run", "-m", "now-playing", "--preset", "tiny", "--task", "segments", "--store", str(store))
     promoted = done("sweep", "promote", folder.name.rpartition(".")[2], "--anyway", "--store", str(store))
     assert itself in promoted or "95 % interval" in promoted
