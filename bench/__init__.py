@@ -1,3 +1,3 @@
 """afp-bench: trains, evaluates and tracks audio-fingerprint models."""
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
