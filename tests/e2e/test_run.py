@@ -225,8 +225,8 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_traceback(finished: Path, tmp_pa
         (["--model", "now-playing", "--dataset", "folder", "--data-root", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--model", "./absent.py"], "absent.py"),
         (["--model", "now-playing", "--set", 'eval.indexes=["flconn"]'], "did you mean 'falconn'"),
-        (["--model", "now-playing", "--set", "eval.lengths_s=[0.5]"], "0.96"),
-        (["--model", "now-playing", "--checkpoint", "absent.safetensors"], "absent.safetensors"),
+        (["--model", "now-playing", "--dataset", "synth", "--set", "eval.lengths_s=[0.5]"], "0.96"),
+        (["--model", "now-playing", "--dataset", "synth", "--checkpoint", "absent.safetensors"], "absent.safetensors"),
         (["--model", "now-playing", "--config", "absent.toml"], "absent.toml"),
     ],
 )
@@ -338,7 +338,7 @@ def test_a_recording_is_identified_and_one_that_cannot_be_heard_is_named(finishe
     assert answered.returncode == 2 and "text.wav" in answered.stderr and "Traceback" not in answered.stderr
     best = json.loads(answered.stdout)[0]
     assert best["id"] == music.tracks["id"].iloc[track] and best["start_s"] == pytest.approx(1.0, abs=0.05)
-    assert "windows identified" in bench(*asked).stdout
+    assert "parts identified" in bench(*asked).stdout
     assert "acceptance thresholds" in bench("catalogue", "info", catalogue).stdout
     again = bench("catalogue", "build", catalogue, "--store", str(finished))
     assert again.returncode == 2 and "exists already" in again.stderr
