@@ -36,7 +36,8 @@ def render(alignment: Alignment) -> RenderableType:
     facts.add_row("bend", f"{1000 * alignment.bend_s:.1f} ms at most from a straight line")
     for jump in alignment.jumps:
         what = "lost" if jump.size_s < 0 else "has inserted"
-        facts.add_row("jump", f"{jump.size_s:+.4f} s at {jump.time0_s:.2f} s: the second channel {what} samples there")
+        where = f"{jump.size_s:+.4f} s near {jump.time0_s:.0f} s"
+        facts.add_row("jump", f"{where}: the second channel {what} samples there")
     if alignment.is_reversed:
         facts.add_row("polarity", "reversed between the channels")
     facts.add_row("confidence", f"{alignment.confidence:.2f}, from 0 (a guess) to 1")

@@ -67,7 +67,7 @@ UNSURE = 0.45  # the most confidence of an answer by fingerprints alone
 STEADY_JUMPS = 3  # as many small jumps one way are a drift
 EPSILON_S = 1e-4  # between two knots at a jump
 MAY_HOLD_S = WINDOW_S + SPACING_S  # of a segment at a jump, from its end on
-EDGE_S = 0.1  # doubted on either side of a jump beyond its likely moments
+EDGE_S = WINDOW_S / 2  # doubted on either side of a jump beyond its likely moments: a window there holds both lags
 
 
 @dataclass(frozen=True)
