@@ -79,7 +79,9 @@ def _find_repetitions(
     last_P = database.first_vector[row_P + 1] - num_segments
     true_P = np.minimum(true_P, last_P)
     # The first fingerprints differ almost always; the rest is compared where they do not.
-    same_P = (place_P <= last_P) & (database.vectors[place_P] == database.vectors[true_P]).all(axis=1)
+    # The true place is no repetition of itself: an interpolated time far from it stays wrong.
+    is_other_P = (place_P <= last_P) & (place_P != true_P)
+    same_P = is_other_P & (database.vectors[place_P] == database.vectors[true_P]).all(axis=1)
     for p in np.flatnonzero(same_P):
         one, other = (database.vectors[at : at + num_segments] for at in (place_P[p], true_P[p]))
         repeats_QR[query_P[p], rank_P[p]] = np.array_equal(one, other)
