@@ -43,7 +43,10 @@ def score_hits(
     error_QR = np.abs(found_start_QR - start_Q[:, None])
     hit_QR = track_hit_QR & (error_QR <= tolerance_samples)
     if num_segments is not None:
-        repeat_QR = _find_repetitions(place_QR, row_QR, track_hit_QR & ~hit_QR, database, start_Q, num_segments)
+        wrong_QR = track_hit_QR & ~hit_QR
+        repeat_QR = _find_repetitions(
+            place_QR, row_QR, wrong_QR, database, start_Q, num_segments, found_start_QR, tolerance_samples
+        )
         hit_QR |= repeat_QR
         error_QR = np.where(repeat_QR, 0, error_QR)
     near_QR = track_hit_QR & (error_QR <= tolerance_samples + database.hop_samples)
@@ -70,6 +73,8 @@ def _find_repetitions(
     database: Fingerprints,
     start_Q: Ints,
     num_segments: int,
+    found_start_QR: Ints,
+    tolerance_samples: int,
 ) -> npt.NDArray[np.bool_]:
     """Return which of the wrong places have the fingerprints of the true place, along the whole query."""
     repeats_QR = np.zeros(place_QR.shape, dtype=bool)
@@ -79,9 +84,10 @@ def _find_repetitions(
     last_P = database.first_vector[row_P + 1] - num_segments
     true_P = np.minimum(true_P, last_P)
     # The first fingerprints differ almost always; the rest is compared where they do not.
-    # The true place is no repetition of itself: an interpolated time far from it stays wrong.
-    is_other_P = (place_P <= last_P) & (place_P != true_P)
-    same_P = is_other_P & (database.vectors[place_P] == database.vectors[true_P]).all(axis=1)
+    # The time found, interpolated perhaps, must be as near to the repetition as it would have to be to the true start.
+    repeated_start_P = start_Q[query_P] + (place_P - true_P) * database.hop_samples
+    is_near_P = np.abs(found_start_QR[query_P, rank_P] - repeated_start_P) <= tolerance_samples
+    same_P = is_near_P & (place_P <= last_P) & (database.vectors[place_P] == database.vectors[true_P]).all(axis=1)
     for p in np.flatnonzero(same_P):
         one, other = (database.vectors[at : at + num_segments] for at in (place_P[p], true_P[p]))
         repeats_QR[query_P[p], rank_P[p]] = np.array_equal(one, other)

@@ -287,3 +287,18 @@ def test_order_of_queries_does_not_change_a_value(ranks: list[int]) -> None:
     found = values_of(ranks)
     assert found["segment_top1"] <= found["mrr"] <= found["recall@10"] + 1 / 11
     assert found["segment_top1"] <= found["recall@3"] <= found["recall@10"] <= found["audio_top1"]
+
+
+def test_a_place_is_no_repetition_of_itself_but_an_equal_one_elsewhere_is() -> None:
+    base = database()
+    vectors = np.random.default_rng(0).normal(size=base.vectors.shape).astype(np.float32)
+    vectors[40:42] = vectors[35:37]  # the second track repeats its fifth and sixth place at its tenth
+    looped = Fingerprints(vectors, base.tracks, base.first_vector, HOP, "key")
+
+    def hit(place: int, start: int) -> bool:
+        ranking = Ranking(np.array([[place]]), np.array([[0.5]], np.float32))
+        return bool(score_hits(ranking, looped, np.array([2]), np.array([start]), 100, 2)["hit"].iloc[0])
+
+    assert hit(35, 5 * HOP) and hit(40, 5 * HOP)
+    assert not hit(35, 5 * HOP + 101)  # the nearest place, at a time that is too far off
+    assert not hit(41, 5 * HOP)
