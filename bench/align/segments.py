@@ -1,7 +1,7 @@
-"""Which peaks of a pair's correlations belong to one clock, and where that clock jumps.
+"""Lags that a pair may have: chains of correlation peaks that one clock explains, with its jumps.
 
-A chain of peaks is found by dynamic programming: from window to window its lag changes no faster than a clock's, or it
-jumps, at a cost, as where a recorder lost or inserted samples. A chance peak has no neighbours on such a line.
+A chain is found by dynamic programming: from window to window its lag changes no faster than a clock's, or it jumps, at
+a cost, as where a recorder lost or inserted samples. Which of them are true is for `bench.align.evidence` to say.
 
 Shape legend: W windows, P peaks of a window, N = W x P peaks in all, K peaks of a segment.
 """
@@ -22,10 +22,6 @@ MOST_GAIN = 40.0  # of one peak: a loud moment does not outweigh all others
 JUMP_COST = 15.0
 LEAST_JUMP_S = 0.005  # what is smaller is the imprecision of a peak, or a drift
 PEAK_S = 0.0006  # imprecision of a peak of a narrow-band sound
-LEAST_GAIN = 12.0  # of a segment
-LONE_GAIN, LONE_RATIO = 12.0, 1.5  # of one within a window: its highest gain, and that height over the next peak's
-BESIDE_S = 0.005  # farther than this from the chain a peak says that the sound repeats itself
-BIN_S = 0.001
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,29 +32,22 @@ class Segment:
     lag_K: Seconds
     gain_K: npt.NDArray[np.float64]
 
-    repetition: float
-    """The gain of the best other lag as a share of this one's: near 1 where the sound repeats itself exactly."""
 
-    @property
-    def gain(self) -> float:
-        """Return the sum of the gains."""
-        return float(self.gain_K.sum())
+def find_segments(peaks: WindowPeaks, max_drift: float, chains: int = 1) -> list[Segment]:
+    """Return the segments of the best chains of peaks, each in order of time; none where no peak is high.
 
-
-def find_segments(peaks: WindowPeaks, max_drift: float) -> list[Segment]:
-    """Return the segments of the best chain of peaks, in order of time; none where the recordings share no sound.
-
-    `max_drift` is the largest change of the lag per second. Cost: N^2 comparisons, vectorised.
+    Each chain is found without the peaks of those before it. `max_drift` is the largest change of the lag per second.
+    Cost: N^2 comparisons for each chain, vectorised.
     """
     time_N = np.repeat(peaks.time0_W, peaks.lag_WP.shape[1])
     lag_N, height_N = peaks.lag_WP.reshape(-1), np.abs(peaks.height_WP.reshape(-1))
     gain_N = np.clip(height_N - CHANCE_HEIGHT, 0, MOST_GAIN)
-    chain = _best_chain(time_N, lag_N, gain_N, max_drift)
     segments = []
-    for part in _split_at_jumps(time_N, lag_N, chain, max_drift):
-        segment = Segment(time_N[part], lag_N[part], gain_N[part], _repetition(peaks, time_N[part], lag_N[part]))
-        if _is_believable(segment, peaks):
-            segments.append(segment)
+    for _ in range(chains):
+        chain = _best_chain(time_N, lag_N, gain_N, max_drift)
+        for part in _split_at_jumps(time_N, lag_N, chain, max_drift):
+            segments.append(Segment(time_N[part], lag_N[part], gain_N[part]))
+        gain_N[chain] = 0
     return segments
 
 
@@ -100,30 +89,3 @@ def _split_at_jumps(time_N: Seconds, lag_N: Seconds, chain: list[int], max_drift
         else:
             parts.append([following])
     return parts
-
-
-def _repetition(peaks: WindowPeaks, time_K: Seconds, lag_K: Seconds) -> float:
-    """Return the gain of the best constant shift of a segment's lags as a share of its own."""
-    window = np.searchsorted(peaks.time0_W, time_K)
-    beside_KP = peaks.lag_WP[window] - lag_K[:, None]
-    height_KP = np.abs(peaks.height_WP[window])
-    own = np.clip(height_KP.max(axis=1), CHANCE_HEIGHT, None).sum()
-    is_other = (np.abs(beside_KP) > BESIDE_S) & (height_KP > 0)
-    if not is_other.any() or len(time_K) < 2:
-        return 0.0
-    bins = np.rint(beside_KP[is_other] / BIN_S).astype(np.int64)
-    _, member = np.unique(bins, return_inverse=True)
-    sums = np.bincount(member, weights=height_KP[is_other])
-    return float(sums.max() / own)
-
-
-def _is_believable(segment: Segment, peaks: WindowPeaks) -> bool:
-    """Return whether a segment is more than chance: it has peaks of windows that do not overlap, or one high peak."""
-    if segment.time0_K[-1] - segment.time0_K[0] >= WINDOW_S:
-        return segment.gain >= LEAST_GAIN
-    highest = int(segment.gain_K.argmax())
-    window = np.searchsorted(peaks.time0_W, segment.time0_K[highest])
-    beside_P = np.abs(peaks.lag_WP[window] - segment.lag_K[highest]) > BESIDE_S
-    next_height = float(np.where(beside_P, np.abs(peaks.height_WP[window]), 0).max(initial=0.0))
-    gain = float(segment.gain_K[highest])
-    return gain >= LONE_GAIN and gain + CHANCE_HEIGHT >= LONE_RATIO * next_height

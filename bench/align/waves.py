@@ -19,7 +19,7 @@ from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.ndimage import uniform_filter1d
 
 from bench.align.baseline_grid import windows
-from bench.align.contract import Pair, Seconds
+from bench.align.contract import Seconds
 from bench.score.statistics import MAD_TO_DEVIATION
 from bench.values import RATE_HZ, Floats, Ints, Progress
 
@@ -146,7 +146,7 @@ class JumpTime:
     latest_s: float
 
 
-def find_jump(pair: Pair, first_s: float, last_s: float, lag0_s: float, lag1_s: float) -> JumpTime:
+def find_jump(one: Whitened, other: Whitened, first_s: float, last_s: float, lag0_s: float, lag1_s: float) -> JumpTime:
     """Return the last moment of channel 0 with the first of two lags.
 
     Looked for between two times, at each of which one of the lags is known to hold. Where channel 1 lost samples, the
@@ -155,7 +155,6 @@ def find_jump(pair: Pair, first_s: float, last_s: float, lag0_s: float, lag1_s: 
     start, count = round(first_s * RATE_HZ), max(1, round((last_s - first_s) * RATE_HZ))
     lost = max(0, round((lag0_s - lag1_s) * RATE_HZ))
     fft_samples = next_fast_len(count, real=True)
-    one, other = whiten(pair.wave0_T), whiten(pair.wave1_T)
     wave_F = one.spectrum(start, count, fft_samples)
     before_T, after_T = (
         _sum_agreement(wave_F, other, start + round(lag_s * RATE_HZ), count, fft_samples) for lag_s in (lag0_s, lag1_s)

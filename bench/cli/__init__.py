@@ -18,6 +18,7 @@ from bench.cli import (
     doctor,
     identify,
     plugins,
+    reliability,
     renamed,
     reproduce,
     results,
@@ -45,6 +46,7 @@ app.command("report")(results.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("identify")(identify.identify)
 app.command("align")(align.align)
+app.command("reliability")(reliability.reliability)
 app.command("ui")(tracking.ui)
 app.command("sync")(tracking.sync)
 app.command("doctor")(doctor.doctor)

@@ -38,7 +38,7 @@ LAYERS = (
     {"results"},
     {"logbook", "runs"},
     {"run"},
-    {"align_pair", "catalogue", "speed", "reproduce", "doctor", "testing"},
+    {"align_pair", "catalogue", "speed", "reliability", "reproduce", "doctor", "testing"},
     {"cli"},
     {"__main__"},
 )

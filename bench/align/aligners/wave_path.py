@@ -1,24 +1,24 @@
 """The aligner of `bench align`: lags from the waves over the whole overlap, with jumps; fingerprints where waves fail.
 
-1. Windows of the shorter recording are correlated with the whole other one, at every lag (`bench.align.waves`). A chain
-   of their peaks on a clock's line is more than chance (`bench.align.segments`), and may jump where a recorder lost or
-   inserted samples.
-2. Windows every two seconds are correlated near that chain, so that a jump between two windows is seen.
-3. Each segment is refined to a fraction of a sample (`bench.align.refine`), and each jump is placed.
+1. Windows of the shorter recording are correlated with the whole other one, at every lag, and then more densely near
+   the best chain of their peaks (`bench.align.waves`). Chains of peaks on a clock's line are candidates
+   (`bench.align.segments`).
+2. Each second is compared at the lag of each candidate, and a clock that rarely jumps decides which one it has
+   (`bench.align.evidence`). The confidence is the probability of that.
+3. Each stretch of one candidate is refined to a fraction of a sample (`bench.align.refine`), and each jump between two
+   is placed (`bench.align.stretches`).
 4. Where the waves say nothing at all, `fingerprint-path` answers, at a confidence below one half: its lags may be off
    by a hop.
 
 The recordings are put in one order first, so that the answer does not depend on which of them is named first.
+docs/metrics-alignment.md has the measured reliability.
 
-The confidence is that of the segment (the gain of its chain, less where the sound repeats itself) at moments whose own
-peak lies on the curve, and between them; it falls within seconds where no peak does. docs/metrics-alignment.md has the
-measured reliability.
-
-Shape legend: K knots, W windows.
+Shape legend: K knots, C candidates, W windows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -26,21 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.align.aligners import fingerprint_path
-from bench.align.contract import SPACING_S, Jump, Pair, PairEmbedder, Seconds, TimeMap
+from bench.align.contract import SPACING_S, Pair, PairEmbedder, Seconds, TimeMap
+from bench.align.evidence import measure_heights, rate_against_rivals, weigh
 from bench.align.refine import correlate_along, interpolate_peak
-from bench.align.segments import Segment, find_segments
+from bench.align.segments import LEAST_JUMP_S, Segment, find_segments
 from bench.align.smooth import smooth
-from bench.align.waves import (
-    WINDOW_S,
-    JumpTime,
-    Whitened,
-    WindowPeaks,
-    find_jump,
-    search_everywhere,
-    search_near,
-    spread_windows,
-    whiten,
-)
+from bench.align.stretches import Stretch, find_runs, join, keep_in_order
+from bench.align.waves import Whitened, WindowPeaks, search_everywhere, search_near, spread_windows, whiten
 from bench.settings import require
 from bench.values import RATE_HZ, Ints, Progress
 
@@ -52,22 +44,19 @@ NEEDS_ENCODER = True
 ANCHORS = 48  # most windows that are searched at every lag
 ANCHOR_SPACING_S = 4.0
 SPACING_NEAR_S = 2.0
-REACH_S = 0.5  # searched around the lags of the chain
+REACH_S = 0.5  # searched around the lags of the best chain
+CHAINS = 3  # of peaks, whose segments are candidates
+MOST_CANDIDATES = 12
+LEAST_SPAN_S = 20.0  # of a candidate whose drift is known beyond its peaks
+LIKELY = 0.5  # probability from which on a candidate's lag is the answer
+STEADY_JUMPS = 3  # as many small jumps one way are a drift
 PASSES_S = ((0.004, 0.001), (0.0015, 0.0))  # reach and blur of each pass of the refinement
 FINE_WINDOW_S = 4.0
+LEAST_HEIGHT = 4.0  # of a second whose lag counts in the curve before the refinement,
+LEAST_WEIGHT = 0.01  # and the weight of the others
 STANDS_OUT = 5.5  # deviations from which on a peak is not chance, within the reach of the last pass
 MOST_HEIGHT = 30.0
-AGREES_S = 0.001
-EVIDENCE = 8.0  # gain at which the confidence of a segment is 1 - 1/e
-REPEATS_FROM, REPEATS_AT = 0.6, 0.85  # repetition between which the confidence falls to 0
-HOLDS_S, FADES_S = 3.0, 3.0  # how long a lag is believed beyond its last peak, and how fast belief then falls
-FADED_S = 15.0  # beyond which it is 0
-BRIDGE_S = 60.0  # silence between two peaks of one clock over which its lag is believed
 UNSURE = 0.45  # the most confidence of an answer by fingerprints alone
-STEADY_JUMPS = 3  # as many small jumps one way are a drift
-EPSILON_S = 1e-4  # between two knots at a jump
-MAY_HOLD_S = WINDOW_S + SPACING_S  # of a segment at a jump, from its end on
-EDGE_S = WINDOW_S / 2  # doubted on either side of a jump beyond its likely moments: a window there holds both lags
 
 
 @dataclass(frozen=True)
@@ -106,19 +95,20 @@ class WavePath:
 
     def _align(self, pair: Pair, embedder: PairEmbedder, progress: Progress) -> TimeMap:
         one, other = whiten(pair.wave0_T), whiten(pair.wave1_T)
-        segments = self._find_segments(pair, one, other, progress)
-        if not segments or _is_too_fast(segments, self._max_drift):
+        candidates = self._find_candidates(pair, one, other, progress)
+        stretches = self._choose(pair, one, other, candidates) if candidates else []
+        if not stretches or _is_too_fast(stretches, self._max_drift):
             return _without_waves(pair, embedder, progress)
-        pair, polarity = _with_polarity(pair, segments)
-        parts = [self._refine(pair, segment) for segment in segments]
-        return _join(pair, parts, polarity)
+        pair, polarity = _with_polarity(pair, stretches)
+        parts = [self._refine(pair, stretch) for stretch in stretches]
+        return join(one, other, parts, polarity)
 
     @property
     def _max_drift(self) -> float:
         return 1e-6 * self.config.max_drift_ppm
 
-    def _find_segments(self, pair: Pair, one: Whitened, other: Whitened, progress: Progress) -> list[Segment]:
-        """Return the segments, from windows at every lag and then from windows near those lags."""
+    def _find_candidates(self, pair: Pair, one: Whitened, other: Whitened, progress: Progress) -> list[Segment]:
+        """Return lags that the pair may have: of windows at every lag, and of windows near the best of those."""
         spacing_s = max(ANCHOR_SPACING_S, len(pair.wave0_T) / RATE_HZ / ANCHORS)
         anchors = search_everywhere(one, other, spread_windows(len(pair.wave0_T), spacing_s), progress)
         coarse = find_segments(anchors, self._max_drift)
@@ -126,27 +116,51 @@ class WavePath:
             return []
         centre_W = spread_windows(len(pair.wave0_T), SPACING_NEAR_S)
         near = search_near(one, other, centre_W, _candidates(coarse, centre_W), round(REACH_S * RATE_HZ), progress)
-        return find_segments(_both(anchors, near), self._max_drift)
+        found = find_segments(_both(anchors, near), self._max_drift, CHAINS)
+        distinct: list[Segment] = []
+        for segment in sorted(found, key=lambda segment: -segment.gain_K.sum()):
+            beside_s = [np.median(np.abs(self._extend(each, segment.time0_K) - segment.lag_K)) for each in distinct]
+            if min(beside_s, default=np.inf) > LEAST_JUMP_S:
+                distinct.append(segment)
+        return distinct[:MOST_CANDIDATES]
 
-    def _refine(self, pair: Pair, segment: Segment) -> _Part:
-        """Return the curve of a segment at whole seconds, and its confidence."""
-        first_s, last_s = segment.time0_K[0] - WINDOW_S / 2, segment.time0_K[-1] + WINDOW_S / 2
-        knot_K = np.arange(max(0.0, np.floor(first_s)), min(last_s, pair.durations_s[0]) + SPACING_S, SPACING_S)
-        weight_K, lag_K = np.zeros(len(knot_K)), np.interp(knot_K, segment.time0_K, segment.lag_K)
-        nearest = np.abs(knot_K - segment.time0_K[:, None]).argmin(axis=1)
-        np.maximum.at(weight_K, nearest, segment.gain_K)
-        lag_K[nearest] = segment.lag_K
-        curve_K = self._smooth(lag_K, weight_K)
-        agrees_K = np.zeros(len(knot_K), dtype=bool)
+    def _choose(self, pair: Pair, one: Whitened, other: Whitened, candidates: Sequence[Segment]) -> list[Stretch]:
+        """Return the stretches in which a candidate's lag is likelier than not, in order of time."""
+        time0_K = np.arange(0.0, pair.durations_s[0] + SPACING_S, SPACING_S)
+        lag_KC = np.stack([self._extend(candidate, time0_K) for candidate in candidates], axis=1)
+        height_KC = measure_heights(one, other, time0_K, lag_KC)
+        probability_KC = weigh(height_KC)
+        chosen_K = np.where(probability_KC.max(axis=1) > LIKELY, probability_KC.argmax(axis=1), -1)
+        stretches: list[Stretch] = []
+        for c, first, last in find_runs(chosen_K):
+            knots = slice(first, last + 1)
+            found_K = probability_KC[knots, c]
+            bridged_K = np.minimum(np.maximum.accumulate(found_K), np.maximum.accumulate(found_K[::-1])[::-1])
+            bridged_K *= rate_against_rivals(height_KC[knots], c)
+            height_K = np.nan_to_num(height_KC[knots, c])
+            stretches.append(Stretch(time0_K[knots], lag_KC[knots, c], bridged_K, height_K))
+        return keep_in_order(stretches)
+
+    def _extend(self, candidate: Segment, time0_K: Seconds) -> Seconds:
+        """Return the lag of a candidate at all knots: beyond its peaks on a line, or the same where that is unsure."""
+        time_K, lag_K = candidate.time0_K, candidate.lag_K
+        if time_K[-1] - time_K[0] < LEAST_SPAN_S:
+            return np.interp(time0_K, time_K, lag_K)
+        slope, _intercept = np.polyfit(time_K, lag_K, 1)
+        slope = float(np.clip(slope, -self._max_drift, self._max_drift))
+        return slope * time0_K + np.interp(time0_K, time_K, lag_K - slope * time_K)
+
+    def _refine(self, pair: Pair, part: Stretch) -> Stretch:
+        """Return a stretch with its lags to a part of a sample."""
+        curve_K = self._smooth(part.lag_K, np.maximum(part.height_K - LEAST_HEIGHT, 0) + LEAST_WEIGHT)
         for reach_s, blur_s in PASSES_S:
-            correlogram = correlate_along(pair, knot_K, curve_K, reach_s, FINE_WINDOW_S, blur_s)
+            correlogram = correlate_along(pair, part.time0_K, curve_K, reach_s, FINE_WINDOW_S, blur_s)
             beside_K, height_K = interpolate_peak(correlogram, correlogram.height_KL.argmax(axis=1))
             stands_out_K = height_K > STANDS_OUT
             weight_K = np.where(stands_out_K, np.minimum(height_K - STANDS_OUT + 0.5, MOST_HEIGHT) ** 2, 0.0)
             if stands_out_K.any():
-                previous_K, curve_K = curve_K, self._smooth(curve_K + beside_K, weight_K)
-                agrees_K = stands_out_K & (np.abs(previous_K + beside_K - curve_K) <= AGREES_S)
-        return _Part(knot_K, curve_K, _confidence(segment, knot_K, agrees_K))
+                curve_K = self._smooth(curve_K + beside_K, weight_K)
+        return replace(part, lag_K=curve_K)
 
     def _smooth(self, lag_K: Seconds, weight_K: npt.NDArray[np.float64]) -> Seconds:
         """Return a smooth curve, a line of at most the largest drift where a bend cannot be told."""
@@ -156,15 +170,6 @@ class WavePath:
             return curve_K
         # Beyond its measured moments the curve keeps its lag: a slope from few peaks would be extended.
         return np.interp(np.arange(len(curve_K)), np.arange(known[0], known[-1] + 1), curve_K[known[0] : known[-1] + 1])
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """A refined segment: times in channel 0, lags and confidences (K,)."""
-
-    knot_K: Seconds
-    lag_K: Seconds
-    confidence_K: npt.NDArray[np.float64]
 
 
 def _is_swapped(pair: Pair) -> bool:
@@ -199,7 +204,7 @@ def _both(anchors: WindowPeaks, near: WindowPeaks) -> WindowPeaks:
     return WindowPeaks(time_W[order], lag_WP, height_WP)
 
 
-def _is_too_fast(segments: list[Segment], max_drift: float) -> bool:
+def _is_too_fast(segments: list[Stretch], max_drift: float) -> bool:
     """Return whether many small jumps one way are a drift faster than a clock's."""
     changes = np.array([other.lag_K[0] - one.lag_K[-1] for one, other in pairwise(segments)])
     if len(changes) < STEADY_JUMPS:
@@ -210,7 +215,7 @@ def _is_too_fast(segments: list[Segment], max_drift: float) -> bool:
     return abs(slope) > max_drift and off_s < float(np.median(np.abs(changes)))
 
 
-def _with_polarity(pair: Pair, segments: list[Segment]) -> tuple[Pair, int]:
+def _with_polarity(pair: Pair, segments: list[Stretch]) -> tuple[Pair, int]:
     """Return the pair with channel 1 in the polarity of channel 0, and that polarity: 1, or -1 where it is reversed.
 
     A narrow-band peak may have either sign, so that both polarities are tried along the whole chain.
@@ -221,66 +226,6 @@ def _with_polarity(pair: Pair, segments: list[Segment]) -> tuple[Pair, int]:
     if correlogram.height_KL.max(axis=1).sum() >= -correlogram.height_KL.min(axis=1).sum():
         return pair, 1
     return replace(pair, wave1_T=-pair.wave1_T), -1
-
-
-def _confidence(segment: Segment, knot_K: Seconds, agrees_K: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return the confidence (K,) of a segment: high at and between agreeing peaks, falling away from them."""
-    if not agrees_K.any():
-        return np.zeros(len(knot_K))
-    sure = 1 - np.exp(-segment.gain / EVIDENCE)
-    sure *= float(np.clip((REPEATS_AT - segment.repetition) / (REPEATS_AT - REPEATS_FROM), 0, 1))
-    peak_K = knot_K[agrees_K]
-    after = np.searchsorted(peak_K, knot_K).clip(0, len(peak_K) - 1)
-    before = (np.searchsorted(peak_K, knot_K, side="right") - 1).clip(0)
-    away_K = np.minimum(np.abs(knot_K - peak_K[after]), np.abs(knot_K - peak_K[before]))
-    is_between_K = (knot_K >= peak_K[0]) & (knot_K <= peak_K[-1]) & (peak_K[after] - peak_K[before] <= BRIDGE_S)
-    fading_K = np.exp(-np.maximum(0, away_K - HOLDS_S) / FADES_S)
-    confidence_K: npt.NDArray[np.float64] = sure * np.where(is_between_K, 1.0, fading_K)
-    return confidence_K
-
-
-def _join(pair: Pair, parts: list[_Part], polarity: int) -> TimeMap:
-    """Return the map of all segments, with a jump from each to the next."""
-    joined, jumps = parts[0], []
-    for part in parts[1:]:
-        lag0_s, lag1_s = float(joined.lag_K[-1]), float(part.lag_K[0])
-        # The outermost windows of both segments may hold the jump themselves.
-        first_s = min(joined.knot_K[-1] - MAY_HOLD_S, part.knot_K[0])
-        last_s = max(part.knot_K[0] + MAY_HOLD_S, joined.knot_K[-1])
-        jump = find_jump(pair, first_s, last_s, lag0_s, lag1_s)
-        jumps.append(Jump(jump.time0_s, lag1_s - lag0_s))
-        joined = _join_two(joined, part, jump)
-    joined = _fade_out(joined)
-    time1_K = joined.knot_K + joined.lag_K
-    return TimeMap.of_knots(joined.knot_K, time1_K, joined.confidence_K, tuple(jumps), polarity)
-
-
-def _fade_out(part: _Part) -> _Part:
-    """Return a segment that keeps its lag beyond both ends, with a confidence that falls to 0."""
-    away_F = np.arange(SPACING_S, FADED_S + SPACING_S, SPACING_S)
-    fading_F = np.exp(-away_F / FADES_S) * (away_F < FADED_S)
-    first, last = part.confidence_K[0] * fading_F[::-1], part.confidence_K[-1] * fading_F
-    return _Part(
-        np.concatenate([part.knot_K[0] - away_F[::-1], part.knot_K, part.knot_K[-1] + away_F]),
-        np.pad(part.lag_K, len(away_F), mode="edge"),
-        np.concatenate([first, part.confidence_K, last]),
-    )
-
-
-def _join_two(one: _Part, other: _Part, jump: JumpTime) -> _Part:
-    """Return both segments as one, with no confidence in the moments at which the jump may be."""
-    lag0_s, lag1_s = one.lag_K[-1], other.lag_K[0]
-    resumes_s = jump.time0_s + max(EPSILON_S, lag0_s - lag1_s)
-    sure_s = resumes_s + jump.latest_s - jump.time0_s + EDGE_S
-    doubt_s = jump.earliest_s - EDGE_S
-    before, after = one.knot_K < doubt_s - EPSILON_S, other.knot_K > sure_s + EPSILON_S
-    sure0, sure1 = float(one.confidence_K[-1]), float(other.confidence_K[0])
-    edge = [doubt_s - EPSILON_S, doubt_s, jump.time0_s, resumes_s, sure_s, sure_s + EPSILON_S]
-    return _Part(
-        np.concatenate([one.knot_K[before], edge, other.knot_K[after]]),
-        np.concatenate([one.lag_K[before], [lag0_s] * 3, [lag1_s] * 3, other.lag_K[after]]),
-        np.concatenate([one.confidence_K[before], [sure0, 0, 0, 0, 0, sure1], other.confidence_K[after]]),
-    )
 
 
 def _without_waves(pair: Pair, embedder: PairEmbedder, progress: Progress) -> TimeMap:

@@ -1,0 +1,101 @@
+"""Which of a few lags each second of a pair has, and how surely: a hidden Markov model of a recorder's clock.
+
+Each second is compared with channel 1 at every candidate lag, by the height of the correlation there. How much a height
+speaks for or against a lag was measured on pairs with a known truth; one loud second counts no more than a few clear
+ones, since an animal may repeat a call exactly. A clock keeps its lag, rarely jumps to another, and may lose it (no
+state: silence, or sound of one recorder only). The confidence is the probability of the lag given the whole recording.
+Source: Rabiner, A tutorial on hidden Markov models, 1989, section III.A (forwards and backwards).
+
+Shape legend: K knots, one every second, C candidates, S = C + 1 states (the last has no lag), L lags.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.fft import irfft, next_fast_len
+
+from bench.align.contract import SPACING_S, Seconds
+from bench.align.waves import TINY, Whitened
+from bench.score.statistics import MAD_TO_DEVIATION
+from bench.values import RATE_HZ
+
+Values = npt.NDArray[np.float64]
+
+BLOCK = round(SPACING_S * RATE_HZ)
+AROUND = RATE_HZ // 4  # samples on either side of a lag, from which the deviation is measured
+TOLERANCE = RATE_HZ * 3 // 2000  # samples by which a candidate's lag may be off: 1.5 ms
+
+# Log odds that a second shares its sound at a lag, by the height there in deviations: 2,457 seconds at the true lag and
+# 10,684 at lags that had a chance peak elsewhere in the pair (docs/experiments.md).
+HEIGHTS = (2.0, 3.5, 4.5, 5.5, 6.5, 8.0, 10.0, 50.0)
+LOG_ODDS = (-1.9, -0.9, 0.3, 1.4, 2.5, 3.5, 4.5, 5.5)
+
+JUMPS = -9.0  # log probability in each second that the clock jumps to another candidate's lag,
+LOSES = -5.0  # that it loses its lag
+FINDS = -6.0  # and that it finds one, or has it at the start
+RIVAL = 2.0  # log odds by which a lag must beat any other one that it could be confused with
+SHARED = 0.5  # of a stretch that a rival must be able to explain
+
+
+def measure_heights(one: Whitened, other: Whitened, knot_K: Seconds, lag_KC: Seconds) -> Values:
+    """Return the height (K, C) of the correlation of the second around each knot, at the lags of each candidate.
+
+    In deviations of the correlation around that lag; NaN where a second says nothing: it is silent in a recording, or
+    lies outside the other one. Cost: an FFT of 1.5 s for each.
+    """
+    fft_samples = next_fast_len(BLOCK + 2 * AROUND, real=True)
+    height_KC = np.full(lag_KC.shape, np.nan)
+    for k, knot_s in enumerate(knot_K):
+        start = max(0, min(round(knot_s * RATE_HZ) - BLOCK // 2, len(one.wave_T) - BLOCK))
+        spectrum_F = one.spectrum(start, BLOCK, fft_samples).conj()
+        for c, lag_s in enumerate(lag_KC[k]):
+            partner = start + round(lag_s * RATE_HZ)
+            if partner + BLOCK // 2 < 0 or partner + BLOCK // 2 >= len(other.wave_T):
+                continue
+            near_F = other.spectrum(partner - AROUND, BLOCK + 2 * AROUND, fft_samples)
+            correlation_L = np.abs(irfft(spectrum_F * near_F, fft_samples)[: 2 * AROUND + 1])
+            deviation = MAD_TO_DEVIATION * float(np.median(correlation_L))
+            if deviation > TINY:
+                height_KC[k, c] = correlation_L[AROUND - TOLERANCE : AROUND + TOLERANCE + 1].max() / deviation
+    return height_KC
+
+
+def weigh(height_KC: Values) -> Values:
+    """Return the probability (K, C) of each candidate at each knot, given all heights. Cost: K C^2."""
+    num_knots, num_candidates = height_KC.shape
+    odds_KS = np.zeros((num_knots, num_candidates + 1))
+    odds_KS[:, :-1] = np.nan_to_num(_log_odds(height_KC))
+    change_SS = np.full((num_candidates + 1, num_candidates + 1), JUMPS)
+    change_SS[-1], change_SS[:, -1] = FINDS, LOSES
+    np.fill_diagonal(change_SS, 0)
+    start_S = np.append(np.full(num_candidates, FINDS), 0.0)
+    forwards_KS, backwards_KS = odds_KS.copy(), np.zeros_like(odds_KS)
+    forwards_KS[0] += start_S
+    for k in range(1, num_knots):
+        forwards_KS[k] += np.logaddexp.reduce(forwards_KS[k - 1][:, None] + change_SS, axis=0)
+    for k in range(num_knots - 2, -1, -1):
+        backwards_KS[k] = np.logaddexp.reduce(change_SS + odds_KS[k + 1] + backwards_KS[k + 1], axis=1)
+    both_KS = forwards_KS + backwards_KS
+    probability_KS = np.exp(both_KS - np.logaddexp.reduce(both_KS, axis=1, keepdims=True))
+    probability_KC: Values = probability_KS[:, :-1]
+    return probability_KC
+
+
+def rate_against_rivals(height_KC: Values, chosen: int) -> float:
+    """Return the probability that a candidate is the lag of a stretch (K knots) rather than any other candidate.
+
+    Only seconds count in which both could match: sound that repeats itself, such as a loop or a tone, matches at many
+    lags, and the one with the longest overlap is no likelier than the others.
+    """
+    odds_KC = _log_odds(height_KC)
+    lead_KC = odds_KC[:, [chosen]] - odds_KC
+    is_rival_C = np.isfinite(lead_KC).mean(axis=0) >= SHARED
+    is_rival_C[chosen] = False
+    lead = np.nansum(lead_KC, axis=0)[is_rival_C].min(initial=np.inf)
+    return float(1 / (1 + np.exp(RIVAL - lead)))
+
+
+def _log_odds(height_KC: Values) -> Values:
+    odds_KC: Values = np.interp(height_KC, HEIGHTS, LOG_ODDS)
+    return odds_KC
