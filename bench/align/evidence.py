@@ -18,13 +18,15 @@ from scipy.fft import irfft, next_fast_len
 from bench.align.contract import SPACING_S, Seconds
 from bench.align.waves import TINY, Whitened
 from bench.score.statistics import MAD_TO_DEVIATION
-from bench.values import RATE_HZ
+from bench.values import RATE_HZ, Floats
 
 Values = npt.NDArray[np.float64]
 
 BLOCK = round(SPACING_S * RATE_HZ)
 AROUND = RATE_HZ // 4  # samples on either side of a lag, from which the deviation is measured
 TOLERANCE = RATE_HZ * 3 // 2000  # samples by which a candidate's lag may be off: 1.5 ms
+TONAL_FROM = 8.0  # height, higher than chance peaks beside it, from which on a second may be too tonal to tell its lag:
+TONAL = 0.9  # another peak around it has this share of its height
 
 # Log odds that a second shares its sound at a lag, by the height there in deviations: 2,457 seconds at the true lag and
 # 10,684 at lags that had a chance peak elsewhere in the pair (docs/experiments.md).
@@ -41,8 +43,8 @@ SHARED = 0.5  # of a stretch that a rival must be able to explain
 def measure_heights(one: Whitened, other: Whitened, knot_K: Seconds, lag_KC: Seconds) -> Values:
     """Return the height (K, C) of the correlation of the second around each knot, at the lags of each candidate.
 
-    In deviations of the correlation around that lag; NaN where a second says nothing: it is silent in a recording, or
-    lies outside the other one. Cost: an FFT of 1.5 s for each.
+    In deviations of the correlation around that lag; NaN where a second says nothing: it is silent in a recording, lies
+    outside the other one, or is as high at other lags around, as a buzz is. Cost: an FFT of 1.5 s for each.
     """
     fft_samples = next_fast_len(BLOCK + 2 * AROUND, real=True)
     height_KC = np.full(lag_KC.shape, np.nan)
@@ -51,14 +53,22 @@ def measure_heights(one: Whitened, other: Whitened, knot_K: Seconds, lag_KC: Sec
         spectrum_F = one.spectrum(start, BLOCK, fft_samples).conj()
         for c, lag_s in enumerate(lag_KC[k]):
             partner = start + round(lag_s * RATE_HZ)
-            if partner + BLOCK // 2 < 0 or partner + BLOCK // 2 >= len(other.wave_T):
-                continue
-            near_F = other.spectrum(partner - AROUND, BLOCK + 2 * AROUND, fft_samples)
-            correlation_L = np.abs(irfft(spectrum_F * near_F, fft_samples)[: 2 * AROUND + 1])
-            deviation = MAD_TO_DEVIATION * float(np.median(correlation_L))
-            if deviation > TINY:
-                height_KC[k, c] = correlation_L[AROUND - TOLERANCE : AROUND + TOLERANCE + 1].max() / deviation
+            if -BLOCK // 2 <= partner < len(other.wave_T) - BLOCK // 2:
+                near_F = other.spectrum(partner - AROUND, BLOCK + 2 * AROUND, fft_samples)
+                height_KC[k, c] = _height(np.abs(irfft(spectrum_F * near_F, fft_samples)[: 2 * AROUND + 1]))
     return height_KC
+
+
+def _height(correlation_L: Floats) -> float:
+    """Return the height of the middle of a correlation, in its deviations; NaN if it says nothing."""
+    deviation = MAD_TO_DEVIATION * float(np.median(correlation_L))
+    near = slice(AROUND - TOLERANCE, AROUND + TOLERANCE + 1)
+    height = float(correlation_L[near].max())
+    if deviation <= TINY:
+        return np.nan
+    aside_L = np.abs(np.arange(-AROUND, AROUND + 1)) > 3 * TOLERANCE
+    is_tonal = height > TONAL_FROM * deviation and float(correlation_L[aside_L].max()) > TONAL * height
+    return np.nan if is_tonal else height / deviation
 
 
 def weigh(height_KC: Values) -> Values:

@@ -49,7 +49,7 @@ CHAINS = 3  # of peaks, whose segments are candidates
 MOST_CANDIDATES = 12
 LEAST_SPAN_S = 20.0  # of a candidate whose drift is known beyond its peaks
 LIKELY = 0.5  # probability from which on a candidate's lag is the answer
-STEADY_JUMPS = 3  # as many small jumps one way are a drift
+STEADY_JUMPS, STEADY_SHARE = 3, 0.5  # from that many jumps on, mostly one way, they may be a drift
 PASSES_S = ((0.004, 0.001), (0.0015, 0.0))  # reach and blur of each pass of the refinement
 FINE_WINDOW_S = 4.0
 LEAST_HEIGHT = 4.0  # of a second whose lag counts in the curve before the refinement,
@@ -97,11 +97,13 @@ class WavePath:
         one, other = whiten(pair.wave0_T), whiten(pair.wave1_T)
         candidates = self._find_candidates(pair, one, other, progress)
         stretches = self._choose(pair, one, other, candidates) if candidates else []
-        if not stretches or _is_too_fast(stretches, self._max_drift):
+        if not stretches:
             return _without_waves(pair, embedder, progress)
         pair, polarity = _with_polarity(pair, stretches)
-        parts = [self._refine(pair, stretch) for stretch in stretches]
-        return join(one, other, parts, polarity)
+        refined = [self._refine(pair, stretch) for stretch in stretches]
+        if _is_too_fast(refined, self._max_drift):
+            return _without_waves(pair, embedder, progress)
+        return join(one, other, refined, polarity)
 
     @property
     def _max_drift(self) -> float:
@@ -137,6 +139,11 @@ class WavePath:
             found_K = probability_KC[knots, c]
             bridged_K = np.minimum(np.maximum.accumulate(found_K), np.maximum.accumulate(found_K[::-1])[::-1])
             bridged_K *= rate_against_rivals(height_KC[knots], c)
+            # The sound in common may end in the middle of an outermost second, unless a recording ends there.
+            time1_K = time0_K + lag_KC[:, c]
+            is_inside_K = (time0_K < pair.durations_s[0]) & (time1_K > 0) & (time1_K < pair.durations_s[1])
+            bridged_K[0] *= first == 0 or not is_inside_K[first - 1]
+            bridged_K[-1] *= last + 1 == len(time0_K) or not is_inside_K[last + 1]
             height_K = np.nan_to_num(height_KC[knots, c])
             stretches.append(Stretch(time0_K[knots], lag_KC[knots, c], bridged_K, height_K))
         return keep_in_order(stretches)
@@ -204,15 +211,15 @@ def _both(anchors: WindowPeaks, near: WindowPeaks) -> WindowPeaks:
     return WindowPeaks(time_W[order], lag_WP, height_WP)
 
 
-def _is_too_fast(segments: list[Stretch], max_drift: float) -> bool:
-    """Return whether many small jumps one way are a drift faster than a clock's."""
-    changes = np.array([other.lag_K[0] - one.lag_K[-1] for one, other in pairwise(segments)])
-    if len(changes) < STEADY_JUMPS:
+def _is_too_fast(stretches: list[Stretch], max_drift: float) -> bool:
+    """Return whether jumps one way belong to a drift faster than a clock's: the lag moves that way between them too."""
+    jumped_s = np.array([other.lag_K[0] - one.lag_K[-1] for one, other in pairwise(stretches)])
+    if len(jumped_s) < STEADY_JUMPS:
         return False
-    time_K, lag_K = (np.concatenate([getattr(s, n) for s in segments]) for n in ("time0_K", "lag_K"))
-    slope, intercept = np.polyfit(time_K, lag_K, 1)
-    off_s = float(np.median(np.abs(lag_K - slope * time_K - intercept)))
-    return abs(slope) > max_drift and off_s < float(np.median(np.abs(changes)))
+    drifted_s = sum(float(each.lag_K[-1] - each.lag_K[0]) for each in stretches)
+    lasted_s = sum(float(each.time0_K[-1] - each.time0_K[0]) for each in stretches)
+    is_one_way = abs(jumped_s.sum()) > STEADY_SHARE * np.abs(jumped_s).sum()
+    return is_one_way and drifted_s * jumped_s.sum() > 0 and abs(drifted_s) > STEADY_SHARE * max_drift * lasted_s
 
 
 def _with_polarity(pair: Pair, segments: list[Stretch]) -> tuple[Pair, int]:
