@@ -11,6 +11,8 @@ Shape legend: K knots, one every second, C candidates, S = C + 1 states (the las
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy.fft import irfft, next_fast_len
@@ -40,7 +42,23 @@ RIVAL = 2.0  # log odds by which a lag must beat any other one that it could be 
 SHARED = 0.5  # of a stretch that a rival must be able to explain
 
 
-def measure_heights(one: Whitened, other: Whitened, knot_K: Seconds, lag_KC: Seconds) -> Values:
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The lags of each candidate at each knot, the heights of the correlation there, and the probabilities, (K, C)."""
+
+    time0_K: Seconds
+    lag_KC: Seconds
+    height_KC: Values
+    probability_KC: Values
+
+
+def gather_evidence(one: Whitened, other: Whitened, time0_K: Seconds, lag_KC: Seconds) -> Evidence:
+    """Return the evidence for candidates whose lags (K, C) at some knots are given."""
+    height_KC = measure_heights(one, other, time0_K, lag_KC)
+    return Evidence(time0_K, lag_KC, height_KC, weigh(height_KC))
+
+
+def measure_heights(one: Whitened, other: Whitened, time0_K: Seconds, lag_KC: Seconds) -> Values:
     """Return the height (K, C) of the correlation of the second around each knot, at the lags of each candidate.
 
     In deviations of the correlation around that lag; NaN where a second says nothing: it is silent in a recording, lies
@@ -48,7 +66,7 @@ def measure_heights(one: Whitened, other: Whitened, knot_K: Seconds, lag_KC: Sec
     """
     fft_samples = next_fast_len(BLOCK + 2 * AROUND, real=True)
     height_KC = np.full(lag_KC.shape, np.nan)
-    for k, knot_s in enumerate(knot_K):
+    for k, knot_s in enumerate(time0_K):
         start = max(0, min(round(knot_s * RATE_HZ) - BLOCK // 2, len(one.wave_T) - BLOCK))
         spectrum_F = one.spectrum(start, BLOCK, fft_samples).conj()
         for c, lag_s in enumerate(lag_KC[k]):

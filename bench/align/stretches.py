@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.align.contract import SPACING_S, Jump, Seconds, TimeMap
+from bench.align.evidence import Evidence, rate_against_rivals
 from bench.align.segments import LEAST_JUMP_S
 from bench.align.waves import JumpTime, Whitened, find_jump
 from bench.values import Ints
 
+LIKELY = 0.5  # probability from which on a candidate is the answer
 BRIDGE_S = 60.0  # silence between two seconds of one clock over which its lag is believed
 EPSILON_S = 1e-4  # between two knots at a jump
 EDGE_S = 0.5  # how far a second's evidence reaches: doubted beyond its ends, and beside the likely moments of a jump
@@ -51,6 +53,35 @@ class Stretch:
         )
 
 
+def cut_stretches(evidence: Evidence, duration1_s: float) -> list[Stretch]:
+    """Return the stretches in which a candidate is likelier than not, in order of time.
+
+    One that no second is sure of, as another lag explains it as well, stands only if there is no other.
+    """
+    probability_KC = evidence.probability_KC
+    chosen_K = np.where(probability_KC.max(axis=1) > LIKELY, probability_KC.argmax(axis=1), -1)
+    stretches = [_cut(evidence, duration1_s, *run) for run in find_runs(chosen_K)]
+    return _keep_in_order([each for each in stretches if each.confidence_K.max() > LIKELY] or stretches)
+
+
+def _cut(evidence: Evidence, duration1_s: float, chosen: int, first: int, last: int) -> Stretch:
+    """Return the stretch of a candidate from its first to its last knot.
+
+    Between two sure knots it is as sure as the less sure of them.
+    """
+    time0_K, lag_K = evidence.time0_K, evidence.lag_KC[:, chosen]
+    knots = slice(first, last + 1)
+    found_K = evidence.probability_KC[knots, chosen]
+    confidence_K = np.minimum(np.maximum.accumulate(found_K), np.maximum.accumulate(found_K[::-1])[::-1])
+    confidence_K *= rate_against_rivals(evidence.height_KC[knots], chosen)
+    # The sound in common may end in the middle of an outermost second, unless a recording ends there.
+    is_inside_K = (time0_K + lag_K > 0) & (time0_K + lag_K < duration1_s)
+    confidence_K[0] *= first == 0 or not is_inside_K[first - 1]
+    confidence_K[-1] *= last == len(time0_K) - 1 or not is_inside_K[last + 1]
+    height_K = np.nan_to_num(evidence.height_KC[knots, chosen])
+    return Stretch(time0_K[knots], lag_K[knots], confidence_K, height_K)
+
+
 def find_runs(chosen_K: Ints) -> list[tuple[int, int, int]]:
     """Return each run of knots of one candidate: its number, first and last knot.
 
@@ -66,7 +97,7 @@ def find_runs(chosen_K: Ints) -> list[tuple[int, int, int]]:
     return runs
 
 
-def keep_in_order(stretches: Sequence[Stretch]) -> list[Stretch]:
+def _keep_in_order(stretches: Sequence[Stretch]) -> list[Stretch]:
     """Return the stretches without the shorter one of each two between which channel 1 would run backwards."""
     kept: list[Stretch] = []
     for stretch in stretches:

@@ -30,7 +30,9 @@ FRAMES = 400  # of the mean spectrum, spread over a recording
 BAND_HZ = (150.0, 7_600.0)  # wind lies below, the transition band of resamplers above
 LEVEL_S = 0.25  # over which loudness is measured
 LEAST_LEVEL = 1e-3  # of the mean power: a pause is not made as loud as speech
-LEAST_DENSITY = 1e-4  # of the median power density: what a decoder removed is not brought back
+EMPTY_DENSITY = 1e-8  # of the largest power density: below it a resampler or a decoder removed what was there
+LEAST_DENSITY = 1e-4  # of the median power density of the rest: what was removed is not brought back
+FADE_T = np.sin(np.linspace(0, np.pi / 2, RATE_HZ // 50, dtype=np.float32)) ** 2  # 20 ms
 TINY = 1e-30
 BLOCK = 1 << 20  # samples of channel 1 that are correlated at a time, so that memory does not grow with the length
 PEAKS = 4  # kept of each window
@@ -63,6 +65,10 @@ class Whitened:
     def spectrum(self, start: int, num_samples: int, fft_samples: int) -> npt.NDArray[np.complex64]:
         """Return the whitened spectrum of a stretch, zero-padded to `fft_samples`; silence beyond the recording."""
         stretch_T = _level(windows(self.wave_T, np.array([start]), num_samples)[0])
+        # A hard cut would spread over all frequencies, and be most of those that a resampler removed.
+        ramp_T = FADE_T[: num_samples // 2]
+        stretch_T[: len(ramp_T)] *= ramp_T
+        stretch_T[num_samples - len(ramp_T) :] *= ramp_T[::-1]
         hz_F = rfftfreq(fft_samples, 1 / RATE_HZ)
         weight_F = np.interp(hz_F, rfftfreq(FRAME, 1 / RATE_HZ), self.weight_F)
         weight_F[(hz_F < BAND_HZ[0]) | (hz_F > BAND_HZ[1])] = 0
@@ -80,7 +86,8 @@ def whiten(wave_T: Floats) -> Whitened:
         power_F += np.square(np.abs(rfft(frame_T))) / max(float(np.square(frame_T).sum()), TINY)
     hz_F = rfftfreq(FRAME, 1 / RATE_HZ)
     inside_F = (hz_F > BAND_HZ[0]) & (hz_F < BAND_HZ[1])
-    floor = max(LEAST_DENSITY * float(np.median(power_F[inside_F])), TINY)
+    occupied_F = inside_F & (power_F >= EMPTY_DENSITY * power_F[inside_F].max())
+    floor = max(LEAST_DENSITY * float(np.median(power_F[occupied_F])), TINY)
     return Whitened(wave_T, 1 / np.sqrt(np.maximum(power_F, floor)))
 
 

@@ -18,7 +18,6 @@ Shape legend: K knots, C candidates, W windows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -27,11 +26,11 @@ import numpy.typing as npt
 
 from bench.align.aligners import fingerprint_path
 from bench.align.contract import SPACING_S, Pair, PairEmbedder, Seconds, TimeMap
-from bench.align.evidence import measure_heights, rate_against_rivals, weigh
+from bench.align.evidence import gather_evidence
 from bench.align.refine import correlate_along, interpolate_peak
 from bench.align.segments import LEAST_JUMP_S, Segment, find_segments
 from bench.align.smooth import smooth
-from bench.align.stretches import Stretch, find_runs, join, keep_in_order
+from bench.align.stretches import Stretch, cut_stretches, join
 from bench.align.waves import Whitened, WindowPeaks, search_everywhere, search_near, spread_windows, whiten
 from bench.settings import require
 from bench.values import RATE_HZ, Ints, Progress
@@ -48,7 +47,6 @@ REACH_S = 0.5  # searched around the lags of the best chain
 CHAINS = 3  # of peaks, whose segments are candidates
 MOST_CANDIDATES = 12
 LEAST_SPAN_S = 20.0  # of a candidate whose drift is known beyond its peaks
-LIKELY = 0.5  # probability from which on a candidate's lag is the answer
 STEADY_JUMPS, STEADY_SHARE = 3, 0.5  # from that many jumps on, mostly one way, they may be a drift
 PASSES_S = ((0.004, 0.001), (0.0015, 0.0))  # reach and blur of each pass of the refinement
 FINE_WINDOW_S = 4.0
@@ -96,7 +94,11 @@ class WavePath:
     def _align(self, pair: Pair, embedder: PairEmbedder, progress: Progress) -> TimeMap:
         one, other = whiten(pair.wave0_T), whiten(pair.wave1_T)
         candidates = self._find_candidates(pair, one, other, progress)
-        stretches = self._choose(pair, one, other, candidates) if candidates else []
+        if not candidates:
+            return _without_waves(pair, embedder, progress)
+        time0_K = np.arange(0.0, pair.durations_s[0] + SPACING_S, SPACING_S)
+        lag_KC = np.stack([self._extend(candidate, time0_K) for candidate in candidates], axis=1)
+        stretches = cut_stretches(gather_evidence(one, other, time0_K, lag_KC), pair.durations_s[1])
         if not stretches:
             return _without_waves(pair, embedder, progress)
         pair, polarity = _with_polarity(pair, stretches)
@@ -125,28 +127,6 @@ class WavePath:
             if min(beside_s, default=np.inf) > LEAST_JUMP_S:
                 distinct.append(segment)
         return distinct[:MOST_CANDIDATES]
-
-    def _choose(self, pair: Pair, one: Whitened, other: Whitened, candidates: Sequence[Segment]) -> list[Stretch]:
-        """Return the stretches in which a candidate's lag is likelier than not, in order of time."""
-        time0_K = np.arange(0.0, pair.durations_s[0] + SPACING_S, SPACING_S)
-        lag_KC = np.stack([self._extend(candidate, time0_K) for candidate in candidates], axis=1)
-        height_KC = measure_heights(one, other, time0_K, lag_KC)
-        probability_KC = weigh(height_KC)
-        chosen_K = np.where(probability_KC.max(axis=1) > LIKELY, probability_KC.argmax(axis=1), -1)
-        stretches: list[Stretch] = []
-        for c, first, last in find_runs(chosen_K):
-            knots = slice(first, last + 1)
-            found_K = probability_KC[knots, c]
-            bridged_K = np.minimum(np.maximum.accumulate(found_K), np.maximum.accumulate(found_K[::-1])[::-1])
-            bridged_K *= rate_against_rivals(height_KC[knots], c)
-            # The sound in common may end in the middle of an outermost second, unless a recording ends there.
-            time1_K = time0_K + lag_KC[:, c]
-            is_inside_K = (time0_K < pair.durations_s[0]) & (time1_K > 0) & (time1_K < pair.durations_s[1])
-            bridged_K[0] *= first == 0 or not is_inside_K[first - 1]
-            bridged_K[-1] *= last + 1 == len(time0_K) or not is_inside_K[last + 1]
-            height_K = np.nan_to_num(height_KC[knots, c])
-            stretches.append(Stretch(time0_K[knots], lag_KC[knots, c], bridged_K, height_K))
-        return keep_in_order(stretches)
 
     def _extend(self, candidate: Segment, time0_K: Seconds) -> Seconds:
         """Return the lag of a candidate at all knots: beyond its peaks on a line, or the same where that is unsure."""

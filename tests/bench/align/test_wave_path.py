@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import soxr
 import torch
 
 from bench.align.aligners import wave_path
@@ -162,6 +163,32 @@ def test_sound_that_repeats_itself_is_not_believed() -> None:
     clicks = np.convolve(clicks, np.hanning(60) * np.sin(np.arange(60)), "same").astype(np.float32)
     for wave in (tones, clicks):
         assert answer(wave, np.roll(wave, 3 * RATE_HZ)).confidence_K.max(initial=0.0) < 0.5
+
+
+def test_three_small_losses_are_jumps_and_no_drift() -> None:
+    wave = scene(13, 85.0)
+    whole = recorded(cut(wave, 10, 60), 2)
+    lost = round(0.04 * RATE_HZ)
+    pieces = [whole[round(i * 15 * RATE_HZ) + (lost if i else 0) : (i + 1) * 15 * RATE_HZ] for i in range(4)]
+    found = aligned(recorded(cut(wave, 10, 60), 1), np.concatenate(pieces))
+    assert [jump.size_s for jump in found.jumps] == pytest.approx([-0.04] * 3, abs=0.0005)
+    assert found.at(np.array([10.0, 25.0, 40.0, 55.0])) == pytest.approx([10.0, 24.96, 39.92, 54.88], abs=0.0005)
+
+
+def test_a_recorder_of_half_the_rate_is_aligned_as_well_in_both_orders() -> None:
+    wave = scene(14)
+    full, half = recorded(cut(wave, 10, 30), 1), recorded(cut(wave, 9, 30), 2)
+    half = soxr.resample(np.round(2**15 * soxr.resample(half, RATE_HZ, RATE_HZ // 2)) / 2**15, RATE_HZ // 2, RATE_HZ)
+    half = half.astype(np.float32)
+    for one, other, lag_s in ((full, half, 1.0), (half, full, -1.0)):
+        found = answer(one, other)
+        assert found.lag_K == pytest.approx(lag_s, abs=0.001) and found.confidence_K[1:-1].min() > SURE
+
+
+def test_a_clip_that_comes_twice_is_not_believed() -> None:
+    wave, clip = scene(15), cut(scene(16), 10, 6)
+    twice = np.concatenate([cut(wave, 1, 20), clip, cut(wave, 21, 15), clip, cut(wave, 36, 10)])
+    assert answer(recorded(clip, 1), recorded(twice, 2)).confidence_K.max(initial=0.0) < 0.5
 
 
 def test_a_speed_that_no_clock_has_is_not_a_line() -> None:
