@@ -20,6 +20,7 @@ from bench.values import Ints
 
 LIKELY = 0.5  # probability from which on a candidate is the answer
 BRIDGE_S = 60.0  # silence between two seconds of one clock over which its lag is believed
+WANDERS = 0.005  # change of the lag in each second of silence that may be a clock that wanders, and no jump
 EPSILON_S = 1e-4  # between two knots at a jump
 EDGE_S = 0.5  # how far a second's evidence reaches: doubted beyond its ends, and beside the likely moments of a jump
 
@@ -111,11 +112,12 @@ def _keep_in_order(stretches: Sequence[Stretch]) -> list[Stretch]:
 
 
 def join(one: Whitened, other: Whitened, stretches: Sequence[Stretch], polarity: int) -> TimeMap:
-    """Return the map of all stretches of a pair, with a jump from each to the next where the lag changes."""
+    """Return the map of all stretches of a pair, with a jump from each to the next where the lag changes at once."""
     joined, jumps = stretches[0].faded(), []
     for before, after in itertools.pairwise(stretches):
         lag0_s, lag1_s = float(before.lag_K[-1]), float(after.lag_K[0])
-        if abs(lag1_s - lag0_s) < LEAST_JUMP_S:
+        passed_s = float(after.time0_K[0] - before.time0_K[-1])
+        if abs(lag1_s - lag0_s) < max(LEAST_JUMP_S, WANDERS * passed_s):
             joined = joined.followed_by(after.faded())
             continue
         # The outermost seconds of both stretches may hold the jump themselves.
