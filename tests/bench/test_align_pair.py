@@ -17,7 +17,7 @@ import torch
 from bench import align_pair as once
 from bench import registry
 from bench.align import clock
-from bench.align.contract import Pair, PairEmbedder, TimeMap
+from bench.align.contract import Jump, Pair, PairEmbedder, TimeMap
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align_pair import Alignment, align_one, check_writable, load_pair_embedder, similarity_matrix, write_aligned
 from bench.config import flatten, resolve
@@ -94,6 +94,27 @@ def test_moments_that_one_channel_lacks_do_not_count() -> None:
     # 0 and 1 s of channel 0 were before channel 1 began.
     earlier = aligned(silent(6, 6), [-3.0, -3.0, -1.5, -1.5, -1.5, -1.5], [0, 0, 1, 1, 1, 1])
     assert (earlier.offset_s, earlier.confidence) == (pytest.approx(-1.5), 1.0) and earlier.bend_s < 1e-9
+
+
+def test_the_slope_of_a_short_clip_is_not_extended_over_a_long_recording() -> None:
+    pair = silent(180, 6)
+    found = aligned(pair, -133.25 + 100e-6 * (pair.keypoints - 134))
+    # The clip is heard from 134 s on for 6 s, so that the line is extended to 128 s.
+    assert found.offset_s == pytest.approx(-133.2506, abs=1e-6) and not found.has_drift
+
+
+@dataclass(frozen=True)
+class Jumping:
+    """An aligner that finds 2 s lost at 4 s."""
+
+    def align(self, pair: Pair, embedder: PairEmbedder | None, progress: Progress) -> TimeMap:
+        knots = (np.array([0.0, 4.0, 6.0, 10.0]), np.array([1.0, 5.0, 5.0, 9.0]), np.array([1.0, 0.0, 0.0, 1.0]))
+        return TimeMap(*knots, jumps=(Jump(4.0, -2.0),))
+
+
+def test_what_the_second_recorder_lost_is_no_bend() -> None:
+    found = align_one(silent(10, 12), Jumping(), None, no_progress)
+    assert found.bend_s < 1e-9 and found.offset_s == pytest.approx(1.0) and abs(found.drift_ppm) < 1e-6
 
 
 def test_a_pair_without_a_common_moment_still_has_numbers() -> None:
