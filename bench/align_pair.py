@@ -86,10 +86,15 @@ class Alignment:
         return self.confidence < DOUBTFUL
 
     def keypoints(self) -> pd.DataFrame:
-        """Return one row per second: the times in both channels, and the confidence."""
+        """Return one row per second: the times in both channels, and the confidence.
+
+        A time that channel 1 does not have is its nearest end, at a confidence of 0.
+        """
         time0_K = self.pair.keypoints
-        time1_K = np.clip(self.time_map.at(time0_K), 0.0, self.pair.durations_s[1])
-        columns = (time0_K, time1_K, self.time_map.confidence_at(time0_K))
+        time1_K = self.time_map.at(time0_K)
+        clipped_K = np.clip(time1_K, 0.0, self.pair.durations_s[1])
+        confidence_K = np.where(clipped_K == time1_K, self.time_map.confidence_at(time0_K), 0.0)
+        columns = (time0_K, clipped_K, confidence_K)
         return pd.DataFrame(dict(zip((*COLUMNS[1:], "Confidence"), columns, strict=True)))
 
 

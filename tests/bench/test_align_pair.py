@@ -132,11 +132,11 @@ def test_below_a_half_it_is_doubtful(confidence: float, doubtful: bool) -> None:
     assert aligned(silent(4, 4), 0.1, confidence).is_doubtful == doubtful
 
 
-def test_keypoints_are_clipped_into_the_second_channel() -> None:
+def test_keypoints_beyond_the_second_channel_are_its_ends_and_not_believed() -> None:
     rows = aligned(silent(4, 3), [-0.5, 0.0, 0.0, 0.5], [0.1, 0.2, 0.3, 0.4]).keypoints()
     assert list(rows) == ["Time Channel 0", "Time Channel 1", "Confidence"]
     assert rows["Time Channel 0"].tolist() == [0, 1, 2, 3] and rows["Time Channel 1"].tolist() == [0, 1, 2, 3]
-    assert rows["Confidence"].tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert rows["Confidence"].tolist() == [0.0, 0.2, 0.3, 0.0]
 
 
 # What a picture shows
