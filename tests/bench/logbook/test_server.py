@@ -207,7 +207,7 @@ def test_an_artefact_over_the_limit_of_a_proxy_is_named_and_holds_back_nothing_e
     assert "cannot be reached" not in warning
 
     del warnings[:]
-    assert sync(tmp_path, warnings.append) == [("k", "delivered")]
+    assert sync(tmp_path, warnings.append) == [("k", "delivered in part")]
     (warning,) = warnings
     assert "artefact large.bin (20.0 kB)" in warning and "many/large.bin (20.0 kB)" in warning
     proxy.limit_bytes = 1_000_000
