@@ -13,6 +13,7 @@ from bench.logbook.uploader import (
     Uploader,
     check_tracking,
     connect,
+    describe_failure,
     first_line,
     format_refusals,
     switch_target,
@@ -113,8 +114,5 @@ class Backlog:
         try:
             return connect(uri, self._store)
         except Exception as error:
-            self._warn(
-                f"MLflow at {uri or self._store} cannot be reached ({first_line(error)}); "
-                f"start it or set MLFLOW_TRACKING_URI, then run `bench sync` again"
-            )
+            self._warn(f"MLflow at {uri or self._store} {describe_failure(error)}, then run `bench sync` again")
             return None

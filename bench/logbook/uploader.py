@@ -44,6 +44,7 @@ PARENT = "mlflow.parentRunId"  # the tag under which MLflow's UI shows a run bel
 TOO_LARGE = 413  # the HTTP status of a body over the limit of a server, or of a proxy before it
 TOO_LARGE_REASON = "HTTP 413, larger than the server or a proxy before it accepts"
 PASSING = {401, 407, 408, 425, 429}  # HTTP statuses below 500 of a request that may succeed later, as all from 500 on
+NO_ENTRY = {401, 403}
 QUIET = {  # defaults for the environment: a dead server is noticed in seconds; no chatter, no telemetry
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -342,6 +343,14 @@ def system_sampler() -> Callable[[], dict[str, float]]:
 def first_line(error: BaseException) -> str:
     """Return the type and the first line of an error, without passwords; MLflow's messages have many lines."""
     return f"{type(error).__name__}: {redact((str(error).splitlines() or [''])[0])[:200]}"
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return why a tracking store cannot be used, and the remedy, as the rest of a sentence about it."""
+    status = _http_status(error)
+    if status in NO_ENTRY:
+        return f"does not let this user in (HTTP {status}); correct user and password in MLFLOW_TRACKING_URI"
+    return f"cannot be reached ({first_line(error)}); start it or set MLFLOW_TRACKING_URI"
 
 
 def format_size(num_bytes: int) -> str:
