@@ -119,7 +119,9 @@ def _build_error(path: Path, error: Exception) -> DataError:
     reason = unreadable_format(path.name)
     if reason:
         return DataError(f"{path} is in {reason}")
-    return DataError(f"{path} cannot be decoded ({error}); restore the file or remove it")
+    # What libsndfile says of a file in which it finds no frame of mp3 is not so.
+    told = "no audio was found in it" if "possibly a pipe" in str(error) else error
+    return DataError(f"{path} cannot be decoded ({told}); restore the file or remove it")
 
 
 class Recording:
