@@ -346,11 +346,13 @@ def first_line(error: BaseException) -> str:
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return why a tracking store cannot be used, and the remedy, as the rest of a sentence about it."""
+    """Return why a tracking store cannot be used, as the rest of a sentence about it."""
     status = _http_status(error)
-    if status in NO_ENTRY:
-        return f"does not let this user in (HTTP {status}); correct user and password in MLFLOW_TRACKING_URI"
-    return f"cannot be reached ({first_line(error)}); start it or set MLFLOW_TRACKING_URI"
+    return (
+        f"refuses user and password (HTTP {status})"
+        if status in NO_ENTRY
+        else f"cannot be reached ({first_line(error)})"
+    )
 
 
 def format_size(num_bytes: int) -> str:

@@ -215,6 +215,25 @@ def test_silence_stands_where_the_second_recording_has_nothing(tmp_path: Path) -
     assert loud == [False, True, False, False]
 
 
+@pytest.mark.parametrize(("size_s", "heard_at_s"), [(-2.0, [2, 8]), (2.0, [2, 8])])
+def test_what_is_written_lines_up_on_both_sides_of_a_jump(tmp_path: Path, size_s: float, heard_at_s: list[int]) -> None:
+    """Channel 1 is 1 s late, and at 4 s of channel 0 it lost 2 s, or has 2 s of hiss inserted."""
+    wave_T = np.zeros(13 * RATE_HZ, np.float32)
+    wave_T[[3 * RATE_HZ, round((9 + size_s) * RATE_HZ)]] = 0.5
+    if size_s > 0:
+        wave_T[5 * RATE_HZ : 7 * RATE_HZ] = hiss(2)
+    source = recorded(tmp_path / "second.wav", wave_T, subtype="FLOAT")
+    resumes_s = 4 + max(1e-4, -size_s)
+    knots = (np.array([0.0, 4.0, resumes_s, 10.0]), np.array([1.0, 5.0, resumes_s + 1 + size_s, 11 + size_s]))
+    time_map = TimeMap(*knots, np.ones(4), (Jump(4.0, size_s),))
+    write_aligned(
+        Alignment(silent(10, 13), time_map, 1.0, 0.0, 0.0, 1.0), source, None, tmp_path / "out.wav", no_progress
+    )
+    written_T, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    assert np.flatnonzero(np.abs(written_T) > 0.4).tolist() == [second * RATE_HZ for second in heard_at_s]
+    assert np.abs(written_T[round(4.01 * RATE_HZ) : 6 * RATE_HZ]).max() < 1e-3
+
+
 def test_blocks_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = recorded(tmp_path / "second.wav", np.stack([hiss(4, seed=1), hiss(4, seed=2)], axis=1), subtype="FLOAT")
     alignment = aligned(silent(4, 4), [0.1, 0.1004, 0.1001, 0.1])

@@ -238,6 +238,18 @@ def test_an_artefact_that_fails_for_a_moment_is_sent_later_and_the_status_at_onc
     assert not any(part in "".join(warnings) for part in ("s3cret", "ann:", "ann@"))
 
 
+def test_a_server_that_refuses_the_login_is_told_as_such(
+    proxy: LimitedProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri.replace("ann", "bob"))
+    warnings: list[str] = []
+    with opened(tmp_path, warnings):
+        pass
+    assert sync(tmp_path, warnings.append) == [("k", "failed")]
+    assert len(warnings) == 2 and not any("s3cret" in warning or "bob" in warning for warning in warnings)
+    assert all("refuses user and password (HTTP 401)" in warning for warning in warnings)
+
+
 def test_no_user_and_no_password_is_in_any_message_or_file(
     proxy: LimitedProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
