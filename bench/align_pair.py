@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.align.clock import warp_blocks
-from bench.align.contract import Aligner, Jump, Pair, PairEmbedder, Seconds, TimeMap
+from bench.align.contract import SPACING_S, Aligner, Jump, Pair, PairEmbedder, Seconds, TimeMap
 from bench.align.lags import lags_of, most_lag, robust_z_scores, segment_starts, subtract_mean
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align.pairs import COLUMNS
@@ -30,7 +30,7 @@ from bench.errors import DataError
 from bench.fingerprint import build_random_projection
 from bench.runs import FinishedRun, find_latest_loadable, find_run, list_runs
 from bench.store import Store
-from bench.values import Floats, Ints, Progress
+from bench.values import Floats, Progress
 
 NO_ENCODER = "the random projection"
 NO_RUN = f"{NO_ENCODER}, as the store has no run"
@@ -39,6 +39,7 @@ BLOCK_FRAMES = 1 << 18  # decoded at once
 PICTURE_HOP_S = 0.1
 PICTURE_WINDOW_S = 5.0
 LEAST_WEIGHT = 1e-6  # added to confidences that are weights, so that they never sum to 0
+DRIFT_FROM_S = 20.0  # over a shorter time, an error of 1 ms at one end is more than 50 ppm
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +47,14 @@ class Alignment:
     """The alignment of a pair.
 
     Its numbers describe a straight line through the lags of all keypoints, weighted by confidence, with jumps taken
-    out. Keypoints that lie in one channel only do not count.
+    out. Keypoints that lie in one channel only, or that channel 1 lost, do not count.
     """
 
     pair: Pair
     time_map: TimeMap
 
     offset_s: float
-    """The lag at the start of channel 0."""
+    """The lag at the start of channel 0; a line that is too short for a drift is extended by its own length at most."""
 
     drift_ppm: float
     """The slope of the line."""
@@ -70,6 +71,11 @@ class Alignment:
         return self.time_map.jumps
 
     @property
+    def has_drift(self) -> bool:
+        """Return whether what the recordings share is long enough for a drift to be measured."""
+        return _reach_s(_keypoints_in_both(self.pair, self.time_map)) >= DRIFT_FROM_S
+
+    @property
     def is_reversed(self) -> bool:
         """Return whether one channel has the opposite polarity of the other."""
         return self.time_map.polarity < 0
@@ -80,10 +86,15 @@ class Alignment:
         return self.confidence < DOUBTFUL
 
     def keypoints(self) -> pd.DataFrame:
-        """Return one row per second: the times in both channels, and the confidence."""
+        """Return one row per second: the times in both channels, and the confidence.
+
+        A time that channel 1 does not have is its nearest end, at a confidence of 0.
+        """
         time0_K = self.pair.keypoints
-        time1_K = np.clip(self.time_map.at(time0_K), 0.0, self.pair.durations_s[1])
-        columns = (time0_K, time1_K, self.time_map.confidence_at(time0_K))
+        time1_K = self.time_map.at(time0_K)
+        clipped_K = np.clip(time1_K, 0.0, self.pair.durations_s[1])
+        confidence_K = np.where(clipped_K == time1_K, self.time_map.confidence_at(time0_K), 0.0)
+        columns = (time0_K, clipped_K, confidence_K)
         return pd.DataFrame(dict(zip((*COLUMNS[1:], "Confidence"), columns, strict=True)))
 
 
@@ -136,21 +147,30 @@ def load_aligner(name: str) -> tuple[ModuleType, Any]:
 def align_one(pair: Pair, aligner: Aligner, embedder: PairEmbedder | None, progress: Progress) -> Alignment:
     """Return a pair's alignment by an aligner."""
     time_map = aligner.align(pair, embedder, progress)
-    time0_K = pair.keypoints
-    time1_K = time_map.at(time0_K)
-    # Keypoints that lie in both channels, unless there are none.
-    both_K = (time1_K > 0) & (time1_K < pair.durations_s[1])
-    time0_K, time1_K = (time0_K[both_K], time1_K[both_K]) if both_K.any() else (time0_K, time1_K)
-    lag_K = time1_K - time0_K - _jumped_s(time_map, time0_K)
+    time0_K = _keypoints_in_both(pair, time_map)
+    lag_K = time_map.at(time0_K) - time0_K - _jumped_s(time_map, time0_K)
     confidence_K = time_map.confidence_at(time0_K)
     slope = 0.0
     if len(time0_K) > 1:
         slope = float(np.polyfit(time0_K, lag_K, 1, w=np.sqrt(confidence_K + LEAST_WEIGHT))[0])
     intercept_s = float(np.average(lag_K - slope * time0_K, weights=confidence_K + LEAST_WEIGHT))
     bend_s = float(np.abs(lag_K - slope * time0_K - intercept_s).max())
-    return Alignment(
-        pair, time_map, intercept_s + slope * float(pair.keypoints[0]), 1e6 * slope, bend_s, float(confidence_K.mean())
-    )
+    # A line through a few seconds is not extended over minutes: the error of its slope would be many ms.
+    extended_s = np.inf if _reach_s(time0_K) >= DRIFT_FROM_S else _reach_s(time0_K)
+    offset_s = intercept_s + slope * float(max(pair.keypoints[0], time0_K[0] - extended_s))
+    return Alignment(pair, time_map, offset_s, 1e6 * slope, bend_s, float(confidence_K.mean()))
+
+
+def _keypoints_in_both(pair: Pair, time_map: TimeMap) -> Seconds:
+    """Return the keypoints that lie in both channels, shape (K,); all of them if none does."""
+    time0_K = pair.keypoints
+    time1_K = time_map.at(time0_K)
+    both_K = (time1_K > 0) & (time1_K < pair.durations_s[1]) & ~_is_lost(time_map, time0_K)
+    return time0_K[both_K] if both_K.any() else time0_K
+
+
+def _reach_s(time0_K: Seconds) -> float:
+    return float(time0_K[-1] - time0_K[0]) + SPACING_S
 
 
 def _jumped_s(time_map: TimeMap, time0_K: Seconds) -> Seconds:
@@ -219,19 +239,19 @@ def write_aligned(
             for block_CT in zip(*blocks, strict=True):
                 progress("writing", done, num_samples)
                 block_TC = np.clip(np.stack(block_CT, axis=1), -1, 1)
-                block_TC[_is_lost(alignment, done + np.arange(len(block_TC)), rate_hz)] = 0
+                block_TC[_is_lost(alignment.time_map, (done + np.arange(len(block_TC))) / rate_hz)] = 0
                 file.write(block_TC)
                 done += len(block_TC)
         progress("writing", num_samples, num_samples)
         os.replace(partial, to)
 
 
-def _is_lost(alignment: Alignment, sample_T: Ints, rate_hz: int) -> npt.NDArray[np.bool_]:
-    """Return which samples of channel 0 have no partner, as channel 1 lost it: silence is written there."""
-    time0_T, is_lost_T = sample_T / rate_hz, np.zeros(len(sample_T), dtype=bool)
-    for jump in alignment.jumps:
-        is_lost_T |= (time0_T > jump.time0_s) & (time0_T < jump.time0_s - jump.size_s)
-    return is_lost_T
+def _is_lost(time_map: TimeMap, time0: Seconds) -> npt.NDArray[np.bool_]:
+    """Return which times of channel 0 have no partner, as channel 1 lost it."""
+    is_lost = np.zeros(len(time0), dtype=bool)
+    for jump in time_map.jumps:
+        is_lost |= (time0 > jump.time0_s) & (time0 < jump.time0_s - jump.size_s)
+    return is_lost
 
 
 def _decode_channels(source: Recording, channels: Sequence[int], scratch: Path) -> list[Floats]:

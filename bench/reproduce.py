@@ -322,7 +322,7 @@ def _environment(record: Record, here: dict[str, str]) -> list[Check]:
 
 
 def _check(group: Group, name: str, then: str, now: str) -> Check:
-    says: Says = "not known" if not then else "alike" if then == now else "differs"
+    says: Says = "not known" if not then or not now else "alike" if then == now else "differs"
     return Check(group, name, then or "not recorded", now or "none", says)
 
 

@@ -41,6 +41,8 @@ def render(name: str, answers: Sequence[Answer]) -> RenderableType:
 
 def _caption(answers: Sequence[Answer]) -> str:
     told = "score: mean similarity along the part; known: the score reaches the threshold"
+    if not any(answer.matches for answer in answers):
+        return told
     accept = [answer.false_accept for answer in answers if answer.false_accept is not None]
     reject = [answer.false_reject for answer in answers if answer.false_reject is not None]
     if not accept or not reject:

@@ -12,10 +12,9 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from bench.align_pair import Alignment, SimilarityMatrix
+from bench.align_pair import DRIFT_FROM_S, Alignment, SimilarityMatrix
 
 DPI = 150
-DRIFT_FROM_S = 20.0  # in a shorter recording, an error of 1 ms at one end is more than 50 ppm
 ROWS = 12  # number of keypoints shown in the terminal
 PPM_TO_MS_PER_HOUR = 3.6
 DARKEST_SCORE = 10  # similarity, in standard deviations, drawn black
@@ -31,8 +30,7 @@ def render(alignment: Alignment) -> RenderableType:
     facts.add_row("offset", f"{alignment.offset_s:+.4f} s at the start: a sound is later in the {later} channel")
     drift_ms = PPM_TO_MS_PER_HOUR * abs(alignment.drift_ppm)
     drift = f"{alignment.drift_ppm:+.1f} ppm, {drift_ms:,.0f} ms in an hour"
-    long_enough = min(pair.durations_s) >= DRIFT_FROM_S
-    facts.add_row("drift", drift if long_enough else f"not measurable in less than {DRIFT_FROM_S:g} s")
+    facts.add_row("drift", drift if alignment.has_drift else f"not measurable in less than {DRIFT_FROM_S:g} s")
     facts.add_row("bend", f"{1000 * alignment.bend_s:.1f} ms at most from a straight line")
     for jump in alignment.jumps:
         what = "lost" if jump.size_s < 0 else "has inserted"
@@ -49,10 +47,13 @@ def _keypoints(alignment: Alignment) -> Table:
     for name in ("first, s", "second, s", "lag, ms", "confidence"):
         table.add_column(name, justify="right")
     rows = alignment.keypoints()
-    for row in np.unique(np.linspace(0, len(rows) - 1, ROWS).round().astype(int)):
-        time0, time1, confidence = rows.iloc[row]
-        beyond = time1 in (0.0, alignment.pair.durations_s[1])  # this moment is outside the second recording
-        time_and_lag = ("-", "-") if beyond else (f"{time1:.4f}", f"{1000 * (time1 - time0):+.1f}")
+    is_beyond = rows["Time Channel 1"].isin((0.0, alignment.pair.durations_s[1]))  # the second recording lacks them
+    nothing_common = bool(is_beyond.all())
+    # Most of a long recording has no partner in a short one: the moments that have one are shown.
+    shown = rows if nothing_common else rows[~is_beyond]
+    for row in np.unique(np.linspace(0, len(shown) - 1, ROWS).round().astype(int)):
+        time0, time1, confidence = shown.iloc[row]
+        time_and_lag = ("-", "-") if nothing_common else (f"{time1:.4f}", f"{1000 * (time1 - time0):+.1f}")
         table.add_row(f"{time0:.1f}", *time_and_lag, f"{confidence:.2f}")
     return table
 

@@ -69,7 +69,8 @@ def _is_sound(line: bytes) -> bool:
 
 
 def _is_complete(log: Log) -> bool:
-    return all(name in log for name in FIELDS.get(log["op_code"], ("an operation",)))
+    code = log["op_code"]
+    return isinstance(code, int) and code in FIELDS and all(name in log for name in FIELDS[code])
 
 
 def _restore_order(logs: list[Log], places: set[int], sentences: list[str]) -> list[Log]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from bench.audio.mp3 import find_runs, parse_frame, skip_id3
 
 TOLERANCE_S = 0.1  # headers that are off by less are ordinary: decoders estimate, encoders pad
+LARGEST = 0xFFFF_0000  # of the sizes of 32 bits
 STREAMING = (0x7FFF_0000, 0x8000_0000, 0xFFFF_0000)  # sizes between the first two, or above the last, mean unknown
 OGG_HEADER, FIRST_PAGE, LAST_PAGE = 27, 2, 4
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -59,7 +60,7 @@ def inspect(path: Path, header_s: float) -> Contents:
 def _inspect(data: mmap.mmap, header_s: float) -> Contents:
     start = skip_id3(data, 0)
     magic = data[start : start + 4]
-    if magic in (b"RIFF", b"RF64"):
+    if magic in (b"RIFF", b"RF64", b"BW64"):
         return _inspect_wav(data, start)
     if magic == b"OggS":
         return _inspect_ogg(data)
@@ -137,12 +138,14 @@ def _cut_off(header_s: float, found_s: float) -> str:
 def _inspect_mp3(data: mmap.mmap, start: int, header_s: float) -> Contents:
     runs = find_runs(data, start)
     found_s = sum(run.seconds(run.num_frames) for run in runs)
+    claimed_s = runs[0].seconds(runs[0].claimed_frames or 0) if runs else 0.0
+    if runs and runs[0].claimed_frames:
+        header_s = min(header_s, claimed_s)  # of very few frames the decoder makes a length of its own
     streams = tuple(Stream(run.header_frame(), tuple(run.ranges)) for run in runs)
     if found_s > header_s + TOLERANCE_S:
         return Contents(streams, _longer(header_s, found_s))
     if any(len(stream.ranges) > 1 for stream in streams):  # decoders stop there, or search on for a while
         return Contents(streams, "has bytes that are no audio between its frames; all of its audio was read")
-    claimed_s = runs[0].seconds(runs[0].claimed_frames or 0) if runs else 0.0
     return Contents(note=_cut_off(claimed_s, found_s) if claimed_s > found_s + TOLERANCE_S else "")
 
 
@@ -255,17 +258,26 @@ def _inspect_wav(data: mmap.mmap, start: int) -> Contents:
         size = int.from_bytes(data[found[b"ds64"][0] + 8 : found[b"ds64"][0] + 16], "little")
     bytes_per_s = int.from_bytes(data[fmt_at + 8 : fmt_at + 12], "little")
     rest = len(data) - at
-    if not bytes_per_s or (size and _is_right(data, at, size, "<I", bytes_per_s)):
+    is_foreign = data[start : start + 4] == b"BW64"  # RF64 by another name, which the decoder does not know
+    if not bytes_per_s or (size and not is_foreign and _is_right(data, at, size, "<I", bytes_per_s)):
         return Contents()
-    if size > rest and rest < 0xFFFF_0000:  # the decoder reads to the end of the file
-        return Contents(note="" if _means_unknown(size) else _cut_off(size / bytes_per_s, rest / bytes_per_s))
+    is_unknown = _means_unknown(size) or bool(size >> 62)
+    if size > rest and rest < LARGEST and not size >> 62 and not is_foreign:  # the decoder reads to the end of the file
+        return Contents(note="" if is_unknown else _cut_off(size / bytes_per_s, rest / bytes_per_s))
     if not size and (rest == 0 or _is_right(data, at, size, "<I", bytes_per_s)):
         return Contents()
+    note = "" if size and is_unknown else _longer(size / bytes_per_s, rest / bytes_per_s)
+    if is_foreign and _is_right(data, at, size, "<I", bytes_per_s):
+        note, rest = "", min(size, rest)
+    elif is_foreign and size > rest:
+        note = "" if is_unknown else _cut_off(size / bytes_per_s, rest / bytes_per_s)
     fmt = b"fmt " + struct.pack("<I", fmt_size) + data[fmt_at : fmt_at + fmt_size + fmt_size % 2]
-    ds64 = b"ds64" + struct.pack("<IQQQI", 28, rest + len(fmt) + 48, rest, 0, 0)
-    head = b"RF64\xff\xff\xff\xffWAVE" + ds64 + fmt + b"data\xff\xff\xff\xff"
-    note = "" if size and _means_unknown(size) else _longer(size / bytes_per_s, rest / bytes_per_s)
-    return Contents((Stream(head, ((at, len(data)),)),), note)
+    if rest < LARGEST:  # some encodings are decoded from RIFF alone
+        head = b"RIFF" + struct.pack("<I", rest + len(fmt) + 12) + b"WAVE" + fmt + b"data" + struct.pack("<I", rest)
+    else:
+        ds64 = b"ds64" + struct.pack("<IQQQI", 28, rest + len(fmt) + 48, rest, 0, 0)
+        head = b"RF64\xff\xff\xff\xffWAVE" + ds64 + fmt + b"data\xff\xff\xff\xff"
+    return Contents((Stream(head, ((at, at + rest),)),), note)
 
 
 def _inspect_chunked(data: mmap.mmap, first: int, order: str, name: bytes, header_s: float) -> Contents:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BLOCK_FRAMES = 1 << 18  # frames read at a time: an hour of 48 kHz stereo is never in memory at once
 PASSING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR)
 SYSTEM_ERROR = 2  # libsndfile's code
-READER = "reader 2"  # raised when the same file gives other samples
+READER = "reader 3"  # raised when the same file gives other samples
 SOUND_POWER = 1e-8  # -80 dB re full scale: below it a channel is silent
 DEAD_POWER = 2.0**-30  # one step of 16 bits: a channel with an offset and less sound than that is a dead input
 CANCELLED = 0.01  # power of the mean of the channels, over that of the channels, below which they cancel each other
@@ -119,7 +119,9 @@ def _build_error(path: Path, error: Exception) -> DataError:
     reason = unreadable_format(path.name)
     if reason:
         return DataError(f"{path} is in {reason}")
-    return DataError(f"{path} cannot be decoded ({error}); restore the file or remove it")
+    # What libsndfile says of a file in which it finds no frame of mp3 is not so.
+    told = "no audio was found in it" if "possibly a pipe" in str(error) else error
+    return DataError(f"{path} cannot be decoded ({told}); restore the file or remove it")
 
 
 class Recording:

@@ -38,6 +38,7 @@ SILENT_PEAK = 1e-3  # -60 dB re full scale: a track whose peak is below it is si
 POLL_S = 0.3  # between two updates of the progress
 
 UNREADABLE_NOW = "cannot be read now, and is tried again when it is next needed"
+NOT_THERE = "there is no such file, or it is a link to nowhere; restore it or leave it out"
 
 Pcm = npt.NDArray[np.int16]
 
@@ -208,7 +209,8 @@ def decode_track(source: Source, track: Track, min_track_s: float) -> tuple[dict
     if track.problem:
         status = "missing" if track.problem == "missing" else "unreadable"
         status = "format" if track.problem.startswith(UNREADABLE_FORMAT) else status
-        return row | {"status": status, "reason": track.problem}, no_samples
+        reason = NOT_THERE if status == "missing" else track.problem
+        return row | {"status": status, "reason": reason}, no_samples
     try:
         audio, row["reason"] = _load_noted(source, track)
         wave_T = _check_wave(audio)

@@ -25,7 +25,7 @@ from bench.logbook.sync import Backlog
 from bench.logbook.uploader import (
     Uploader,
     connect,
-    first_line,
+    describe_failure,
     format_refusals,
     switch_target,
     system_sampler,
@@ -215,7 +215,7 @@ class Logbook:
             return
         self._thread.join(CLOSE_WAIT_S)
         if self._thread.is_alive():
-            self._warn_undelivered("it does not answer")
+            self._warn_undelivered("does not answer")
 
     @_never_raises
     def _status(self, status: str) -> None:
@@ -243,7 +243,7 @@ class Logbook:
                     uploader.deliver()
                 except Exception as error:
                     failed_s = time.monotonic()
-                    self._warn_undelivered(first_line(error))
+                    self._warn_undelivered(describe_failure(error))
             if time.monotonic() - sampled_s > SYSTEM_S:
                 sampled_s = time.monotonic()
                 self._system_metrics()
@@ -279,10 +279,10 @@ class Logbook:
         self.metrics(self._sample(), step=self._samples)
         self._samples += 1
 
-    def _warn_undelivered(self, reason: str) -> None:
+    def _warn_undelivered(self, failure: str) -> None:
         self._warn_once(
             "mlflow",
-            f"MLflow cannot be reached ({reason}); the run continues and everything is kept in "
+            f"MLflow {failure}; the run continues and everything is kept in "
             f"{self._journal.folder}: upload it later with `bench sync`",
         )
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from bench.errors import ConfigError
 from bench.logbook.redact import without_password
 
 MLFLOW_TABLES, OPTUNA_TABLES = {"experiments", "runs"}, {"studies", "trials"}
+KINDS = {"postgres": "postgresql", "mariadb": "mysql"}  # other names of the same kind of server
 DEFAULT_PORTS = {"postgresql": "5432", "mysql": "3306", "mssql": "1433"}
 CONNECT_S = 5  # a server that takes longer is looked at again by whoever opens it for use
 ARTEFACTS = "mlartifacts"
@@ -104,8 +105,12 @@ def _identify(uri: str) -> tuple[object, ...]:
         return ("sqlite", path.resolve())
     parts = urlsplit(without_password(uri))
     kind = parts.scheme.partition("+")[0]
-    port = parts.netloc.rpartition(":")[2] if parts.netloc.rpartition(":")[2].isdigit() else DEFAULT_PORTS.get(kind)
-    host = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}.get(parts.hostname or "", parts.hostname)
+    kind = KINDS.get(kind, kind)
+    query = parse_qs(parts.query)  # where PostgreSQL takes a host and a port too; without a host it is this machine
+    host = parts.hostname or query.get("host", ["localhost"])[0]
+    port = parts.netloc.rpartition(":")[2]
+    port = port if port.isdigit() else query.get("port", [DEFAULT_PORTS.get(kind, "")])[0]
+    host = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}.get(host, host)
     # A schema of its own within a PostgreSQL database (?options=-csearch_path=...) is as good as a database.
     return (kind, host, port, parts.path.strip("/"), parts.query if "search_path" in unquote(parts.query) else "")
 
@@ -113,5 +118,6 @@ def _identify(uri: str) -> tuple[object, ...]:
 def _sqlite_path(uri: str) -> Path | None:
     """Return the file of an address of SQLite, None of any other."""
     scheme, _, rest = uri.partition("://")
-    is_file = scheme.partition("+")[0] == "sqlite" and rest.startswith("/") and len(rest) > 1
-    return Path(unquote(rest[1:].partition("?")[0])) if is_file else None
+    is_file = scheme.partition("+")[0].lower() == "sqlite" and rest.startswith("/") and len(rest) > 1
+    # A file may be written as a URI of SQLite's own: sqlite:///file:x.db?uri=true.
+    return Path(unquote(rest[1:].partition("?")[0]).removeprefix("file:")) if is_file else None

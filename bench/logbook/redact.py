@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from urllib.parse import unquote
@@ -26,6 +27,8 @@ def redact(text: str, *urls: str | None) -> str:
     """Return the text without user names and passwords: those of any URL, of `urls` and of the environment."""
     known = [url for url in (*urls, *map(os.environ.get, URIS)) if url and _login(url)]
     passwords = [_login(url).partition(":")[2] for url in known] + [os.environ.get(name, "") for name in PASSWORDS]
+    # A server that refuses a request may answer with the request's header of basic authentication.
+    passwords += [base64.b64encode(unquote(_login(url)).encode()).decode() for url in known]
     for password in {form for each in passwords for form in (each, unquote(each))}:
         if len(password) >= SHORTEST_PASSWORD:
             text = text.replace(password, HIDDEN)

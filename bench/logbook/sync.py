@@ -13,6 +13,7 @@ from bench.logbook.uploader import (
     Uploader,
     check_tracking,
     connect,
+    describe_failure,
     first_line,
     format_refusals,
     switch_target,
@@ -21,6 +22,7 @@ from bench.logbook.uploader import (
 )
 
 UP_TO_DATE, DELIVERED, IN_PROGRESS, FAILED = "up to date", "delivered", "in progress", "failed"
+IN_PART = "delivered in part"
 
 
 def sync(store: Path, warn: Callable[[str], None]) -> list[tuple[str, str]]:
@@ -28,7 +30,7 @@ def sync(store: Path, warn: Callable[[str], None]) -> list[tuple[str, str]]:
 
     A run goes to MLFLOW_TRACKING_URI if it is set, even if another tracking store has it, else to the one that it was
     logged to. Runs in progress are skipped, and artefacts that were refused are sent once more. An outcome is one of
-    the four constants above; `warn` gets the reason of a failure.
+    the five constants above; `warn` gets the reason of a failure, and what was refused.
     Raises: ConfigError if MLFLOW_TRACKING_URI is a database of Optuna's.
     """
     check_tracking()
@@ -101,7 +103,7 @@ class Backlog:
         finally:
             if uploader.refused:
                 self._warn(format_refusals(uploader.refused, journal.folder))
-        return DELIVERED
+        return IN_PART if uploader.refused else DELIVERED
 
     def _client(self, uri: str) -> Any:
         if uri not in self._clients:
@@ -112,8 +114,5 @@ class Backlog:
         try:
             return connect(uri, self._store)
         except Exception as error:
-            self._warn(
-                f"MLflow at {uri or self._store} cannot be reached ({first_line(error)}); "
-                f"start it or set MLFLOW_TRACKING_URI, then run `bench sync` again"
-            )
+            self._warn(f"MLflow at {uri or self._store} {describe_failure(error)}, then run `bench sync` again")
             return None

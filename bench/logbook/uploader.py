@@ -28,7 +28,7 @@ from bench.logbook.databases import (
     is_same_database,
     relocate_artefacts,
 )
-from bench.logbook.journal import Event, Journal, RunLink, Target, update_target
+from bench.logbook.journal import Event, Journal, RunLink, Target, journals, update_target
 from bench.logbook.redact import redact, without_password
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 # Error codes of MLflow for entries that it will never accept.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 SHOWN_REFUSALS = 5
+PARENT = "mlflow.parentRunId"  # the tag under which MLflow's UI shows a run below another
 TOO_LARGE = 413  # the HTTP status of a body over the limit of a server, or of a proxy before it
 TOO_LARGE_REASON = "HTTP 413, larger than the server or a proxy before it accepts"
 PASSING = {401, 407, 408, 425, 429}  # HTTP statuses below 500 of a request that may succeed later, as all from 500 on
+NO_ENTRY = {401, 403}
 QUIET = {  # defaults for the environment: a dead server is noticed in seconds; no chatter, no telemetry
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -122,6 +124,7 @@ class Uploader:
         self._journal = journal
         self._store = store
         self._run_id = ""
+        self._uri = ""
         self._left_out: list[Event] = []  # artefacts that were refused
         self._failure: Exception | None = None
         self.refused: list[str] = []
@@ -136,6 +139,7 @@ class Uploader:
         self._failure = None
         link = self._journal.load_link()
         assert link is not None
+        self._uri = link.uri
         if not self._run_id:
             link = self._journal.write_link(self._find_or_create_run(link))
             self._run_id, self._left_out = link.targets[link.uri].run_id, list(link.targets[link.uri].refused)
@@ -163,12 +167,32 @@ class Uploader:
         target = link.targets.get(link.uri)
         if target is not None and self.exists(target.run_id):
             return link
+        return update_target(link, Target(self._find_or_create_id(self._journal, link), 0))
+
+    def _find_or_create_id(self, journal: Journal, link: RunLink) -> str:
+        """Return the id of the run that is tagged with the link's id, or of a new one."""
         experiment = self._experiment(link)
         runs = self._client.search_runs([experiment], f"tags.`bench.book` = '{link.id}'", max_results=1)
         if not runs:  # else the run was created, but a lost answer or a kill kept its id from being recorded
-            start, tags = self._find_start_ms(), {"bench.book": link.id}
+            start, tags = _find_start_ms(journal), {"bench.book": link.id}
             runs.append(self._client.create_run(experiment, start_time=start, tags=tags, run_name=link.name))
-        return update_target(link, Target(runs[0].info.run_id, 0))
+        return str(runs[0].info.run_id)
+
+    def _find_parent(self, recorded: str) -> str:
+        """Return the id, in this tracking store, of the run that was logged as a parent under an id of another store.
+
+        A parent of the store that was not delivered yet is created; its own delivery finds it by its tag.
+        """
+        if self.exists(recorded):
+            return recorded
+        for journal in journals(self._store):
+            link = journal.load_link()
+            if link is not None and any(target.run_id == recorded for target in link.targets.values()):
+                here = link.targets.get(self._uri)
+                if here is not None and self.exists(here.run_id):
+                    return here.run_id
+                return self._find_or_create_id(journal, switch_target(link, self._uri))
+        return recorded
 
     def exists(self, run_id: str) -> bool:
         """Return whether the tracking store has a run. Raises: whatever MLflow raises."""
@@ -195,11 +219,6 @@ class Uploader:
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _find_start_ms(self) -> int | None:
-        for events, _ in self._journal.read():
-            return int(events[0]["ms"]) if events else None
-        return None
-
     def _send(self, events: list[Event]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
@@ -210,7 +229,10 @@ class Uploader:
         points = [e for e in events if e["kind"] == "metrics"]
         metrics = [Metric(_key(k), float(v), e["ms"], e["step"]) for e in points for k, v in e["values"].items()]
         self._log_batch("params", [Param(_key(k), str(v)[:MAX_PARAM]) for k, v in merged("params").items()])
-        self._log_batch("tags", [RunTag(_key(k), str(v)[:MAX_TAG]) for k, v in merged("tags").items()])
+        tags = merged("tags")
+        if PARENT in tags:
+            tags[PARENT] = self._find_parent(tags[PARENT])
+        self._log_batch("tags", [RunTag(_key(k), str(v)[:MAX_TAG]) for k, v in tags.items()])
         self._log_batch("metrics", metrics)
         files = {(e["path"], e["under"]): e for e in events if e["kind"] in ("artifact", "table")}
         for event in files.values():
@@ -291,6 +313,12 @@ class Uploader:
             self._client.set_terminated(self._run_id, event["value"], end_time=event["ms"])
 
 
+def _find_start_ms(journal: Journal) -> int | None:
+    for events, _ in journal.read():
+        return int(events[0]["ms"]) if events else None
+    return None
+
+
 def system_sampler() -> Callable[[], dict[str, float]]:
     """Return a function that samples the machine's load, under the names that MLflow's System page shows."""
     from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
@@ -315,6 +343,16 @@ def system_sampler() -> Callable[[], dict[str, float]]:
 def first_line(error: BaseException) -> str:
     """Return the type and the first line of an error, without passwords; MLflow's messages have many lines."""
     return f"{type(error).__name__}: {redact((str(error).splitlines() or [''])[0])[:200]}"
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return why a tracking store cannot be used, as the rest of a sentence about it."""
+    status = _http_status(error)
+    return (
+        f"refuses user and password (HTTP {status})"
+        if status in NO_ENTRY
+        else f"cannot be reached ({first_line(error)})"
+    )
 
 
 def format_size(num_bytes: int) -> str:

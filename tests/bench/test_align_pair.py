@@ -17,7 +17,7 @@ import torch
 from bench import align_pair as once
 from bench import registry
 from bench.align import clock
-from bench.align.contract import Pair, PairEmbedder, TimeMap
+from bench.align.contract import Jump, Pair, PairEmbedder, TimeMap
 from bench.align.pair_embedder import CachedPairEmbedder
 from bench.align_pair import Alignment, align_one, check_writable, load_pair_embedder, similarity_matrix, write_aligned
 from bench.config import flatten, resolve
@@ -96,6 +96,27 @@ def test_moments_that_one_channel_lacks_do_not_count() -> None:
     assert (earlier.offset_s, earlier.confidence) == (pytest.approx(-1.5), 1.0) and earlier.bend_s < 1e-9
 
 
+def test_the_slope_of_a_short_clip_is_not_extended_over_a_long_recording() -> None:
+    pair = silent(180, 6)
+    found = aligned(pair, -133.25 + 100e-6 * (pair.keypoints - 134))
+    # The clip is heard from 134 s on for 6 s, so that the line is extended to 128 s.
+    assert found.offset_s == pytest.approx(-133.2506, abs=1e-6) and not found.has_drift
+
+
+@dataclass(frozen=True)
+class Jumping:
+    """An aligner that finds 2 s lost at 4 s."""
+
+    def align(self, pair: Pair, embedder: PairEmbedder | None, progress: Progress) -> TimeMap:
+        knots = (np.array([0.0, 4.0, 6.0, 10.0]), np.array([1.0, 5.0, 5.0, 9.0]), np.array([1.0, 0.0, 0.0, 1.0]))
+        return TimeMap(*knots, jumps=(Jump(4.0, -2.0),))
+
+
+def test_what_the_second_recorder_lost_is_no_bend() -> None:
+    found = align_one(silent(10, 12), Jumping(), None, no_progress)
+    assert found.bend_s < 1e-9 and found.offset_s == pytest.approx(1.0) and abs(found.drift_ppm) < 1e-6
+
+
 def test_a_pair_without_a_common_moment_still_has_numbers() -> None:
     found = aligned(silent(3, 1), 2.0, 0.0)
     assert found.offset_s == pytest.approx(2.0) and found.is_doubtful
@@ -111,11 +132,11 @@ def test_below_a_half_it_is_doubtful(confidence: float, doubtful: bool) -> None:
     assert aligned(silent(4, 4), 0.1, confidence).is_doubtful == doubtful
 
 
-def test_keypoints_are_clipped_into_the_second_channel() -> None:
+def test_keypoints_beyond_the_second_channel_are_its_ends_and_not_believed() -> None:
     rows = aligned(silent(4, 3), [-0.5, 0.0, 0.0, 0.5], [0.1, 0.2, 0.3, 0.4]).keypoints()
     assert list(rows) == ["Time Channel 0", "Time Channel 1", "Confidence"]
     assert rows["Time Channel 0"].tolist() == [0, 1, 2, 3] and rows["Time Channel 1"].tolist() == [0, 1, 2, 3]
-    assert rows["Confidence"].tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert rows["Confidence"].tolist() == [0.0, 0.2, 0.3, 0.0]
 
 
 # What a picture shows
@@ -192,6 +213,25 @@ def test_silence_stands_where_the_second_recording_has_nothing(tmp_path: Path) -
     written_T, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
     loud = [float(np.abs(second_T).max()) > 0.05 for second_T in written_T.reshape(4, RATE_HZ)]
     assert loud == [False, True, False, False]
+
+
+@pytest.mark.parametrize(("size_s", "heard_at_s"), [(-2.0, [2, 8]), (2.0, [2, 8])])
+def test_what_is_written_lines_up_on_both_sides_of_a_jump(tmp_path: Path, size_s: float, heard_at_s: list[int]) -> None:
+    """Channel 1 is 1 s late, and at 4 s of channel 0 it lost 2 s, or has 2 s of hiss inserted."""
+    wave_T = np.zeros(13 * RATE_HZ, np.float32)
+    wave_T[[3 * RATE_HZ, round((9 + size_s) * RATE_HZ)]] = 0.5
+    if size_s > 0:
+        wave_T[5 * RATE_HZ : 7 * RATE_HZ] = hiss(2)
+    source = recorded(tmp_path / "second.wav", wave_T, subtype="FLOAT")
+    resumes_s = 4 + max(1e-4, -size_s)
+    knots = (np.array([0.0, 4.0, resumes_s, 10.0]), np.array([1.0, 5.0, resumes_s + 1 + size_s, 11 + size_s]))
+    time_map = TimeMap(*knots, np.ones(4), (Jump(4.0, size_s),))
+    write_aligned(
+        Alignment(silent(10, 13), time_map, 1.0, 0.0, 0.0, 1.0), source, None, tmp_path / "out.wav", no_progress
+    )
+    written_T, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    assert np.flatnonzero(np.abs(written_T) > 0.4).tolist() == [second * RATE_HZ for second in heard_at_s]
+    assert np.abs(written_T[round(4.01 * RATE_HZ) : 6 * RATE_HZ]).max() < 1e-3
 
 
 def test_blocks_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from bench.reproduce import (
     Outcome,
     Record,
     Says,
+    _check,
     check_reproducible,
     compare_results,
     load_record,
@@ -220,6 +221,11 @@ def test_a_journal_that_is_gone_leaves_everything_unknown_but_the_data(copied: S
     (run_folder(copied) / "events.jsonl").unlink()
     said = {check.name: check.says for check in attempted(copied).checks}
     assert said["version"] == said["CPU"] == "not known" and said["music"] == "alike"
+
+
+def test_what_is_not_recorded_on_either_side_is_not_known() -> None:
+    says = [_check("code", "commit", then, now).says for then, now in (("a", "a"), ("a", "b"), ("", "a"), ("a", ""))]
+    assert says == ["alike", "differs", "not known", "not known"]
 
 
 def test_a_run_that_was_given_weights_wants_them_again(copied: Store) -> None:

@@ -63,3 +63,15 @@ def test_drift_of_a_short_recording_is_not_shown() -> None:
 
     assert "+50.0 ppm, 180 ms in an hour" in told(30) and "+1.2500 s at the start" in told(30)
     assert "not measurable in less than 20 s" in told(10) and "ppm" not in told(10)
+
+
+def test_rows_are_of_the_moments_that_a_short_clip_shares_with_a_long_recording() -> None:
+    long, clip = (np.zeros(seconds * RATE_HZ, dtype=np.float32) for seconds in (180, 6))
+    pair = Pair("made", long, clip, "key")
+    knots = TimeMap(pair.keypoints, pair.keypoints - 133.25, np.ones(len(pair.keypoints)))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(lag_path.render(Alignment(pair, knots, -133.25, 0.0, 0.0, 1.0)))
+    text = console.export_text()
+    rows = [line.split() for line in text.splitlines() if line.endswith("1.00") or "-133250.0" in line]
+    assert [row[:3] for row in rows] == [[f"{134 + i}.0", f"{0.75 + i:.4f}", "-133250.0"] for i in range(6)]
+    assert "not measurable" in text  # in the 6 s that both have

@@ -34,6 +34,11 @@ def test_each_window_has_a_line_and_its_other_candidates_below() -> None:
     assert "10.0 s" in third and "20.0 s" in third
 
 
+def test_a_silent_recording_says_nothing_of_the_thresholds_of_the_catalogue() -> None:
+    text = shown(registry.load("report", "identify").render("a.wav", [Answer(0.0, 10.0, None, (), "silent")]))
+    assert "silent" in text and "thresholds" not in text
+
+
 def test_false_acceptance_and_false_rejection_are_told() -> None:
     match = Match("1", "a.mp3", "", 0.0, 0.9, True)
     answers = [Answer(0.0, 10.0, 0.5, (match,), "", 0.01, 0.1), Answer(10.0, 12.0, 0.6, (match,), "", 0.01, 0.25)]

@@ -90,6 +90,11 @@ def test_tracking_store_that_cannot_be_looked_into_is_not_refused(uri: str, monk
         ("postgresql://host/x", "postgresql://host/x?options=-csearch_path%3Doptuna", False),
         ("mysql+pymysql://host/x", "postgresql://host/x", False),
         ("sqlite:////a/../b/x.db", "sqlite+pysqlite:////b/x.db", True),
+        ("sqlite:////b/x.db", "SQLite:///file:/b/x.db?mode=rwc&uri=true", True),
+        ("sqlite:///x.db", "sqlite:///./file.db", False),
+        ("postgresql:///x", "postgres://localhost/x?connect_timeout=5", True),
+        ("postgresql:///x?host=db&port=5433", "postgresql://db:5433/x", True),
+        ("mariadb://host/x", "mysql+pymysql://host:3306/x", True),
         ("sqlite:////b/x.db", "", False),
     ],
 )

@@ -72,7 +72,13 @@ def join(lines: list[bytes], at: int, between: bytes) -> list[bytes]:
         lambda lines, at: [*lines[:at], b"", *lines[at:]],
         lambda lines, at: [*lines[:at], b"\x00\xff\x00", *lines[at:]],
         lambda lines, at: [*lines[:at], b'{"op_code":4,"worker_id":"x"}', *lines[at:]],
-        lambda lines, at: [*lines[:at], b'{"op_code":77,"worker_id":"x"}', b"[]", b"3", *lines[at:]],
+        lambda lines, at: [
+            *lines[:at],
+            b'{"op_code":77,"worker_id":[{"op_code":[],"worker_id":{}}]}',
+            b"[]",
+            b"3",
+            *lines[at:],
+        ],
     ],
     ids=["two-lines-and-a-brace", "two-lines", "blank", "bytes", "incomplete", "other-values"],
 )

@@ -84,6 +84,12 @@ def test_mp3_with_a_count_that_is_too_low_keeps_its_start(tmp_path: Path) -> Non
     assert np.abs(decoded.wave_T[: len(whole)] - whole)[:-1152].max() <= MP3_ROUNDING
 
 
+def test_mp3_with_a_count_of_one_frame_is_read_to_the_end(tmp_path: Path) -> None:
+    seconds, note = read(tmp_path, with_size(encoded("MP3"), b"Xing\0\0\0\x0f", ">I", 1))
+    assert seconds == pytest.approx(3.0, abs=0.1)
+    assert "longer than its header says (0.0 s, where there are 3.0 s)" in note
+
+
 def test_bytes_between_frames_end_no_mp3(tmp_path: Path) -> None:
     parts = frames(encoded("MP3"))
     content = b"".join(parts[:40]) + np.random.default_rng(0).bytes(5000) + b"".join(parts[40:])
@@ -147,6 +153,12 @@ def test_wav_of_a_recorder_that_lost_power_has_no_size_at_all(tmp_path: Path) ->
     assert read(tmp_path, unfinished)[0] == 3.0
 
 
+@pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "ALAW"])
+def test_wav_of_a_compressed_encoding_without_a_size_is_read_to_the_end(tmp_path: Path, subtype: str) -> None:
+    seconds, note = read(tmp_path, with_size(encoded("WAV", subtype=subtype), b"data", "<I", 0))
+    assert seconds == pytest.approx(3.0, abs=0.1) and "longer than its header says (0.0 s" in note
+
+
 @pytest.mark.parametrize(
     "tail", [b"LIST\x04\0\0\0abcd", b"bext\x02\0\0\0hiiXML\x04\0\0\0<x/>", bytes(30_000)], ids=["list", "bext", "zeros"]
 )
@@ -167,6 +179,18 @@ def test_rf64_with_a_size_that_is_too_low_is_read_to_the_end(tmp_path: Path, siz
     whole = encoded("RF64")
     at = whole.index(b"ds64") + 16
     assert read(tmp_path, whole[:at] + struct.pack("<Q", size) + whole[at + 8 :])[0] == 3.0
+
+
+def test_rf64_whose_size_was_never_written_is_read_to_the_end(tmp_path: Path) -> None:
+    whole = encoded("RF64")
+    at = whole.index(b"ds64") + 16
+    assert read(tmp_path, whole[:at] + b"\xff" * 8 + whole[at + 8 :]) == (3.0, "")
+
+
+@pytest.mark.parametrize("tail", [b"", b"axml\x04\0\0\0<x/>"], ids=["alone", "axml"])
+def test_bw64_is_read_as_rf64(tmp_path: Path, tail: bytes) -> None:
+    assert read(tmp_path, b"BW64" + encoded("RF64")[4:] + tail) == (3.0, "")
+    assert "cut off: of 3.0 s" in read(tmp_path, b"BW64" + encoded("RF64")[4:50_000])[1]
 
 
 @pytest.mark.parametrize(("format_", "name", "order"), [("AIFF", b"SSND", ">I"), ("CAF", b"data", ">Q")])

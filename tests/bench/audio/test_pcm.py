@@ -156,7 +156,10 @@ def test_known_problems_are_not_loaded(tmp_path: Path) -> None:
 
     corpus = prepared(tmp_path, Listed({"a": noise(0)}))
     assert statuses(corpus) == {"a": "ok", "b": "missing", "c": "unreadable"}
-    assert corpus.select_unusable()["reason"].tolist() == ["missing", "a link to a folder, which is not followed"]
+    assert corpus.select_unusable()["reason"].tolist() == [
+        shards.NOT_THERE,
+        "a link to a folder, which is not followed",
+    ]
 
 
 def test_no_usable_track_is_one_clear_error(tmp_path: Path) -> None:

@@ -157,6 +157,28 @@ def test_a_lost_answer_to_creating_the_run_makes_no_second_run(store: Path) -> N
     assert len(client_of(store).get_metric_history(book.run_id, TOP1)) == 1
 
 
+def test_a_run_synced_to_another_server_lies_below_its_parent_there(
+    store: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(store, [], "sweep") as parent:
+        parent.tags({"bench.kind": "sweep"})
+    with opened(store, [], "a-trial") as trial:  # delivered before its parent, in the order of keys
+        trial.tags({"mlflow.parentRunId": parent.run_id})
+    first_id = parent.run_id
+    assert client_of(store).get_run(trial.run_id).data.tags["mlflow.parentRunId"] == first_id
+    other = store / "other.db"
+    shutil.copy(database, other)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    assert sync(store, print) == [("a-trial", "delivered"), ("sweep", "delivered")]
+    client = mlflow.MlflowClient(f"sqlite:///{other}")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert len(runs) == 2
+    (above,) = (run for run in runs if run.data.tags.get("bench.kind") == "sweep")
+    (below,) = (run for run in runs if run is not above)
+    assert below.data.tags["mlflow.parentRunId"] == above.info.run_id != first_id
+    assert [run.info.status for run in (above, below)] == ["FINISHED", "FINISHED"]
+
+
 def test_experiment_name_of_the_user_wins(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     with opened(store, []):

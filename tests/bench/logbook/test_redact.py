@@ -34,13 +34,14 @@ def test_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
         "the password s3cret pa/ss is wrong",
         'password authentication failed for user "ann"',
         "Access denied for user 'ann'@'localhost' (using password: YES)",
+        "refused: Basic YW5uOnMzY3JldCBwYS9zcw== is no header of ours",
         "no parse of postgresql://host/x?password=s3cret&user=ann",
     ],
 )
 def test_message_is_shown_without_user_and_password(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cret%20pa%2Fss@127.0.0.1:5612")
     shown = redact(text)
-    assert "s3cret" not in shown and "ann" not in shown
+    assert not any(part in shown for part in ("s3cret", "ann", "YW5u"))
     assert len(shown) > 20
 
 

@@ -207,7 +207,7 @@ def test_an_artefact_over_the_limit_of_a_proxy_is_named_and_holds_back_nothing_e
     assert "cannot be reached" not in warning
 
     del warnings[:]
-    assert sync(tmp_path, warnings.append) == [("k", "delivered")]
+    assert sync(tmp_path, warnings.append) == [("k", "delivered in part")]
     (warning,) = warnings
     assert "artefact large.bin (20.0 kB)" in warning and "many/large.bin (20.0 kB)" in warning
     proxy.limit_bytes = 1_000_000
@@ -236,6 +236,18 @@ def test_an_artefact_that_fails_for_a_moment_is_sent_later_and_the_status_at_onc
     assert sync(tmp_path, warnings.append) == [("k", "delivered")]
     assert [file.path for file in server.client().list_artifacts(book.run_id)] == ["grid.json", "large.bin"]
     assert not any(part in "".join(warnings) for part in ("s3cret", "ann:", "ann@"))
+
+
+def test_a_server_that_refuses_the_login_is_told_as_such(
+    proxy: LimitedProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri.replace("ann", "bob"))
+    warnings: list[str] = []
+    with opened(tmp_path, warnings):
+        pass
+    assert sync(tmp_path, warnings.append) == [("k", "failed")]
+    assert len(warnings) == 2 and not any("s3cret" in warning or "bob" in warning for warning in warnings)
+    assert all("refuses user and password (HTTP 401)" in warning for warning in warnings)
 
 
 def test_no_user_and_no_password_is_in_any_message_or_file(
