@@ -19,6 +19,7 @@ from bench.align.waves import JumpTime, Whitened, find_jump
 from bench.values import Ints
 
 LIKELY = 0.5  # probability from which on a candidate is the answer
+SPEAKS_FROM = 5.0  # height of a second from which on it speaks for a lag
 BRIDGE_S = 60.0  # silence between two seconds of one clock over which its lag is believed
 WANDERS = 0.005  # change of the lag in each second of silence that may be a clock that wanders, and no jump
 EPSILON_S = 1e-4  # between two knots at a jump
@@ -60,7 +61,10 @@ def cut_stretches(evidence: Evidence, duration1_s: float) -> list[Stretch]:
     One that no second is sure of, as another lag explains it as well, stands only if there is no other.
     """
     probability_KC = evidence.probability_KC
-    chosen_K = np.where(probability_KC.max(axis=1) > LIKELY, probability_KC.argmax(axis=1), -1)
+    likeliest_K = probability_KC.argmax(axis=1)
+    # A clock is slow to lose its lag: a stretch begins and ends with a second that speaks for it.
+    speaks_K = np.take_along_axis(evidence.height_KC, likeliest_K[:, None], axis=1)[:, 0] >= SPEAKS_FROM
+    chosen_K = np.where(speaks_K & (probability_KC.max(axis=1) > LIKELY), likeliest_K, -1)
     stretches = [_cut(evidence, duration1_s, *run) for run in find_runs(chosen_K)]
     return _keep_in_order([each for each in stretches if each.confidence_K.max() > LIKELY] or stretches)
 
