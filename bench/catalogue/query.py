@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bench.audio.silence import is_silent
 from bench.catalogue.folder import Catalogue
 from bench.catalogue.lines import Line, Recording, find_stretches, offset_samples, rank_tracks, window_segments
-from bench.degrade.mix import ZERO_POWER, normalise_peak
+from bench.degrade.mix import normalise_peak
 from bench.errors import BenchError, DataError
 from bench.fingerprint import SHORTEST_QUERY, cut_segments, fingerprint_queries, num_segments
 from bench.store import read_array
@@ -103,7 +104,7 @@ def _listen(catalogue: Catalogue, wave_T: Floats, progress: Progress) -> Recordi
         vectors.append(vectors_WD)
         neighbours.append(catalogue.index.neighbours(vectors_WD, TOP_K))
         segment_WT = cut_segments(block_T, size, hop) if len(block_T) >= size else block_T[None]
-        silent.append([float(np.mean(np.square(each, dtype=np.float64))) < ZERO_POWER for each in segment_WT])
+        silent.append([is_silent(each_T) for each_T in segment_WT])
     progress("identify", count, count)
     return Recording(np.concatenate(vectors), np.concatenate(neighbours), np.concatenate(silent), len(wave_T))
 

@@ -16,6 +16,7 @@ import torch
 
 from bench import config, registry
 from bench.audio.decode import decode
+from bench.audio.pcm import prepare_corpus
 from bench.catalogue import build as building
 from bench.catalogue import folder as catalogue
 from bench.catalogue import query
@@ -29,6 +30,7 @@ from bench.runs import Weights
 from bench.score.threshold import threshold
 from bench.settings import RunConfig
 from bench.store import Store
+from bench.testing.source import Arrays
 from bench.train import checkpoint
 from bench.values import RATE_HZ
 
@@ -142,6 +144,19 @@ def test_constant_is_silent_and_an_offset_changes_nothing(opened: Catalogue, tmp
         (plain,) = identify(opened, piece)
         assert answer.matches[0].path == "song 2.wav"
         assert answer.matches[0].score == pytest.approx(plain.matches[0].score, abs=0.01)
+
+
+@pytest.mark.parametrize(("peak", "silent"), [(0.9e-3, True), (1.1e-3, False)])
+def test_one_peak_decides_what_is_silent_in_a_corpus_and_in_a_recording(
+    opened: Catalogue, tmp_path: Path, peak: float, silent: bool
+) -> None:
+    quiet = sound(2)[30_000 : 30_000 + 4 * RATE_HZ]
+    quiet = (peak * quiet / np.abs(quiet).max()).astype(np.float32)
+    (answer,) = identify(opened, np.where(np.arange(len(quiet)) % 1_000 == 0, peak, quiet).astype(np.float32))
+    assert (answer.why == "silent") == silent
+    source = Arrays({"quiet": quiet, "loud": sound(0, 4.0)})
+    corpus = prepare_corpus(Store(tmp_path), "arrays", source, min_track_s=1.0, workers=1)
+    assert ("silent" in corpus.manifest["status"].tolist()) == silent
 
 
 def heard(answers: list[query.Answer]) -> list[tuple[str, float, float, float]]:
