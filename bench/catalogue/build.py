@@ -177,10 +177,10 @@ def calibrate(
         num_segments(round(part_s * RATE_HZ), embedder.segment_samples, database.hop_samples) for part_s in PARTS_S
     ]
     parts = _part_limits(vectors_QMD, rows, groups, database, count, false_accepts)
-    pair = _pair_limit(vectors_QMD, rows, groups, database, count[-1], embedder.device, false_accepts)
+    pairs = _pair_limits(vectors_QMD, rows, groups, database, count[-1], embedder.device, false_accepts)
     progress("calibration: search", len(lengths_s), len(lengths_s))
     flat_QD = vectors_QMD.reshape(-1, vectors_QMD.shape[2])
-    return Limits(tuple(limits), parts, pair), flat_QD[
+    return Limits(tuple(limits), parts, pairs), flat_QD[
         np.random.default_rng(0).permutation(len(flat_QD))[:NUM_CALIBRATION]
     ]
 
@@ -284,7 +284,7 @@ def _part_limits(
     return tuple(limits)
 
 
-def _pair_limit(
+def _pair_limits(
     vectors_QMD: Floats,
     rows: Ints,
     groups: Ints,
@@ -292,26 +292,32 @@ def _pair_limit(
     segments: int,
     device: torch.device,
     share: float,
-) -> Limit | None:
-    """Return the threshold that impostors pass whose beginning and end have the same best line; None if too short.
+) -> tuple[Limit, ...]:
+    """Return the thresholds for two neighbouring halves, and for two neighbouring whole excerpts; none if too short.
 
-    It is not below the median of the impostors that do not agree: a line must sound alike, too.
+    Each is the threshold that impostors pass whose beginning and end have the same best line. It is not below the
+    median of the impostors of the length of one part, most of which do not agree: a line must sound alike, too. Two
+    excerpts of one impostor agree less often than its halves do, as each has to fit for twice as long.
     """
     between = vectors_QMD.shape[1] - segments
     if between < segments:
-        return None
+        return ()
     first, last = (
         search_diagonals(vectors_QMD[:, part], database, 1, groups[rows], device, groups)
         for part in (slice(0, segments), slice(between, None))
     )
+    whole_Q = search_diagonals(vectors_QMD, database, 1, groups[rows], device, groups).scores_QR[:, 0]
     place_Q, other_Q = first.places_QR[:, 0], last.places_QR[:, 0]
     same_track_Q = database.track_row_of(place_Q) == database.track_row_of(other_Q)
     agrees_Q = (place_Q >= 0) & same_track_Q & (np.abs(other_Q - place_Q - between) <= SAME_LINE)
     score_Q = (first.scores_QR[:, 0] + last.scores_QR[:, 0]) / 2
-    limit = threshold(np.where(agrees_Q, score_Q, np.nan), PAIR_SHARE * share)
-    limit = max(limit, float(np.nanmedian(score_Q)))
+    agreed = threshold(np.where(agrees_Q, score_Q, np.nan), PAIR_SHARE * share)
     own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
-    return Limit(segments, limit, len(rows), share, float((own_Q < limit).mean()))
+    limits = []
+    for length, impostor_Q in ((segments, score_Q), (vectors_QMD.shape[1], whole_Q)):
+        limit = max(agreed, float(np.nanmedian(impostor_Q)))
+        limits.append(Limit(length, limit, len(rows), share, float((own_Q < limit).mean())))
+    return tuple(limits)
 
 
 def _part_scores_in_track(vectors_MD: Floats, database: Fingerprints, row: int, lengths: Sequence[int]) -> Floats:

@@ -159,6 +159,23 @@ def test_one_peak_decides_what_is_silent_in_a_corpus_and_in_a_recording(
     assert ("silent" in corpus.manifest["status"].tolist()) == silent
 
 
+def test_a_recording_in_blocks_is_the_recording(opened: Catalogue) -> None:
+    for seconds in (0.9, 10.86, 10.87, 10.96, 33.3):
+        wave_T = np.concatenate([sound(3), sound(4), sound(5)])[: round(seconds * RATE_HZ)].astype(np.float32)
+        blocks = np.split(wave_T, np.sort(np.random.default_rng(0).integers(0, len(wave_T), 7)))
+        whole, streamed = query.listen(opened, [wave_T]), query.listen(opened, blocks)
+        assert whole.num_samples == streamed.num_samples == len(wave_T)
+        assert len(whole.vectors_MD) == max(1, (len(wave_T) - 15_360) // 1_600 + 1) == len(whole.silent_M)
+        assert np.array_equal(whole.vectors_MD, streamed.vectors_MD)
+        assert np.array_equal(whole.neighbours_MK, streamed.neighbours_MK)
+
+
+def test_a_recording_that_is_too_short_is_named(opened: Catalogue, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "short.wav", sound(0, 0.6), RATE_HZ)
+    found, (error,) = _identify_all(opened, [tmp_path / "short.wav"], 1, 10.0)
+    assert not found and str(error).startswith(f"{tmp_path / 'short.wav'} is 0.60 s long; ")
+
+
 def heard(answers: list[query.Answer]) -> list[tuple[str, float, float, float]]:
     """Return path, beginning, end and time in the track of each accepted answer, to a tenth of a second."""
     known = [(a, a.matches[0]) for a in answers if a.matches and a.matches[0].accepted]
