@@ -123,16 +123,14 @@ class Catalogue:
             return None
         return _interpolate(self.pair_limits, num_segments)
 
-    def error_rates(self, num_segments: int) -> tuple[float, float] | None:
-        """Return the rates of false acceptance (promised) and false rejection (measured) at a length; None as above.
+    def find_limit(self, num_segments: int) -> Limit | None:
+        """Return the limit whose error rates hold at a length; None if uncalibrated.
 
-        They are those of the longest calibrated length that is not longer.
+        It is that of the longest calibrated length that is not longer.
         """
-        if not self.limits:
-            return None
-        limit = max((each for each in self.limits if each.segments <= num_segments), default=self.limits[0],
-                    key=lambda each: each.segments)  # fmt: skip
-        return limit.false_accept, limit.false_reject
+        return next(
+            (each for each in reversed(self.limits) if each.segments <= num_segments), next(iter(self.limits), None)
+        )
 
 
 def _interpolate(limits: Sequence[Limit], num_segments: int) -> float:

@@ -66,6 +66,9 @@ class Answer:
     false_reject: float | None = None
     """How often an excerpt of this length, clean or noisy, is not accepted or given another track; None likewise."""
 
+    excerpts: int | None = None
+    """The number of excerpts that was measured on; None likewise."""
+
 
 def identify(
     catalogue: Catalogue, wave_T: Floats, *, top: int = 5, window_s: float = WINDOW_S, progress: Progress = no_progress
@@ -216,8 +219,9 @@ def _unknown(catalogue: Catalogue, recording: Recording, from_s: float, to_s: fl
     return Answer(from_s, to_s, ranked[0].threshold, matches, "", *_rates(catalogue, ranked[0]))
 
 
-def _rates(catalogue: Catalogue, line: Line) -> tuple[float | None, float | None]:
-    return catalogue.error_rates(line.end - line.begin) or (None, None)
+def _rates(catalogue: Catalogue, line: Line) -> tuple[float, float, int] | tuple[None, None, None]:
+    limit = catalogue.find_limit(line.end - line.begin)
+    return (limit.false_accept, limit.false_reject, limit.impostors) if limit else (None, None, None)
 
 
 def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
@@ -228,7 +232,7 @@ def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
         for rank, match in enumerate(answer.matches, start=1):
             found = {"rank": rank, "accepted": match.accepted, "id": match.id, "start_s": match.start_s}
             judged = {"score": match.score, "threshold": answer.threshold, "path": match.path}
-            rates = {"false_accept": answer.false_accept, "false_reject": answer.false_reject}
+            rates = {name: getattr(answer, name) for name in ("false_accept", "false_reject", "excerpts")}
             rows.append(span | found | judged | rates | {"end_s": match.start_s + answer.to_s - answer.from_s})
         if not answer.matches:
             rows.append(span | {"rank": 0, "accepted": False, "why": answer.why})
