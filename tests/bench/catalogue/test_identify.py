@@ -182,6 +182,29 @@ def heard(answers: list[query.Answer]) -> list[tuple[str, float, float, float]]:
     return [(m.path, round(a.from_s, 1), round(a.to_s, 1), round(m.start_s, 1)) for a, m in known]
 
 
+def test_sounds_that_are_no_music_are_impostors_too(opened: Catalogue) -> None:
+    class Noise:
+        tracks = range(1)
+
+        def num_samples(self, track: int) -> int:
+            return 20 * RATE_HZ
+
+        def read(self, track: int, start: int, count: int) -> np.ndarray:
+            return np.random.default_rng(start).integers(-9_000, 9_000, count).astype(np.int16)
+
+    sounds = building._draw_sounds(Noise(), 3 * RATE_HZ)  # type: ignore[arg-type]
+    assert len(sounds) == round(0.3 * building.EXCERPTS)
+    assert all(np.abs(sound_T).max() == pytest.approx(1.0) and sound_T.dtype == np.float32 for sound_T in sounds)
+    # A database that holds what one of the sounds is: every threshold is at that sound's score, 1, or above.
+    vectors_QMD = query.fingerprint_queries(opened.embedder, iter([np.stack(sounds[:9])]), 1_600)
+    database = replace(opened.database, vectors=vectors_QMD[4], tracks=np.arange(1), first_vector=np.array([0, 21]))
+    nothing_QMD = np.zeros_like(vectors_QMD[:2])
+    both = nothing_QMD, vectors_QMD, np.zeros(2, dtype=np.int64), np.zeros(1, dtype=np.int64), database
+    assert building._limit(*both, opened.embedder.device, 0.01).threshold == pytest.approx(1.0, abs=1e-4)
+    (part,) = building._part_limits(*both, [11], 0.01)
+    assert part.threshold == pytest.approx(1.0, abs=1e-4)
+
+
 def test_a_long_recording_is_answered_part_by_part(opened: Catalogue) -> None:
     known = [sound(song)[: 10 * RATE_HZ] for song in (3, 5)]
     parts = [known[0], np.zeros(10 * RATE_HZ), sound(200, 10.0), known[1], sound(1, 0.5)]
