@@ -7,19 +7,22 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from bench import registry
 from bench.audio.pcm import Corpus, prepare_corpus
+from bench.config import format_plugin_name
 from bench.degrade.queries import QuerySet, prepare_queries
 from bench.degrade.room import ResponseSource, RoomBank, prepare_rooms
 from bench.errors import ConfigError, DataError
 from bench.machine import cores
 from bench.settings import RunConfig
 from bench.store import Store, digest
-from bench.values import Ints, Progress, Source
+from bench.values import Ints, Progress, Source, Track
 
+SOURCE_PARTS = ("tracks", "load", "digest")  # of a source of music or noise
 VALIDATION_QUERIES = 500  # per cell, at least: +-4 points for one encoder, less for two encoders on the same queries
 VAL_SHARE = 20  # one in 20 training tracks is held out if the data set has no validation side
 VALIDATION_ROOMS = {"seed": 1, "train_rooms": 0}  # the test rooms have seed 0
@@ -158,8 +161,7 @@ def format_left_out(training_set: TrainingSet) -> list[str]:
 
 def music_source(config: RunConfig, root: Path | None) -> Source:
     """Return the source of a run's music. Raises: ConfigError if the data set holds no music."""
-    source: Source = _plugin("music", config.data.dataset).build(config.music, root)
-    return source
+    return _build_source("music", config.data.dataset, config.music, root)
 
 
 def prepare_corpora(
@@ -179,8 +181,28 @@ def noise_source(config: RunConfig, root: Path | None) -> tuple[str, Source]:
         name = "noise-folder" if root is not None and (root / "noise").is_dir() else "noise-synth"
     elif Path(name).is_dir():
         name, folder = "noise-folder", Path(name)
-    plugin = _plugin("noise", name)
-    return name, plugin.build(plugin.Config(), folder)
+    return name, _build_source("noise", name, None, folder)
+
+
+def _build_source(kind: str, name: str, config: Any, root: Path | None) -> Source:
+    """Return the source of a plug-in of music or noise, by default with its default settings.
+
+    Raises: ConfigError if it is of another kind; PluginError if it cannot be built, or cannot list its tracks.
+    """
+    plugin, called = _plugin(kind, name), format_plugin_name(name)
+    with registry.name_plugin("dataset", called, plugin, "cannot be built by build(config, root)"):
+        source: Source = plugin.build(plugin.Config() if config is None else config, root)
+        missing = [part for part in SOURCE_PARTS if not hasattr(source, part)]
+        registry.require_rule(not missing, f"build returns what has {', '.join(SOURCE_PARTS)}", type(source).__name__)
+    with registry.name_plugin("dataset", called, plugin, "cannot list its tracks by tracks()"):
+        tracks = source.tracks()
+        registry.require_rule(isinstance(tracks, Sequence), "tracks() returns a list", type(tracks).__name__)
+        strange = next((track for track in tracks if not isinstance(track, Track)), None)
+        registry.require_rule(strange is None, "tracks() lists values of bench.values.Track", repr(strange))
+    with registry.name_plugin("dataset", called, plugin, "cannot tell its content by digest()"):
+        content = source.digest()
+        registry.require_rule(isinstance(content, str), "digest() returns a text", type(content).__name__)
+    return source
 
 
 def _build_measured_rooms(config: RunConfig, root: Path | None) -> ResponseSource | None:
@@ -192,8 +214,12 @@ def _build_measured_rooms(config: RunConfig, root: Path | None) -> ResponseSourc
         name = "rir-folder"
     elif Path(name).is_dir():
         name, folder = "rir-folder", Path(name)
-    plugin = _plugin("rir", name)
-    source: ResponseSource = plugin.build(plugin.Config(), folder)
+    plugin, called = _plugin("rir", name), format_plugin_name(name)
+    with registry.name_plugin("dataset", called, plugin, "cannot be built by build(config, root)"):
+        source: ResponseSource = plugin.build(plugin.Config(), folder)
+    with registry.name_plugin("dataset", called, plugin, "cannot list its responses by names() and digest()"):
+        source.names()
+        source.digest()
     return None if name == "rooms" else source
 
 

@@ -8,12 +8,8 @@ Shape legend: B batch, T samples, D dimensions, C channels, F mel bands, W frame
 
 from __future__ import annotations
 
-import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import MISSING, fields
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,8 +19,9 @@ from torch import Tensor
 
 from bench import registry
 from bench.config import format_plugin_name, format_setting
-from bench.errors import BenchError, PluginError
+from bench.errors import PluginError
 from bench.fingerprint import embed, resample_to
+from bench.registry import name_plugin, require_rule
 from bench.values import RATE_HZ
 
 ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
@@ -32,35 +29,6 @@ SEGMENTS = 3
 TOLERANCE = 1e-3  # of a unit vector: float32 sums in another order differ by far less
 LOUDER = 100.0  # by how much the rest of the batch is louder, so that what is scaled by the batch is found
 NORMALISE = "end embed with torch.nn.functional.normalize(vectors, dim=1)"
-
-
-class BrokenRuleError(Exception):
-    """A plug-in breaks a rule of its contract; the message says which, what was found, and the remedy."""
-
-
-@contextmanager
-def name_plugin(kind: str, name: str, plugin: ModuleType, failed: str, settings: str = "") -> Iterator[None]:
-    """Turn any error of a plug-in's own code into a PluginError of one sentence, which names its file and line.
-
-    `failed` says what did not work, `settings` with which settings. Errors that are meant for the user pass unchanged.
-    """
-    try:
-        yield
-    except BenchError:
-        raise
-    except Exception as error:
-        where = f"{kind} {name!r} ({_format_place(plugin, error)}){settings}"
-        if isinstance(error, BrokenRuleError):
-            raise PluginError(f"{where} breaks its contract: {error}") from error
-        reason = " ".join(str(error).split()) or "no message"
-        raise PluginError(f"{where} {failed}: {type(error).__name__}: {reason}; correct the file") from error
-
-
-def _format_place(plugin: ModuleType, error: Exception) -> str:
-    """Return the plug-in's file, with the line that its own code had reached when the error was raised."""
-    file = str(plugin.__file__)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f"{Path(file).name}, line {lines[-1]}" if lines else Path(file).name
 
 
 def check_index(name: str, config: Any, dim: int) -> None:
@@ -76,7 +44,7 @@ def check_index(name: str, config: Any, dim: int) -> None:
         found_QK = index.neighbours(vectors_ND, 2)
         rule = "neighbours(queries_QD, top_k) returns an int64 array of shape (Q, top_k), here (2, 2)"
         found = (getattr(found_QK, "dtype", type(found_QK).__name__), getattr(found_QK, "shape", "no shape"))
-        _require(found == (np.int64, (2, 2)), rule, " ".join(map(str, found)))
+        require_rule(found == (np.int64, (2, 2)), rule, " ".join(map(str, found)))
 
 
 def build_encoder(plugin: ModuleType, name: str, config: Any) -> Any:
@@ -87,7 +55,7 @@ def build_encoder(plugin: ModuleType, name: str, config: Any) -> Any:
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             encoder = plugin.build(config)
         is_module = isinstance(encoder, torch.nn.Module)
-        _require(is_module, "build(config) returns a torch.nn.Module", type(encoder).__name__)
+        require_rule(is_module, "build(config) returns a torch.nn.Module", type(encoder).__name__)
         return encoder
 
 
@@ -98,11 +66,11 @@ def check_encoder_parts(encoder: Any, plugin: ModuleType, name: str) -> None:
         raise PluginError(f"encoder {name!r} has no {', '.join(missing)}; see `bench.testing.check_encoder`")
     with name_plugin("encoder", name, plugin, "cannot be checked"):
         rate_hz, segment_s, dim = encoder.rate_hz, encoder.segment_s, encoder.dim
-        _require(isinstance(rate_hz, int) and rate_hz > 0, "rate_hz is a whole number above 0", rate_hz)
-        _require(isinstance(dim, int) and dim > 0, "dim is a whole number above 0", dim)
+        require_rule(isinstance(rate_hz, int) and rate_hz > 0, "rate_hz is a whole number above 0", rate_hz)
+        require_rule(isinstance(dim, int) and dim > 0, "dim is a whole number above 0", dim)
         samples = segment_s * rate_hz
         whole = samples > 0 and abs(samples - round(samples)) < 1e-6
-        _require(whole, "segment_s holds whole samples at rate_hz", samples)
+        require_rule(whole, "segment_s holds whole samples at rate_hz", samples)
 
 
 def check_encoder(encoder: Any, plugin: ModuleType, name: str, config: Any, *, trains: bool, masks: bool) -> None:
@@ -137,11 +105,13 @@ def _make_waves(encoder: Any) -> Tensor:
 def _check_vectors(encoder: Any, wave_BT: Tensor) -> None:
     vector_BD = embed(encoder, wave_BT, "fp32")
     right = (len(wave_BT), encoder.dim)
-    _require(vector_BD.shape == right, f"vectors have the shape (B, dim), here {right}", tuple(vector_BD.shape))
-    _require(torch.isfinite(vector_BD).all(), "vectors are finite", "NaN or infinity")
+    require_rule(vector_BD.shape == right, f"vectors have the shape (B, dim), here {right}", tuple(vector_BD.shape))
+    require_rule(torch.isfinite(vector_BD).all(), "vectors are finite", "NaN or infinity")
     length_B = torch.linalg.vector_norm(vector_BD, dim=1)
     unit = ((length_B - 1).abs() < TOLERANCE).all()
-    _require(unit, f"vectors have length 1 ({NORMALISE})", f"lengths of {length_B.min():.3g} to {length_B.max():.3g}")
+    require_rule(
+        unit, f"vectors have length 1 ({NORMALISE})", f"lengths of {length_B.min():.3g} to {length_B.max():.3g}"
+    )
 
 
 def _check_batch(encoder: Any, wave_BT: Tensor) -> None:
@@ -152,7 +122,7 @@ def _check_batch(encoder: Any, wave_BT: Tensor) -> None:
         "a vector depends on its segment alone and not on the rest of the batch, in evaluation mode (scale each "
         "segment by itself, and use batch norm only as a layer with running statistics)"
     )
-    _require(off < TOLERANCE, rule, f"a vector that changed by {off:.2g}")
+    require_rule(off < TOLERANCE, rule, f"a vector that changed by {off:.2g}")
 
 
 def _check_training(encoder: Any, wave_BT: Tensor, masks: bool) -> None:
@@ -160,10 +130,12 @@ def _check_training(encoder: Any, wave_BT: Tensor, masks: bool) -> None:
     with torch.no_grad():  # as in training, where features are computed once and have no weights
         feature_BCFW = encoder.features(resample_to(wave_BT, encoder.rate_hz))
     axes = "features have the axes (B, C, F, W), of which training masks the last two (train.mask_count=0 does not)"
-    _require(feature_BCFW.ndim == 4 or not masks, axes, tuple(feature_BCFW.shape))
+    require_rule(feature_BCFW.ndim == 4 or not masks, axes, tuple(feature_BCFW.shape))
     if any(weight.requires_grad for weight in encoder.parameters()):
         vector_BD = encoder.embed(feature_BCFW)
-        _require(vector_BD.requires_grad, "weights get gradients from embed's vectors", "vectors without a gradient")
+        require_rule(
+            vector_BD.requires_grad, "weights get gradients from embed's vectors", "vectors without a gradient"
+        )
         vector_BD.float().sum().backward()
 
 
@@ -175,8 +147,3 @@ def _format_changes(config: Any) -> str:
         if (value := getattr(config, item.name)) != item.default and item.default_factory is MISSING
     ]
     return f" with {', '.join(changes)}" if changes else ""
-
-
-def _require(holds: Any, rule: str, found: object) -> None:
-    if not holds:
-        raise BrokenRuleError(f"{rule}, got {found}")

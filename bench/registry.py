@@ -1,7 +1,8 @@
 """Finds plug-ins by name. A plug-in is a module; listing the names imports none of them.
 
 A plug-in is found, in this order, as a path (`./mine.py`), as a file in the suite's folder for its kind, or as an
-installed entry point of the kind's group. Its name is the file name with dashes for underscores.
+installed entry point of the kind's group. Its name is the file name with dashes for underscores. `name_plugin` turns
+errors of a plug-in's own code into one sentence.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -152,3 +156,41 @@ def _import_module(target: str, name: str) -> ModuleType:
         raise
     except Exception as error:
         raise PluginError(f"plug-in {name!r} ({target}) cannot be imported: {type(error).__name__}: {error}") from error
+
+
+class BrokenRuleError(Exception):
+    """A plug-in breaks a rule of its contract; the message says which, what was found, and the remedy."""
+
+
+@contextmanager
+def name_plugin(kind: str, name: str, plugin: ModuleType, failed: str, settings: str = "") -> Iterator[None]:
+    """Turn any error of a plug-in's own code into a PluginError of one sentence, which names its file and line.
+
+    `failed` says what did not work, `settings` with which settings. Errors that are meant for the user pass unchanged,
+    and so does what the operating system says to a plug-in of the suite.
+    """
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and plugin.__name__.startswith("bench."):
+            raise
+        where = f"{kind} {name!r} ({_format_place(plugin, error)}){settings}"
+        if isinstance(error, BrokenRuleError):
+            raise PluginError(f"{where} breaks its contract: {error}") from error
+        reason = " ".join(str(error).split()) or "no message"
+        raise PluginError(f"{where} {failed}: {type(error).__name__}: {reason}; correct the file") from error
+
+
+def _format_place(plugin: ModuleType, error: Exception) -> str:
+    """Return the plug-in's file, with the line that its own code had reached when the error was raised."""
+    file = str(plugin.__file__)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{Path(file).name}, line {lines[-1]}" if lines else Path(file).name
+
+
+def require_rule(holds: object, rule: str, found: object) -> None:
+    """Raise BrokenRuleError unless the rule holds. `found` is what there is instead."""
+    if not holds:
+        raise BrokenRuleError(f"{rule}, got {found}")

@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.catalogue.folder import Catalogue
+from bench.catalogue.folder import Catalogue, Limit
+from bench.score.statistics import wilson
 from bench.values import RATE_HZ
 
 MIB = 1 << 20
@@ -43,7 +44,21 @@ def render(catalogue: Catalogue) -> RenderableType:
             str(limit.segments),
             f"{limit.threshold:.3f}",
             f"{limit.false_accept:.0%} (target)",
-            f"{limit.false_reject:.1%}",
+            _format_share(limit.false_reject, limit.impostors),
             str(limit.impostors),
         )
-    return Group(lines, table)
+    return Group(lines, table, Text(f"  {_expected(catalogue.limits[-1])}"))
+
+
+def _expected(limit: Limit) -> str:
+    missed = _format_share(limit.false_reject, limit.impostors)
+    return (
+        f"expected of {limit.segments} segments: false acceptance {limit.false_accept:.1%} (target) of music that is "
+        f"not in the catalogue; false rejection {missed} of music that is, clean or with noise (measured on "
+        f"{limit.impostors} excerpts)"
+    )
+
+
+def _format_share(share: float, n: int) -> str:
+    low, high = wilson(round(share * n), n)
+    return f"{share:.1%} [{100 * low:.0f}-{100 * high:.0f}]"

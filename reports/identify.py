@@ -47,10 +47,12 @@ def _caption(answers: Sequence[Answer]) -> str:
     reject = [answer.false_reject for answer in answers if answer.false_reject is not None]
     if not accept or not reject:
         return f"{told}; this catalogue has no thresholds, and accepts nothing"
+    excerpts = max(answer.excerpts or 0 for answer in answers)
     missed = f"{min(reject):.0%}" if min(reject) == max(reject) else f"{min(reject):.0%} to {max(reject):.0%}"
     return (
         f"{told}; false acceptance: of 10 s of music that is not in the catalogue, {max(accept):.1%} (target); false "
-        f"rejection: of excerpts of these lengths with noise of 0 to 20 dB or none, {missed} (measured)"
+        f"rejection: of excerpts of these lengths with noise of 0 to 20 dB or none, {missed} (measured on "
+        f"{excerpts} excerpts)"
     )
 
 

@@ -28,7 +28,7 @@ from bench.align.score import FileScore, Spread, clip_times, compare_files, scor
 from bench.config import format_plugin_name, load_plugin
 from bench.errors import DataError
 from bench.fingerprint import Embedder
-from bench.plugin_check import name_plugin
+from bench.registry import name_plugin
 from bench.score.statistics import holm
 from bench.settings import AlignConfig, RunConfig
 from bench.store import Store, digest, read_frame, write_frame

@@ -60,6 +60,9 @@ def inspect(path: Path, header_s: float) -> Contents:
 def _inspect(data: mmap.mmap, header_s: float) -> Contents:
     start = skip_id3(data, 0)
     magic = data[start : start + 4]
+    joined = _inspect_joined(data, start)
+    if joined.streams:
+        return joined
     if magic in (b"RIFF", b"RF64", b"BW64"):
         return _inspect_wav(data, start)
     if magic == b"OggS":
@@ -238,6 +241,37 @@ def _crc8(content: bytes) -> int:
     return crc
 
 
+def _inspect_joined(data: mmap.mmap, start: int) -> Contents:
+    """Return the contents of several files written one after another, of a format whose header tells where it ends."""
+    starts, stop = [start], _end_of_file(data, start)
+    while starts[-1] < stop < len(data) and data[stop : stop + 4] == data[start : start + 4]:
+        starts.append(stop)
+        stop = _end_of_file(data, stop)
+    rest, size = len(data) - starts[-1], stop - starts[-1]
+    is_cut = size > rest + 8 and not _means_unknown(size - 8)  # sizes are rounded up
+    note = (
+        f"is cut off: of the last stream {1 - rest / size:.0%} are missing; restore it to have them" if is_cut else ""
+    )
+    return _chain(data, starts, note)
+
+
+def _end_of_file(data: mmap.mmap, start: int) -> int:
+    """Return where a file that begins at `start` ends, as its header says; 0 if it does not say."""
+    magic, head = data[start : start + 4], data[start : start + 32]
+    if magic == b"RIFF" or magic == b"FORM":
+        size = int.from_bytes(head[4:8], "little" if magic == b"RIFF" else "big")
+        return start + 8 + size + size % 2 if size else 0
+    if magic in (b"RF64", b"BW64"):
+        return start + 8 + int.from_bytes(head[20:28], "little")
+    if magic == b"riff":
+        return start + -(-int.from_bytes(head[16:24], "little") // 8) * 8
+    if magic == b".snd" and head[8:12] != b"\xff\xff\xff\xff":
+        return start + int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
+    if magic == b"caff":
+        return next((at - 12 for name, at, _size in _chunks(data, start + 8, ">Q") if name == b"caff"), 0)
+    return 0
+
+
 def _chain(data: mmap.mmap, starts: list[int], note: str) -> Contents:
     if len(starts) < 2:
         return Contents(note=note)
@@ -303,8 +337,16 @@ def _inspect_w64(data: mmap.mmap, header_s: float) -> Contents:
     at = data.find(W64_DATA)
     size = int.from_bytes(data[at + 16 : at + 24], "little") - 24
     rest = len(data) - at - 24
-    is_cut = at >= 0 and rest > 0 and size > rest + TOLERANCE_S * rest / max(header_s, 1) and not size >> 62
-    return Contents(note=_cut_off(header_s * size / rest, header_s) if is_cut else "")
+    if at < 0 or rest <= 0 or size >> 62:
+        return Contents()
+    if size > rest + TOLERANCE_S * rest / max(header_s, 1):
+        return Contents(note=_cut_off(header_s * size / rest, header_s))
+    behind = at + 24 + -(-size // 8) * 8
+    ends_there = rest - size <= TOLERANCE_S * rest / max(header_s, 1) or _is_padding(data, behind)
+    if ends_there or data[behind + 4 : behind + 16] == W64_DATA[4:]:  # the name of another chunk
+        return Contents()
+    # The decoder reads to the end of the file itself.
+    return Contents(note=_longer(header_s * size / rest, header_s))
 
 
 def _inspect_au(data: mmap.mmap, header_s: float) -> Contents:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from bench.audio.containers import StreamFile, inspect
 from bench.audio.formats import unreadable_format
 from bench.errors import DataError
-from bench.values import RATE_HZ, Floats
+from bench.values import RATE_HZ, Floats, Progress, no_progress
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -75,18 +75,43 @@ def decode_noted(path: Path, *, as_recorded: bool = False) -> Decoded:
     Raises: DataError naming the file if it cannot be decoded, holds no samples, or holds NaN or infinite samples;
     UnreadableNowError, which is one, if it is missing or may not be read.
     """
-    wave_T, note = decode_blocks(
-        path, 1, lambda blocks: np.concatenate([block_TC[:, 0] for block_TC in blocks]), as_recorded=as_recorded
-    )
-    if len(wave_T) == 0:
-        raise DataError(f"{path} holds no samples; restore the file or remove it")
-    if not np.isfinite(wave_T).all():
-        raise DataError(f"{path} holds NaN or infinite samples; export it again or remove it")
+    wave_T, note = decode_stream(path, lambda blocks: np.concatenate(list(blocks)), as_recorded=as_recorded)
     return Decoded(wave_T, note)
 
 
+def decode_stream(
+    path: Path,
+    consume: Callable[[Iterator[Floats]], T],
+    *,
+    as_recorded: bool = False,
+    progress: Progress = no_progress,
+) -> tuple[T, str]:
+    """Return what `consume` makes of the blocks (T,) that `decode_noted` joins, and what was wrong with the file.
+
+    Memory does not grow with the length of the file. `consume` may be called twice, as in `decode_blocks`.
+    Raises: DataError as `decode_noted`.
+    """
+
+    def check(blocks: Iterator[Floats]) -> Iterator[Floats]:
+        num_samples = 0
+        for block_TC in blocks:
+            if not np.isfinite(block_TC).all():
+                raise DataError(f"{path} holds NaN or infinite samples; export it again or remove it")
+            num_samples += len(block_TC)
+            yield block_TC[:, 0]
+        if num_samples == 0:
+            raise DataError(f"{path} holds no samples; restore the file or remove it")
+
+    return decode_blocks(path, 1, lambda blocks: consume(check(blocks)), as_recorded=as_recorded, progress=progress)
+
+
 def decode_blocks(
-    path: Path, num_channels: int, consume: Callable[[Iterator[Floats]], T], *, as_recorded: bool = False
+    path: Path,
+    num_channels: int,
+    consume: Callable[[Iterator[Floats]], T],
+    *,
+    as_recorded: bool = False,
+    progress: Progress = no_progress,
 ) -> tuple[T, str]:
     """Return what `consume` makes of a file's blocks (T, C) at RATE_HZ, and what was wrong with the file.
 
@@ -94,23 +119,38 @@ def decode_blocks(
     other are found, `consume` is called once more, with blocks that are mended.
     Raises: DataError as `decode_noted`, of a file only.
     """
+    with ExitStack() as opened:
+        with _name_errors(path):
+            recording = opened.enter_context(Recording(path))
+        levels = _Levels(recording.num_channels)
+        result = consume(_named_blocks(path, _resample(recording, num_channels, progress, levels=levels)))
+        note = recording.note
+    mending = levels.choose_mending(num_channels)
+    if mending is None or as_recorded:
+        return result, note
+    with ExitStack() as opened:
+        with _name_errors(path):
+            recording = opened.enter_context(Recording(path))
+        result = consume(_named_blocks(path, _resample(recording, num_channels, progress, mending)))
+    return result, "; it ".join(filter(None, (note, mending.note)))
+
+
+def _named_blocks(path: Path, blocks: Iterator[Floats]) -> Iterator[Floats]:
+    """Yield the blocks, with the errors of the decoder as DataErrors: those of who consumes them are not the file's."""
+    with _name_errors(path):
+        yield from blocks
+
+
+@contextmanager
+def _name_errors(path: Path) -> Iterator[None]:
     try:
-        with Recording(path) as recording:
-            levels = _Levels(recording.num_channels)
-            result = consume(_resample(recording, num_channels, levels=levels))
-            note = recording.note
-        mending = levels.choose_mending(num_channels)
-        if mending is not None and not as_recorded:
-            with Recording(path) as recording:
-                result = consume(_resample(recording, num_channels, mending))
-            note = "; it ".join(filter(None, (note, mending.note)))
+        yield
     except OSError as error:
         if error.errno not in PASSING:
             raise  # such as a drive that drops out: nothing can be said about this file
         raise UnreadableNowError(f"{path} cannot be read ({error.strerror}); restore access to it") from error
     except (RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
         raise _build_error(path, error) from error
-    return result, note
 
 
 def _build_error(path: Path, error: Exception) -> DataError:
@@ -248,7 +288,12 @@ class _Levels:
 
 
 def _resample(
-    recording: Recording, num_channels: int, mending: _Mending | None = None, *, levels: _Levels | None = None
+    recording: Recording,
+    num_channels: int,
+    progress: Progress,
+    mending: _Mending | None = None,
+    *,
+    levels: _Levels | None = None,
 ) -> Iterator[Floats]:
     """Yield the samples of a recording in blocks (T, C) at RATE_HZ."""
     import soxr
@@ -256,7 +301,10 @@ def _resample(
     stream = None
     if recording.rate_hz != RATE_HZ:
         stream = soxr.ResampleStream(recording.rate_hz, RATE_HZ, num_channels, quality="HQ")
+    done = 0
     for block_TC, last in _mark_last(recording.blocks()):
+        progress("decode (s)", done // recording.rate_hz, recording.most_frames // recording.rate_hz)
+        done += len(block_TC)
         if levels is not None:
             levels.add(block_TC)
         if mending is not None:

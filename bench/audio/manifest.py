@@ -13,6 +13,7 @@ from bench.audio.shards import Shard, shard_path
 from bench.values import Ints
 
 NEAR_DUPLICATE = "near-duplicate of "
+JOINT = "; it "  # between a reason and what was wrong with the file
 
 
 def merge_shards(folder: Path, shards: Sequence[Shard]) -> pd.DataFrame:
@@ -23,9 +24,15 @@ def merge_shards(folder: Path, shards: Sequence[Shard]) -> pd.DataFrame:
     rows = pd.concat([pd.read_parquet(shard_path(folder, s.number, "parquet")) for s in shards], ignore_index=True)
     rows = mark_duplicates(rows)
     for train_id, test_id, seconds in near_duplicate_pairs(folder, rows[rows["status"] == "ok"]):
-        rows.loc[rows["id"] == train_id, "status"] = "duplicate"
-        rows.loc[rows["id"] == train_id, "reason"] = f"{NEAR_DUPLICATE}{test_id} (test): {seconds:.1f} s in common"
+        reason = f"{NEAR_DUPLICATE}{test_id} (test): {seconds:.1f} s in common"
+        note = rows.set_index("id")["reason"].map(strip_near_duplicate)[train_id]
+        rows.loc[rows["id"] == train_id, ["status", "reason"]] = ["duplicate", JOINT.join(filter(None, (reason, note)))]
     return rows
+
+
+def strip_near_duplicate(reason: str) -> str:
+    """Return a track's reason without that it is a near duplicate: what was wrong with its file, if anything was."""
+    return reason.partition(JOINT)[2] if reason.startswith(NEAR_DUPLICATE) else reason
 
 
 def mark_duplicates(rows: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from bench.audio import near_duplicates
 from bench.audio.decode import decoder_version
-from bench.audio.manifest import NEAR_DUPLICATE, group_copies, merge_shards
+from bench.audio.manifest import NEAR_DUPLICATE, group_copies, merge_shards, strip_near_duplicate
 from bench.audio.shards import UNREADABLE_NOW, Shard, decode_track, group_tracks, shard_path, write_shards
 from bench.errors import DataError, PluginError, StoreError
 from bench.store import Store, digest, read_json, write_json
@@ -101,7 +101,7 @@ class Corpus:
         """
         is_near = self.manifest["reason"].str.startswith(NEAR_DUPLICATE) & (self.manifest["shard"] >= 0)
         manifest = self.manifest.assign(
-            status=self.manifest["status"].mask(is_near, "ok"), reason=self.manifest["reason"].mask(is_near, "")
+            status=self.manifest["status"].mask(is_near, "ok"), reason=self.manifest["reason"].map(strip_near_duplicate)
         )
         tracks = manifest[manifest["status"] == "ok"].reset_index(drop=True)
         return replace(self, manifest=manifest, tracks=tracks, digest=_content_digest(tracks))

@@ -28,13 +28,13 @@ import pandas as pd
 from bench.audio.decode import PASSING, Decoded, UnreadableNowError
 from bench.audio.formats import UNREADABLE_FORMAT
 from bench.audio.near_duplicates import hash_words, num_words
+from bench.audio.silence import is_silent
 from bench.errors import BenchError, DataError, PluginError
 from bench.registry import load
 from bench.values import FULL_SCALE, INT16_PEAK, RATE_HZ, Progress, Source, Track
 
 MAX_SHARDS = 200  # a reader maps each of them: stay below the 256 open files that some systems allow
 MIN_SHARD_TRACKS = 16
-SILENT_PEAK = 1e-3  # -60 dB re full scale: a track whose peak is below it is silent, and not part of the corpus
 POLL_S = 0.3  # between two updates of the progress
 
 UNREADABLE_NOW = "cannot be read now, and is tried again when it is next needed"
@@ -233,7 +233,7 @@ def decode_track(source: Source, track: Track, min_track_s: float) -> tuple[dict
     if len(pcm_T) < min_track_s * RATE_HZ:
         reason = f"{len(pcm_T) / RATE_HZ:.2f} s, shorter than {min_track_s:g} s"
         return row | {"status": "short", "reason": reason}, no_samples
-    if peak < SILENT_PEAK:
+    if is_silent(wave_T):
         quiet = f"peak {peak:.1e} of full scale, below -60 dBFS"
         return row | {"status": "silent", "reason": "; it ".join(filter(None, (quiet, str(row["reason"]))))}, no_samples
     return row, pcm_T

@@ -43,6 +43,7 @@ from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progr
 # Impostors are excerpts of the catalogue's tracks, clean or with noise, searched everywhere but in their track.
 NUM_CALIBRATION = 2_000  # degraded fingerprints that are kept to tune an index with
 EXCERPTS = 400  # at one false accept in a hundred, four of them may pass
+SOUNDS_PER_EXCERPT = 0.3  # sounds that are no music: one in 120 may then be accepted, about as promised
 LENGTHS_S = (1.0, 2.0, 3.0, 5.0, 10.0)  # of the excerpts
 PARTS_S = (2.0, 5.0)  # of the parts of the longest excerpts
 PAIR_S = 5.0  # of each of two neighbouring parts
@@ -151,9 +152,11 @@ def calibrate(
     Both are empty if fewer than two tracks are long enough. `unseen` says which of the database's tracks the encoder
     was not trained on: the excerpts are of those, if they are at least FEWEST_UNSEEN.
 
+    Sounds that are no music are impostors too; each threshold is the higher of that for music and that for sounds.
+
     Each excerpt is searched exactly, once outside its own track and the tracks that share audio with it (the impostor)
     and once inside it. An excerpt of 10 s
-    is embedded once; its beginnings are the shorter excerpts. Cost: 400 x 91 segments embedded, and compared with
+    is embedded once; its beginnings are the shorter excerpts. Cost: 520 x 91 segments embedded, and compared with
     the whole database once per length.
     """
     # 1. Embed excerpts of the longest length that enough tracks have.
@@ -164,6 +167,9 @@ def calibrate(
     rows, waves = _excerpts(music, noise, database, round(length_s * RATE_HZ), progress, unseen)
     batches = (np.stack(waves[start : start + BATCH]) for start in range(0, len(waves), BATCH))
     vectors_QMD = fingerprint_queries(embedder, _report_progress(batches, len(waves), progress), database.hop_samples)
+    sounds = _draw_sounds(noise, round(length_s * RATE_HZ))
+    batches = (np.stack(sounds[start : start + BATCH]) for start in range(0, len(sounds), BATCH))
+    sounds_QMD = fingerprint_queries(embedder, batches, database.hop_samples)
     # 2. A threshold for each length: the first segments of an excerpt are the shorter excerpt.
     limits = []
     groups = music.group_copies(database.tracks, database.tracks[np.unique(rows)])
@@ -171,16 +177,17 @@ def calibrate(
     for done, length in enumerate(lengths_s):
         progress("calibration: search", done, len(lengths_s))
         segments = num_segments(round(length * RATE_HZ), embedder.segment_samples, database.hop_samples)
-        limits.append(_limit(vectors_QMD[:, :segments], rows, groups, database, embedder.device, false_accepts))
+        both = vectors_QMD[:, :segments], sounds_QMD[:, :segments]
+        limits.append(_limit(*both, rows, groups, database, embedder.device, false_accepts))
     # 3. Thresholds for parts of the longest excerpts, wherever they begin, and for halves that agree.
     count = [
         num_segments(round(part_s * RATE_HZ), embedder.segment_samples, database.hop_samples) for part_s in PARTS_S
     ]
-    parts = _part_limits(vectors_QMD, rows, groups, database, count, false_accepts)
-    pair = _pair_limit(vectors_QMD, rows, groups, database, count[-1], embedder.device, false_accepts)
+    parts = _part_limits(vectors_QMD, sounds_QMD, rows, groups, database, count, false_accepts)
+    pairs = _pair_limits(vectors_QMD, rows, groups, database, count[-1], embedder.device, false_accepts)
     progress("calibration: search", len(lengths_s), len(lengths_s))
     flat_QD = vectors_QMD.reshape(-1, vectors_QMD.shape[2])
-    return Limits(tuple(limits), parts, pair), flat_QD[
+    return Limits(tuple(limits), parts, pairs), flat_QD[
         np.random.default_rng(0).permutation(len(flat_QD))[:NUM_CALIBRATION]
     ]
 
@@ -222,6 +229,36 @@ def _excerpts(
     return np.array(rows), waves
 
 
+def _draw_sounds(noise: Corpus, num_samples: int) -> list[Floats]:
+    """Return sounds (T,) that are no music, with peak 1: noise of the data, hiss of many colours, and steady tones.
+
+    An encoder of music has not learnt to tell them from quiet or noisy passages; without them, thresholds that held for
+    other music accepted 30 % of coloured noise (docs/experiments.md).
+    """
+    draw = np.random.default_rng(1)
+    sounds = []
+    for i in range(round(SOUNDS_PER_EXCERPT * EXCERPTS)):
+        hiss_T = _draw_hiss(num_samples, draw)
+        if i % 3 == 0:
+            track = int(draw.choice(len(noise.tracks)))
+            sound_T = read_looped(noise, track, draw_noise_start(noise, track, draw), num_samples) * INT16_SCALE
+        elif i % 3 == 1:
+            sound_T = hiss_T
+        else:
+            hz, level = draw.uniform(60, 4_000, size=3), draw.uniform(0, 1, size=3)
+            tones_T = level @ np.sin(2 * np.pi * np.outer(hz, np.arange(num_samples)) / RATE_HZ)
+            sound_T = tones_T + draw.uniform(0, 0.1) * hiss_T
+        sounds.append(normalise_peak(sound_T.astype(np.float32)))
+    return sounds
+
+
+def _draw_hiss(num_samples: int, draw: np.random.Generator) -> Floats:
+    """Return noise (T,) with peak 1, of a power that falls with 0 to 6 dB per octave."""
+    spectrum_F = np.fft.rfft(draw.normal(0, 1, num_samples))
+    coloured_F = spectrum_F / np.maximum(np.arange(len(spectrum_F)), 1) ** draw.uniform(0, 1)
+    return normalise_peak(np.fft.irfft(coloured_F, num_samples))
+
+
 def _add_noise(wave_T: Floats, noise: Corpus, snr_db: float | None, draw: np.random.Generator) -> Floats:
     if snr_db is None:
         return wave_T
@@ -241,12 +278,20 @@ def _report_progress(batches: Iterator[Floats], total: int, progress: Progress) 
 
 
 def _limit(
-    vectors_QMD: Floats, rows: Ints, groups: Ints, database: Fingerprints, device: torch.device, false_accepts: float
+    vectors_QMD: Floats,
+    sounds_QMD: Floats,
+    rows: Ints,
+    groups: Ints,
+    database: Fingerprints,
+    device: torch.device,
+    false_accepts: float,
 ) -> Limit:
-    """Return the threshold at which a share `false_accepts` of impostors passes, and what it rejects."""
+    """Return the threshold at which a share `false_accepts` of impostors and of sounds passes, and what it rejects."""
     impostor_Q = search_diagonals(vectors_QMD, database, 1, groups[rows], device, groups).scores_QR[:, 0]
     own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
+    sound_Q = search_diagonals(sounds_QMD, database, 1, device=device).scores_QR[:, 0]
     limit = _safe_threshold(impostor_Q, groups[rows], WHOLE_SHARE * false_accepts, WHOLE_REACH)
+    limit = max(limit, threshold(sound_Q, WHOLE_SHARE * false_accepts))
     is_right = (own_Q >= limit) & ~(impostor_Q > own_Q)
     return Limit(vectors_QMD.shape[1], limit, len(rows), false_accepts, float(1 - is_right.mean()))
 
@@ -271,20 +316,28 @@ def _safe_threshold(impostor_Q: Floats, work_Q: Ints, share: float, reach: float
 
 
 def _part_limits(
-    vectors_QMD: Floats, rows: Ints, groups: Ints, database: Fingerprints, part_segments: Sequence[int], share: float
+    vectors_QMD: Floats,
+    sounds_QMD: Floats,
+    rows: Ints,
+    groups: Ints,
+    database: Fingerprints,
+    part_segments: Sequence[int],
+    share: float,
 ) -> tuple[Limit, ...]:
     """Return the thresholds that the best part of an impostor, of each length, passes in PART_SHARE of `share`."""
     lengths = [length for length in part_segments if length < vectors_QMD.shape[1]]
     impostor_QL = best_part_scores(vectors_QMD, database, lengths, groups[rows], groups)
+    sound_QL = best_part_scores(sounds_QMD, database, lengths, np.full(len(sounds_QMD), -1), groups)
     own_QL = np.array([_part_scores_in_track(vectors_QMD[q], database, row, lengths) for q, row in enumerate(rows)])
     limits = []
     for i, length in enumerate(lengths):
         limit = _safe_threshold(impostor_QL[:, i], groups[rows], PART_SHARE * share, PART_REACH)
+        limit = max(limit, threshold(sound_QL[:, i], PART_SHARE * share))
         limits.append(Limit(length, limit, len(rows), share, float((own_QL[:, i] < limit).mean())))
     return tuple(limits)
 
 
-def _pair_limit(
+def _pair_limits(
     vectors_QMD: Floats,
     rows: Ints,
     groups: Ints,
@@ -292,26 +345,32 @@ def _pair_limit(
     segments: int,
     device: torch.device,
     share: float,
-) -> Limit | None:
-    """Return the threshold that impostors pass whose beginning and end have the same best line; None if too short.
+) -> tuple[Limit, ...]:
+    """Return the thresholds for two neighbouring halves, and for two neighbouring whole excerpts; none if too short.
 
-    It is not below the median of the impostors that do not agree: a line must sound alike, too.
+    Each is the threshold that impostors pass whose beginning and end have the same best line. It is not below the
+    median of the impostors of the length of one part, most of which do not agree: a line must sound alike, too. Two
+    excerpts of one impostor agree less often than its halves do, as each has to fit for twice as long.
     """
     between = vectors_QMD.shape[1] - segments
     if between < segments:
-        return None
+        return ()
     first, last = (
         search_diagonals(vectors_QMD[:, part], database, 1, groups[rows], device, groups)
         for part in (slice(0, segments), slice(between, None))
     )
+    whole_Q = search_diagonals(vectors_QMD, database, 1, groups[rows], device, groups).scores_QR[:, 0]
     place_Q, other_Q = first.places_QR[:, 0], last.places_QR[:, 0]
     same_track_Q = database.track_row_of(place_Q) == database.track_row_of(other_Q)
     agrees_Q = (place_Q >= 0) & same_track_Q & (np.abs(other_Q - place_Q - between) <= SAME_LINE)
     score_Q = (first.scores_QR[:, 0] + last.scores_QR[:, 0]) / 2
-    limit = threshold(np.where(agrees_Q, score_Q, np.nan), PAIR_SHARE * share)
-    limit = max(limit, float(np.nanmedian(score_Q)))
+    agreed = threshold(np.where(agrees_Q, score_Q, np.nan), PAIR_SHARE * share)
     own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
-    return Limit(segments, limit, len(rows), share, float((own_Q < limit).mean()))
+    limits = []
+    for length, impostor_Q in ((segments, score_Q), (vectors_QMD.shape[1], whole_Q)):
+        limit = max(agreed, float(np.nanmedian(impostor_Q)))
+        limits.append(Limit(length, limit, len(rows), share, float((own_Q < limit).mean())))
+    return tuple(limits)
 
 
 def _part_scores_in_track(vectors_MD: Floats, database: Fingerprints, row: int, lengths: Sequence[int]) -> Floats:

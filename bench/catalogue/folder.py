@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -69,7 +70,7 @@ class Limits:
 
     whole: tuple[Limit, ...] = ()
     parts: tuple[Limit, ...] = ()
-    pair: Limit | None = None
+    pairs: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Catalogue:
     part_limits: tuple[Limit, ...]
     """The thresholds of parts of a window, of two lengths, wherever they begin; empty for an older catalogue."""
 
-    pair_limit: Limit | None
-    """The threshold of two neighbouring parts with the same best place; None for an older catalogue."""
+    pair_limits: tuple[Limit, ...]
+    """The thresholds of two neighbouring parts with the same best place, by rising length; empty as above."""
 
     calibration_QD: Floats
     """Fingerprints of degraded excerpts, to tune an index with."""
@@ -111,19 +112,30 @@ class Catalogue:
         """
         if not self.limits:
             return None
-        calibrated = np.log([limit.segments for limit in self.limits])
-        return float(np.interp(np.log(num_segments), calibrated, [limit.threshold for limit in self.limits]))
+        return _interpolate(self.limits, num_segments)
 
-    def error_rates(self, num_segments: int) -> tuple[float, float] | None:
-        """Return the rates of false acceptance (promised) and false rejection (measured) at a length; None as above.
+    def pair_threshold(self, num_segments: int) -> float | None:
+        """Return the least mean score at which two neighbouring parts, each of so many segments, confirm each other.
 
-        They are those of the longest calibrated length that is not longer.
+        None if that is too short to be calibrated. In between it is as in `threshold`.
         """
-        if not self.limits:
+        if not self.pair_limits or num_segments < self.pair_limits[0].segments:
             return None
-        limit = max((each for each in self.limits if each.segments <= num_segments), default=self.limits[0],
-                    key=lambda each: each.segments)  # fmt: skip
-        return limit.false_accept, limit.false_reject
+        return _interpolate(self.pair_limits, num_segments)
+
+    def find_limit(self, num_segments: int) -> Limit | None:
+        """Return the limit whose error rates hold at a length; None if uncalibrated.
+
+        It is that of the longest calibrated length that is not longer.
+        """
+        return next(
+            (each for each in reversed(self.limits) if each.segments <= num_segments), next(iter(self.limits), None)
+        )
+
+
+def _interpolate(limits: Sequence[Limit], num_segments: int) -> float:
+    calibrated = np.log([limit.segments for limit in limits])
+    return float(np.interp(np.log(num_segments), calibrated, [limit.threshold for limit in limits]))
 
 
 def check_free(folder: Path) -> None:
@@ -172,7 +184,7 @@ def write_catalogue(
         "known_sound": _embed_known_sound(embedder).tolist(),
         "limits": [asdict(limit) for limit in limits.whole],
         "part_limits": [asdict(limit) for limit in limits.parts],
-        "pair_limit": asdict(limits.pair) if limits.pair else None,
+        "pair_limits": [asdict(limit) for limit in limits.pairs],
         "left_out": left_out.to_dict("records"),
         "sizes": {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)},
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -228,9 +240,15 @@ def read_catalogue(
         index=_index(folder, about, vectors, trust, index),
         limits=tuple(Limit(**limit) for limit in about["limits"]),
         part_limits=tuple(Limit(**limit) for limit in about.get("part_limits", [])),
-        pair_limit=Limit(**about["pair_limit"]) if about.get("pair_limit") else None,
+        pair_limits=tuple(Limit(**limit) for limit in _pair_limits(about)),
         calibration_QD=calibration_QD,
     )
+
+
+def _pair_limits(about: dict[str, Any]) -> list[dict[str, Any]]:
+    if "pair_limits" in about:
+        return list(about["pair_limits"])
+    return [about["pair_limit"]] if about.get("pair_limit") else []  # one, in catalogues of 0.6.0
 
 
 def _index(folder: Path, about: dict[str, Any], vectors: Floats, trust: bool, file: str | None) -> Index:

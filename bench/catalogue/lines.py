@@ -5,7 +5,8 @@ at place line + m. A recording of a track follows one line. It matches only whil
 of that track count: a track may begin or end at any time in the recording.
 
 A line is accepted by one of three rules, each with a threshold of its own (`bench.catalogue.build.calibrate`): its mean
-similarity over a whole window, or over a part of one, or that two neighbouring parts have the same best line.
+similarity over a whole window, or over a part of one, or that two neighbouring halves of a window, or windows, have the
+same best line.
 
 Shape legend: M segments of the recording, W segments of a window, P lines, K neighbours, D dimensions.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -63,10 +65,24 @@ class Line:
 def find_stretches(catalogue: Catalogue, recording: Recording) -> list[Line]:
     """Return the stretches of the recording in which a track is accepted, in order of time and without overlap."""
     found: list[tuple[float, Line]] = []
+    best: list[tuple[Line | None, float]] = []
+
+    def add(line: Line, background: float) -> None:
+        stretch = _follow(catalogue.database, recording, line, background)
+        found.append((_evidence(catalogue.database, recording, stretch, background), stretch))
+
+    done = 0
     for begin, end in windows(catalogue, len(recording.vectors_MD)):
-        for line, background in _accepted_lines(catalogue, recording, begin, end):
-            stretch = _follow(catalogue.database, recording, line, background)
-            found.append((_evidence(catalogue.database, recording, stretch, background), stretch))
+        scored = _score_lines(catalogue, recording, begin, end)
+        for line in _accepted_lines(catalogue, scored):
+            add(line, scored.background)
+        # The last window overlaps the one before it: what is new in it is judged with that one.
+        best.append((_best_line(scored, max(begin, done), end), scored.background))
+        done = end
+    for (one, background), (other, _background) in pairwise(best):
+        joined = _join_pair(catalogue, one, other)
+        if joined is not None:
+            add(joined, background)
     taken_M = np.zeros(len(recording.vectors_MD), dtype=bool)
     chosen = []
     for _surely, stretch in sorted(found, key=lambda pair: (-pair[0], pair[1].begin, pair[1].place)):
@@ -146,21 +162,66 @@ def offset_samples(database: Fingerprints, recording: Recording, line: Line) -> 
     return here + round(float(vertex(before, middle, after)) * database.hop_samples)
 
 
-def _accepted_lines(catalogue: Catalogue, recording: Recording, begin: int, end: int) -> Iterator[tuple[Line, float]]:
-    """Yield each accepted line of a window, the surest first, and the similarity of unrelated vectors there."""
+@dataclass(frozen=True)
+class _Scored:
+    """A window, and the similarity of its segments on all lines that may be in it."""
+
+    begin: int
+    end: int
+
+    start: int
+    """The first segment of the similarities: before the window, so that a part may lie across two."""
+
+    row_P: Ints
+    place_P: Ints
+    similarity_PW: Floats
+
+    background: float
+    """The similarity of unrelated vectors here."""
+
+
+def _score_lines(catalogue: Catalogue, recording: Recording, begin: int, end: int) -> _Scored:
     longest = max((limit.segments for limit in catalogue.part_limits), default=1)
-    start = max(0, begin - longest + 1)  # so that a part may lie across two windows
+    start = max(0, begin - longest + 1)
     row_P, place_P = _candidate_lines(recording, catalogue.database, start, end)
-    if not len(row_P):
-        return
-    background = _background(catalogue.database, recording.vectors_MD[start:end][~recording.silent_M[start:end]])
+    heard_WD = recording.vectors_MD[start:end][~recording.silent_M[start:end]]
+    background = _background(catalogue.database, heard_WD) if len(row_P) else 0.0
     similarity_PW = _similarities(recording, catalogue.database, row_P, place_P, start, end)
+    return _Scored(begin, end, start, row_P, place_P, similarity_PW, background)
+
+
+def _accepted_lines(catalogue: Catalogue, scored: _Scored) -> Iterator[Line]:
+    """Yield each accepted line of a window, the surest first."""
     kept: list[Line] = []
-    for p, first, last, score, threshold in _passing(catalogue, row_P, place_P, similarity_PW, begin - start):
-        line = Line(int(row_P[p]), int(place_P[p]), start + first, start + last, score, threshold)
+    for p, first, last, score, threshold in _passing(catalogue, scored):
+        row, place = int(scored.row_P[p]), int(scored.place_P[p])
+        line = Line(row, place, scored.start + first, scored.start + last, score, threshold)
         if len(kept) < MOST_LINES and not any(_is_beside(line, other) for other in kept):
             kept.append(line)
-            yield line, background
+            yield line
+
+
+def _best_line(scored: _Scored, begin: int, end: int) -> Line | None:
+    """Return the line with the highest mean similarity along these segments; None if none lies along all of them."""
+    if not len(scored.row_P):
+        return None
+    score_P = scored.similarity_PW[:, begin - scored.start : end - scored.start].mean(axis=1)
+    best = int(np.argmax(np.where(np.isnan(score_P), -np.inf, score_P)))
+    if not np.isfinite(score_P[best]):
+        return None
+    return Line(int(scored.row_P[best]), int(scored.place_P[best]), begin, end, float(score_P[best]), None)
+
+
+def _join_pair(catalogue: Catalogue, one: Line | None, other: Line | None) -> Line | None:
+    """Return two neighbouring lines as one if they are the same line, and their mean score reaches the threshold."""
+    if one is None or other is None or one.row != other.row or abs(one.place - other.place) > SAME_LINE:
+        return None
+    threshold = catalogue.pair_threshold(min(one.end - one.begin, other.end - other.begin))
+    score = (one.score + other.score) / 2
+    if threshold is None or score < threshold:
+        return None
+    surer = max(one, other, key=lambda line: line.score)
+    return replace(surer, begin=one.begin, end=other.end, score=score, threshold=threshold)
 
 
 def _is_beside(line: Line, other: Line) -> bool:
@@ -174,13 +235,12 @@ def _background(database: Fingerprints, vectors_WD: Floats) -> float:
     return float(np.median(vectors_WD @ database.vectors[some].T))
 
 
-def _passing(
-    catalogue: Catalogue, row_P: Ints, place_P: Ints, similarity_PW: Floats, begin: int
-) -> list[tuple[int, int, int, float, float]]:
+def _passing(catalogue: Catalogue, scored: _Scored) -> list[tuple[int, int, int, float, float]]:
     """Return line, begin, end, score and threshold of what passes a rule, the furthest above its threshold first.
 
-    The window begins at segment `begin`; what is before it is of the window before, for parts that lie across both.
+    Begin and end count from `scored.start`.
     """
+    similarity_PW, begin = scored.similarity_PW, scored.begin - scored.start
     width = similarity_PW.shape[1]
     whole = catalogue.threshold(width - begin)
     spans = [] if whole is None else [(begin, width, whole)]
@@ -188,22 +248,17 @@ def _passing(
         spans += [(first, first + part.segments, part.threshold) for first in range(width - part.segments + 1)]
     total_PW = np.pad(np.nancumsum(similarity_PW, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
     missing_PW = np.pad(np.cumsum(np.isnan(similarity_PW), axis=1), ((0, 0), (1, 0)))
-
-    def score(first: int, last: int) -> npt.NDArray[np.float64]:
-        mean_P = (total_PW[:, last] - total_PW[:, first]) / (last - first)
-        return np.where(missing_PW[:, last] == missing_PW[:, first], mean_P, -np.inf)
-
     passed = []
     for first, last, threshold in spans:
-        score_P = score(first, last)
+        mean_P = (total_PW[:, last] - total_PW[:, first]) / (last - first)
+        score_P = np.where(missing_PW[:, last] == missing_PW[:, first], mean_P, -np.inf)
         passed += [(int(p), first, last, float(score_P[p]), threshold) for p in np.flatnonzero(score_P >= threshold)]
-    pair, half = catalogue.pair_limit, (width - begin) // 2
-    if pair is not None and half >= pair.segments:
-        halves = score(begin, begin + half), score(width - half, width)
-        one, other = (int(np.argmax(score_P)) for score_P in halves)
-        mean = float(halves[0][one] + halves[1][other]) / 2
-        if row_P[one] == row_P[other] and abs(place_P[one] - place_P[other]) <= SAME_LINE and mean >= pair.threshold:
-            passed.append((one, begin, width, mean, pair.threshold))
+    half = (width - begin) // 2
+    halves = ((scored.begin, scored.begin + half), (scored.end - half, scored.end))
+    pair = _join_pair(catalogue, *(_best_line(scored, *each) for each in halves)) if half else None
+    if pair is not None and pair.threshold is not None:
+        is_it_P = (scored.row_P == pair.row) & (scored.place_P == pair.place)
+        passed.append((int(np.argmax(is_it_P)), begin, width, pair.score, pair.threshold))
     return sorted(passed, key=lambda entry: (entry[4] - entry[3], entry[0]))
 
 

@@ -5,7 +5,7 @@ Shape legend: T samples, M segments of a recording, W segments of a block, Q que
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bench.audio.silence import is_silent
 from bench.catalogue.folder import Catalogue
 from bench.catalogue.lines import Line, Recording, find_stretches, offset_samples, rank_tracks, window_segments
-from bench.degrade.mix import ZERO_POWER, normalise_peak
+from bench.degrade.mix import normalise_peak
 from bench.errors import BenchError, DataError
 from bench.fingerprint import SHORTEST_QUERY, cut_segments, fingerprint_queries, num_segments
 from bench.store import read_array
-from bench.values import RATE_HZ, Floats, Progress, no_progress
+from bench.values import RATE_HZ, Floats, Ints, Progress, no_progress
 
 WINDOW_S = 10.0  # what is not identified is answered in windows of this length
 TOP_K = 20  # nearest fingerprints of each segment
+BLOCK_SAMPLES = 60 * RATE_HZ
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,31 @@ class Answer:
     false_reject: float | None = None
     """How often an excerpt of this length, clean or noisy, is not accepted or given another track; None likewise."""
 
+    excerpts: int | None = None
+    """The number of excerpts that was measured on; None likewise."""
+
 
 def identify(
     catalogue: Catalogue, wave_T: Floats, *, top: int = 5, window_s: float = WINDOW_S, progress: Progress = no_progress
 ) -> Iterator[Answer]:
-    """Yield an answer for each part of a recording (T,) at 16 kHz, in order of time.
+    """Yield an answer for each part of a recording (T,) at 16 kHz, in order of time; as `listen` and `answer_parts`."""
+
+    def cut() -> Iterator[Floats]:
+        for start in range(0, len(wave_T), BLOCK_SAMPLES):
+            progress("identify", start, len(wave_T))
+            yield wave_T[start : start + BLOCK_SAMPLES]
+
+    yield from answer_parts(catalogue, listen(catalogue, cut()), top=top, window_s=window_s)
+
+
+def answer_parts(
+    catalogue: Catalogue, recording: Recording, *, top: int = 5, window_s: float = WINDOW_S
+) -> Iterator[Answer]:
+    """Yield an answer for each part of a recording, in order of time.
 
     A part in which a track is accepted is as long as the track is heard. What lies between is answered in windows of
     `window_s`, with the tracks that come nearest. An answer names each track once, at its best start.
-    Raises: DataError if the recording is shorter than the shortest query of the encoder.
     """
-    recording = _listen(catalogue, wave_T, progress)
     heard = find_stretches(catalogue, recording)
     known = sorted((_name_stretch(catalogue, recording, line, top) for line in heard), key=lambda each: each.from_s)
     done_s = 0.0
@@ -85,27 +101,52 @@ def identify(
     yield from _unknown_answers(catalogue, recording, done_s, recording.num_samples / RATE_HZ, window_s, top)
 
 
-def _listen(catalogue: Catalogue, wave_T: Floats, progress: Progress) -> Recording:
-    """Return the fingerprints of a recording and their neighbours. Raises: DataError if it is too short."""
+def listen(catalogue: Catalogue, blocks: Iterable[Floats], name: str = "the recording") -> Recording:
+    """Return the fingerprints of a recording, given in blocks (T,) at 16 kHz, and their neighbours.
+
+    The samples are not kept: an hour takes about 24 MB.
+    Raises: DataError, with the recording's `name`, if it is shorter than the shortest query of the encoder.
+    """
     size, hop = catalogue.embedder.segment_samples, catalogue.database.hop_samples
-    shortest = round(SHORTEST_QUERY * size)
-    if len(wave_T) < shortest:
+    step = window_segments(catalogue) * hop
+    vectors: list[Floats] = []
+    neighbours: list[Ints] = []
+    silent: list[list[bool]] = []
+    num_samples = 0
+    for window_T in _cut_windows(blocks, step - hop + size, step):
+        num_samples = len(vectors) * step + len(window_T)
+        count = num_segments(len(window_T), size, hop)
+        if not vectors:
+            _check_length(len(window_T), size, name)
+            count = max(1, count)
+        if count:
+            used_T = window_T[: (count - 1) * hop + size]
+            vectors_WD = fingerprint_queries(catalogue.embedder, iter([normalise_peak(used_T)[None]]), hop)[0]
+            vectors.append(vectors_WD)
+            neighbours.append(catalogue.index.neighbours(vectors_WD, TOP_K))
+            segment_WT = cut_segments(used_T, size, hop) if len(used_T) >= size else used_T[None]
+            silent.append([is_silent(each_T) for each_T in segment_WT])
+    return Recording(np.concatenate(vectors), np.concatenate(neighbours), np.concatenate(silent), num_samples)
+
+
+def _check_length(num_samples: int, segment_samples: int, name: str) -> None:
+    shortest = round(SHORTEST_QUERY * segment_samples)
+    if num_samples < shortest:
         raise DataError(
-            f"the recording is {len(wave_T) / RATE_HZ:.2f} s long; this catalogue's encoder needs "
+            f"{name} is {num_samples / RATE_HZ:.2f} s long; this catalogue's encoder needs "
             f"{shortest / RATE_HZ:.2f} s, give a longer one"
         )
-    count, block = max(1, num_segments(len(wave_T), size, hop)), window_segments(catalogue)
-    vectors, neighbours, silent = [], [], []
-    for begin in range(0, count, block):
-        progress("identify", begin, count)
-        block_T = wave_T[begin * hop : (min(begin + block, count) - 1) * hop + size]
-        vectors_WD = fingerprint_queries(catalogue.embedder, iter([normalise_peak(block_T)[None]]), hop)[0]
-        vectors.append(vectors_WD)
-        neighbours.append(catalogue.index.neighbours(vectors_WD, TOP_K))
-        segment_WT = cut_segments(block_T, size, hop) if len(block_T) >= size else block_T[None]
-        silent.append([float(np.mean(np.square(each, dtype=np.float64))) < ZERO_POWER for each in segment_WT])
-    progress("identify", count, count)
-    return Recording(np.concatenate(vectors), np.concatenate(neighbours), np.concatenate(silent), len(wave_T))
+
+
+def _cut_windows(blocks: Iterable[Floats], length: int, step: int) -> Iterator[Floats]:
+    """Yield all windows of a length, one every `step` samples, and what is left behind the last step."""
+    waiting_T = np.zeros(0, dtype=np.float32)
+    for block_T in blocks:
+        waiting_T = np.concatenate([waiting_T, block_T])
+        while len(waiting_T) >= length:
+            yield waiting_T[:length]
+            waiting_T = waiting_T[step:]
+    yield waiting_T
 
 
 def _name_stretch(catalogue: Catalogue, recording: Recording, line: Line, top: int) -> Answer:
@@ -178,8 +219,9 @@ def _unknown(catalogue: Catalogue, recording: Recording, from_s: float, to_s: fl
     return Answer(from_s, to_s, ranked[0].threshold, matches, "", *_rates(catalogue, ranked[0]))
 
 
-def _rates(catalogue: Catalogue, line: Line) -> tuple[float | None, float | None]:
-    return catalogue.error_rates(line.end - line.begin) or (None, None)
+def _rates(catalogue: Catalogue, line: Line) -> tuple[float, float, int] | tuple[None, None, None]:
+    limit = catalogue.find_limit(line.end - line.begin)
+    return (limit.false_accept, limit.false_reject, limit.impostors) if limit else (None, None, None)
 
 
 def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
@@ -190,7 +232,7 @@ def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
         for rank, match in enumerate(answer.matches, start=1):
             found = {"rank": rank, "accepted": match.accepted, "id": match.id, "start_s": match.start_s}
             judged = {"score": match.score, "threshold": answer.threshold, "path": match.path}
-            rates = {"false_accept": answer.false_accept, "false_reject": answer.false_reject}
+            rates = {name: getattr(answer, name) for name in ("false_accept", "false_reject", "excerpts")}
             rows.append(span | found | judged | rates | {"end_s": match.start_s + answer.to_s - answer.from_s})
         if not answer.matches:
             rows.append(span | {"rank": 0, "accepted": False, "why": answer.why})

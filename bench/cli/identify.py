@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,20 +55,22 @@ def _identify_all(
     catalogue: Catalogue, recordings: Sequence[Path], top: int, window_s: float
 ) -> tuple[dict[Path, list[Answer]], list[DataError]]:
     """Return the answers for each recording, and the errors of those that cannot be used."""
-    from bench.audio.decode import decode_noted
-    from bench.catalogue.query import identify
+    from bench.audio.decode import decode_stream
+    from bench.catalogue.query import answer_parts, listen
     from bench.console import show_progress, warn
 
     found, errors = {}, []
     with show_progress() as progress:
         for path in recordings:
+            hear = partial(listen, catalogue, name=str(path))
             try:
-                decoded = decode_noted(path)
-                if decoded.note:
-                    warn(f"{path} {decoded.note}")
-                found[path] = list(identify(catalogue, decoded.wave_T, top=top, window_s=window_s, progress=progress))
+                recording, note = decode_stream(path, hear, progress=progress)
             except DataError as error:
                 errors.append(error)
+                continue
+            if note:
+                warn(f"{path} {note}")
+            found[path] = list(answer_parts(catalogue, recording, top=top, window_s=window_s))
     return found, errors
 
 

@@ -41,10 +41,13 @@ def test_a_silent_recording_says_nothing_of_the_thresholds_of_the_catalogue() ->
 
 def test_false_acceptance_and_false_rejection_are_told() -> None:
     match = Match("1", "a.mp3", "", 0.0, 0.9, True)
-    answers = [Answer(0.0, 10.0, 0.5, (match,), "", 0.01, 0.1), Answer(10.0, 12.0, 0.6, (match,), "", 0.01, 0.25)]
+    answers = [
+        Answer(0.0, 10.0, 0.5, (match,), "", 0.01, 0.1, 400),
+        Answer(10.0, 12.0, 0.6, (match,), "", 0.01, 0.25, 400),
+    ]
     text = " ".join(shown(registry.load("report", "identify").render("a.wav", answers)).split())
     assert "false acceptance: of 10 s of music that is not in the catalogue, 1.0% (target)" in text
-    assert "10% to 25% (measured)" in text
+    assert "10% to 25% (measured on 400 excerpts)" in " ".join(text.split())
 
 
 def test_a_track_name_is_no_markup() -> None:
@@ -71,7 +74,9 @@ def test_a_catalogue_says_what_it_holds_and_takes() -> None:
     for told in ("2, 1.00 h", "250 of 128 dimensions, one every 100 ms", "exact, 1.0 MiB", "3.0 MiB in songs"):
         assert told in text
     line = next(line for line in text.splitlines() if "0.612" in line)
-    assert line.split() == ["11", "0.612", "1%", "(target)", "12.5%", "400"]
+    assert line.split() == ["11", "0.612", "1%", "(target)", "12.5%", "[10-16]", "400"]
+    told = "false rejection 12.5% [10-16] of music that is, clean or with noise (measured on 400 excerpts)"
+    assert told in " ".join(text.split())
 
 
 def test_a_catalogue_without_thresholds_says_why() -> None:

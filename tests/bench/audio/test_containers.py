@@ -121,6 +121,40 @@ def test_chained_streams_are_all_read_at_their_own_rates(
     assert note == "holds 2 streams one after another; all of them were read"
 
 
+@pytest.mark.parametrize("format_", ["WAV", "RF64", "W64", "AIFF", "CAF", "AU"])
+@pytest.mark.parametrize("rate_hz", [RATE_HZ, 24_000])
+def test_joined_files_with_sizes_are_all_read_at_their_own_rates(tmp_path: Path, format_: str, rate_hz: int) -> None:
+    other = 0.1 * np.random.default_rng(3).standard_normal((2 * rate_hz, 2)).astype(np.float32)
+    (tmp_path / "a").write_bytes(encoded(format_) + encoded(format_, other, rate_hz) + encoded(format_, HISS[:99]))
+    decoded = decode_noted(tmp_path / "a")
+    alone = soundfile.read(io.BytesIO(encoded(format_)), dtype="float32")[0]
+    assert np.array_equal(decoded.wave_T[: len(alone)], alone)  # no header is played as noise
+    assert len(decoded.wave_T) == 5 * RATE_HZ + 99
+    assert decoded.note == "holds 3 streams one after another; all of them were read"
+
+
+@pytest.mark.parametrize("format_", ["WAV", "W64", "AIFF", "AU"])
+def test_joined_files_of_which_the_last_is_cut_off_are_named(tmp_path: Path, format_: str) -> None:
+    seconds, note = read(tmp_path, encoded(format_) + encoded(format_)[:48_044])
+    assert seconds == pytest.approx(4.5, abs=0.01)
+    assert note.endswith("it is cut off: of the last stream 50% are missing; restore it to have them")
+
+
+@pytest.mark.parametrize("size", [24, 1024])
+def test_w64_with_a_size_that_is_too_low_is_read_to_the_end_and_named(tmp_path: Path, size: int) -> None:
+    whole = encoded("W64")
+    at = whole.index(b"data\xf3") + 16
+    seconds, note = read(tmp_path, whole[:at] + struct.pack("<Q", size) + whole[at + 8 :])
+    assert (seconds, note) == (3.0, "is longer than its header says (0.0 s, where there are 3.0 s); all of it was read")
+
+
+def test_chunk_behind_the_samples_of_a_w64_is_nothing_to_name(tmp_path: Path) -> None:
+    whole = encoded("W64")
+    at = whole.index(b"data\xf3")
+    chunk = b"list" + whole[at + 4 : at + 16] + struct.pack("<Q", 24 + 40_000) + bytes(range(1, 201)) * 200
+    assert read(tmp_path, whole + chunk)[1] == ""
+
+
 def test_ogg_without_its_end_is_named(tmp_path: Path) -> None:
     whole = encoded("OGG")
     seconds, note = read(tmp_path, whole[: 2 * len(whole) // 3])

@@ -1,10 +1,11 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from bench.audio.decode import decode, decode_noted, decoder_version
+from bench.audio.decode import decode, decode_noted, decode_stream, decoder_version
 from bench.errors import DataError
 from bench.values import RATE_HZ
 
@@ -154,3 +155,25 @@ def test_foreign_format_is_refused_with_the_way_to_convert_it(tmp_path: Path) ->
     (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
     with pytest.raises(DataError, match=r"that cannot be read \(\.m4a\); convert it: ffmpeg -i a\.m4a a\.flac"):
         decode(tmp_path / "a.m4a")
+
+
+def test_half_an_hour_is_decoded_without_being_held(tmp_path: Path) -> None:
+    with soundfile.SoundFile(tmp_path / "long.flac", "w", RATE_HZ, 1, "PCM_16") as file:
+        for _minute in range(30):
+            file.write(np.tile(np.array([0.1, -0.1], dtype=np.float32), 30 * RATE_HZ))
+    tracemalloc.start()
+    num_samples, note = decode_stream(tmp_path / "long.flac", lambda blocks: sum(len(block_T) for block_T in blocks))
+    _now, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (num_samples, note) == (30 * 60 * RATE_HZ, "")
+    assert peak_bytes < 20 << 20  # all samples are 115 MB
+
+
+def test_an_error_of_who_uses_the_samples_is_not_told_of_the_file(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "fine.wav", np.ones(RATE_HZ), RATE_HZ)
+
+    def fail(blocks: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match=r"^CUDA out of memory$"):
+        decode_stream(tmp_path / "fine.wav", fail)

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.audio import shards
+from bench.audio.decode import Decoded
 from bench.audio.pcm import MANIFEST, Corpus, corpus_key, open_corpus, prepare_corpus
 from bench.audio.shards import group_tracks
 from bench.audio.verify import verify
@@ -146,6 +147,23 @@ def test_near_copy_of_a_test_track_is_removed_from_training(tmp_path: Path) -> N
     assert statuses(corpus) == {"copy": "duplicate", "other": "ok", "song": "ok", "song2": "ok"}
     report = verify(Waves(waves), corpus)
     assert report[["id", "problem"]].to_numpy().tolist() == [["copy", "near-duplicate"]]
+
+
+def test_what_was_wrong_with_a_near_copys_file_is_said_with_and_without_it(tmp_path: Path) -> None:
+    class Noted(Waves):
+        def load_noted(self, track: Track) -> Decoded:
+            return Decoded(self.load(track), "is cut off: of 9.0 s the last 1.0 s" if track.id == "copy" else "")
+
+    song = synth.compose(np.random.default_rng(0), 8 * RATE_HZ)
+    source = Noted({"copy": 0.5 * song[4321:], "song": song}, {"song": "test"})
+    corpus = prepared(tmp_path, source)
+    (reason,) = corpus.select_unusable()["reason"]
+    assert reason.startswith("near-duplicate of song (test): ") and reason.endswith(
+        "; it is cut off: of 9.0 s the last 1.0 s"
+    )
+    whole = corpus.with_near_duplicates()
+    assert whole.tracks["reason"].tolist() == ["is cut off: of 9.0 s the last 1.0 s", ""]
+    assert verify(source, whole)["problem"].tolist() == ["cut-off"]
 
 
 def test_known_problems_are_not_loaded(tmp_path: Path) -> None:

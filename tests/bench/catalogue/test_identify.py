@@ -16,6 +16,7 @@ import torch
 
 from bench import config, registry
 from bench.audio.decode import decode
+from bench.audio.pcm import prepare_corpus
 from bench.catalogue import build as building
 from bench.catalogue import folder as catalogue
 from bench.catalogue import query
@@ -29,6 +30,7 @@ from bench.runs import Weights
 from bench.score.threshold import threshold
 from bench.settings import RunConfig
 from bench.store import Store
+from bench.testing.source import Arrays
 from bench.train import checkpoint
 from bench.values import RATE_HZ
 
@@ -144,10 +146,63 @@ def test_constant_is_silent_and_an_offset_changes_nothing(opened: Catalogue, tmp
         assert answer.matches[0].score == pytest.approx(plain.matches[0].score, abs=0.01)
 
 
+@pytest.mark.parametrize(("peak", "silent"), [(0.9e-3, True), (1.1e-3, False)])
+def test_one_peak_decides_what_is_silent_in_a_corpus_and_in_a_recording(
+    opened: Catalogue, tmp_path: Path, peak: float, silent: bool
+) -> None:
+    quiet = sound(2)[30_000 : 30_000 + 4 * RATE_HZ]
+    quiet = (peak * quiet / np.abs(quiet).max()).astype(np.float32)
+    (answer,) = identify(opened, np.where(np.arange(len(quiet)) % 1_000 == 0, peak, quiet).astype(np.float32))
+    assert (answer.why == "silent") == silent
+    source = Arrays({"quiet": quiet, "loud": sound(0, 4.0)})
+    corpus = prepare_corpus(Store(tmp_path), "arrays", source, min_track_s=1.0, workers=1)
+    assert ("silent" in corpus.manifest["status"].tolist()) == silent
+
+
+def test_a_recording_in_blocks_is_the_recording(opened: Catalogue) -> None:
+    for seconds in (0.9, 10.86, 10.87, 10.96, 33.3):
+        wave_T = np.concatenate([sound(3), sound(4), sound(5)])[: round(seconds * RATE_HZ)].astype(np.float32)
+        blocks = np.split(wave_T, np.sort(np.random.default_rng(0).integers(0, len(wave_T), 7)))
+        whole, streamed = query.listen(opened, [wave_T]), query.listen(opened, blocks)
+        assert whole.num_samples == streamed.num_samples == len(wave_T)
+        assert len(whole.vectors_MD) == max(1, (len(wave_T) - 15_360) // 1_600 + 1) == len(whole.silent_M)
+        assert np.array_equal(whole.vectors_MD, streamed.vectors_MD)
+        assert np.array_equal(whole.neighbours_MK, streamed.neighbours_MK)
+
+
+def test_a_recording_that_is_too_short_is_named(opened: Catalogue, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "short.wav", sound(0, 0.6), RATE_HZ)
+    found, (error,) = _identify_all(opened, [tmp_path / "short.wav"], 1, 10.0)
+    assert not found and str(error).startswith(f"{tmp_path / 'short.wav'} is 0.60 s long; ")
+
+
 def heard(answers: list[query.Answer]) -> list[tuple[str, float, float, float]]:
     """Return path, beginning, end and time in the track of each accepted answer, to a tenth of a second."""
     known = [(a, a.matches[0]) for a in answers if a.matches and a.matches[0].accepted]
     return [(m.path, round(a.from_s, 1), round(a.to_s, 1), round(m.start_s, 1)) for a, m in known]
+
+
+def test_sounds_that_are_no_music_are_impostors_too(opened: Catalogue) -> None:
+    class Noise:
+        tracks = range(1)
+
+        def num_samples(self, track: int) -> int:
+            return 20 * RATE_HZ
+
+        def read(self, track: int, start: int, count: int) -> np.ndarray:
+            return np.random.default_rng(start).integers(-9_000, 9_000, count).astype(np.int16)
+
+    sounds = building._draw_sounds(Noise(), 3 * RATE_HZ)  # type: ignore[arg-type]
+    assert len(sounds) == round(0.3 * building.EXCERPTS)
+    assert all(np.abs(sound_T).max() == pytest.approx(1.0) and sound_T.dtype == np.float32 for sound_T in sounds)
+    # A database that holds what one of the sounds is: every threshold is at that sound's score, 1, or above.
+    vectors_QMD = query.fingerprint_queries(opened.embedder, iter([np.stack(sounds[:9])]), 1_600)
+    database = replace(opened.database, vectors=vectors_QMD[4], tracks=np.arange(1), first_vector=np.array([0, 21]))
+    nothing_QMD = np.zeros_like(vectors_QMD[:2])
+    both = nothing_QMD, vectors_QMD, np.zeros(2, dtype=np.int64), np.zeros(1, dtype=np.int64), database
+    assert building._limit(*both, opened.embedder.device, 0.01).threshold == pytest.approx(1.0, abs=1e-4)
+    (part,) = building._part_limits(*both, [11], 0.01)
+    assert part.threshold == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_long_recording_is_answered_part_by_part(opened: Catalogue) -> None:
