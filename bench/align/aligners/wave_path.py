@@ -27,7 +27,7 @@ import numpy.typing as npt
 from bench.align.aligners import fingerprint_path
 from bench.align.contract import SPACING_S, Pair, PairEmbedder, Seconds, TimeMap
 from bench.align.evidence import gather_evidence
-from bench.align.refine import correlate_along, interpolate_peak
+from bench.align.refine import Correlogram, correlate_along, interpolate_peak
 from bench.align.segments import LEAST_JUMP_S, Segment, find_segments
 from bench.align.smooth import smooth
 from bench.align.stretches import Stretch, cut_stretches, join
@@ -48,8 +48,9 @@ CHAINS = 3  # of peaks, whose segments are candidates
 MOST_CANDIDATES = 12
 LEAST_SPAN_S = 20.0  # of a candidate whose drift is known beyond its peaks
 STEADY_JUMPS, STEADY_SHARE = 3, 0.5  # from that many jumps on, mostly one way, they may be a drift
-PASSES_S = ((0.004, 0.001), (0.0015, 0.0))  # reach and blur of each pass of the refinement
+ROUGH_REACH_S, ROUGH_BLUR_S, FINE_REACH_S = 0.004, 0.001, 0.0015  # of both passes of the refinement
 FINE_WINDOW_S = 4.0
+CLEARLY = 1.1  # by how much reversed waves must match better for the polarity to be told as reversed
 LEAST_HEIGHT = 4.0  # of a second whose lag counts in the curve before the refinement,
 LEAST_WEIGHT = 0.01  # and the weight of the others
 STANDS_OUT = 5.5  # deviations from which on a peak is not chance, within the reach of the last pass
@@ -101,8 +102,7 @@ class WavePath:
         stretches = cut_stretches(gather_evidence(one, other, time0_K, lag_KC), pair.durations_s[1])
         if not stretches:
             return _without_waves(pair, embedder, progress)
-        pair, polarity = _with_polarity(pair, stretches)
-        refined = [self._refine(pair, stretch) for stretch in stretches]
+        refined, polarity = self._refine(pair, stretches)
         if _is_too_fast(refined, self._max_drift):
             return _without_waves(pair, embedder, progress)
         return join(one, other, refined, polarity)
@@ -137,17 +137,38 @@ class WavePath:
         slope = float(np.clip(slope, -self._max_drift, self._max_drift))
         return slope * time0_K + np.interp(time0_K, time_K, lag_K - slope * time_K)
 
-    def _refine(self, pair: Pair, part: Stretch) -> Stretch:
-        """Return a stretch with its lags to a part of a sample."""
-        curve_K = self._smooth(part.lag_K, np.maximum(part.height_K - LEAST_HEIGHT, 0) + LEAST_WEIGHT)
-        for reach_s, blur_s in PASSES_S:
-            correlogram = correlate_along(pair, part.time0_K, curve_K, reach_s, FINE_WINDOW_S, blur_s)
-            beside_K, height_K = interpolate_peak(correlogram, correlogram.height_KL.argmax(axis=1))
-            stands_out_K = height_K > STANDS_OUT
-            weight_K = np.where(stands_out_K, np.minimum(height_K - STANDS_OUT + 0.5, MOST_HEIGHT) ** 2, 0.0)
-            if stands_out_K.any():
-                curve_K = self._smooth(curve_K + beside_K, weight_K)
-        return replace(part, lag_K=curve_K)
+    def _refine(self, pair: Pair, stretches: list[Stretch]) -> tuple[list[Stretch], int]:
+        """Return the stretches with their lags to a part of a sample, and the polarity of channel 1.
+
+        A narrow-band peak may have either sign, so that both polarities are tried along all stretches.
+        """
+        rough = [self._refine_roughly(pair, stretch) for stretch in stretches]
+        grams = [correlate_along(pair, each.time0_K, each.lag_K, FINE_REACH_S, FINE_WINDOW_S) for each in rough]
+        tried = {}
+        for polarity in (1, -1):
+            signed = [replace(gram, height_KL=polarity * gram.height_KL) for gram in grams]
+            fine = [self._follow_peaks(each, gram) for each, gram in zip(rough, signed, strict=True)]
+            beside = [after.lag_K - before.lag_K for before, after in zip(rough, fine, strict=True)]
+            heights = [_sum_heights(gram, beside_K) for gram, beside_K in zip(signed, beside, strict=True)]
+            tried[polarity] = (sum(heights), fine)
+        polarity = -1 if tried[-1][0] > CLEARLY * tried[1][0] else 1
+        return tried[polarity][1], polarity
+
+    def _refine_roughly(self, pair: Pair, stretch: Stretch) -> Stretch:
+        """Return a stretch with its lags to a millisecond, of either polarity."""
+        weight_K = np.maximum(stretch.height_K - LEAST_HEIGHT, 0) + LEAST_WEIGHT
+        rough = replace(stretch, lag_K=self._smooth(stretch.lag_K, weight_K))
+        gram = correlate_along(pair, rough.time0_K, rough.lag_K, ROUGH_REACH_S, FINE_WINDOW_S, ROUGH_BLUR_S)
+        return self._follow_peaks(rough, gram)
+
+    def _follow_peaks(self, stretch: Stretch, gram: Correlogram) -> Stretch:
+        """Return a stretch with a smooth curve through the highest peaks of a correlogram along its lags."""
+        beside_K, height_K = interpolate_peak(gram, gram.height_KL.argmax(axis=1))
+        stands_out_K = height_K > STANDS_OUT
+        weight_K = np.where(stands_out_K, np.minimum(height_K - STANDS_OUT + 0.5, MOST_HEIGHT) ** 2, 0.0)
+        if not stands_out_K.any():
+            return stretch
+        return replace(stretch, lag_K=self._smooth(stretch.lag_K + beside_K, weight_K))
 
     def _smooth(self, lag_K: Seconds, weight_K: npt.NDArray[np.float64]) -> Seconds:
         """Return a smooth curve, a line of at most the largest drift where a bend cannot be told."""
@@ -202,17 +223,12 @@ def _is_too_fast(stretches: list[Stretch], max_drift: float) -> bool:
     return is_one_way and drifted_s * jumped_s.sum() > 0 and abs(drifted_s) > STEADY_SHARE * max_drift * lasted_s
 
 
-def _with_polarity(pair: Pair, segments: list[Stretch]) -> tuple[Pair, int]:
-    """Return the pair with channel 1 in the polarity of channel 0, and that polarity: 1, or -1 where it is reversed.
-
-    A narrow-band peak may have either sign, so that both polarities are tried along the whole chain.
-    """
-    time_K = np.concatenate([segment.time0_K for segment in segments])
-    lag_K = np.concatenate([segment.lag_K for segment in segments])
-    correlogram = correlate_along(pair, time_K, lag_K, 0.002, FINE_WINDOW_S)
-    if correlogram.height_KL.max(axis=1).sum() >= -correlogram.height_KL.min(axis=1).sum():
-        return pair, 1
-    return replace(pair, wave1_T=-pair.wave1_T), -1
+def _sum_heights(gram: Correlogram, beside_K: Seconds) -> float:
+    """Return the sum of the heights of a correlogram at lags beside its curve, each the highest within a sample."""
+    middle = len(gram.around_L) // 2
+    column_K = np.clip(middle + np.rint(beside_K * RATE_HZ).astype(np.int64), 1, len(gram.around_L) - 2)
+    near_K3 = np.take_along_axis(gram.height_KL, column_K[:, None] + np.array([-1, 0, 1]), axis=1)
+    return float(near_K3.max(axis=1).sum())
 
 
 def _without_waves(pair: Pair, embedder: PairEmbedder, progress: Progress) -> TimeMap:
