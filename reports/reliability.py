@@ -16,14 +16,14 @@ DPI = 150
 def render(trial: Trial) -> RenderableType:
     """Return the table by confidence, and sentences about pairs, jumps and polarity."""
     table = Table(box=SIMPLE, padding=(0, 2, 0, 0))
-    for name in ("confidence", "keypoints", "pairs", f"within {1000 * CLOSE_S:g} ms", "95 % interval",
+    for name in ("confidence", "keypoints", "pairs", f"within {1000 * CLOSE_S:g} ms", "95 %",
                  f"within {1000 * FAR_S:g} ms"):  # fmt: skip
         table.add_column(name, justify="right")
     for each in bin_by_confidence(trial.keypoints):
         share, low, high = each.close
         table.add_row(
             f"{each.low:.1f} to {each.high:.1f}", f"{each.num_keypoints:,}", f"{each.num_pairs:,}", f"{share:.1%}",
-            f"{low:.1%} to {high:.1%}", f"{each.not_far:.1%}",
+            f"{100 * low:.1f}-{100 * high:.1f}", f"{each.not_far:.1%}",
         )  # fmt: skip
     return Group(table, "\n".join(_sentences(trial)))
 
