@@ -34,7 +34,7 @@ class Trial:
     `keypoints`: a row for each second that the answer or the truth places in channel 1: `seed`, `time0_s`,
     `confidence`, `error_s` (inf where channel 1 does not have that moment). `pairs`: a row for each pair: `seed`,
     `kind`, `length_s`, `snr_db`, `confidence` (the mean), `jump_s` (0 for none), `jumps` (how many were answered),
-    `found_jump`, `found_polarity`.
+    `found_jump`, `is_reversed`, `found_reversed`.
     """
 
     keypoints: pd.DataFrame
@@ -103,7 +103,7 @@ def _pair_row(drawn: RandomPair, found: TimeMap, rows: pd.DataFrame) -> dict[str
         "confidence": float(rows["confidence"].mean()) if len(rows) else 0.0,
         "jump_s": size_s, "jumps": len(found.jumps),
         "found_jump": any(abs(jump.size_s - size_s) < SAME_JUMP_S for jump in found.jumps),
-        "found_polarity": found.polarity == drawn.polarity,
+        "is_reversed": drawn.polarity < 0, "found_reversed": found.polarity < 0,
     }  # fmt: skip
 
 

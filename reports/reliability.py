@@ -32,6 +32,7 @@ def _sentences(trial: Trial) -> list[str]:
     pairs, wrong = trial.pairs, list(find_wrong(trial))
     is_sure = pairs["confidence"] >= SURE
     is_related, has_jump = pairs["kind"] != "unrelated", pairs["jump_s"] != 0
+    is_reversed, found_reversed = pairs["is_reversed"][is_sure], pairs["found_reversed"][is_sure]
     sentences = [
         f"{len(pairs)} pairs: {is_sure.sum()} with a mean confidence of {SURE:g} or more; of {(~is_related).sum()} "
         f"unrelated ones {(is_sure & ~is_related).sum()}.",
@@ -43,7 +44,8 @@ def _sentences(trial: Trial) -> list[str]:
         + ("" if wrong else "."),
         f"Jumps: {pairs['found_jump'][has_jump].sum()} of {has_jump.sum()} found with their size; "
         f"{(pairs['jumps'][~has_jump] > 0).sum()} of {(~has_jump).sum()} other pairs were given one.",
-        f"Polarity: {pairs['found_polarity'][is_sure].sum()} right of {is_sure.sum()}.",
+        f"Polarity: {(is_reversed & found_reversed).sum()} of {is_reversed.sum()} reversed pairs were told as such; "
+        f"{(found_reversed & ~is_reversed).sum()} of {(~is_reversed).sum()} others were.",
     ]  # fmt: skip
     return sentences
 

@@ -51,7 +51,7 @@ def test_who_knows_the_truth_is_never_wrong(folder: Path) -> None:
     trial = try_aligner(recordings, Knows(recordings), None, SEEDS, no_progress)
     sure = trial.keypoints[trial.keypoints["confidence"] > 0.9]
     assert list(trial.pairs["seed"]) == list(SEEDS) and len(sure) > 50 and sure["error_s"].max() < 1e-9
-    assert not list(find_wrong(trial)) and trial.pairs["found_polarity"].all()
+    assert not list(find_wrong(trial)) and (trial.pairs["found_reversed"] == trial.pairs["is_reversed"]).all()
 
 
 def test_who_is_off_by_more_than_20_ms_is_wrong_in_every_related_pair(folder: Path) -> None:
