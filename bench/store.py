@@ -8,11 +8,13 @@ continues, but never a part that looks whole.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,11 +95,37 @@ class Store:
         return final
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: a reader sees the old content or the new, never a part of it."""
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; then it becomes `path`, so that a reader sees the old content or the new, never a part.
+
+    What a writer of this file left there when it was killed is removed.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _is_alive(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):  # not a file of ours, or of another user's process
+        pass
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically."""
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
@@ -118,9 +146,8 @@ def read_json(path: Path) -> Any:
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """Write a frame as Parquet, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    frame.to_parquet(temporary, index=False)
-    os.replace(temporary, path)
+    with write_whole(path) as temporary:
+        frame.to_parquet(temporary, index=False)
 
 
 def read_frame(path: Path) -> pd.DataFrame:

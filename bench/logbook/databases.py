@@ -5,7 +5,9 @@ MLflow and Optuna both keep the version of their tables in `alembic_version`, so
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -59,6 +61,25 @@ def is_same_database(one: str, other: str) -> bool:
     return _identify(one) == _identify(other)
 
 
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of an address of SQLite, None of any other."""
+    scheme, _, rest = uri.partition("://")
+    is_file = scheme.partition("+")[0] == "sqlite" and rest.startswith("/") and len(rest) > 1
+    return Path(unquote(rest[1:].partition("?")[0])) if is_file else None
+
+
+def create_whole(path: Path, create: Callable[[Path], None]) -> None:
+    """Create an SQLite database that is whole whenever it exists; call it under a lock.
+
+    `create` makes it under another name. One in which a kill left a part of the tables could never be opened again.
+    """
+    beginning = path.with_name(f".{path.name}.tmp")
+    for left in (beginning, beginning.with_name(f"{beginning.name}-journal")):
+        left.unlink(missing_ok=True)
+    create(beginning)
+    os.replace(beginning, path)
+
+
 def relocate_artefacts(database: Path, folder: Path) -> None:
     """Let the artefacts that a store's MLflow database names be those in `folder`, if the store was moved or copied.
 
@@ -81,7 +102,7 @@ def relocate_artefacts(database: Path, folder: Path) -> None:
 
 def _list_tables(uri: str) -> set[str]:
     """Return the tables of a database, without making it; none if it is not a database or does not answer."""
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if (path is not None and not path.is_file()) or "://" not in uri or uri.startswith(("http", "file")):
         return set()
     import sqlalchemy
@@ -99,7 +120,7 @@ def _list_tables(uri: str) -> set[str]:
 
 def _identify(uri: str) -> tuple[object, ...]:
     """Return what two addresses of one database have in common."""
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if path is not None:
         return ("sqlite", path.resolve())
     parts = urlsplit(without_password(uri))
@@ -108,10 +129,3 @@ def _identify(uri: str) -> tuple[object, ...]:
     host = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}.get(parts.hostname or "", parts.hostname)
     # A schema of its own within a PostgreSQL database (?options=-csearch_path=...) is as good as a database.
     return (kind, host, port, parts.path.strip("/"), parts.query if "search_path" in unquote(parts.query) else "")
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    """Return the file of an address of SQLite, None of any other."""
-    scheme, _, rest = uri.partition("://")
-    is_file = scheme.partition("+")[0] == "sqlite" and rest.startswith("/") and len(rest) > 1
-    return Path(unquote(rest[1:].partition("?")[0])) if is_file else None

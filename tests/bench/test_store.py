@@ -185,7 +185,18 @@ def test_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space"):
         write_text(file, "new")
-    assert file.read_text() == "old"
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_write_removes_what_killed_writers_of_the_same_file_left(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f".a.json.{dead.pid}.tmp").write_text("half")
+    kept = [tmp_path / name for name in (f".b.json.{dead.pid}.tmp", f".a.json.{os.getppid()}.tmp", ".a.json.x.tmp")]
+    for path in kept:
+        path.write_text("of another file, or of a writer that lives")
+    write_json(tmp_path / "a.json", 1)
+    assert set(tmp_path.iterdir()) == {tmp_path / "a.json", *kept}
 
 
 @given(st.dictionaries(st.text(), PLAIN, max_size=4))
