@@ -12,6 +12,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,17 +100,24 @@ class Store:
 def write_whole(path: Path) -> Iterator[Path]:
     """Yield a path to write to; then it becomes `path`, so that a reader sees the old content or the new, never a part.
 
-    What a writer of this file left there when it was killed is removed.
+    It may be made a file, or a folder, which replaces no other. What killed writers of the same path left is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         if not _is_alive(left.name.split(".")[-2]):
-            left.unlink(missing_ok=True)
+            _remove(left)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_alive(pid: str) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import DataError, StoreError
-from bench.store import Store, digest, read_json, write_json, write_text
+from bench.store import Store, digest, read_json, write_json, write_text, write_whole
 
 SINGLE = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 PLAIN = st.recursive(
@@ -197,6 +198,17 @@ def test_write_removes_what_killed_writers_of_the_same_file_left(tmp_path: Path)
         path.write_text("of another file, or of a writer that lives")
     write_json(tmp_path / "a.json", 1)
     assert set(tmp_path.iterdir()) == {tmp_path / "a.json", *kept}
+
+
+def test_folder_appears_whole_and_replaces_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "catalogue"
+    for name in ("first", "second"):
+        with suppress(OSError), write_whole(folder) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+            assert not (folder / name).exists()
+    assert [path.name for path in folder.iterdir()] == ["first"]
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 @given(st.dictionaries(st.text(), PLAIN, max_size=4))
