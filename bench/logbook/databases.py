@@ -123,7 +123,10 @@ def _identify(uri: str) -> tuple[object, ...]:
     path = sqlite_path(uri)
     if path is not None:
         return ("sqlite", path.resolve())
-    parts = urlsplit(without_password(uri))
+    try:
+        parts = urlsplit(without_password(uri))
+    except ValueError:  # such as `http://[::1`: whoever connects to it says so
+        return ("unknown", uri)
     kind = parts.scheme.partition("+")[0]
     port = parts.netloc.rpartition(":")[2] if parts.netloc.rpartition(":")[2].isdigit() else DEFAULT_PORTS.get(kind)
     host = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}.get(parts.hostname or "", parts.hostname)

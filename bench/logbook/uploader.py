@@ -108,7 +108,7 @@ def connect(uri: str, store: Path) -> MlflowClient:
     if not uri:
         store.mkdir(parents=True, exist_ok=True)
     path = sqlite_path(address)
-    if path is None or not path.parent.is_dir():
+    if path is None or path.is_dir() or not path.parent.is_dir():
         return open_client(address)
     with FileLock(str(path.with_suffix(".lock"))):  # two processes that migrate a new database at once break it
         if not path.exists():

@@ -125,7 +125,7 @@ def file_inputs(folder: Path, catalogue: Path, draw: random.Random) -> Iterator[
             ("identify", path, "--catalogue", catalogue),
             ("align", *draw.sample([path, good], 2), "--store", folder / "empty"),
         )
-        yield Input("file", draw.choice(commands), path.name[:5])
+        yield Input("file", draw.choice(commands), path.name[:4])
     yield Input("file", ("data", "verify", "--dataset", "folder", "--data-root", folder, "--store", folder / "empty"))
 
 

@@ -133,7 +133,11 @@ def _be_command(arguments: list[str], log: Path, variables: Mapping[str, str]) -
     log_file, nothing = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.open(os.devnull, os.O_RDONLY)
     for descriptor, stream in ((nothing, 0), (log_file, 1), (log_file, 2)):
         os.dup2(descriptor, stream)
-    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(0),
+        os.fdopen(1, "w", 1),
+        os.fdopen(2, "w", 1, errors="backslashreplace"),
+    )
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(log.parent)
     os.environ.update({"COLUMNS": "160", MARK: str(log.parent), **variables})
