@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import DataError, StoreError
-from bench.store import Store, digest, read_json, write_json, write_text, write_whole
+from bench.store import Store, create_array, digest, read_json, write_json, write_text, write_whole
 
 SINGLE = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 PLAIN = st.recursive(
@@ -209,6 +209,19 @@ def test_folder_appears_whole_and_replaces_no_other(tmp_path: Path) -> None:
             assert not (folder / name).exists()
     assert [path.name for path in folder.iterdir()] == ["first"]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_array_takes_its_space_before_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing to the map of a full disk would end the process by SIGBUS, without a word."""
+    array = create_array(tmp_path / "a.npy", (1000, 3))
+    assert array.shape == (1000, 3) and (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        create_array(tmp_path / "b.npy", (1000, 3))
 
 
 @given(st.dictionaries(st.text(), PLAIN, max_size=4))

@@ -41,6 +41,11 @@ SMALL = (
 )
 SETTINGS = ("--preset", "tiny", "--dataset", "synth", *(part for one in SMALL for part in ("--set", one)))
 RUN = ("run", "--model", "now-playing", *SETTINGS)
+# What `data prepare` needs to make the same rooms, for short tracks.
+PREPARE = (
+    *("--set", "eval.t60_s=[0.3]", "--set", "eval.noise_reverb_t60_s=0.3", "--set", "eval.rooms_per_t60=1"),
+    *("--set", "eval.lengths_s=[0.96]"),
+)
 TIMES = ("system/", "cost/")  # beginnings of metrics that differ from one run to the next
 ROOMS = "rooms"  # kind of the store; simulating a bank takes longest, and is the same for all
 
@@ -100,7 +105,7 @@ class Started:
 
 def import_heavy_libraries() -> None:
     """Import what commands need, once for all of them. No thread may run in a process that forks."""
-    os.environ["MLFLOW_LOGGING_LEVEL"] = "ERROR"  # the product sets it before it imports MLflow
+    os.environ["MLFLOW_LOGGING_LEVEL"] = "CRITICAL"  # the product sets it before it imports MLflow
     for name in HEAVY:
         importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)  # sums are done in one order, so that a run repeats to the bit

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from commands import RUN, Ended, digests_of, finish, left_over, logged_in, new_store, numbers_of, statuses_in
+from commands import PREPARE, RUN, Ended, digests_of, finish, left_over, logged_in, new_store, numbers_of, statuses_in
 from conftest import Campaign, assert_told, catalogue_command, trained_store
 from test_kill import copy_runs, sweep_command, trials_of, value_by_settings
 
@@ -134,14 +134,26 @@ def test_file_written(
     kind: str, campaign: Campaign, undisturbed: Path, music: Path, disk: Path, tmp_path: Path
 ) -> None:
     """One output of a command that computes little: it is whole or not there."""
+    assert _mount(disk, ENOUGH_KB, "remount")
+    new_store(disk / "store", undisturbed)
     pair = sorted(music.glob("*.wav"))[:2]
     command: dict[str, list[str | Path]] = {
-        "data prepare": ["data", "prepare", "--dataset", "folder", "--data-root", music, "--store", disk / "store"],
+        "data prepare": [
+            "data",
+            "prepare",
+            "--dataset",
+            "folder",
+            "--data-root",
+            music,
+            "--store",
+            disk / "store",
+            *PREPARE,
+        ],
         "report": ["report", "--store", undisturbed, "--out", disk / "report.html"],
         "align --write": ["align", *pair, "--write", disk / "aligned.wav", "--store", tmp_path / "empty"],
     }
-    for size_kb in (PAGE_KB, 16):
-        assert _mount(disk, size_kb, "remount")
+    for free_kb in (0, 16):
+        assert _mount(disk, used_kb(disk) + free_kb, "remount")
         assert_full_disk_told(finish(command[kind], tmp_path / "log"))
     assert _mount(disk, ENOUGH_KB, "remount")
     assert_told(finish(command[kind], tmp_path / "log"), 0)

@@ -134,7 +134,7 @@ def test_killed_runs_end_with_the_same_numbers(campaign: Campaign, undisturbed: 
         assert logged_in(store / "mlflow.db") == logged
         assert left_over(store) == []
 
-    disturb(campaign, "run", 30, 0.2, tmp_path, prepare, check, longest_s=12.0)
+    disturb(campaign, "run", 35, 0.2, tmp_path, prepare, check, longest_s=12.0)
 
 
 def sweep_command(folder: Path, num_trials: int) -> list[str | Path]:
@@ -155,7 +155,7 @@ def value_by_settings(trials: pd.DataFrame) -> dict[str, float]:
 
 
 def test_killed_sweeps_end_with_the_same_values(campaign: Campaign, undisturbed: Path, tmp_path: Path) -> None:
-    num_trials = 3
+    num_trials = 2
     (reference := tmp_path / "reference").mkdir()
     new_store(reference / "store", undisturbed)
     assert_told(finish(sweep_command(reference, 5), reference / "log"), 0)
@@ -181,7 +181,7 @@ def test_killed_sweeps_end_with_the_same_values(campaign: Campaign, undisturbed:
         assert left_over(store) == []
 
     kills = (kill_command, kill_workers, kill_all)
-    disturb(campaign, "sweep", 25, 0.25, tmp_path, prepare, check, longest_s=20.0, kills=kills)
+    disturb(campaign, "sweep", 15, 0.25, tmp_path, prepare, check, longest_s=20.0, kills=kills)
 
 
 def test_killed_catalogue_builds_end_with_the_same_files(
@@ -197,7 +197,7 @@ def test_killed_catalogue_builds_end_with_the_same_files(
         assert digests_of(folder / "made") == expected
         assert not list(folder.glob("*.partial")) and left_over(folder / "store") == []
 
-    disturb(campaign, "catalogue build", 20, 0.1, tmp_path, prepare, check, longest_s=8.0)
+    disturb(campaign, "catalogue build", 25, 0.1, tmp_path, prepare, check, longest_s=8.0)
 
 
 def test_killed_syncs_deliver_everything_once(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands import RUN, Ended, digests_of, left_over, logged_in, new_store, numbers_of, start
+from commands import PREPARE, RUN, Ended, digests_of, left_over, logged_in, new_store, numbers_of, start
 from conftest import Campaign, assert_told, catalogue_command, trained_store
 from mlflow_server import Server
 from test_kill import copy_runs, sweep_command, trials_of, value_by_settings
@@ -30,11 +30,12 @@ def test_run(campaign: Campaign, undisturbed: Path, tmp_path: Path) -> None:
     campaign.record("two at once: a run on an empty store", 2, "both the same numbers, one MLflow run")
 
 
-def test_prepare(campaign: Campaign, music: Path, tmp_path: Path) -> None:
-    command = ["data", "prepare", "--dataset", "folder", "--data-root", music, "--store", tmp_path / "store"]
+def test_prepare(campaign: Campaign, undisturbed: Path, music: Path, tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store", undisturbed)
+    command = ["data", "prepare", "--dataset", "folder", "--data-root", music, "--store", store, *PREPARE]
     for ended in both(campaign, command, tmp_path):
         assert_told(ended, 0)
-    assert left_over(tmp_path / "store") == []
+    assert left_over(store) == []
     campaign.record("two at once: `data prepare`", 2, "prepared once")
 
 

@@ -411,3 +411,13 @@ def test_a_kill_while_the_database_is_created_leaves_nothing_that_breaks_the_nex
         assert connect(uri, tmp_path).search_experiments()
     assert sorted(path.name for path in tmp_path.glob("*.db*")) == ["mlflow.db", "other.db"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_failure_of_the_database_is_raised_and_not_printed(store: Path) -> None:
+    """MLflow logs a traceback of what it also raises, such as of a full disk."""
+    with closing(sqlite3.connect(store / "mlflow.db")) as damaged:
+        damaged.execute("DROP TABLE runs")
+    script = "import sys; from pathlib import Path; from bench.logbook.uploader import connect\n"
+    script += "try: connect('', Path(sys.argv[1])).create_run('0')\nexcept Exception as error: print('raised')"
+    done = subprocess.run([sys.executable, "-c", script, str(store)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("raised\n", "")
