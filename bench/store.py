@@ -179,7 +179,7 @@ def read_array(path: Path) -> npt.NDArray[np.float32]:
     return array
 
 
-def create_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def create_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float32]]:
     """Return a new .npy file, memory-mapped for writing, whose space on the disk is taken already.
 
     A map of a full disk cannot raise an error when it is written to: the process would be killed by SIGBUS.
@@ -187,7 +187,9 @@ def create_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """
     import numpy as np
 
-    array: npt.NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    array: np.memmap[Any, np.dtype[np.float32]] = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.float32, shape=shape
+    )
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array

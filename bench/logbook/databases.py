@@ -68,7 +68,7 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(unquote(rest[1:].partition("?")[0])) if is_file else None
 
 
-def create_whole(path: Path, create: Callable[[Path], None]) -> None:
+def create_whole(path: Path, create: Callable[[Path], object]) -> None:
     """Create an SQLite database that is whole whenever it exists; call it under a lock.
 
     `create` makes it under another name. One in which a kill left a part of the tables could never be opened again.
