@@ -115,6 +115,7 @@ def start(arguments: Sequence[str | Path], log: Path, **variables: str) -> Start
     """Start a command, with its output in the file `log`, in whose folder it runs."""
     texts = [str(each) for each in arguments]
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")  # there even if the command is killed before it does anything
     sys.stdout.flush(), sys.stderr.flush()
     pid = os.fork()
     if pid:
