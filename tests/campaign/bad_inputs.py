@@ -174,7 +174,8 @@ def name_inputs(store: Path, catalogue: Path, folder: Path, draw: random.Random,
     )
     for ask in draw.choices(asks, k=number):
         text = draw.choice(odd_texts())
-        yield Input("name", (*ask, text), "zq" if text.startswith("zq") else "")
+        has_names = ask[0] != "sweep" or ask[-1] != store  # the store has no sweep at all
+        yield Input("name", (*ask, text), "zq" if has_names and text.startswith("zq") else "")
 
 
 def setting_inputs(names: list[str], folder: Path, draw: random.Random, number: int) -> Iterator[Input]:

@@ -183,7 +183,7 @@ def test_killed_sweeps_end_with_the_same_values(campaign: Campaign, undisturbed:
         assert [name for name in left_over(store) if not (abandoned.any() and name.endswith(".partial"))] == []
 
     kills = (kill_command, kill_workers, kill_all)
-    disturb(campaign, "sweep", 15, 0.25, tmp_path, prepare, check, longest_s=20.0, kills=kills)
+    disturb(campaign, "sweep", 20, 0.25, tmp_path, prepare, check, longest_s=20.0, kills=kills)
 
 
 def test_killed_catalogue_builds_end_with_the_same_files(
@@ -199,7 +199,7 @@ def test_killed_catalogue_builds_end_with_the_same_files(
         assert digests_of(folder / "made") == expected
         assert not list(folder.glob("*.partial")) and left_over(folder / "store") == []
 
-    disturb(campaign, "catalogue build", 25, 0.1, tmp_path, prepare, check, longest_s=8.0)
+    disturb(campaign, "catalogue build", 20, 0.1, tmp_path, prepare, check, longest_s=4.0)
 
 
 def test_killed_syncs_deliver_everything_once(
@@ -220,7 +220,7 @@ def test_killed_syncs_deliver_everything_once(
         assert not set(statuses_in(folder / "other.db" if is_file else server.database)) - {"FINISHED"}
         assert left_over(folder / "store") == []
 
-    disturb(campaign, "sync", 25, 0.15, tmp_path, prepare, check, longest_s=6.0)
+    disturb(campaign, "sync", 25, 0.15, tmp_path, prepare, check, longest_s=2.0)
 
 
 def copy_runs(store: Path, folder: Path, number: int = NUM_SYNCED) -> list[str]:
