@@ -174,7 +174,7 @@ def name_inputs(store: Path, catalogue: Path, folder: Path, draw: random.Random,
     )
     for ask in draw.choices(asks, k=number):
         text = draw.choice(odd_texts())
-        has_names = ask[0] != "sweep" or ask[-1] != store  # the store has no sweep at all
+        has_names = ask[0] != "reproduce" and (ask[0] != "sweep" or ask[-1] != store)  # there is no run, or no sweep
         yield Input("name", (*ask, text), "zq" if has_names and text.startswith("zq") else "")
 
 

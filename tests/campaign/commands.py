@@ -171,12 +171,13 @@ def _exit_handlers() -> list[Callable[[], None]]:
     return [threading._shutdown, multiprocessing.util._exit_function]  # type: ignore[attr-defined]
 
 
-def left_processes(folder: Path) -> list[int]:
-    """Return the processes that still run of the commands with a log in `folder`."""
+def left_processes(folder: Path, program: str = "") -> list[int]:
+    """Return the processes that still run of the commands with a log in `folder`, or those of one program."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            is_left = process.environ().get(MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE
+            if is_left and (not program or program in process.cmdline()):
                 found.append(process.pid)
         except (psutil.Error, OSError):
             continue

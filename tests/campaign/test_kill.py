@@ -54,11 +54,10 @@ def kill_command(started: Started, _folder: Path) -> None:
     started.kill()
 
 
-def kill_workers(started: Started, folder: Path) -> None:
-    for pid in left_processes(folder):
-        if pid != started.pid:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+def kill_workers(_started: Started, folder: Path) -> None:
+    for pid in left_processes(folder, "bench.sweeps.worker"):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def kill_all(started: Started, folder: Path) -> None:
