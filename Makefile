@@ -28,7 +28,7 @@ NO_PYTHON := needs Python 3.11 or 3.12 with venv and headers: run 'apt-get insta
 NO_COMPILER := needs a C++ compiler to build FALCONN: run 'apt-get install g++' as root
 stop = { echo "make: $(1)" >&2; exit 1; }
 
-.PHONY: setup demo test lint types clean
+.PHONY: setup demo test campaign lint types clean
 
 setup: $(SETUP)
 
@@ -38,6 +38,10 @@ demo: setup
 # One file of tests stays in one process, so that what a file prepares is prepared once.
 test: $(DEV)
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+
+# Half an hour by default, one command after another; docs/reliability.md says what is tried, and how to repeat a failure.
+campaign: $(DEV)
+	$(BIN)/pytest -m campaign tests/campaign $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ from bench.device import usable_device
 from bench.errors import DataError
 from bench.fingerprint import build_random_projection
 from bench.runs import FinishedRun, find_latest_loadable, find_run, list_runs
-from bench.store import Store
+from bench.store import Store, create_array
 from bench.values import Floats, Progress
 
 NO_ENCODER = "the random projection"
@@ -256,10 +256,7 @@ def _is_lost(time_map: TimeMap, time0: Seconds) -> npt.NDArray[np.bool_]:
 
 def _decode_channels(source: Recording, channels: Sequence[int], scratch: Path) -> list[Floats]:
     """Return the channels of a file, memory-mapped."""
-    waves: list[Floats] = [
-        np.lib.format.open_memmap(scratch / f"{i}.npy", mode="w+", dtype=np.float32, shape=(source.most_frames,))
-        for i in range(len(channels))
-    ]
+    waves = [create_array(scratch / f"{i}.npy", (source.most_frames,)) for i in range(len(channels))]
     start = 0
     for block_TC in source.blocks(BLOCK_FRAMES):
         for wave_T, channel in zip(waves, channels, strict=True):

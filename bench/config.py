@@ -21,6 +21,7 @@ from bench.errors import ConfigError
 from bench.registry import format_unknown, load
 from bench.settings import AlignConfig, DataConfig, EvalConfig, RunConfig, TrainConfig, require
 
+NO_TOML = (ValueError, RecursionError)  # a number of thousands of digits, or groups that deep, are no TOMLDecodeError
 PRESETS = Path(__file__).with_name("presets.toml")
 # Names of earlier versions, and of now. `--set` and files are answered with the new name, finished runs translated.
 RENAMED_SETTINGS = {"train.twins_per_track": "train.hard_negatives_per_track"}
@@ -59,7 +60,7 @@ def resolve(
 def read_user_settings(files: Iterable[Path], overrides: Iterable[str]) -> dict[str, Any]:
     """Return what the user's files and `--set` say, in groups. Raises: ConfigError for what cannot be read."""
     by_user: dict[str, Any] = {}
-    for layer in (*(_read_toml(f) for f in files), *(_parse_override(o) for o in overrides)):
+    for layer in (*(read_toml(f) for f in files), *(_parse_override(o) for o in overrides)):
         by_user = _merge(by_user, layer)
     return by_user
 
@@ -201,12 +202,12 @@ def _nest(path: str, value: Any) -> dict[str, Any]:
 
 def presets() -> list[str]:
     """Return the names of the presets that every encoder has."""
-    return list(_read_toml(PRESETS))
+    return list(read_toml(PRESETS))
 
 
 def _read_preset(name: str, plugin: ModuleType) -> dict[str, Any]:
     """Return the settings of a preset: those that all encoders share, and over them the encoder's own."""
-    shared, own = _read_toml(PRESETS), _read_own_presets(plugin)
+    shared, own = read_toml(PRESETS), _read_own_presets(plugin)
     if name not in shared and name not in own:
         renamed = _format_renamed("preset", name, RENAMED_PRESETS)
         raise ConfigError(renamed or format_unknown("preset", name, sorted({*shared, *own})))
@@ -215,15 +216,18 @@ def _read_preset(name: str, plugin: ModuleType) -> dict[str, Any]:
 
 def _read_own_presets(plugin: ModuleType) -> dict[str, Any]:
     beside = Path(str(plugin.__file__)).with_suffix(".toml")
-    return _read_toml(beside) if beside.is_file() else {}
+    return read_toml(beside) if beside.is_file() else {}
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what is in a TOML file. Raises: ConfigError naming the file if it cannot be read or is no TOML."""
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is not a file; give a TOML file")  # a pipe would be waited for
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; give a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except NO_TOML as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -243,7 +247,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(f"--set needs path=value such as train.lr=3e-4, got {text!r}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except NO_TOML:
         parsed = value  # a bare word is a string, as in --set train.schedule=cyclic
     return _nest(path, parsed)
 

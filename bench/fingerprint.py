@@ -5,7 +5,6 @@ Shape legend: B batch, T samples, Q queries, M segments of a query, N vectors, D
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import bench
 from bench import registry
 from bench.audio.pcm import Corpus
 from bench.errors import PluginError
-from bench.store import Store, digest, read_array
+from bench.store import Store, create_array, digest, read_array
 from bench.values import INT16_SCALE, RATE_HZ, Encoder, Fingerprints, Floats, Ints, Progress
 
 Sample = TypeVar("Sample", np.int16, np.float32)
@@ -110,10 +109,7 @@ def fingerprint_tracks(
 
     def build(folder: Path) -> None:
         shape = (int(first_vector[-1]), embedder.encoder.dim)
-        path = folder / "vectors.npy"
-        vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        with path.open("r+b") as file:  # a full disk is an error here; later it would be a bus error
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        vectors = create_array(folder / "vectors.npy", shape)
         for i, track in enumerate(tracks):
             progress("database", i, len(tracks))
             if counts[i]:

@@ -8,11 +8,14 @@ continues, but never a part that looks whole.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,11 +96,44 @@ class Store:
         return final
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: a reader sees the old content or the new, never a part of it."""
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; then it becomes `path`, so that a reader sees the old content or the new, never a part.
+
+    It may be made a file, or a folder, which replaces no other. What killed writers of the same path left is removed.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _is_alive(left.name.split(".")[-2]):
+            _remove(left)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):  # not a file of ours, or of another user's process
+        pass
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically."""
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
@@ -118,9 +154,8 @@ def read_json(path: Path) -> Any:
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """Write a frame as Parquet, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    frame.to_parquet(temporary, index=False)
-    os.replace(temporary, path)
+    with write_whole(path) as temporary:
+        frame.to_parquet(temporary, index=False)
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -141,6 +176,22 @@ def read_array(path: Path) -> npt.NDArray[np.float32]:
         array: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise _build_damage_error(path, error) from error
+    return array
+
+
+def create_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """Return a new .npy file, memory-mapped for writing, whose space on the disk is taken already.
+
+    A map of a full disk cannot raise an error when it is written to: the process would be killed by SIGBUS.
+    Raises: OSError if there is no space.
+    """
+    import numpy as np
+
+    array: np.memmap[Any, np.dtype[np.float32]] = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.float32, shape=shape
+    )
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
 

@@ -7,7 +7,6 @@ its place: otherwise the results of every later trial would be given to the tria
 from __future__ import annotations
 
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from bench.logbook.salvage import describe_damage, find_objects, keep_copy
-from bench.store import digest
+from bench.store import digest, write_text
 
 Log = dict[str, Any]
 # What each operation says besides its code and its worker. Source: optuna/storages/journal/_storage.py, 5.0.0.
@@ -55,9 +54,7 @@ def mend_journal(path: Path) -> list[str]:
         return []
     sentences = [describe_damage(path, damaged, keep_copy(path))]
     restored = _restore_order(logs, places, sentences)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in restored), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in restored))
     return sentences
 
 

@@ -40,6 +40,7 @@ from bench.sweeps.study import (
     definition_of,
     describe_other_studies,
     open_storage,
+    tell_if_away,
 )
 from bench.sweeps.trials import count_begun, enqueue_preset
 from bench.sweeps.worker import WorkerSpec
@@ -73,11 +74,13 @@ class SweepRequest:
     store: Store
 
 
+@tell_if_away()
 def sweep(request: SweepRequest, progress: Progress, warn: Callable[[str], None], say: Callable[[str], None]) -> Path:
     """Run the remaining trials of a study, and return the folder of its files.
 
     The same request resumes an interrupted study, or joins one that other machines are running.
-    Raises: ConfigError before any work starts; BenchError if a worker fails; KeyboardInterrupt after a clean stop.
+    Raises: ConfigError before any work starts; BenchError if a worker fails or the storage does not respond;
+    KeyboardInterrupt after a clean stop.
     """
     _check_request(request)
     check(request.space, request.basis, request.space_path)

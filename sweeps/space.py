@@ -7,14 +7,13 @@ MLflow and in the report. A space varies only the encoder and its training, so t
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bench.config import assignment, flatten, format_setting, format_unknown_setting, parse_section, resolve
+from bench.config import assignment, flatten, format_setting, format_unknown_setting, parse_section, read_toml, resolve
 from bench.errors import ConfigError
 from bench.registry import format_unknown
 from bench.settings import RunConfig, require
@@ -95,16 +94,15 @@ def load_space(path: Path) -> Space:
 
     Raises: ConfigError naming the file, the parameter and the rule.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}; give a TOML file as --space") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    values = read_toml(path)
     known = ["preset", "budget", "space"]
     for name in values:
         if name not in known:
             raise ConfigError(f"{path}: {format_unknown('part of a space', name, known)}")
+    for name in ("budget", "space"):
+        require(
+            isinstance(values.get(name, {}), dict), f"{path}: [{name}] must be a group of settings", values.get(name)
+        )
     require(bool(values.get("space")), f"{path}: [space] must name at least one parameter", values.get("space"))
     parameters = {name: _parameter(path, name, fields) for name, fields in values["space"].items()}
     return Space(str(values.get("preset", "small")), parameters, dict(values.get("budget", {})))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from bench import console
 from bench.errors import ConfigError, StoreError
-from bench.logbook import check_storage, redact, without_password
+from bench.logbook import check_storage, first_line, redact, without_password
 from bench.registry import format_unknown
 from bench.settings import RunConfig
 from bench.store import Store, digest
@@ -155,6 +156,20 @@ def open_storage(url: str | None, store: Store, warn: Callable[[str], None] = co
         return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be used: {error}; name another folder with --store") from error
+
+
+@contextmanager
+def tell_if_away() -> Iterator[None]:
+    """Raise StoreError in place of what Optuna raises while a database does not respond."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        reason = first_line(error.__cause__ or error)
+        raise StoreError(
+            f"the sweep's storage does not respond ({reason}); start it, then repeat the command to resume"
+        ) from error
 
 
 def silence_optuna() -> None:

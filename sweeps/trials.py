@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from bench.errors import StoreError
 from bench.logbook import first_line
 from bench.store import digest, read_json, write_json
 from bench.sweeps.space import Space, distributions
-from bench.sweeps.study import HEARTBEAT_S, RETRIES
+from bench.sweeps.study import GRACE_S, HEARTBEAT_S, RETRIES
 
 REPEAT_OF = "failed_trial"  # the attribute by which Optuna marks a trial that repeats a dead one
 HOST_ID = "place"  # attribute of a trial: where its lock can be seen
@@ -78,7 +79,11 @@ class TrialQueue:
             lock = FileLock(str(self._lock_path(trial.number)))
             lock.acquire(timeout=0)
             self._locks[trial.number] = lock
-            trial.set_user_attr(HOST_ID, self._host_id)
+            try:
+                trial.set_user_attr(HOST_ID, self._host_id)
+            except Exception:
+                self.release(trial.number)  # nobody's now
+                raise
         return trial
 
     def report(self, trial: Trial, value: float, step: int) -> bool:
@@ -144,7 +149,10 @@ class TrialQueue:
         repeat = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             is_local = trial.user_attrs.get(HOST_ID) == self._host_id or not _has_heartbeat(self.study._storage)
-            if not is_local or trial.number in self._locks or self._is_held(trial.number):
+            is_nobodys = (
+                HOST_ID not in trial.user_attrs and _age_s(trial) > GRACE_S
+            )  # the storage went away during `ask`
+            if not (is_local or is_nobodys) or trial.number in self._locks or self._is_held(trial.number):
                 continue
             self.study.tell(trial.number, state=TrialState.FAIL)
             repeat(self.study, self.study.get_trials(deepcopy=True)[trial.number])
@@ -203,6 +211,10 @@ def heartbeat(storage: BaseStorage, trial: Trial) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def _age_s(trial: FrozenTrial) -> float:
+    return (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
 
 
 def _has_heartbeat(storage: BaseStorage) -> bool:

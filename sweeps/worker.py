@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from bench.run import RunContext, run
 from bench.settings import RunConfig
 from bench.store import Store, write_json
 from bench.sweeps.space import Basis, Space, read_space, to_settings
-from bench.sweeps.study import OBJECTIVES, Pruner, definition_of, join_study, open_storage
+from bench.sweeps.study import OBJECTIVES, Pruner, definition_of, join_study, open_storage, tell_if_away
 from bench.sweeps.trials import REASON, RUN, SECONDS, TrialQueue, heartbeat
 from bench.values import Progress
 
@@ -69,18 +69,26 @@ def parse_worker_spec(line: str) -> WorkerSpec:
 def work(spec: WorkerSpec, progress: Progress, warn: Callable[[str], None]) -> None:
     """Run trials until enough were started. Raises: BenchError if SAME_FAILURES trials in a row fail with one error."""
     store = Store(Path(spec.store))
-    study = join_study(open_storage(spec.storage, store, warn), spec.study, spec.pruner)
+    with tell_if_away():
+        study = join_study(open_storage(spec.storage, store, warn), spec.study, spec.pruner)
+        objectives = definition_of(study)["objectives"]
     queue = TrialQueue(study, spec.space, store.root / "sweeps" / spec.study, warn)
     failures: list[str] = []
     while (trial := queue.ask(spec.trials)) is not None:
-        failure = _try_trial(trial, spec, store, queue, progress, warn)
+        failure = _try_trial(trial, spec, objectives, store, queue, progress, warn)
         failures = [*failures, failure] if failure else []
         if len(failures) == SAME_FAILURES and len(set(failures)) == 1:
             raise BenchError(f"{SAME_FAILURES} consecutive trials failed with the same error: {failures[0]}")
 
 
 def _try_trial(
-    trial: Trial, spec: WorkerSpec, store: Store, queue: TrialQueue, progress: Progress, warn: Callable[[str], None]
+    trial: Trial,
+    spec: WorkerSpec,
+    objectives: Sequence[str],
+    store: Store,
+    queue: TrialQueue,
+    progress: Progress,
+    warn: Callable[[str], None],
 ) -> str:
     """Run one trial and report its end; return why it failed, or an empty string."""
     start_s = time.monotonic()
@@ -103,7 +111,7 @@ def _try_trial(
         queue.requeue(trial)
         raise
     else:
-        values = [OBJECTIVES[name].extract(result.summary, config) for name in definition_of(queue.study)["objectives"]]
+        values = [OBJECTIVES[name].extract(result.summary, config) for name in objectives]
         queue.tell(trial.number, TrialState.COMPLETE, values, attrs(**{RUN: result.summary["run"]}))
     return ""
 

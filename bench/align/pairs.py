@@ -28,7 +28,7 @@ import numpy as np
 from bench.align.contract import Pair, Seconds
 from bench.audio.decode import UnreadableNowError, decode_blocks
 from bench.errors import DataError
-from bench.store import Store, digest, read_array, write_text
+from bench.store import Store, digest, read_array, write_text, write_whole
 from bench.values import RATE_HZ, Floats, Progress
 
 LAYOUT = "formatted_data"
@@ -221,9 +221,8 @@ def write_pair(path: Path, wave0_T: Floats, wave1_T: Floats) -> None:
 
     wave_TC = np.stack([wave0_T, wave1_T], axis=1)
     peak = float(np.abs(wave_TC).max(initial=0.0))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    soundfile.write(temporary, wave_TC * min(1.0, MAX_PEAK / max(peak, MAX_PEAK)), RATE_HZ, "PCM_16", format="WAV")
-    os.replace(temporary, path)
+    with write_whole(path) as temporary:
+        soundfile.write(temporary, wave_TC * min(1.0, MAX_PEAK / max(peak, MAX_PEAK)), RATE_HZ, "PCM_16", format="WAV")
 
 
 # Opening

@@ -28,6 +28,7 @@ BLOCK_FRAMES = 1 << 18  # frames read at a time: an hour of 48 kHz stereo is nev
 PASSING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR)
 SYSTEM_ERROR = 2  # libsndfile's code
 READER = "reader 3"  # raised when the same file gives other samples
+LOWEST_RATE_HZ = 1_000  # a header with less would make hours, and gigabytes, of a small file
 SOUND_POWER = 1e-8  # -80 dB re full scale: below it a channel is silent
 DEAD_POWER = 2.0**-30  # one step of 16 bits: a channel with an offset and less sound than that is a dead input
 CANCELLED = 0.01  # power of the mean of the channels, over that of the channels, below which they cancel each other
@@ -156,6 +157,8 @@ def _name_errors(path: Path) -> Iterator[None]:
 def _build_error(path: Path, error: Exception) -> DataError:
     if getattr(error, "code", None) == SYSTEM_ERROR:
         return UnreadableNowError(f"{path} cannot be read ({error}); run again when its drive is back")
+    if isinstance(error, UnicodeEncodeError):
+        return DataError(f"{path} cannot be read: its name is not UTF-8; rename it")
     reason = unreadable_format(path.name)
     if reason:
         return DataError(f"{path} is in {reason}")
@@ -194,6 +197,11 @@ class Recording:
             raise failure
         self.note = contents.note
         self.rate_hz = int(self._files[0].samplerate)
+        if self.rate_hz < LOWEST_RATE_HZ:
+            raise DataError(
+                f"{path} says that its sample rate is {self.rate_hz} Hz, less than the {LOWEST_RATE_HZ} Hz of any "
+                "sound; correct its header or remove it"
+            )
         self.num_channels = int(self._files[0].channels)
         self.subtype = str(self._files[0].subtype)
         seconds = sum(file.frames / file.samplerate for file in self._files)

@@ -127,7 +127,7 @@ def _write_parallel(
         if not errors.empty():
             raise errors.get()
         if any(process.exitcode for process in processes):
-            raise DataError(_death_message(folder, missing))
+            raise DataError(_death_message(folder, missing, killed=any((p.exitcode or 0) < 0 for p in processes)))
     finally:
         for process in processes:
             if process.is_alive():
@@ -291,8 +291,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _death_message(folder: Path, missing: Sequence[Shard]) -> str:
+def _death_message(folder: Path, missing: Sequence[Shard], killed: bool) -> str:
     in_progress = [s for s in missing if list(folder.glob(f".shard-{s.number:05d}.i16.*"))]
+    if not in_progress and killed:
+        return "a decoding process was killed before its first track; run the same command again to continue"
     if not in_progress:
         return (
             "no decoding process could start; a script that prepares a corpus must do so below "

@@ -27,7 +27,7 @@ from bench.plugin_check import build_encoder
 from bench.search.cached import keeps, version_of
 from bench.search.contract import Index
 from bench.settings import RunConfig
-from bench.store import read_array, read_frame, read_json, write_frame, write_json
+from bench.store import read_array, read_frame, read_json, write_frame, write_json, write_whole
 from bench.train import checkpoint
 from bench.values import Fingerprints, Floats
 
@@ -160,37 +160,35 @@ def write_catalogue(
 
     `tracks`, `left_out` and `calibration_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
     """
-    check_free(folder)
     index_name = format_plugin_name(config.eval.indexes[0])
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / INDEX).mkdir(parents=True)
-    shutil.copyfile(weights, partial / WEIGHTS)
-    _link_or_copy(Path(str(database.vectors.filename)), partial / VECTORS)  # type: ignore[attr-defined]
-    write_frame(partial / TRACKS, tracks)
-    np.save(partial / CALIBRATION, calibration_QD)
-    index_plugin = registry.load("index", config.eval.indexes[0])
-    if keeps(index_plugin, config.index[index_name]):
-        index_plugin.save(index, partial / INDEX)
-    library = getattr(index_plugin, "LIBRARY", "")
-    about = {
-        "format": FORMAT,
-        "encoder": config.encoder,
-        "model": asdict(config.model),
-        "precision": embedder.precision,
-        "hop_samples": database.hop_samples,
-        "first_vector": database.first_vector.tolist(),
-        "index": {"name": index_name, "config": asdict(config.index[index_name]), "library": version_of(library)},
-        "known_sound": _embed_known_sound(embedder).tolist(),
-        "limits": [asdict(limit) for limit in limits.whole],
-        "part_limits": [asdict(limit) for limit in limits.parts],
-        "pair_limits": [asdict(limit) for limit in limits.pairs],
-        "left_out": left_out.to_dict("records"),
-        "sizes": {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)},
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-    }
-    write_json(partial / ABOUT, about)
-    os.replace(partial, folder)
+    with write_whole(folder) as partial:
+        (partial / INDEX).mkdir(parents=True)
+        shutil.copyfile(weights, partial / WEIGHTS)
+        _link_or_copy(Path(str(database.vectors.filename)), partial / VECTORS)  # type: ignore[attr-defined]
+        write_frame(partial / TRACKS, tracks)
+        np.save(partial / CALIBRATION, calibration_QD)
+        index_plugin = registry.load("index", config.eval.indexes[0])
+        if keeps(index_plugin, config.index[index_name]):
+            index_plugin.save(index, partial / INDEX)
+        library = getattr(index_plugin, "LIBRARY", "")
+        about = {
+            "format": FORMAT,
+            "encoder": config.encoder,
+            "model": asdict(config.model),
+            "precision": embedder.precision,
+            "hop_samples": database.hop_samples,
+            "first_vector": database.first_vector.tolist(),
+            "index": {"name": index_name, "config": asdict(config.index[index_name]), "library": version_of(library)},
+            "known_sound": _embed_known_sound(embedder).tolist(),
+            "limits": [asdict(limit) for limit in limits.whole],
+            "part_limits": [asdict(limit) for limit in limits.parts],
+            "pair_limits": [asdict(limit) for limit in limits.pairs],
+            "left_out": left_out.to_dict("records"),
+            "sizes": {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)},
+            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
+        write_json(partial / ABOUT, about)
+        check_free(folder)  # another process may have built it in the meantime
 
 
 def read_catalogue(

@@ -5,6 +5,7 @@ Heavy libraries are imported inside the commands, so that help is instant.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -62,6 +63,9 @@ def main() -> None:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda number, _: sys.exit(128 + number))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file may be of any bytes
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except BenchError as error:

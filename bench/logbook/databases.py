@@ -5,7 +5,9 @@ MLflow and Optuna both keep the version of their tables in `alembic_version`, so
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -60,6 +62,26 @@ def is_same_database(one: str, other: str) -> bool:
     return _identify(one) == _identify(other)
 
 
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of an address of SQLite, None of any other."""
+    scheme, _, rest = uri.partition("://")
+    is_file = scheme.partition("+")[0].lower() == "sqlite" and rest.startswith("/") and len(rest) > 1
+    # A file may be written as a URI of SQLite's own: sqlite:///file:x.db?uri=true.
+    return Path(unquote(rest[1:].partition("?")[0]).removeprefix("file:")) if is_file else None
+
+
+def create_whole(path: Path, create: Callable[[Path], object]) -> None:
+    """Create an SQLite database that is whole whenever it exists; call it under a lock.
+
+    `create` makes it under another name. One in which a kill left a part of the tables could never be opened again.
+    """
+    beginning = path.with_name(f".{path.name}.tmp")
+    for left in (beginning, beginning.with_name(f"{beginning.name}-journal")):
+        left.unlink(missing_ok=True)
+    create(beginning)
+    os.replace(beginning, path)
+
+
 def relocate_artefacts(database: Path, folder: Path) -> None:
     """Let the artefacts that a store's MLflow database names be those in `folder`, if the store was moved or copied.
 
@@ -82,7 +104,7 @@ def relocate_artefacts(database: Path, folder: Path) -> None:
 
 def _list_tables(uri: str) -> set[str]:
     """Return the tables of a database, without making it; none if it is not a database or does not answer."""
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if (path is not None and not path.is_file()) or "://" not in uri or uri.startswith(("http", "file")):
         return set()
     import sqlalchemy
@@ -100,10 +122,13 @@ def _list_tables(uri: str) -> set[str]:
 
 def _identify(uri: str) -> tuple[object, ...]:
     """Return what two addresses of one database have in common."""
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if path is not None:
         return ("sqlite", path.resolve())
-    parts = urlsplit(without_password(uri))
+    try:
+        parts = urlsplit(without_password(uri))
+    except ValueError:  # such as `http://[::1`: whoever connects to it says so
+        return ("unknown", uri)
     kind = parts.scheme.partition("+")[0]
     kind = KINDS.get(kind, kind)
     query = parse_qs(parts.query)  # where PostgreSQL takes a host and a port too; without a host it is this machine
@@ -113,11 +138,3 @@ def _identify(uri: str) -> tuple[object, ...]:
     host = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}.get(host, host)
     # A schema of its own within a PostgreSQL database (?options=-csearch_path=...) is as good as a database.
     return (kind, host, port, parts.path.strip("/"), parts.query if "search_path" in unquote(parts.query) else "")
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    """Return the file of an address of SQLite, None of any other."""
-    scheme, _, rest = uri.partition("://")
-    is_file = scheme.partition("+")[0].lower() == "sqlite" and rest.startswith("/") and len(rest) > 1
-    # A file may be written as a URI of SQLite's own: sqlite:///file:x.db?uri=true.
-    return Path(unquote(rest[1:].partition("?")[0]).removeprefix("file:")) if is_file else None

@@ -25,8 +25,10 @@ from bench.logbook.databases import (
     ARTEFACTS,
     check_not_mlflows,
     check_not_optunas,
+    create_whole,
     is_same_database,
     relocate_artefacts,
+    sqlite_path,
 )
 from bench.logbook.journal import Event, Journal, RunLink, Target, journals, update_target
 from bench.logbook.redact import redact, without_password
@@ -50,7 +52,7 @@ QUIET = {  # defaults for the environment: a dead server is noticed in seconds; 
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # an error is raised as well, and told in a sentence
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
@@ -99,15 +101,23 @@ def connect(uri: str, store: Path) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
-    if uri:
-        client = MlflowClient(_with_password(uri))
+    def open_client(address: str) -> MlflowClient:
+        client = MlflowClient(address)
         client.search_experiments(max_results=1)
         return client
-    store.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(store / "mlflow.lock")):  # two processes that migrate a new database at once break it
-        client = MlflowClient(store_uri(store))
-        client.search_experiments(max_results=1)
-        relocate_artefacts(store / "mlflow.db", store.resolve() / ARTEFACTS)
+
+    address = _with_password(uri) if uri else store_uri(store)
+    if not uri:
+        store.mkdir(parents=True, exist_ok=True)
+    path = sqlite_path(address)
+    if path is None or path.is_dir() or not path.parent.is_dir():
+        return open_client(address)
+    with FileLock(str(path.with_suffix(".lock"))):  # two processes that migrate a new database at once break it
+        if not path.exists():
+            create_whole(path, lambda beginning: open_client(f"sqlite:///{beginning.resolve()}"))
+        client = open_client(address)
+        if not uri:
+            relocate_artefacts(path, store.resolve() / ARTEFACTS)
     return client
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -186,6 +187,15 @@ def test_file_that_is_missing_or_no_toml_is_named(plugin: ModuleType, tmp_path: 
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     assert "binary.toml is not valid TOML" in refused(plugin, files=(binary,))
+    for text in ("x = 1" + "0" * 5_000, "x = " + "[" * 5_000):  # which Python's reader does not call an error of TOML
+        assert "user.toml is not valid TOML" in refused(plugin, files=(toml(tmp_path, text),))
+    os.mkfifo(tmp_path / "pipe.toml")
+    for place in (tmp_path, tmp_path / "pipe.toml"):
+        assert f"{place} is not a file; give a TOML file" in refused(plugin, files=(place,))
+
+
+def test_number_of_thousands_of_digits_on_the_command_line_is_refused(plugin: ModuleType) -> None:
+    assert "train.steps" in refused(plugin, "train.steps=1" + "0" * 5_000)
 
 
 def test_unknown_setting_in_a_file_is_answered_with_the_nearest(plugin: ModuleType, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import DataError, StoreError
-from bench.store import Store, digest, read_json, write_json, write_text
+from bench.store import Store, create_array, digest, read_json, write_json, write_text, write_whole
 
 SINGLE = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 PLAIN = st.recursive(
@@ -185,7 +186,42 @@ def test_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space"):
         write_text(file, "new")
-    assert file.read_text() == "old"
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_write_removes_what_killed_writers_of_the_same_file_left(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f".a.json.{dead.pid}.tmp").write_text("half")
+    kept = [tmp_path / name for name in (f".b.json.{dead.pid}.tmp", f".a.json.{os.getppid()}.tmp", ".a.json.x.tmp")]
+    for path in kept:
+        path.write_text("of another file, or of a writer that lives")
+    write_json(tmp_path / "a.json", 1)
+    assert set(tmp_path.iterdir()) == {tmp_path / "a.json", *kept}
+
+
+def test_folder_appears_whole_and_replaces_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "catalogue"
+    for name in ("first", "second"):
+        with suppress(OSError), write_whole(folder) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+            assert not (folder / name).exists()
+    assert [path.name for path in folder.iterdir()] == ["first"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_array_takes_its_space_before_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing to the map of a full disk would end the process by SIGBUS, without a word."""
+    array = create_array(tmp_path / "a.npy", (1000, 3))
+    assert array.shape == (1000, 3) and (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        create_array(tmp_path / "b.npy", (1000, 3))
 
 
 @given(st.dictionaries(st.text(), PLAIN, max_size=4))

@@ -74,7 +74,10 @@ def test_database_of_optuna_on_a_server_is_refused_as_a_tracking_store(
         open_storage(postgres_url, Store(tmp_path))
 
 
-@pytest.mark.parametrize("uri", ["", "http://127.0.0.1:9", "databricks", "file:///x", "postgresql://127.0.0.1:9/x"])
+UNKNOWN = ("", "http://127.0.0.1:9", "databricks", "file:///x", "postgresql://127.0.0.1:9/x", "http://[::1")
+
+
+@pytest.mark.parametrize("uri", UNKNOWN)
 def test_tracking_store_that_cannot_be_looked_into_is_not_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     check_tracking()
@@ -96,6 +99,7 @@ def test_tracking_store_that_cannot_be_looked_into_is_not_refused(uri: str, monk
         ("postgresql:///x?host=db&port=5433", "postgresql://db:5433/x", True),
         ("mariadb://host/x", "mysql+pymysql://host:3306/x", True),
         ("sqlite:////b/x.db", "", False),
+        ("http://[::1", "sqlite:////b/x.db", False),
     ],
 )
 def test_addresses_of_one_database_are_seen_as_such(one: str, other: str, same: bool) -> None:

@@ -105,6 +105,8 @@ def test_encoder_without_a_space_is_told_how_to_write_one() -> None:
         ("[space]\n'train.lr' = { lower = 1e-3 }", "train.lr.lower'; did you mean"),
         ("[space]\n'train.lr' = 3", "train.lr is a group of settings; set one of them"),
         ("[space", "is not valid TOML"),
+        ("space = 1", "[space] must be a group of settings, got 1"),
+        ("budget = []", "[budget] must be a group of settings, got []"),
     ],
 )
 def test_space_that_makes_no_sense_is_refused_by_name(tmp_path: Path, text: str, told: str) -> None:

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from bench.errors import ConfigError, StoreError
 from bench.logbook import without_password
 from bench.store import Store
+from bench.sweeps import trials
 from bench.sweeps.space import Parameter, Space
 from bench.sweeps.study import (
     Definition,
@@ -29,6 +30,7 @@ from bench.sweeps.study import (
     find_stored_study,
     journal_of,
     open_storage,
+    tell_if_away,
 )
 from bench.sweeps.trials import REPEAT_OF, TrialQueue, count_begun, enqueue_preset, heartbeat
 
@@ -191,6 +193,26 @@ def test_result_is_kept_while_the_storage_is_away_and_told_by_the_next_who_asks(
     told = queue.study.get_trials()[trial.number]
     assert (told.state, told.values, told.user_attrs["run"]) == (TrialState.COMPLETE, [0.5], "abc")
     assert not kept.exists()
+
+
+def test_trial_that_nobody_has_as_the_storage_went_away_while_it_was_asked_for_is_tried_again(
+    tmp_path: Path, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has neither a place nor a heartbeat, so that it would be running for ever."""
+    queue = queue_in(Store(tmp_path), warned, f"sqlite:///{tmp_path}/optuna.db")
+    orphan = queue.study.ask()
+    assert queue.ask(1) is None  # another host may be about to take it
+    monkeypatch.setattr(trials, "GRACE_S", -1)
+    again = queue.ask(1)
+    assert again is not None and again.number == orphan.number + 1
+    assert [trial.state for trial in queue.study.get_trials()] == [TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_database_that_does_not_respond_is_a_sentence(tmp_path: Path, warned: list[str]) -> None:
+    queue = queue_in(Store(tmp_path), warned, f"sqlite:///{tmp_path}/optuna.db")
+    (tmp_path / "optuna.db").write_bytes(b"no database " * 1000)
+    with pytest.raises(StoreError, match=r"the sweep's storage does not respond .*repeat the command"), tell_if_away():
+        describe_other_studies(queue.study._storage, DEFINITION)
 
 
 def test_storage_that_is_away_ends_no_trial(

@@ -1,3 +1,4 @@
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -76,6 +77,20 @@ def test_header_without_samples_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(0), RATE_HZ)
     with pytest.raises(DataError, match="holds no samples"):
         decode(tmp_path / "a.wav")
+
+
+def test_rate_that_no_sound_has_is_refused_instead_of_resampled_to_hours(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 64_000), 1)
+    with pytest.raises(DataError, match=r"a\.wav says that its sample rate is 1 Hz, less than the 1000 Hz"):
+        decode(tmp_path / "a.wav")
+
+
+def test_name_that_is_not_utf_8_is_refused_as_such(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff.wav")
+    with path.open("wb") as file:
+        soundfile.write(file, tone(RATE_HZ, 1.0), RATE_HZ, format="WAV")
+    with pytest.raises(DataError, match="its name is not UTF-8; rename it"):
+        decode(path)
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:

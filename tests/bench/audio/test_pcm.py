@@ -295,6 +295,11 @@ def test_script_without_a_main_guard_is_told_and_does_not_hang(tmp_path: Path) -
     assert ended.returncode != 0 and "DataError: no decoding process could start" in ended.stderr
 
 
+def test_process_that_is_killed_before_its_first_track_is_not_taken_for_a_script(tmp_path: Path) -> None:
+    assert "was killed before its first track; run the same command" in shards._death_message(tmp_path, [], killed=True)
+    assert "no decoding process could start" in shards._death_message(tmp_path, [], killed=False)
+
+
 def test_two_processes_prepare_one_corpus(tmp_path: Path) -> None:
     processes = [started(tmp_path, workers=1) for _ in range(2)]
     told = [process.communicate(timeout=60) for process in processes]

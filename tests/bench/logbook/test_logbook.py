@@ -7,10 +7,12 @@ import math
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,7 @@ import pytest
 
 from bench.logbook import book as book_module
 from bench.logbook import open_book, sync
+from bench.logbook.databases import create_whole
 from bench.logbook.journal import Journal
 from bench.logbook.uploader import connect, store_uri
 
@@ -408,3 +411,35 @@ def run_id_of(process: subprocess.Popen[str]) -> str:
     line = process.stdout.readline().split()
     assert line[:1] == ["open"], line
     return line[1]
+
+
+def test_a_kill_while_the_database_is_created_leaves_nothing_that_breaks_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database with a part of MLflow's tables can never be opened again: `duplicate column name`."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    own, other = tmp_path / "mlflow.db", tmp_path / "other.db"
+
+    def killed(beginning: Path) -> None:
+        with closing(sqlite3.connect(beginning)) as part:
+            part.execute("CREATE TABLE experiments (creation_time INTEGER)")
+        raise KeyboardInterrupt
+
+    for path in (own, other):
+        with pytest.raises(KeyboardInterrupt):
+            create_whole(path, killed)
+        assert not path.exists()
+    for uri in ("", f"sqlite:///{other}"):
+        assert connect(uri, tmp_path).search_experiments()
+    assert sorted(path.name for path in tmp_path.glob("*.db*")) == ["mlflow.db", "other.db"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_failure_of_the_database_is_raised_and_not_printed(store: Path) -> None:
+    """MLflow logs a traceback of what it also raises, such as of a full disk."""
+    with closing(sqlite3.connect(store / "mlflow.db")) as damaged:
+        damaged.execute("DROP TABLE runs")
+    script = "import sys; from pathlib import Path; from bench.logbook.uploader import connect\n"
+    script += "try: connect('', Path(sys.argv[1])).create_run('0')\nexcept Exception as error: print('raised')"
+    done = subprocess.run([sys.executable, "-c", script, str(store)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("raised\n", "")

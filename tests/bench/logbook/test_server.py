@@ -5,14 +5,11 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,54 +17,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow_server import Server
+from ports import free_port
 
 from bench.logbook import book as book_module
 from bench.logbook import open_book, provenance, sync
 
 mlflow = pytest.importorskip("mlflow")
 TOP1 = "segment_top1_0.96s/noise"
-
-
-class Server:
-    """An MLflow server with its database and artefacts in `folder`, on one port across restarts."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = free_port()
-        self.uri = f"http://127.0.0.1:{self._port}"
-        self.start()
-
-    def start(self) -> None:
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self._port)),
-            *("--backend-store-uri", f"sqlite:///{self._folder}/server.db"),
-            *("--artifacts-destination", str(self._folder / "artifacts")),
-        ]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self._folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
-                return
-            except OSError:
-                assert self.process.poll() is None, (self._folder / "server.log").read_text()
-                time.sleep(0.1)
-        raise AssertionError("the MLflow server did not start")
-
-    def signal(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self.process.wait()
-
-    def steps(self, run_id: str) -> list[int]:
-        return [m.step for m in self.client().get_metric_history(run_id, TOP1)]
-
-    def client(self) -> Any:
-        return mlflow.MlflowClient(self.uri)
 
 
 class LimitedProxy(ThreadingHTTPServer):
@@ -108,6 +65,10 @@ class ProxyHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+def steps_of(server: Server, run_id: str) -> list[int]:
+    return [m.step for m in server.client().get_metric_history(run_id, TOP1)]
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
@@ -136,8 +97,8 @@ def log_steps(book: Any, first: int, last: int) -> list[int]:
 
 def wait_until_delivered(server: Server, book: Any, steps: list[int]) -> None:
     until = time.monotonic() + 20
-    while server.steps(book.run_id) != steps:
-        assert time.monotonic() < until, server.steps(book.run_id)
+    while steps_of(server, book.run_id) != steps:
+        assert time.monotonic() < until, steps_of(server, book.run_id)
         time.sleep(0.05)
 
 
@@ -165,7 +126,7 @@ def test_server_killed_midway_costs_one_warning_and_sync_delivers_the_rest_once(
     del warnings[:]
     assert sync(tmp_path, warnings.append) == [("k", "delivered")]
     run = server.client().get_run(book.run_id)
-    assert server.steps(book.run_id) == steps
+    assert steps_of(server, book.run_id) == steps
     assert run.info.status == "FINISHED"
     assert len(run.inputs.dataset_inputs) == 1
     assert [f.path for f in server.client().list_artifacts(book.run_id)] == ["grid.json"]
@@ -277,7 +238,7 @@ def test_sync_delivers_to_the_server_that_is_asked_for_although_another_has_the_
     assert sync(tmp_path, print) == [("k", "delivered")]
     assert sync(tmp_path, print) == [("k", "up to date")]
     target = json.loads((tmp_path / "runs" / "k" / "mlflow.json").read_text())["targets"][server.uri]
-    assert server.steps(target["run_id"]) == steps
+    assert steps_of(server, target["run_id"]) == steps
     server.client().delete_run(target["run_id"])  # as a server whose database was lost
     assert sync(tmp_path, print) == [("k", "delivered")]
 
@@ -300,7 +261,7 @@ def test_a_server_that_hangs_midway_delays_nothing_and_gets_every_event_once(
             server.signal(signal.SIGCONT)
     assert len(warnings) == 1
     assert sync(tmp_path, warnings.append) == [("k", "up to date")]  # it answered again when the run ended
-    assert server.steps(book.run_id) == steps
+    assert steps_of(server, book.run_id) == steps
     assert server.client().get_run(book.run_id).info.status == "FINISHED"
 
 
@@ -325,7 +286,7 @@ def test_two_syncs_at_once_deliver_every_event_once(
     experiment = client.get_experiment_by_name("fma/v1")
     runs = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name in "abcd"]
     assert sorted(r.info.run_name for r in runs) == list("abcd")
-    assert all(server.steps(r.info.run_id) == [0, 5, 10, 15] for r in runs)
+    assert all(steps_of(server, r.info.run_id) == [0, 5, 10, 15] for r in runs)
 
 
 def test_no_server_at_the_start_costs_one_warning_and_the_run_is_kept_on_disk(
@@ -355,8 +316,3 @@ def test_a_server_that_never_answers_does_not_hold_up_the_run(tmp_path: Path, mo
             log_steps(book, 0, 10)
         assert time.monotonic() - started < 20
         assert len(warnings) == 1
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
