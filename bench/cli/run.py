@@ -17,6 +17,7 @@ from bench.cli.options import (
     RunPreset,
     Set,
     StoreRoot,
+    Task,
     check_dataset_is_given,
     format_store_option,
     open_store,
@@ -41,13 +42,7 @@ def run(
         str | None,
         typer.Option(help="Evaluate these weights instead of training: a model.safetensors, or models:/NAME@champion."),
     ] = None,
-    task: Annotated[
-        str,
-        typer.Option(
-            help="What to evaluate: segments (queries in noise and rooms), alignment (pairs of recorders), validation "
-            "(held-out training tracks) or all."
-        ),
-    ] = "all",
+    task: Task = "all",
 ) -> None:
     """Train an encoder, evaluate it on degraded queries and on pairs of recorders, and log the run to MLflow.
 
