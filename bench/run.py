@@ -24,7 +24,7 @@ from bench.align.evaluate import align_name, aligner_specs, evaluate_alignment, 
 from bench.config import flatten, format_plugin_name
 from bench.data import BenchmarkData, TrainingSet, format_left_out, prepare_training, with_queries, with_validation
 from bench.degrade.cells import benchmark_name, validation_config
-from bench.device import pick_device, use_full_fp32
+from bench.device import limit_threads, pick_device, use_full_fp32
 from bench.errors import ConfigError, Pruned, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
@@ -161,6 +161,7 @@ def set_up_device(config: RunConfig) -> torch.device:
     use_full_fp32()
     if device.type == "cpu":
         keep_freed_memory()
+        limit_threads()
     return device
 
 

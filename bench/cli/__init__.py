@@ -28,6 +28,7 @@ from bench.cli import (
     tracking,
 )
 from bench.errors import BenchError
+from bench.machine import wait_passively
 
 INTERRUPTED = 130
 
@@ -62,6 +63,7 @@ def main() -> None:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda number, _: sys.exit(128 + number))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    wait_passively()
     try:
         app()
     except BenchError as error:
