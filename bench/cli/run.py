@@ -50,6 +50,7 @@ def run(
     With --task alignment, the data set defaults to field if the data root has a folder field/.
     """
     from bench.console import show_progress, warn
+    from bench.device import warn_of_busy_cores
     from bench.errors import ConfigError
     from bench.registry import format_unknown
     from bench.run import TASKS, RunContext
@@ -66,6 +67,7 @@ def run(
     plugin, settings = resolve_settings(model, preset, dataset, config, [*model_settings, *(set_ or [])])
     if settings.data.dataset == SYNTH:
         check_dataset_is_given(preset, dataset, config, set_, data_root)
+    warn_of_busy_cores(warn)
     with show_progress() as progress:
         result = run_model(settings, RunContext(plugin, data_root, where, progress, warn, weights), task)
     if result is not None:  # it is None in all processes of torchrun but the first

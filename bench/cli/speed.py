@@ -92,6 +92,7 @@ def run(
     The floor is what the arithmetic of a stage takes alone. With --against, each stage is compared with before.
     """
     from bench.console import show_progress, warn
+    from bench.device import warn_of_busy_cores
     from bench.errors import ConfigError
     from bench.registry import format_unknown, load
     from bench.run import TASKS, RunContext
@@ -103,6 +104,7 @@ def run(
     allowed = _parse_allowed(fail_above, against)
     earlier = read_run_speed(against) if against else None
     plugin, settings = resolve_settings(model, preset, dataset, config, set_)
+    warn_of_busy_cores(warn)
     with show_progress() as progress:
         context = RunContext(plugin, data_root, open_store(store), progress, warn)
         speed, path = measure_run(settings, context, task)
@@ -178,11 +180,13 @@ def _measure(
 ) -> None:
     """Measure and print the speed of a network, beside that of the earlier measurement in `against`."""
     from bench.console import show_progress, warn
+    from bench.device import warn_of_busy_cores
     from bench.registry import load
     from bench.run import RunContext
     from bench.speed.network import check_alike, measure_network, read_speed
 
     earlier = read_speed(against) if against else None
+    warn_of_busy_cores(warn)
     with show_progress() as progress:
         context = RunContext(plugin, data_root, open_store(store), progress, warn)
         speed, path = measure_network(kind, settings, context, times, tracking)

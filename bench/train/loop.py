@@ -63,11 +63,11 @@ def fit(
     segment_samples = round(encoder.segment_s * RATE_HZ)  # type: ignore[operator, arg-type]
     music = training_set.music
     train, val = split_tracks(music)
-    task = build_validation(training_set, val, segment_samples, config.train.val_queries)
-    hard_negatives = prepare_hard_negatives(
-        store, music, train, segment_samples, config.train.hard_negatives_per_track, progress
-    )
     with store.timed("load"):
+        task = build_validation(training_set, val, segment_samples, config.train.val_queries)
+        hard_negatives = prepare_hard_negatives(
+            store, music, train, segment_samples, config.train.hard_negatives_per_track, progress
+        )
         pool = load_pool(training_set, train, config.train, segment_samples, device, hard_negatives)
     _warn_of_overlaps(pool, config.train, warn)
     encoder = _sync_batch_norm(encoder.to(device), ranks, warn)
