@@ -1,12 +1,14 @@
-"""Picks the device to compute on, and sets the precision of its fp32 products."""
+"""Picks the device to compute on, sets the precision of its fp32 products, and how many threads the CPU has."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 
 from bench.errors import ConfigError
+from bench.machine import cores, describe_busy_cores, find_busy_cores, thread_settings
 
 
 def pick_device(setting: str) -> torch.device:
@@ -37,3 +39,19 @@ def use_full_fp32() -> None:
 def local_rank() -> int:
     """Return this process's number among those that torchrun started on this machine; 0 without torchrun."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def limit_threads() -> None:
+    """Give torch no more threads than this process has cores, unless the user has set their number.
+
+    torch goes by the affinity and does not know the quota of a container.
+    """
+    if not thread_settings(os.environ) and torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
+
+
+def warn_of_busy_cores(warn: Callable[[str], None]) -> None:
+    """Warn if other jobs leave fewer cores free than torch will have threads."""
+    limit_threads()
+    if message := describe_busy_cores(torch.get_num_threads(), find_busy_cores(), os.cpu_count() or 1):
+        warn(message)

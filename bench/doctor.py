@@ -12,18 +12,20 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from bench.errors import BenchError
+from bench.machine import THREAD_SETTINGS, allowed_cores, cores, cpu_quota, explain_threads, thread_settings
 
 PROBE_TIMEOUT_S = 120.0
 MIN_FREE_DISK_GB = 2.0  # what the preset `small` stores for ten hours of music
 MIN_MEMORY_GB = 2.0
 GB = 1e9
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 CUDA_LIBRARIES = (b"libtorch_cuda", b"libcudart", b"libc10_cuda")
 
@@ -67,6 +69,10 @@ file.seek(0)
 assert len(soundfile.read(file)[0]) > 0, "a written mp3 reads back empty"
 print(f"{soundfile.__version__} with {soundfile.__libsndfile_version__}, reads mp3")
 """
+THREADS = """
+import torch
+print(torch.get_num_threads())
+"""
 GPU = """
 import torch
 names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -106,6 +112,7 @@ def diagnose(store: Path = Path("bench-store")) -> list[Finding]:
         _gpu(),
         _disk(store),
         _memory(),
+        _threads(),
     ]
 
 
@@ -167,9 +174,9 @@ def _library(name: str, code: str, remedy: str) -> Finding:
     return Finding(name, ok, detail, "" if ok else remedy)
 
 
-def _probe(code: str) -> tuple[bool, str]:
+def _probe(code: str, settings: Mapping[str, str] = ONE_THREAD) -> tuple[bool, str]:
     """Return whether the code runs in a new interpreter, and the last line of its output."""
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **settings}
     command = [sys.executable, "-P", "-c", code]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=environment)
@@ -213,3 +220,15 @@ def _memory() -> Finding:
     ok = total_gb >= MIN_MEMORY_GB
     remedy = f"{MIN_MEMORY_GB:g} GB are needed; use the preset `tiny`, or a smaller eval.max_queries"
     return Finding("memory", ok, f"{total_gb:.0f} GB", "" if ok else remedy)
+
+
+def _threads() -> Finding:
+    """Return how many threads a run on the CPU will have, as `device.limit_threads` sets them."""
+    ok, answer = _probe(THREADS, {})
+    settings = thread_settings(os.environ)
+    if not ok or not answer.isdigit():
+        return Finding("threads", True, f"at most {cores()}; torch cannot be asked")
+    threads = int(answer) if settings else min(int(answer), cores())
+    detail = explain_threads(threads, os.cpu_count() or 1, allowed_cores(), cpu_quota(), settings)
+    remedy = f"they wait for each other's cores; set {THREAD_SETTINGS[0]} to {cores()} at most, or unset it"
+    return Finding("threads", threads <= cores(), detail, "" if threads <= cores() else remedy)

@@ -29,6 +29,7 @@ from bench.search.diagonal import search_diagonals
 from bench.search.sequence import Ranking, interpolate, rescore, vote
 from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
+from bench.timing import Timer
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
 FORMAT = 3  # of the hits in the store
@@ -77,8 +78,8 @@ def evaluate(
         key = digest(FORMAT, database.key, data.queries.key, asdict(config), asdict(cell), index_keys)
 
         def build(folder: Path, cell: Cell = cell) -> None:
-            table = pd.concat(_hits_of(cell, embedder, data, config, database, index_of), ignore_index=True)
-            write_frame(folder / "hits.parquet", table)
+            tables = _hits_of(cell, embedder, data, config, database, index_of, store.timed)
+            write_frame(folder / "hits.parquet", pd.concat(tables, ignore_index=True))
 
         hits[cell] = read_frame(store.fetch("hits", key, build) / "hits.parquet")
         seconds["queries"] += store.seconds("hits", key)
@@ -105,20 +106,24 @@ def _hits_of(
     config: EvalConfig,
     database: Fingerprints,
     index_of: Callable[[str], Index],
+    timed: Timer,
 ) -> Iterator[pd.DataFrame]:
     """Yield the hits of one cell, one table for each query length, index, sequence search and set of labels."""
     track_Q, start_Q = data.queries.truth(cell)
     own_Q = np.searchsorted(database.tracks, track_Q)
     tolerance_samples = round(config.tolerance_ms * RATE_HZ / 1000)
     for length_s in config.lengths_s:
-        waves = data.queries.batches(cell, length_s, QUERY_BATCH)
-        vectors_QMD = fingerprint_queries(embedder, waves, database.hop_samples)
+        with timed("mix and embed"):
+            waves = data.queries.batches(cell, length_s, QUERY_BATCH)
+            vectors_QMD = fingerprint_queries(embedder, waves, database.hop_samples)
         # The impostor: the best score outside the query's own track.
-        impostor_Q = search_diagonals(vectors_QMD, database, 1, own_Q, embedder.device).scores_QR[:, 0]
-        for index, sequence, ranking in _rankings(vectors_QMD, database, config, index_of, embedder.device):
+        with timed("impostor"):
+            impostor_Q = search_diagonals(vectors_QMD, database, 1, own_Q, embedder.device).scores_QR[:, 0]
+        for index, sequence, ranking in _rankings(vectors_QMD, database, config, index_of, embedder.device, timed):
             for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(UNSHUFFLED, 0)]:
                 truth_Q = (np.roll(track_Q, shift), np.roll(start_Q, shift))
-                hits = score_hits(ranking, database, *truth_Q, tolerance_samples, vectors_QMD.shape[1])
+                with timed("score"):
+                    hits = score_hits(ranking, database, *truth_Q, tolerance_samples, vectors_QMD.shape[1])
                 hits = hits.assign(length_s=length_s, index=index, sequence=sequence, truth=truth)
                 # Votes are not similarities, so that an impostor's score cannot be compared with them.
                 yield hits.assign(impostor_score=np.float32(np.nan) if sequence == "vote" else impostor_Q)
@@ -130,18 +135,28 @@ def _rankings(
     config: EvalConfig,
     index_of: Callable[[str], Index],
     device: torch.device,
+    timed: Timer,
 ) -> Iterator[tuple[str, str, Ranking]]:
     """Yield index, sequence search and ranking. `diagonal` uses no index, so it is labelled "exact"."""
     for index in map(format_plugin_name, config.indexes):
-        neighbours_QMK = _neighbours(index_of(index), vectors_QMD, config.top_k)
+        built = index_of(index)
+        with timed(f"search {index}"):
+            neighbours_QMK = _neighbours(built, vectors_QMD, config.top_k)
         if "vote" in config.sequences:
-            yield index, "vote", vote(neighbours_QMK, database, config.top_k)
-        rescored = rescore(vectors_QMD, neighbours_QMK, database, config.top_k)
+            with timed("vote"):
+                voted = vote(neighbours_QMK, database, config.top_k)
+            yield index, "vote", voted
+        with timed("rescore"):
+            rescored = rescore(vectors_QMD, neighbours_QMK, database, config.top_k)
         yield index, "rescore", rescored
         if "interpolate" in config.sequences:
-            yield index, "interpolate", interpolate(rescored, vectors_QMD, database)
+            with timed("interpolate"):
+                interpolated = interpolate(rescored, vectors_QMD, database)
+            yield index, "interpolate", interpolated
     if "diagonal" in config.sequences:
-        yield "exact", "diagonal", search_diagonals(vectors_QMD, database, config.top_k, device=device)
+        with timed("diagonal"):
+            ranking = search_diagonals(vectors_QMD, database, config.top_k, device=device)
+        yield "exact", "diagonal", ranking
 
 
 def _neighbours(index: Index, vectors_QMD: Floats, top_k: int) -> Ints:

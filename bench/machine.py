@@ -1,4 +1,4 @@
-"""The cores that this process may use, and how it frees memory."""
+"""The cores that this process may use and those that are free, how its threads wait, and how it frees memory."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import ctypes
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # constants of glibc's malloc.h
 LARGEST_INT = 2**31 - 1
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables by which a user limits torch
+WAIT_POLICY, PASSIVE = "OMP_WAIT_POLICY", "PASSIVE"  # OpenMP 5.2, section 21.7
+SAMPLE_S = 0.2  # over which the present use of the cores is measured
+NOISE_CORES = 0.5  # a load of less than this is no job
 
 
 def cores() -> int:
@@ -17,8 +22,60 @@ def cores() -> int:
 
     A share of a core is rounded up: two and a half cores of CPU time keep three threads busy.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min(allowed, cpu_quota()))
+    return math.ceil(min(allowed_cores(), cpu_quota()))
+
+
+def allowed_cores() -> int:
+    """Return on how many cores the affinity of this process lets it run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of the user that limit the threads of torch."""
+    return {name: environment[name] for name in THREAD_SETTINGS if environment.get(name)}
+
+
+def explain_threads(threads: int, total: int, allowed: int, quota: float, settings: Mapping[str, str]) -> str:
+    """Return the number of threads in words, with everything that limits it."""
+    limits = f"a CPU quota of {quota:g}" if math.isfinite(quota) else "no CPU quota"
+    said = ", ".join(f"{name}={value}" for name, value in settings.items()) or f"{THREAD_SETTINGS[0]} is not set"
+    return f"{threads}, of {total} cores: the affinity allows {allowed}, {limits}, {said}"
+
+
+def find_busy_cores() -> float:
+    """Return how many cores of the machine are busy: the load average, or their present use where that is lower.
+
+    The load average counts what ended within the last minute too, such as the run before this one.
+    """
+    import psutil
+
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.inf
+    if load < NOISE_CORES:
+        return load
+    return min(load, psutil.cpu_percent(SAMPLE_S) / 100 * (os.cpu_count() or 1))
+
+
+def describe_busy_cores(threads: int, busy: float, total: int) -> str | None:
+    """Return a warning if other jobs leave fewer cores free than there will be threads, else None."""
+    free = max(0, round(total - busy))
+    if total - busy >= threads - NOISE_CORES:
+        return None
+    fewer = f" or start with {THREAD_SETTINGS[0]}={max(1, free)}," if threads > max(1, free) else ""
+    return (
+        f"other jobs keep {busy:.1f} of {total} cores busy, and this one has {threads} "
+        f"thread{'s' if threads > 1 else ''}: it will be slow, and its times say nothing; wait for them,{fewer} or "
+        "limit theirs"
+    )
+
+
+def wait_passively() -> None:
+    """Let the threads of OpenMP sleep while they wait, unless the user has chosen; call it before torch is imported.
+
+    Why: by default a thread that waits for the others spins, on the core that they need if another job has taken
+    theirs. Beside other jobs on two cores a training step took up to 43 times as long (docs/experiments.md, "Threads
+    that sleep while they wait"). What is computed is the same.
+    """
+    os.environ.setdefault(WAIT_POLICY, PASSIVE)
 
 
 def cpu_quota(root: Path = Path("/")) -> float:

@@ -24,7 +24,7 @@ from bench.align.evaluate import align_name, aligner_specs, evaluate_alignment, 
 from bench.config import flatten, format_plugin_name
 from bench.data import BenchmarkData, TrainingSet, format_left_out, prepare_training, with_queries, with_validation
 from bench.degrade.cells import benchmark_name, validation_config
-from bench.device import pick_device, use_full_fp32
+from bench.device import limit_threads, pick_device, use_full_fp32
 from bench.errors import ConfigError, Pruned, StoreError
 from bench.evaluate import Evaluation, evaluate
 from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
@@ -112,8 +112,9 @@ def run(config: RunConfig, context: RunContext, task: Task = "all") -> Result | 
         if task in ("all", "alignment") and config.align.sets:
             result = _test_alignment(result, embedder, config, context)
         # 6. Save and log.
-        write_result(folder, result, config)
-        log_result(book, folder, result, config)
+        with context.store.timed("save and log"):
+            write_result(folder, result, config)
+            log_result(book, folder, result, config)
     _warn_of_low_identity(result, context)
     return result
 
@@ -160,6 +161,7 @@ def set_up_device(config: RunConfig) -> torch.device:
     use_full_fp32()
     if device.type == "cpu":
         keep_freed_memory()
+        limit_threads()
     return device
 
 
@@ -260,8 +262,10 @@ def _test_segments(
     """Return the result with the hits of all queries, and those of the random projection."""
     book.dataset(config.data.dataset, data.queries.key, "eval", config.data.dataset)
     evaluation = evaluate(embedder, data, config.eval, context.store, context.progress, config.index)
-    floor = evaluate_floor(config, context, data, embedder.device)
-    return with_segments(result, context.store, config, data, evaluation, floor)
+    with context.store.timed("random projection"):
+        floor = evaluate_floor(config, context, data, embedder.device)
+    with context.store.timed("score"):
+        return with_segments(result, context.store, config, data, evaluation, floor)
 
 
 def _test_alignment(result: Result, embedder: Embedder, config: RunConfig, context: RunContext) -> Result:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from bench.errors import StoreError
+from bench.timing import Timer, untimed
 
 if TYPE_CHECKING:  # heavy, and needed by readers and writers of tables alone
     import numpy as np
@@ -54,6 +55,9 @@ class Store:
 
     root: Path
 
+    timed: Timer = untimed
+    """Called around each build, by its kind, and around the parts of stages."""
+
     def folder(self, kind: str, key: str) -> Path:
         """Return the folder of the finished output of this kind and key, whether it exists or not."""
         return self.root / kind / key
@@ -83,7 +87,8 @@ class Store:
                 if not final.is_dir():
                     partial.mkdir(exist_ok=True)
                     began_s = time.perf_counter()
-                    build(partial)
+                    with self.timed(kind):
+                        build(partial)
                     write_json(partial / STAGE, {"seconds": time.perf_counter() - began_s})
                     os.replace(partial, final)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Shows one measurement of `bench speed train` or `embed`: parts, whole and floor, and the speed-up over another one.
+"""Shows a measurement of `bench speed train`, `embed` or `run`: parts, whole and floor, and the speed-up over another.
 
 The floor is the time that arithmetic or memory traffic alone would take on this machine.
 """
@@ -10,6 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from bench.speed.network import Speed
+from bench.speed.stages import RunSpeed, Stage
+
+SHOWN_SHARE = 0.001  # of the run; what takes less is in the record alone
 
 
 def render(speed: Speed, other: Speed | None = None) -> RenderableType:
@@ -38,6 +41,46 @@ def render(speed: Speed, other: Speed | None = None) -> RenderableType:
         table.add_section()
         _row(table, "tracking", tracking["with_ms"] - tracking["without_ms"], "", None, other)
     return Group(table, *_facts(speed, other))
+
+
+def render_run(speed: RunSpeed, other: RunSpeed | None = None) -> RenderableType:
+    """Return the table of a measured run, each stage below that which contains it; with `other`, the ratios too."""
+    table = Table(
+        title=f"run {speed.encoder}, preset {speed.preset}, {speed.dataset}, task {speed.task}, on {speed.device}",
+        title_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("stage", no_wrap=True)
+    for title in ("times", "seconds", "share", "peak MiB", "times the floor"):
+        table.add_column(title, justify="right")
+    if other is not None:
+        table.add_column("of the earlier", justify="right")
+    _add_stage(table, speed, speed.whole, other)
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in speed.work.items())
+    return Group(
+        table, f"{counts}; this machine, measured after the run: matrix products {speed.matrix_tflops:.3g} TFLOP/s"
+    )
+
+
+def _add_stage(table: Table, speed: RunSpeed, stage: Stage, other: RunSpeed | None) -> None:
+    """Add the row of a stage, those of the stages inside it, and what of it is in none of them."""
+    name = stage.path.rpartition("/")[2]
+    indent = "  " * stage.path.count("/")
+    share = stage.seconds / speed.whole.seconds
+    if share < SHOWN_SHARE:
+        return
+    floor = "" if stage.floor_s is None else f"{stage.seconds / stage.floor_s:.1f}"
+    before = None if other is None else next((each for each in other.stages if each.path == stage.path), None)
+    ratio = [] if other is None else [f"{stage.seconds / before.seconds:.2f}" if before else ""]
+    peak = f"{stage.peak_mib:,.0f}" if stage.peak_mib else "-"
+    table.add_row(f"{indent}{name}", str(stage.times), f"{stage.seconds:.2f}", f"{share:.1%}", peak, floor, *ratio)
+    inside = [each for each in speed.stages if each.path.rpartition("/")[0] == stage.path]
+    for each in inside:
+        _add_stage(table, speed, each, other)
+    rest_s = speed.rest_s(stage)
+    if inside and rest_s >= SHOWN_SHARE * speed.whole.seconds:
+        table.add_row(f"{indent}  (rest)", "", f"{rest_s:.2f}", f"{rest_s / speed.whole.seconds:.1%}", "", "")
 
 
 def _row(table: Table, name: str, ms: float, share: str, other_ms: float | None, other: Speed | None) -> None:

@@ -60,6 +60,13 @@ Set = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file of settings, applied on top of the preset.")
 ]
+Task = Annotated[
+    str,
+    typer.Option(
+        help="What to evaluate: segments (queries in noise and rooms), alignment (pairs of recorders), validation "
+        "(held-out training tracks) or all."
+    ),
+]
 Format = Annotated[str, typer.Option("--format", help="Output format: table, csv or json.")]
 
 Run = Annotated[str | None, typer.Option("--run", help=_RUN)]

@@ -17,6 +17,7 @@ from bench.cli.options import (
     RunPreset,
     Set,
     StoreRoot,
+    Task,
     check_dataset_is_given,
     format_store_option,
     open_store,
@@ -41,13 +42,7 @@ def run(
         str | None,
         typer.Option(help="Evaluate these weights instead of training: a model.safetensors, or models:/NAME@champion."),
     ] = None,
-    task: Annotated[
-        str,
-        typer.Option(
-            help="What to evaluate: segments (queries in noise and rooms), alignment (pairs of recorders), validation "
-            "(held-out training tracks) or all."
-        ),
-    ] = "all",
+    task: Task = "all",
 ) -> None:
     """Train an encoder, evaluate it on degraded queries and on pairs of recorders, and log the run to MLflow.
 
@@ -55,6 +50,7 @@ def run(
     With --task alignment, the data set defaults to field if the data root has a folder field/.
     """
     from bench.console import show_progress, warn
+    from bench.device import warn_of_busy_cores
     from bench.errors import ConfigError
     from bench.registry import format_unknown
     from bench.run import TASKS, RunContext
@@ -71,6 +67,7 @@ def run(
     plugin, settings = resolve_settings(model, preset, dataset, config, [*model_settings, *(set_ or [])])
     if settings.data.dataset == SYNTH:
         check_dataset_is_given(preset, dataset, config, set_, data_root)
+    warn_of_busy_cores(warn)
     with show_progress() as progress:
         result = run_model(settings, RunContext(plugin, data_root, where, progress, warn, weights), task)
     if result is not None:  # it is None in all processes of torchrun but the first

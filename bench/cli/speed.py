@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +11,8 @@ import typer
 
 from bench.cli.options import (
     STORE,
+    SYNTH,
+    ConfigFile,
     DataRoot,
     Dataset,
     Model,
@@ -17,6 +20,7 @@ from bench.cli.options import (
     Run,
     Set,
     StoreRoot,
+    Task,
     open_store,
     resolve_settings,
 )
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="Measure how fast training, embedding and search are on this machine.", no_args_is_help=True)
 
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 Against = Annotated[Path | None, typer.Option(help="speed.json of an earlier measurement, to compare with.")]
 
 
@@ -64,6 +69,51 @@ def embed(
     """Time the embedding of segments, as they are embedded for a database."""
     plugin, settings = resolve_settings(model, preset, overrides=set_)
     _measure("embed", plugin, settings, None, store, batches, against)
+
+
+@group.command("run")
+def run(
+    model: Model,
+    preset: Preset = "tiny",
+    dataset: Annotated[str, typer.Option("--dataset", help="Data set; synth is synthetic music.")] = SYNTH,
+    data_root: DataRoot = None,
+    store: StoreRoot = STORE,
+    config: ConfigFile = None,
+    set_: Set = None,
+    task: Task = "all",
+    against: Against = None,
+    fail_above: Annotated[
+        str | None,
+        typer.Option(help="With --against: exit code 1 if a stage is slower by more than this, such as 5%."),
+    ] = None,
+) -> None:
+    """Time a whole run by stage, computing all of it anew: seconds, peak memory, and how far above the floor.
+
+    The floor is what the arithmetic of a stage takes alone. With --against, each stage is compared with before.
+    """
+    from bench.console import show_progress, warn
+    from bench.device import warn_of_busy_cores
+    from bench.errors import ConfigError
+    from bench.registry import format_unknown, load
+    from bench.run import TASKS, RunContext
+    from bench.speed.network import check_alike
+    from bench.speed.stages import SAME_WORK, check_no_slower, measure_run, read_run_speed
+
+    if task not in TASKS:
+        raise ConfigError(format_unknown("task", task, list(TASKS)))
+    allowed = _parse_allowed(fail_above, against)
+    earlier = read_run_speed(against) if against else None
+    plugin, settings = resolve_settings(model, preset, dataset, config, set_)
+    warn_of_busy_cores(warn)
+    with show_progress() as progress:
+        context = RunContext(plugin, data_root, open_store(store), progress, warn)
+        speed, path = measure_run(settings, context, task)
+    if earlier is not None:
+        check_alike(speed, earlier, SAME_WORK)
+    print_table(load("report", "speed").render_run(speed, earlier))
+    print(f"kept in {path}; give it to --against to compare another measurement with this one")
+    if earlier is not None and allowed is not None:
+        check_no_slower(speed, earlier, allowed)
 
 
 @group.command("search")
@@ -106,6 +156,18 @@ def search(
     print(f"kept in {folder}, with a plot")
 
 
+def _parse_allowed(fail_above: str | None, against: Path | None) -> float | None:
+    """Return by which share of its time a stage may be slower, None if there is no limit. Raises: ConfigError."""
+    from bench.settings import require
+
+    if fail_above is None:
+        return None
+    percent = PERCENT.fullmatch(fail_above.strip())
+    require(percent is not None, "--fail-above must be a percentage such as 5%", repr(fail_above))
+    require(against is not None, "--fail-above needs --against, the measurement to compare with", against)
+    return float(percent[1]) / 100  # type: ignore[index]
+
+
 def _measure(
     kind: Literal["train", "embed"],
     plugin: ModuleType,
@@ -118,11 +180,13 @@ def _measure(
 ) -> None:
     """Measure and print the speed of a network, beside that of the earlier measurement in `against`."""
     from bench.console import show_progress, warn
+    from bench.device import warn_of_busy_cores
     from bench.registry import load
     from bench.run import RunContext
     from bench.speed.network import check_alike, measure_network, read_speed
 
     earlier = read_speed(against) if against else None
+    warn_of_busy_cores(warn)
     with show_progress() as progress:
         context = RunContext(plugin, data_root, open_store(store), progress, warn)
         speed, path = measure_network(kind, settings, context, times, tracking)

@@ -93,7 +93,7 @@ def measure_isolated(
     try:
         while True:
             if not ours.poll(POLL_S):
-                peak_mib = max(peak_mib, 0.0 if before_mib is None else _status_mib(process.pid, *PRIVATE_MEMORY))
+                peak_mib = max(peak_mib, 0.0 if before_mib is None else status_mib(process.pid, *PRIVATE_MEMORY))
                 continue
             kind, *content = ours.recv()
             if kind == "step":
@@ -127,19 +127,19 @@ def _measure(pipe: Connection, index: str, settings: dict[str, Any], path: Path,
         plugin = registry.load("index", index)
         config, vectors_ND = plugin.Config(**settings), read_array(path)
         plugin.build(config, vectors_ND[:2])  # fails if its library is not installed, else loads it into memory
-        before_mib = _status_mib("self", "VmRSS")
-        pipe.send(("step", 0, _status_mib("self", *PRIVATE_MEMORY)))
+        before_mib = status_mib("self", "VmRSS")
+        pipe.send(("step", 0, status_mib("self", *PRIVATE_MEMORY)))
         began_s = time.perf_counter()
         built = plugin.build(config, vectors_ND)
         build_s = time.perf_counter() - began_s
-        pipe.send(("step", 1, _status_mib("self", *PRIVATE_MEMORY)))
+        pipe.send(("step", 1, status_mib("self", *PRIVATE_MEMORY)))
         # In random order: adjacent segments have the same neighbours, which would then be in the cache.
         order_P = np.random.default_rng(0).permutation(len(vector_PD))
         built.neighbours(vector_PD[:1], top_k)
         singles_ms, _ = _times_ms(
             lambda i: built.neighbours(vector_PD[order_P[i % len(order_P)]][None], top_k), CALLS, FEW_CALLS
         )
-        pipe.send(("step", 2, _status_mib("self", *PRIVATE_MEMORY)))
+        pipe.send(("step", 2, status_mib("self", *PRIVATE_MEMORY)))
         batches_ms, near_PK = _times_ms(lambda _: built.neighbours(vector_PD, top_k), BATCHES, 1)
         costs = {
             "exact": bool(built.exact), "num_bytes": int(built.num_bytes), "build_s": build_s,
@@ -172,10 +172,10 @@ def _times_ms(work: Callable[[int], Ints], calls: int, few: int) -> tuple[list[f
 
 def _peak_mib() -> float:
     """Return the peak memory of this process. On Linux ru_maxrss would be wrong: it starts at the parent's."""
-    return _status_mib("self", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return status_mib("self", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _status_mib(process: int | str | None, *names: str) -> float:
+def status_mib(process: int | str | None, *names: str) -> float:
     """Return the sum of these sizes in /proc/<process>/status; 0 where it is gone or the system has none."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()

@@ -13,11 +13,11 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,23 @@ FLOAT_BYTES = 4
 # A training step reads each weight for the forward and the backward pass, writes and reads its gradient, and reads and
 # writes the weight and both moments of Adam.
 PASSES_OVER_WEIGHTS = 10
+PASSES_OF_STEP = 3  # for each product of the forward pass the backward pass computes two
+Kept = TypeVar("Kept")
+
+
+class Record(Protocol):
+    """A measurement that is kept: a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def kind(self) -> str:
+        """Return what was measured."""
+        ...
+
+    def numbers(self) -> dict[str, float]:
+        """Return all measurements by name, as metrics for MLflow."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -141,27 +158,37 @@ def measure_network(
                 speed = replace(speed, tracking=measure_tracking(training, steps, pairs, context))
     else:
         speed = measure_embedding(encoder, config, device, times, context.progress)
-    name = f"{kind}-{config.encoder}-{digest(asdict(speed), time.time())[:6]}"
+    return speed, keep(speed, config, context)
+
+
+def keep(speed: Record, config: RunConfig, context: RunContext) -> Path:
+    """Write a measurement into the store, log it to MLflow, and return its file."""
+    name = f"{speed.kind}-{config.encoder}-{digest(asdict(speed), time.time())[:6]}"
     folder = context.store.root / "speed" / name
     with open_book(folder, experiment="speed", name=name, store=context.store.root, warn=context.warn) as book:
         write_json(folder / RECORD, asdict(speed))
         book.params(flatten(config))
-        book.tags(provenance() | {"bench.task": f"speed-{kind}", "bench.encoder": config.encoder})
+        book.tags(provenance() | {"bench.task": f"speed-{speed.kind}", "bench.encoder": config.encoder})
         book.metrics(speed.numbers(), 0)
-    return speed, folder / RECORD
+    return folder / RECORD
 
 
 def read_speed(path: Path) -> Speed:
     """Return the measurement in a file. Raises: ConfigError if the file holds none."""
+    return read_record(path, lambda values: Speed(**values))
+
+
+def read_record(path: Path, build: Callable[[Any], Kept]) -> Kept:
+    """Return what `build` makes of the values in a file. Raises: ConfigError if they are of no such measurement."""
     try:
-        return Speed(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
+        return build(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"{path} is no record of `bench speed` ({error}); give a {RECORD} that it wrote") from error
 
 
-def check_alike(speed: Speed, other: Speed) -> None:
-    """Raise ConfigError if two measurements are not of the same work."""
-    for name in ("kind", "segments"):
+def check_alike(speed: Kept, other: Kept, names: Sequence[str] = ("kind", "segments")) -> None:
+    """Raise ConfigError if two measurements are not of the same work, which has these names."""
+    for name in names:
         value, other_value = getattr(speed, name), getattr(other, name)
         require(value == other_value, f"--against must be a measurement with the same {name}, {value}", other_value)
 
@@ -214,7 +241,7 @@ def measure_training(training: Training, steps: int, progress: Progress) -> Spee
     weights = sum(p.numel() for p in step.stepper.trainable)
     # 3. The floor. For each product of the forward pass the backward pass computes two: the gradients of the inputs
     # and of the weights. (The first layer needs no gradient of its inputs; in these encoders that is less than 1 %.)
-    flop = 3 * flop_of(step.stepper.encoder, feature_M)
+    flop = PASSES_OF_STEP * flop_of(step.stepper.encoder, feature_M)
     traffic = PASSES_OVER_WEIGHTS * FLOAT_BYTES * weights + 2 * feature_M.numel() * FLOAT_BYTES
     return _speed(
         "train", config, device, train.precision, stopwatch, whole_ms, peak, len(feature_M), weights, flop, traffic

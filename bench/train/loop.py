@@ -15,6 +15,7 @@ from bench.data import TrainingSet, split_tracks
 from bench.fingerprint import Embedder
 from bench.settings import RunConfig, TrainConfig
 from bench.store import Store, read_json, write_json
+from bench.timing import Timer, untimed
 from bench.train import checkpoint
 from bench.train.checkpoint import WEIGHTS
 from bench.train.hard_negatives import prepare_hard_negatives
@@ -62,14 +63,16 @@ def fit(
     segment_samples = round(encoder.segment_s * RATE_HZ)  # type: ignore[operator, arg-type]
     music = training_set.music
     train, val = split_tracks(music)
-    task = build_validation(training_set, val, segment_samples, config.train.val_queries)
-    hard_negatives = prepare_hard_negatives(
-        store, music, train, segment_samples, config.train.hard_negatives_per_track, progress
-    )
-    pool = load_pool(training_set, train, config.train, segment_samples, device, hard_negatives)
+    with store.timed("load"):
+        task = build_validation(training_set, val, segment_samples, config.train.val_queries)
+        hard_negatives = prepare_hard_negatives(
+            store, music, train, segment_samples, config.train.hard_negatives_per_track, progress
+        )
+        pool = load_pool(training_set, train, config.train, segment_samples, device, hard_negatives)
     _warn_of_overlaps(pool, config.train, warn)
     encoder = _sync_batch_norm(encoder.to(device), ranks, warn)
-    run = _Run(build_step(pool, encoder, config.train, config.seed, device, ranks, warn), device, folder, watch, task)
+    step = build_step(pool, encoder, config.train, config.seed, device, ranks, warn)
+    run = _Run(step, device, folder, watch, task, store.timed)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         run.resume()
         run.check_ranks_agree()
@@ -118,6 +121,7 @@ class _Run:
     folder: Path
     watch: Watch
     task: Validation
+    timed: Timer = untimed
 
     done: int = 0
     """Steps taken."""
@@ -161,22 +165,26 @@ class _Run:
         """Take the remaining steps, with validations and checkpoints."""
         config, stepper = self.config, self.step.stepper
         steps = config.steps if stepper.trainable else 0
-        with prefetch(self.step.pool, config, stepper.seed, self.ranks, self.device, self.done, steps) as batches:
+        with prefetch(
+            self.step.pool, config, stepper.seed, self.ranks, self.device, self.done, steps, self.timed
+        ) as batches:
             for ready in batches:
                 if self.should_stop():
                     break
                 progress("training", self.done, steps)
                 self.advance(ready)
                 if self.done % config.val_every_steps == 0 or self.done == steps:
-                    self.validate()
+                    with self.timed("validate"):
+                        self.validate()
                 if self.done % config.checkpoint_every_steps == 0:
-                    self.save()
+                    with self.timed("checkpoint"):
+                        self.save()
         if self.best < 0:
             self.validate()  # no step was taken: the untrained encoder
 
     def advance(self, ready: Ready) -> None:
         """Take one step, and record its metrics every LOG_EVERY_STEPS."""
-        loss = self.step.take(ready)
+        loss = self.step.take(ready, self.timed)
         self.done = ready.step + 1
         self.unchecked.append(loss)
         if ready.step % LOG_EVERY_STEPS == 0:

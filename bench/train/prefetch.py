@@ -17,11 +17,11 @@ from torch import Tensor
 from bench.degrade.waveform import transform_int16
 from bench.machine import cores
 from bench.settings import TrainConfig, Transforms
+from bench.timing import Timer, time_each, untimed
 from bench.train.draws import draw_pairs
 from bench.train.pairs import Batch, WaveTransform, cut_pairs
 from bench.train.pool import TrainingPool
 from bench.train.ranks import Ranks
-from bench.train.timing import Timer, untimed
 from bench.values import Ints
 
 PREFETCH_STEPS = 3  # batches prepared ahead of the step that needs them
@@ -57,7 +57,14 @@ def make_batch(
 
 @contextmanager
 def prefetch(
-    pool: TrainingPool, config: TrainConfig, seed: int, ranks: Ranks, device: torch.device, first: int, last: int
+    pool: TrainingPool,
+    config: TrainConfig,
+    seed: int,
+    ranks: Ranks,
+    device: torch.device,
+    first: int,
+    last: int,
+    timed: Timer = untimed,
 ) -> Iterator[Iterator[Ready]]:
     """Give an iterator over the batches of steps first to last (exclusive).
 
@@ -67,14 +74,14 @@ def prefetch(
     """
     with start_transform_workers(config.transforms, ranks.world_size) as transform, ThreadPoolExecutor(1) as thread:
 
-        def make(step: int) -> Ready:
-            return make_batch(pool, config, seed, step, ranks, device, transform)
+        def make(step: int, timed: Timer = untimed) -> Ready:
+            return make_batch(pool, config, seed, step, ranks, device, transform, timed)
 
         if device.type == "cpu" and transform is None:
-            yield map(make, range(first, last))
+            yield (make(step, timed) for step in range(first, last))
             return
         try:
-            yield _run_ahead(thread, make, first, last)
+            yield time_each(_run_ahead(thread, make, first, last), "wait for data", timed)
         finally:
             thread.shutdown(cancel_futures=True)
 

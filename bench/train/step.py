@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from bench.errors import BenchError
 from bench.fingerprint import resample_to
 from bench.settings import TrainConfig
+from bench.timing import Timer, untimed
 from bench.train.losses import Loss, build_loss
 from bench.train.optimisers import build_optimiser, set_rate
 from bench.train.pairs import degrade_pairs, mask_patches
@@ -27,7 +28,6 @@ from bench.train.pool import TrainingPool
 from bench.train.prefetch import Ready
 from bench.train.ranks import Ranks
 from bench.train.schedules import learning_rate
-from bench.train.timing import Timer, untimed
 
 LOG_EVERY_STEPS = 10
 

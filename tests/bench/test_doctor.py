@@ -16,6 +16,7 @@ from bench.errors import BenchError
 
 NAMES = [
     "python", "torch", "torchaudio", "falconn", "faiss", "mlflow", "soundfile", "compiler", "gpu", "disk", "memory",
+    "threads",
 ]  # fmt: skip
 NEEDS_CUDA = b"\x7fELF...libtorch_cuda.so...libcudart.so.13"
 
@@ -92,7 +93,7 @@ def test_fix_does_not_import_torchaudio() -> None:
 def test_diagnose_finds_everything_well_after_setup(tmp_path: Path) -> None:
     findings = doctor.diagnose(tmp_path)
     assert [finding.name for finding in findings] == NAMES
-    installed = {f.name: f for f in findings if f.name not in ("compiler", "gpu", "disk", "memory")}
+    installed = {f.name: f for f in findings if f.name not in ("compiler", "gpu", "disk", "memory", "threads")}
     assert [f for f in installed.values() if not f.ok] == []
     assert all(f.detail for f in findings)
     assert all(bool(f.remedy) != f.ok for f in findings), "a remedy exactly where something is wrong"
@@ -155,3 +156,28 @@ def test_no_gpu_is_no_fault(driver: bool, words: str, tmp_path: Path, monkeypatc
     finding = doctor._gpu()
     assert finding.ok
     assert words in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("settings", "torch_has", "ok", "words"),
+    [
+        ({}, "8", True, "1, of 8 cores: the affinity allows 8, a CPU quota of 0.5, OMP_NUM_THREADS is not set"),
+        ({"OMP_NUM_THREADS": "1"}, "1", True, "OMP_NUM_THREADS=1"),
+        ({"OMP_NUM_THREADS": "8"}, "8", False, "8, of 8 cores"),
+    ],
+)
+def test_threads_are_told_with_the_reason_and_more_than_the_quota_is_a_fault(
+    settings: dict[str, str], torch_has: str, ok: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in doctor.THREAD_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(doctor, "_probe", lambda code, settings: (True, torch_has))
+    monkeypatch.setattr(doctor, "cores", lambda: 1)
+    monkeypatch.setattr(doctor, "cpu_quota", lambda: 0.5)
+    monkeypatch.setattr(doctor, "allowed_cores", lambda: 8)
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 8)
+    finding = doctor._threads()
+    assert finding.ok is ok and words in finding.detail
+    assert ok or "set OMP_NUM_THREADS to 1 at most" in finding.remedy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import machine
+from bench import device, machine
 
 V1 = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n"
 
@@ -77,3 +77,72 @@ def test_cores_are_those_of_the_quota_and_of_the_affinity(
     monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(allowed)))
     assert machine.cores() == expected
+
+
+def test_the_number_of_threads_is_told_with_what_limits_it() -> None:
+    assert machine.explain_threads(3, 8, 4, 2.5, {}) == (
+        "3, of 8 cores: the affinity allows 4, a CPU quota of 2.5, OMP_NUM_THREADS is not set"
+    )
+    assert machine.explain_threads(1, 2, 2, math.inf, {"OMP_NUM_THREADS": "1"}) == (
+        "1, of 2 cores: the affinity allows 2, no CPU quota, OMP_NUM_THREADS=1"
+    )
+    assert machine.thread_settings({"MKL_NUM_THREADS": "2", "OMP_NUM_THREADS": "", "HOME": "/"}) == {
+        "MKL_NUM_THREADS": "2"
+    }
+
+
+@pytest.mark.parametrize(
+    ("threads", "busy", "total", "remedy"),
+    [
+        (2, 0.3, 2, None),  # less than half a core is no job
+        (2, 0.9, 2, "OMP_NUM_THREADS=1"),
+        (2, 7.5, 2, "OMP_NUM_THREADS=1"),
+        (1, 0.9, 2, None),
+        (1, 2.0, 2, "wait for them, or limit theirs"),
+        (8, 5.0, 8, "OMP_NUM_THREADS=3"),
+        (2, 30.0, 64, None),
+    ],
+)
+def test_a_warning_names_how_many_threads_the_free_cores_can_take(
+    threads: int, busy: float, total: int, remedy: str | None
+) -> None:
+    message = machine.describe_busy_cores(threads, busy, total)
+    assert message is None if remedy is None else message is not None and remedy in message
+
+
+@pytest.mark.parametrize(
+    ("load", "percent", "expected"),
+    [(0.2, 100.0, 0.2), (3.0, 25.0, 1.0), (3.0, 100.0, 3.0)],  # of four cores
+)
+def test_a_load_of_jobs_that_have_ended_does_not_count(
+    load: float, percent: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 9.0, 9.0))
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: percent)
+    assert machine.find_busy_cores() == expected
+
+
+def test_threads_wait_passively_unless_the_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    machine.wait_passively()
+    assert machine.os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    machine.wait_passively()
+    assert machine.os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+@pytest.mark.parametrize(("settings", "expected"), [({}, [1]), ({"OMP_NUM_THREADS": "4"}, [])])
+def test_torch_gets_no_more_threads_than_the_quota_unless_the_user_has_set_them(
+    settings: dict[str, str], expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    for name in machine.THREAD_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(device, "cores", lambda: 1)  # a quota of half a core
+    monkeypatch.setattr(device.torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(device.torch, "set_num_threads", given.append)
+    device.limit_threads()
+    assert given == expected
