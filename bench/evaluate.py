@@ -25,7 +25,7 @@ from bench.fingerprint import Embedder, fingerprint_queries, fingerprint_tracks
 from bench.score.hits import score_hits
 from bench.search.cached import build_or_load
 from bench.search.contract import Index
-from bench.search.diagonal import Wanted, scan
+from bench.search.diagonal import Scan, Wanted, scan
 from bench.search.neighbours import MARGIN, neighbours_of, shares_product
 from bench.search.sequence import Ranking, interpolate, rescore, vote
 from bench.settings import EvalConfig
@@ -114,9 +114,9 @@ def _hits_of(
     for length_s in config.lengths_s:
         waves = data.queries.batches(cell, length_s, QUERY_BATCH)
         vectors_QMD = fingerprint_queries(embedder, waves, database.hop_samples)
-        # The impostor: the best score outside the query's own track. Its products serve the other searches too.
-        impostor_Q, rankings = _search(vectors_QMD, database, config, own_Q, index_of, embedder.device)
-        for index, sequence, ranking in rankings:
+        found = _scan(vectors_QMD, database, config, own_Q, index_of, embedder.device)
+        impostor_Q = found.rankings[0].scores_QR[:, 0]
+        for index, sequence, ranking in _rankings(vectors_QMD, database, config, index_of, found):
             for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(UNSHUFFLED, 0)]:
                 truth_Q = (np.roll(track_Q, shift), np.roll(start_Q, shift))
                 hits = score_hits(ranking, database, *truth_Q, tolerance_samples, vectors_QMD.shape[1])
@@ -125,38 +125,36 @@ def _hits_of(
                 yield hits.assign(impostor_score=np.float32(np.nan) if sequence == "vote" else impostor_Q)
 
 
-def _search(
+def _scan(
     vectors_QMD: Floats,
     database: Fingerprints,
     config: EvalConfig,
     own_Q: Ints,
     index_of: Callable[[str], Index],
     device: torch.device,
-) -> tuple[Floats, Iterator[tuple[str, str, Ranking]]]:
-    """Return the impostors' scores, and every index, sequence search and ranking.
+) -> Scan:
+    """Return the impostors, the best places outside each query's own track, and what comes from the same products.
 
-    `diagonal` uses no index, so it is labelled "exact".
+    These are the places of `diagonal`, the second ranking, and candidates for the indexes that share the product.
     """
-    indexes = {name: index_of(name) for name in map(format_plugin_name, config.indexes)}
-    is_shared = {name: shares_product(index) for name, index in indexes.items()}
     searches = [Wanted(1, own_Q)]
     if "diagonal" in config.sequences:
         searches.append(Wanted(config.top_k))
-    num_candidates = config.top_k + MARGIN if any(is_shared.values()) else 0
-    found = scan(vectors_QMD, database, searches, num_candidates, device)
+    shares = any(shares_product(index_of(name)) for name in map(format_plugin_name, config.indexes))
+    return scan(vectors_QMD, database, searches, config.top_k + MARGIN if shares else 0, device)
 
-    def rank() -> Iterator[tuple[str, str, Ranking]]:
-        for name, index in indexes.items():
-            neighbours_QMK = neighbours_of(
-                index, vectors_QMD, database, config.top_k, found if is_shared[name] else None
-            )
-            if "vote" in config.sequences:
-                yield name, "vote", vote(neighbours_QMK, database, config.top_k)
-            rescored = rescore(vectors_QMD, neighbours_QMK, database, config.top_k)
-            yield name, "rescore", rescored
-            if "interpolate" in config.sequences:
-                yield name, "interpolate", interpolate(rescored, vectors_QMD, database)
-        if "diagonal" in config.sequences:
-            yield "exact", "diagonal", found.rankings[1]
 
-    return found.rankings[0].scores_QR[:, 0], rank()
+def _rankings(
+    vectors_QMD: Floats, database: Fingerprints, config: EvalConfig, index_of: Callable[[str], Index], found: Scan
+) -> Iterator[tuple[str, str, Ranking]]:
+    """Yield index, sequence search and ranking. `diagonal` uses no index, so it is labelled "exact"."""
+    for index in map(format_plugin_name, config.indexes):
+        neighbours_QMK = neighbours_of(index_of(index), vectors_QMD, database, config.top_k, found)
+        if "vote" in config.sequences:
+            yield index, "vote", vote(neighbours_QMK, database, config.top_k)
+        rescored = rescore(vectors_QMD, neighbours_QMK, database, config.top_k)
+        yield index, "rescore", rescored
+        if "interpolate" in config.sequences:
+            yield index, "interpolate", interpolate(rescored, vectors_QMD, database)
+    if "diagonal" in config.sequences:
+        yield "exact", "diagonal", found.rankings[1]

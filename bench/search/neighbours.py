@@ -3,7 +3,7 @@
 A matrix product rounds in another order than the index. The candidates, a few more than the neighbours, hold all
 neighbours if the last neighbour is more similar than the last candidate by more than rounding can amount to. The index
 then finds the same ones among all vectors, bit for bit. Where it is not so, as in a database of many equal vectors, the
-index is asked.
+index is asked. The bound is that of float32: `bench.device.use_full_fp32` turns off shorter formats on a GPU.
 
 Shape legend: Q query vectors, M segments of a query, D dimensions, K neighbours, C candidates.
 """
@@ -24,20 +24,21 @@ BLOCK_QUERIES = 4_096  # query vectors whose last neighbours are read at once
 
 
 def shares_product(index: Index) -> bool:
-    """Return whether candidates from elsewhere may serve this index."""
+    """Return whether candidates from a scan may serve this index."""
     return index.exact and hasattr(index, "nearest_among")
 
 
 def neighbours_of(
     index: Index, queries_QMD: Floats, database: Fingerprints, top_k: int, scan: Scan | None = None
 ) -> Ints:
-    """Return the nearest vectors (Q, M, K) of each segment of each query, from a scan if it has candidates.
+    """Return the nearest vectors (Q, M, K) of each segment of each query.
 
-    The scan must have `top_k` + MARGIN candidates or all vectors, and the index share its product.
+    A scan with `top_k` + MARGIN candidates, or all vectors, serves an index that shares the product; any other index,
+    and a scan with fewer candidates than neighbours, is passed over.
     """
     num_queries, num_segments, dim = queries_QMD.shape
     query_QD = queries_QMD.reshape(-1, dim)
-    if scan is None or scan.candidates_QMC.shape[2] < top_k:
+    if scan is None or not shares_product(index) or scan.candidates_QMC.shape[2] < top_k:
         return index.neighbours(query_QD, top_k).reshape(num_queries, num_segments, top_k)
     candidates_QC = scan.candidates_QMC.reshape(len(query_QD), -1)
     found_QK: Ints = index.nearest_among(query_QD, candidates_QC, top_k)  # type: ignore[attr-defined]
@@ -51,7 +52,7 @@ def neighbours_of(
 def _find_undecided(query_QD: Floats, database: Fingerprints, last_Q: Ints, least_Q: Floats) -> Ints:
     """Return the queries for which a vector that is not a candidate could be as near as the last neighbour."""
     rounding = query_QD.shape[1] * np.finfo(np.float32).eps / 2
-    undecided = []
+    undecided = [np.empty(0, dtype=np.int64)]
     for start in range(0, len(query_QD), BLOCK_QUERIES):
         rows = slice(start, start + BLOCK_QUERIES)
         query, last = query_QD[rows], database.vectors[last_Q[rows]]

@@ -75,7 +75,7 @@ def _larger(value_QN: Tensor, least_Q: Tensor, most: int) -> tuple[Tensor, Tenso
     Rows with fewer than others end with -inf. Of rows with very many only the K largest are returned, largest first.
     """
     # A pass for the maxima of groups reads everything, but writes little.
-    value_QGV = value_QN.unflatten(1, (-1, GROUP))
+    value_QGV = torch.unflatten(value_QN, 1, (-1, GROUP))
     row_P, group_P = (value_QGV.amax(2) > least_Q[:, None]).nonzero(as_tuple=True)
     member_PV = value_QGV[row_P, group_P]
     pair_X, member_X = (member_PV > least_Q[row_P, None]).nonzero(as_tuple=True)
