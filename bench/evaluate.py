@@ -25,7 +25,8 @@ from bench.fingerprint import Embedder, fingerprint_queries, fingerprint_tracks
 from bench.score.hits import score_hits
 from bench.search.cached import build_or_load
 from bench.search.contract import Index
-from bench.search.diagonal import search_diagonals
+from bench.search.diagonal import Scan, Wanted, scan
+from bench.search.neighbours import MARGIN, neighbours_of, shares_product
 from bench.search.sequence import Ranking, interpolate, rescore, vote
 from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
@@ -116,10 +117,10 @@ def _hits_of(
         with timed("mix and embed"):
             waves = data.queries.batches(cell, length_s, QUERY_BATCH)
             vectors_QMD = fingerprint_queries(embedder, waves, database.hop_samples)
-        # The impostor: the best score outside the query's own track.
-        with timed("impostor"):
-            impostor_Q = search_diagonals(vectors_QMD, database, 1, own_Q, embedder.device).scores_QR[:, 0]
-        for index, sequence, ranking in _rankings(vectors_QMD, database, config, index_of, embedder.device, timed):
+        with timed("scan"):
+            found = _scan(vectors_QMD, database, config, own_Q, index_of, embedder.device)
+        impostor_Q = found.rankings[0].scores_QR[:, 0]
+        for index, sequence, ranking in _rankings(vectors_QMD, database, config, index_of, found, timed):
             for truth, shift in SHIFTS.items() if cell.kind == "clean" else [(UNSHUFFLED, 0)]:
                 truth_Q = (np.roll(track_Q, shift), np.roll(start_Q, shift))
                 with timed("score"):
@@ -129,19 +130,38 @@ def _hits_of(
                 yield hits.assign(impostor_score=np.float32(np.nan) if sequence == "vote" else impostor_Q)
 
 
+def _scan(
+    vectors_QMD: Floats,
+    database: Fingerprints,
+    config: EvalConfig,
+    own_Q: Ints,
+    index_of: Callable[[str], Index],
+    device: torch.device,
+) -> Scan:
+    """Return the impostors, the best places outside each query's own track, and what comes from the same products.
+
+    These are the places of `diagonal`, the second ranking, and candidates for the indexes that share the product.
+    """
+    searches = [Wanted(1, own_Q)]
+    if "diagonal" in config.sequences:
+        searches.append(Wanted(config.top_k))
+    shares = any(shares_product(index_of(name)) for name in map(format_plugin_name, config.indexes))
+    return scan(vectors_QMD, database, searches, config.top_k + MARGIN if shares else 0, device)
+
+
 def _rankings(
     vectors_QMD: Floats,
     database: Fingerprints,
     config: EvalConfig,
     index_of: Callable[[str], Index],
-    device: torch.device,
+    found: Scan,
     timed: Timer,
 ) -> Iterator[tuple[str, str, Ranking]]:
     """Yield index, sequence search and ranking. `diagonal` uses no index, so it is labelled "exact"."""
     for index in map(format_plugin_name, config.indexes):
         built = index_of(index)
         with timed(f"search {index}"):
-            neighbours_QMK = _neighbours(built, vectors_QMD, config.top_k)
+            neighbours_QMK = neighbours_of(built, vectors_QMD, database, config.top_k, found)
         if "vote" in config.sequences:
             with timed("vote"):
                 voted = vote(neighbours_QMK, database, config.top_k)
@@ -154,12 +174,4 @@ def _rankings(
                 interpolated = interpolate(rescored, vectors_QMD, database)
             yield index, "interpolate", interpolated
     if "diagonal" in config.sequences:
-        with timed("diagonal"):
-            ranking = search_diagonals(vectors_QMD, database, config.top_k, device=device)
-        yield "exact", "diagonal", ranking
-
-
-def _neighbours(index: Index, vectors_QMD: Floats, top_k: int) -> Ints:
-    """Return the nearest vectors (Q, M, K) of each segment of each query."""
-    num_queries, num_segments, dim = vectors_QMD.shape
-    return index.neighbours(vectors_QMD.reshape(-1, dim), top_k).reshape(num_queries, num_segments, top_k)
+        yield "exact", "diagonal", found.rankings[1]

@@ -23,6 +23,10 @@ class Index(Protocol):
     Optional constants of the plug-in: `QUERY_SETTINGS` names the settings that affect queries but no file, so that one
     saved index serves all their values. `TRUSTED_FILES_ONLY = True` declares that loading a malicious file could do
     harm; a catalogue from elsewhere is then opened only if the user says that it is trusted.
+
+    An exact index may have a method `nearest_among(queries_QD, candidates_QC, top_k)`, which orders given vectors as
+    `neighbours` does. An evaluation then takes the candidates from the product that it computes anyway
+    (`bench.search.neighbours`), and asks `neighbours` only where these do not decide.
     """
 
     exact: bool

@@ -31,7 +31,7 @@ from bench.values import RATE_HZ
 WHOLE = "run"  # the stage that contains all others
 TRAINING, FORWARD, BACKWARD = f"{WHOLE}/weights", f"{WHOLE}/weights/forward", f"{WHOLE}/weights/backward"
 DATABASE, EMBED = f"{WHOLE}/fingerprints", f"{WHOLE}/hits/mix and embed"
-PRODUCTS = tuple(f"{WHOLE}/hits/{part}" for part in ("search exact", "impostor", "diagonal"))
+PRODUCT = f"{WHOLE}/hits/scan"  # one product serves the impostors, `diagonal` and exact search
 LEAST_SHARE = 0.01  # of either run: shorter stages are not judged, as they vary more than that
 SAME_WORK = ("kind", "preset", "dataset", "task", "work")
 RESET_PEAK = "5"  # Linux, Documentation/filesystems/proc.rst, clear_refs
@@ -225,7 +225,8 @@ def reckon_floors(
         BACKWARD: (PASSES_OF_STEP - 1) * forward_s,
         DATABASE: work["database_vectors"] * segment_flop / embed_rate,
         EMBED: work["query_vectors"] * segment_flop / embed_rate,
-    } | dict.fromkeys(PRODUCTS, product_s)
+        PRODUCT: product_s,
+    }
 
 
 def _tell(

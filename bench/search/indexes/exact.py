@@ -158,16 +158,17 @@ class Exact:
 
         The database is read once, for any number of queries.
         """
-        found_QK = np.full((len(queries_QD), top_k), -1, dtype=np.int64)
         if not len(queries_QD) or not len(self.codes_ND):
-            return found_QK
+            return np.full((len(queries_QD), top_k), -1, dtype=np.int64)
         queries = _as_tensor(queries_QD).to(self.device)
         # Candidates by their codes, then the nearest of them by their vectors.
-        best_QC = self._candidates(queries, top_k * self.spare + MARGIN)
-        per_block = max(1, self.tiles.similarities // best_QC.shape[1] // queries.shape[1])
-        for rows in _slices(len(queries), per_block):
-            found_QK[rows] = self._nearest(queries[rows], _unpack_numbers(best_QC[rows]), top_k).cpu().numpy()
-        return found_QK
+        return self._rank(queries, _unpack_numbers(self._candidates(queries, top_k * self.spare + MARGIN)), top_k)
+
+    @torch.inference_mode()
+    def nearest_among(self, queries_QD: Floats, candidates_QC: Ints, top_k: int) -> Ints:
+        """Return the nearest K of each query's candidates, at least K, as `neighbours` orders them."""
+        queries = _as_tensor(queries_QD).to(self.device)
+        return self._rank(queries, torch.from_numpy(candidates_QC).to(self.device), top_k)
 
     def _candidates(self, queries_QD: Tensor, num_candidates: int) -> Tensor:
         """Return the keys (Q, C) of the best vectors by their codes, best first."""
@@ -182,6 +183,14 @@ class Exact:
                 whole_QGV, rest_QR = _products(query_QD[rows], block_BD, self.tiles.group)
                 best_QC[rows] = _update_best(best_QC[rows], whole_QGV, rest_QR, block.start)
         return best_QC
+
+    def _rank(self, queries_QD: Tensor, number_QC: Tensor, top_k: int) -> Ints:
+        """Return the nearest K of the candidates (Q, K), -1 where there are fewer, for blocks of queries."""
+        found_QK = np.empty((len(queries_QD), top_k), dtype=np.int64)
+        per_block = max(1, self.tiles.similarities // number_QC.shape[1] // queries_QD.shape[1])
+        for rows in _slices(len(queries_QD), per_block):
+            found_QK[rows] = self._nearest(queries_QD[rows], number_QC[rows], top_k).cpu().numpy()
+        return found_QK
 
     def _nearest(self, queries_QD: Tensor, number_QC: Tensor, top_k: int) -> Tensor:
         """Return the best K of the candidates (Q, K) by float32 similarity, -1 where there are fewer."""

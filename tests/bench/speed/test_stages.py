@@ -99,7 +99,7 @@ def test_floors_are_the_arithmetic_over_the_measured_rate() -> None:
     assert floors_s == {
         "run/weights": 180.0, "run/weights/forward": 60.0, "run/weights/backward": 120.0,
         "run/fingerprints": 300.0, "run/hits/mix and embed": 60.0,
-        "run/hits/search exact": 32.0, "run/hits/impostor": 32.0, "run/hits/diagonal": 32.0,
+        "run/hits/scan": 32.0,
     }  # fmt: skip
 
 
