@@ -16,6 +16,7 @@ from bench.cli.options import (
     DataRoot,
     Dataset,
     Model,
+    PreparedDataset,
     Preset,
     Run,
     Set,
@@ -75,7 +76,7 @@ def embed(
 def run(
     model: Model,
     preset: Preset = "tiny",
-    dataset: Annotated[str, typer.Option("--dataset", help="Data set; synth is synthetic music.")] = SYNTH,
+    dataset: PreparedDataset = SYNTH,
     data_root: DataRoot = None,
     store: StoreRoot = STORE,
     config: ConfigFile = None,

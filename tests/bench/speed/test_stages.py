@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from bench import registry
+from bench.cli import speed as cli
 from bench.config import resolve
 from bench.errors import BenchError, ConfigError
 from bench.speed import stages
@@ -129,3 +130,14 @@ def test_a_run_is_compared_with_one_of_the_same_work_only(tmp_path: Path) -> Non
     (tmp_path / RECORD).write_text('{"kind": "train"}')
     with pytest.raises(ConfigError, match="is no record of `bench speed`"):
         read_run_speed(tmp_path / RECORD)
+
+
+def test_the_limit_is_a_percentage_and_needs_a_measurement_to_compare_with() -> None:
+    assert cli._parse_allowed(None, None) is None
+    assert cli._parse_allowed("5%", Path(RECORD)) == 0.05
+    assert cli._parse_allowed("2.5 %", Path(RECORD)) == 0.025
+    for text in ("5", "-5%", "five"):
+        with pytest.raises(ConfigError, match="a percentage such as 5%"):
+            cli._parse_allowed(text, Path(RECORD))
+    with pytest.raises(ConfigError, match="needs --against"):
+        cli._parse_allowed("5%", None)
