@@ -29,7 +29,7 @@ from bench.cli import (
     tracking,
 )
 from bench.errors import BenchError
-from bench.machine import wait_passively
+from bench.machine import spin_briefly
 
 INTERRUPTED = 130
 
@@ -67,7 +67,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name of a file may be of any bytes
             stream.reconfigure(errors="backslashreplace")
-    wait_passively()
+    spin_briefly()
     try:
         app()
     except BenchError as error:

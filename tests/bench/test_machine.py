@@ -123,13 +123,16 @@ def test_a_load_of_jobs_that_have_ended_does_not_count(
     assert machine.find_busy_cores() == expected
 
 
-def test_threads_wait_passively_unless_the_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    machine.wait_passively()
-    assert machine.os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    machine.wait_passively()
-    assert machine.os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "3000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_threads_soon_sleep_unless_the_user_has_chosen(
+    chosen: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.os, "environ", dict(chosen))
+    machine.spin_briefly()
+    assert machine.os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 @pytest.mark.parametrize(("settings", "expected"), [({}, [1]), ({"OMP_NUM_THREADS": "4"}, [])])
