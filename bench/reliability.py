@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bench.align.contract import Aligner, PairEmbedder, TimeMap
 from bench.align.random_pairs import RandomPair, draw_pair
 from bench.audio.decode import decode
 from bench.audio.files import find_audio
-from bench.score.statistics import RESAMPLES
+from bench.score.statistics import bootstrap_ratio
 from bench.values import Floats, Progress, no_progress
 
 EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the bins of confidence
@@ -43,7 +42,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Bin:
-    """Keypoints of similar confidence; shares with their 95 % bootstrap intervals over pairs."""
+    """Keypoints of similar confidence.
+
+    Intervals are over pairs, as the keypoints of one pair are right or wrong together.
+    """
 
     low: float
     high: float
@@ -118,20 +120,8 @@ def _bin(low: float, high: float, rows: pd.DataFrame) -> Bin:
     by_pair = is_close.groupby(rows["seed"]).agg(["sum", "size"]).to_numpy(np.float64)
     return Bin(
         low, high, len(rows), len(by_pair), float(rows["confidence"].mean()),
-        (float(is_close.mean()), *_bootstrap_ratio(by_pair)), float((rows["error_s"] <= FAR_S).mean()),
+        (float(is_close.mean()), *bootstrap_ratio(by_pair)), float((rows["error_s"] <= FAR_S).mean()),
     )  # fmt: skip
-
-
-def _bootstrap_ratio(by_pair_P2: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a share, from the hits and the keypoints of each pair.
-
-    Pairs are drawn, not keypoints: those of one pair are right or wrong together.
-    """
-    num_pairs = len(by_pair_P2)
-    drawn_RP = np.random.default_rng(0).multinomial(num_pairs, np.full(num_pairs, 1 / num_pairs), RESAMPLES)
-    hits, totals = (drawn_RP @ by_pair_P2).T
-    low, high = np.quantile(hits / totals, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def find_wrong(trial: Trial) -> Iterator[pd.Series]:

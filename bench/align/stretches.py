@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from bench.align.candidates import LEAST_JUMP_S
 from bench.align.contract import SPACING_S, Jump, Seconds, TimeMap
 from bench.align.evidence import Evidence, rate_against_rivals
-from bench.align.segments import LEAST_JUMP_S
 from bench.align.waves import JumpTime, Whitened, find_jump
 from bench.values import Ints
 

@@ -3,7 +3,7 @@
 A share has Wilson's interval, any other mean a bootstrap interval. Two systems are compared on the same queries, by
 McNemar's exact test and by the bootstrap interval of their difference, which resamples queries.
 
-Shape legend: Q queries.
+Shape legend: Q queries, G groups, R resamples.
 """
 
 from __future__ import annotations
@@ -42,6 +42,18 @@ def bootstrap_mean(values: npt.NDArray[np.floating]) -> tuple[float, float]:
     drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=RESAMPLES)
     means = drawn @ distinct / len(values)
     low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap_ratio(hits_of_G2: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Return the 95 % percentile-bootstrap interval of a share, from a fixed seed, over groups that stand together.
+
+    Shapes: (G, 2), the hits and the number of tries of each group. Groups are drawn, not tries.
+    """
+    num_groups = len(hits_of_G2)
+    drawn_RG = np.random.default_rng(0).multinomial(num_groups, np.full(num_groups, 1 / num_groups), RESAMPLES)
+    hits, tries = (drawn_RG @ hits_of_G2).T
+    low, high = np.quantile(hits / tries, [0.025, 0.975])
     return float(low), float(high)
 
 

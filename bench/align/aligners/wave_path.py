@@ -2,7 +2,7 @@
 
 1. Windows of the shorter recording are correlated with the whole other one, at every lag, and then more densely near
    the best chain of their peaks (`bench.align.waves`). Chains of peaks on a clock's line are candidates
-   (`bench.align.segments`).
+   (`bench.align.candidates`).
 2. Each second is compared at the lag of each candidate, and a clock that rarely jumps decides which one it has
    (`bench.align.evidence`). The confidence is the probability of that.
 3. Each stretch of one candidate is refined to a fraction of a sample (`bench.align.refine`), and each jump between two
@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.align.aligners import fingerprint_path
+from bench.align.candidates import LEAST_JUMP_S, Candidate, find_candidates
 from bench.align.contract import SPACING_S, Pair, PairEmbedder, Seconds, TimeMap
 from bench.align.evidence import gather_evidence
 from bench.align.refine import Correlogram, correlate_along, interpolate_peak
-from bench.align.segments import LEAST_JUMP_S, Segment, find_segments
 from bench.align.smooth import smooth
 from bench.align.stretches import Stretch, cut_stretches, join
 from bench.align.waves import Whitened, WindowPeaks, search_everywhere, search_near, spread_windows, whiten
@@ -44,7 +44,7 @@ ANCHORS = 48  # most windows that are searched at every lag
 ANCHOR_SPACING_S = 4.0
 SPACING_NEAR_S = 2.0
 REACH_S = 0.5  # searched around the lags of the best chain
-CHAINS = 3  # of peaks, whose segments are candidates
+CHAINS = 3  # of peaks, whose parts between jumps are candidates
 MOST_CANDIDATES = 12
 LEAST_SPAN_S = 20.0  # of a candidate whose drift is known beyond its peaks
 STEADY_JUMPS, STEADY_SHARE = 3, 0.5  # from that many jumps on, mostly one way, they may be a drift
@@ -111,24 +111,24 @@ class WavePath:
     def _max_drift(self) -> float:
         return 1e-6 * self.config.max_drift_ppm
 
-    def _find_candidates(self, pair: Pair, one: Whitened, other: Whitened, progress: Progress) -> list[Segment]:
+    def _find_candidates(self, pair: Pair, one: Whitened, other: Whitened, progress: Progress) -> list[Candidate]:
         """Return lags that the pair may have: of windows at every lag, and of windows near the best of those."""
         spacing_s = max(ANCHOR_SPACING_S, len(pair.wave0_T) / RATE_HZ / ANCHORS)
         anchors = search_everywhere(one, other, spread_windows(len(pair.wave0_T), spacing_s), progress)
-        coarse = find_segments(anchors, self._max_drift)
+        coarse = find_candidates(anchors, self._max_drift)
         if not coarse:
             return []
         centre_W = spread_windows(len(pair.wave0_T), SPACING_NEAR_S)
-        near = search_near(one, other, centre_W, _candidates(coarse, centre_W), round(REACH_S * RATE_HZ), progress)
-        found = find_segments(_both(anchors, near), self._max_drift, CHAINS)
-        distinct: list[Segment] = []
-        for segment in sorted(found, key=lambda segment: -segment.gain_K.sum()):
-            beside_s = [np.median(np.abs(self._extend(each, segment.time0_K) - segment.lag_K)) for each in distinct]
+        near = search_near(one, other, centre_W, _lags_near(coarse, centre_W), round(REACH_S * RATE_HZ), progress)
+        found = find_candidates(_both(anchors, near), self._max_drift, CHAINS)
+        distinct: list[Candidate] = []
+        for candidate in sorted(found, key=lambda candidate: -candidate.gain_K.sum()):
+            beside_s = [np.median(np.abs(self._extend(each, candidate.time0_K) - candidate.lag_K)) for each in distinct]
             if min(beside_s, default=np.inf) > LEAST_JUMP_S:
-                distinct.append(segment)
+                distinct.append(candidate)
         return distinct[:MOST_CANDIDATES]
 
-    def _extend(self, candidate: Segment, time0_K: Seconds) -> Seconds:
+    def _extend(self, candidate: Candidate, time0_K: Seconds) -> Seconds:
         """Return the lag of a candidate at all knots: beyond its peaks on a line, or the same where that is unsure."""
         time_K, lag_K = candidate.time0_K, candidate.lag_K
         if time_K[-1] - time_K[0] < LEAST_SPAN_S:
@@ -188,10 +188,10 @@ def _is_swapped(pair: Pair) -> bool:
     return energies[0] > energies[1]
 
 
-def _candidates(segments: list[Segment], centre_W: Ints) -> list[list[int]]:
-    """Return for each window the lags, in samples, of the segments before and after it."""
-    time_K = np.concatenate([segment.time0_K for segment in segments])
-    lag_K = np.concatenate([segment.lag_K for segment in segments])
+def _lags_near(candidates: list[Candidate], centre_W: Ints) -> list[list[int]]:
+    """Return for each window the lags, in samples, of the candidates before and after it."""
+    time_K = np.concatenate([each.time0_K for each in candidates])
+    lag_K = np.concatenate([each.lag_K for each in candidates])
     after_W = np.searchsorted(time_K, centre_W / RATE_HZ)
     both_2W = lag_K[np.clip([after_W - 1, after_W], 0, len(lag_K) - 1)]
     found = []

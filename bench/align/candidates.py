@@ -3,7 +3,7 @@
 A chain is found by dynamic programming: from window to window its lag changes no faster than a clock's, or it jumps, at
 a cost, as where a recorder lost or inserted samples. Which of them are true is for `bench.align.evidence` to say.
 
-Shape legend: W windows, P peaks of a window, N = W x P peaks in all, K peaks of a segment.
+Shape legend: W windows, P peaks of a window, N = W x P peaks in all, K peaks of a candidate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PEAK_S = 0.0006  # imprecision of a peak of a narrow-band sound
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
+class Candidate:
     """A stretch of a pair with one clock: the times (K,) of its windows, their lags and gains (K,)."""
 
     time0_K: Seconds
@@ -33,8 +33,8 @@ class Segment:
     gain_K: npt.NDArray[np.float64]
 
 
-def find_segments(peaks: WindowPeaks, max_drift: float, chains: int = 1) -> list[Segment]:
-    """Return the segments of the best chains of peaks, each in order of time; none where no peak is high.
+def find_candidates(peaks: WindowPeaks, max_drift: float, chains: int = 1) -> list[Candidate]:
+    """Return the candidates of the best chains of peaks, each in order of time; none where no peak is high.
 
     Each chain is found without the peaks of those before it. `max_drift` is the largest change of the lag per second.
     Cost: N^2 comparisons for each chain, vectorised.
@@ -42,13 +42,13 @@ def find_segments(peaks: WindowPeaks, max_drift: float, chains: int = 1) -> list
     time_N = np.repeat(peaks.time0_W, peaks.lag_WP.shape[1])
     lag_N, height_N = peaks.lag_WP.reshape(-1), np.abs(peaks.height_WP.reshape(-1))
     gain_N = np.clip(height_N - CHANCE_HEIGHT, 0, MOST_GAIN)
-    segments = []
+    candidates = []
     for _ in range(chains):
         chain = _best_chain(time_N, lag_N, gain_N, max_drift)
         for part in _split_at_jumps(time_N, lag_N, chain, max_drift):
-            segments.append(Segment(time_N[part], lag_N[part], gain_N[part]))
+            candidates.append(Candidate(time_N[part], lag_N[part], gain_N[part]))
         gain_N[chain] = 0
-    return segments
+    return candidates
 
 
 def _best_chain(time_N: Seconds, lag_N: Seconds, gain_N: npt.NDArray[np.float64], max_drift: float) -> list[int]:
