@@ -85,6 +85,12 @@ class Alignment:
         """Return whether the recordings may share no sound, or none within the lags that were searched."""
         return self.confidence < DOUBTFUL
 
+    def off_line(self) -> tuple[Seconds, Seconds]:
+        """Return the keypoints in both channels (K,), and how far each lag is from a line, with jumps taken out."""
+        time0_K = _keypoints_in_both(self.pair, self.time_map)
+        lag_K, line_K, _slope = _fit_line(self.time_map, time0_K)
+        return time0_K, lag_K - line_K
+
     def keypoints(self) -> pd.DataFrame:
         """Return one row per second: the times in both channels, and the confidence.
 
@@ -148,24 +154,29 @@ def align_one(pair: Pair, aligner: Aligner, embedder: PairEmbedder | None, progr
     """Return a pair's alignment by an aligner."""
     time_map = aligner.align(pair, embedder, progress)
     time0_K = _keypoints_in_both(pair, time_map)
-    lag_K = time_map.at(time0_K) - time0_K - _jumped_s(time_map, time0_K)
+    lag_K, line_K, slope = _fit_line(time_map, time0_K)
     confidence_K = time_map.confidence_at(time0_K)
-    slope = 0.0
-    if len(time0_K) > 1:
-        slope = float(np.polyfit(time0_K, lag_K, 1, w=np.sqrt(confidence_K + LEAST_WEIGHT))[0])
-    intercept_s = float(np.average(lag_K - slope * time0_K, weights=confidence_K + LEAST_WEIGHT))
-    bend_s = float(np.abs(lag_K - slope * time0_K - intercept_s).max())
+    intercept_s = float(line_K[0] - slope * time0_K[0])
+    bend_s = float(np.abs(lag_K - line_K).max())
     # A line through a few seconds is not extended over minutes: the error of its slope would be many ms.
     extended_s = np.inf if _reach_s(time0_K) >= DRIFT_FROM_S else _reach_s(time0_K)
     offset_s = intercept_s + slope * float(max(pair.keypoints[0], time0_K[0] - extended_s))
     return Alignment(pair, time_map, offset_s, 1e6 * slope, bend_s, float(confidence_K.mean()))
 
 
+def _fit_line(time_map: TimeMap, time0_K: Seconds) -> tuple[Seconds, Seconds, float]:
+    """Return the lags (K,) without their jumps, the line (K,) through them, weighted by confidence, and its slope."""
+    lag_K = time_map.at(time0_K) - time0_K - _jumped_s(time_map, time0_K)
+    weight_K = time_map.confidence_at(time0_K) + LEAST_WEIGHT
+    slope = float(np.polyfit(time0_K, lag_K, 1, w=np.sqrt(weight_K))[0]) if len(time0_K) > 1 else 0.0
+    return lag_K, slope * time0_K + float(np.average(lag_K - slope * time0_K, weights=weight_K)), slope
+
+
 def _keypoints_in_both(pair: Pair, time_map: TimeMap) -> Seconds:
     """Return the keypoints that lie in both channels, shape (K,); all of them if none does."""
     time0_K = pair.keypoints
     time1_K = time_map.at(time0_K)
-    both_K = (time1_K > 0) & (time1_K < pair.durations_s[1]) & ~_is_lost(time_map, time0_K)
+    both_K = (time1_K > 0) & (time1_K < pair.durations_s[1]) & ~is_lost(time_map, time0_K)
     return time0_K[both_K] if both_K.any() else time0_K
 
 
@@ -239,14 +250,14 @@ def write_aligned(
             for block_CT in zip(*blocks, strict=True):
                 progress("writing", done, num_samples)
                 block_TC = np.clip(np.stack(block_CT, axis=1), -1, 1)
-                block_TC[_is_lost(alignment.time_map, (done + np.arange(len(block_TC))) / rate_hz)] = 0
+                block_TC[is_lost(alignment.time_map, (done + np.arange(len(block_TC))) / rate_hz)] = 0
                 file.write(block_TC)
                 done += len(block_TC)
         progress("writing", num_samples, num_samples)
         os.replace(partial, to)
 
 
-def _is_lost(time_map: TimeMap, time0: Seconds) -> npt.NDArray[np.bool_]:
+def is_lost(time_map: TimeMap, time0: Seconds) -> npt.NDArray[np.bool_]:
     """Return which times of channel 0 have no partner, as channel 1 lost it."""
     is_lost = np.zeros(len(time0), dtype=bool)
     for jump in time_map.jumps:

@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from bench.align_pair import DRIFT_FROM_S, Alignment, SimilarityMatrix
+from bench.align_pair import DRIFT_FROM_S, Alignment, SimilarityMatrix, is_lost
 
 DPI = 150
 ROWS = 12  # number of keypoints shown in the terminal
@@ -67,7 +67,6 @@ def draw(alignment: Alignment, similarity: SimilarityMatrix, path: Path) -> None
 
     time0_K = alignment.pair.keypoints
     lag_K = alignment.time_map.at(time0_K) - time0_K
-    confidence_K = alignment.time_map.confidence_at(time0_K)
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained", height_ratios=(2, 1))
     # Upper panel: the lag over the similarity matrix.
     lag_s_L = similarity.lag_s_L
@@ -77,7 +76,8 @@ def draw(alignment: Alignment, similarity: SimilarityMatrix, path: Path) -> None
         similarity.score_KL.T, origin="lower", aspect="auto", extent=extent, cmap="Greys", vmin=0, vmax=DARKEST_SCORE,
         interpolation="nearest",
     )  # fmt: skip
-    above.plot(time0_K, lag_K, color="tab:red", linewidth=1, label="estimated lag")
+    told_K = np.where(is_lost(alignment.time_map, time0_K), np.nan, lag_K)  # no line where there is no partner
+    above.plot(time0_K, told_K, color="tab:red", linewidth=1, label="estimated lag")
     above.set_ylabel("lag of the second channel, s")
     above.set_title(
         f"{alignment.pair.name}: {alignment.offset_s:+.3f} s, {alignment.drift_ppm:+.0f} ppm, "
@@ -85,10 +85,11 @@ def draw(alignment: Alignment, similarity: SimilarityMatrix, path: Path) -> None
     )  # fmt: skip
     above.legend(loc="lower right" if lag_K.mean() > 0 else "upper right", fontsize=8)
     figure.colorbar(image, ax=above, label="similarity, standard deviations")
-    # Lower panel: what a constant clock drift does not explain.
-    line_K = np.polyval(np.polyfit(time0_K, lag_K, 1), time0_K) if len(time0_K) > 1 else lag_K
+    # Lower panel: what a constant clock drift and jumps do not explain.
+    both_K, off_line_K = alignment.off_line()
+    confidence_K = alignment.time_map.confidence_at(both_K)
     below.axhline(0, color="grey", linewidth=0.5)
-    points = below.scatter(time0_K, 1000 * (lag_K - line_K), c=confidence_K, s=9, cmap="viridis", vmin=0, vmax=1)
+    points = below.scatter(both_K, 1000 * off_line_K, c=confidence_K, s=9, cmap="viridis", vmin=0, vmax=1)
     figure.colorbar(points, ax=below, label="confidence")
     below.set_ylabel("lag minus line, ms")
     below.set_xlabel("time in the first channel, s")

@@ -6,9 +6,10 @@ import io
 
 import numpy as np
 import pandas as pd
+import pytest
 from rich.console import Console
 
-from bench.align.contract import Pair, TimeMap
+from bench.align.contract import Jump, Pair, TimeMap
 from bench.align.evaluate import ORACLE
 from bench.align_pair import Alignment
 from bench.reports import alignment, lag_path
@@ -75,3 +76,12 @@ def test_rows_are_of_the_moments_that_a_short_clip_shares_with_a_long_recording(
     rows = [line.split() for line in text.splitlines() if line.endswith("1.00") or "-133250.0" in line]
     assert [row[:3] for row in rows] == [[f"{134 + i}.0", f"{0.75 + i:.4f}", "-133250.0"] for i in range(6)]
     assert "not measurable" in text  # in the 6 s that both have
+
+
+def test_what_a_picture_shows_beside_the_line_has_no_jump_in_it() -> None:
+    pair = Pair("made", *(np.zeros(40 * RATE_HZ, np.float32) for _ in range(2)), "made")
+    lost = TimeMap(
+        np.array([0.0, 20.0, 22.0, 39.0]), np.array([1.0, 21.0, 21.0, 38.0]), np.ones(4), (Jump(20.0, -2.0),)
+    )
+    time0, off_line = Alignment(pair, lost, 1.0, 0.0, 0.0, 1.0).off_line()
+    assert 21.0 not in time0 and off_line == pytest.approx(np.zeros(len(time0)), abs=1e-9)
