@@ -50,15 +50,37 @@ class Embedder:
 
     def __call__(self, wave_BT: npt.NDArray[np.int16] | Floats) -> Floats:
         """Return unit vectors (B, D) of segments (B, T) at the corpus rate, int16 or float."""
-        scale = INT16_SCALE if wave_BT.dtype == np.int16 else 1.0
         vectors_BD = [torch.zeros(0, self.encoder.dim)]
         with torch.inference_mode():
             for start in range(0, len(wave_BT), BATCH):
-                # Copied one batch at a time: the segments of a track overlap, and together are ten times its size.
-                wave = torch.from_numpy(np.array(wave_BT[start : start + BATCH])).to(self.device)
-                vectors_BD.append(embed(self.encoder, wave.float() * scale, self.precision).cpu())
+                wave = self._to_device(wave_BT[start : start + BATCH])
+                vectors_BD.append(embed(self.encoder, wave, self.precision).cpu())
         all_BD: Floats = torch.cat(vectors_BD).numpy()
         return all_BD
+
+    def windows(self, wave_BT: npt.NDArray[np.int16] | Floats, hop_samples: int) -> Floats:
+        """Return unit vectors (B, M, D) of all whole segments of each wave (B, T), one every hop.
+
+        They equal those of the segments by themselves within rounding. An encoder that has `window_features` computes
+        what overlapping segments share once. Memory: the vectors and BATCH segments, however long the waves are.
+        """
+        size = self.segment_samples
+        count = num_segments(wave_BT.shape[1], size, hop_samples)
+        vectors_BMD = np.empty((len(wave_BT), count, self.encoder.dim), dtype=np.float32)
+        waves_at_once, segments_at_once = max(1, BATCH // max(1, count)), min(BATCH, count)
+        with torch.inference_mode():
+            for first_wave in range(0, len(wave_BT), waves_at_once):
+                for first in range(0, count, BATCH):
+                    rows = slice(first_wave, first_wave + waves_at_once), slice(first, first + segments_at_once)
+                    end = (min(first + segments_at_once, count) - 1) * hop_samples + size
+                    wave = self._to_device(wave_BT[rows[0], first * hop_samples : end])
+                    vectors_BMD[rows] = embed_windows(self.encoder, wave, size, hop_samples, self.precision).cpu()
+        return vectors_BMD
+
+    def _to_device(self, wave_BT: npt.NDArray[np.int16] | Floats) -> Tensor:
+        """Return a copy of the samples as float32 on the device: those of a corpus cannot be written to."""
+        scale = INT16_SCALE if wave_BT.dtype == np.int16 else 1.0
+        return torch.from_numpy(np.array(wave_BT)).to(self.device).float() * scale
 
 
 def build_random_projection(device: torch.device) -> Embedder:
@@ -70,8 +92,21 @@ def build_random_projection(device: torch.device) -> Embedder:
 
 def embed(encoder: Encoder, wave_BT: Tensor, precision: str) -> Tensor:
     """Return unit vectors (B, D) float32 of segments (B, T) at the corpus rate; the network runs at `precision`."""
-    feature_B = encoder.features(resample_to(wave_BT, encoder.rate_hz))
-    with torch.autocast(wave_BT.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    return _run_network(encoder, encoder.features(resample_to(wave_BT, encoder.rate_hz)), precision)
+
+
+def embed_windows(encoder: Encoder, wave_BT: Tensor, segment_samples: int, hop_samples: int, precision: str) -> Tensor:
+    """Return unit vectors (B, M, D) of all whole segments of each wave, as `embed` does of each segment."""
+    if hasattr(encoder, "window_features") and encoder.rate_hz == RATE_HZ:
+        feature_BM: Tensor = encoder.window_features(wave_BT, hop_samples)
+        return _run_network(encoder, feature_BM.flatten(0, 1), precision).view(*feature_BM.shape[:2], -1)
+    segment_BMT = wave_BT.unfold(1, segment_samples, hop_samples)
+    vector_XD = embed(encoder, segment_BMT.reshape(-1, segment_samples), precision)
+    return vector_XD.view(*segment_BMT.shape[:2], -1)
+
+
+def _run_network(encoder: Encoder, feature_B: Tensor, precision: str) -> Tensor:
+    with torch.autocast(feature_B.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         return encoder.embed(feature_B).float()
 
 
@@ -114,7 +149,7 @@ def fingerprint_tracks(
             progress("database", i, len(tracks))
             if counts[i]:
                 wave_T = corpus.read(track, 0, corpus.num_samples(track))
-                track_ND = embedder(cut_segments(wave_T, size, hop_samples))
+                track_ND = embedder.windows(wave_T[None], hop_samples)[0]
                 _check_finite(track_ND, f"track {corpus.tracks['id'].iloc[track]}")
                 vectors[first_vector[i] : first_vector[i + 1]] = track_ND
         vectors.flush()
@@ -135,9 +170,7 @@ def fingerprint_queries(embedder: Embedder, batches: Iterator[Floats], hop_sampl
         missing = max(0, embedder.segment_samples - wave_BT.shape[1])
         if missing:
             wave_BT = np.pad(wave_BT, ((0, 0), (0, missing)), mode="reflect")
-        segment_BMT = cut_segments(wave_BT, embedder.segment_samples, hop_samples)
-        flat = segment_BMT.reshape(-1, embedder.segment_samples)
-        batches_BMD.append(embedder(flat).reshape(*segment_BMT.shape[:2], -1))
+        batches_BMD.append(embedder.windows(wave_BT, hop_samples))
     vectors_QMD = np.concatenate(batches_BMD)
     _check_finite(vectors_QMD, "the queries")
     return vectors_QMD

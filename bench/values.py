@@ -124,6 +124,11 @@ class Encoder(Protocol):
 
     A unit vector depends on its segment alone, never on the rest of the batch. `features` comes before the network, and
     training masks its output; `embed` is the network; calling the encoder does both.
+
+    An encoder may also have `window_features(wave_BT, hop_samples)`, which returns the features (B, M, ...) of all
+    whole segments of longer waves, one every hop, equal to `features` of each within rounding. It is then called where
+    segments overlap, so that what they share is computed once. Waves and hop are at the rate of the corpus, so an
+    encoder with another rate is not asked.
     """
 
     rate_hz: int

@@ -114,6 +114,10 @@ class AttentionCNN(nn.Module):
         patch_B1FW: Tensor = self.front_end(wave_BT)
         return patch_B1FW
 
+    def window_features(self, wave_BT: Tensor, hop_samples: int) -> Tensor:
+        """Return the patches (B, M, 1, 64, 96) of all whole segments of each wave (B, T), one every hop."""
+        return self.front_end.of_windows(wave_BT, round(self.segment_s * self.rate_hz), hop_samples)
+
     def embed(self, patch_B1FW: Tensor) -> Tensor:
         """Return unit vectors (B, D) of log-mel patches (B, 1, 64, 96).
 

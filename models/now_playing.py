@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from bench.audio.frontend import LogMel, MagnitudeMel
+from bench.audio.frontend import LogMel, MagnitudeMel, patches_of_each
 from bench.errors import ConfigError
 from bench.models._divide_encode import SplitHead
 
@@ -103,6 +103,13 @@ class NowPlaying(nn.Module):
         """Return the log-mel patches (B, 1, F, W) of segments (B, T); by default (B, 1, 64, 96) of (B, 15360)."""
         patch_B1FW: Tensor = self.front_end(wave_BT)
         return patch_B1FW
+
+    def window_features(self, wave_BT: Tensor, hop_samples: int) -> Tensor:
+        """Return the patches (B, M, 1, F, W) of all whole segments of each wave (B, T), one every hop."""
+        size = round(self.segment_s * self.rate_hz)
+        if isinstance(self.front_end, LogMel):
+            return self.front_end.of_windows(wave_BT, size, hop_samples)
+        return patches_of_each(self.front_end, wave_BT, size, hop_samples)
 
     def embed(self, patch_B1FW: Tensor) -> Tensor:
         """Return unit vectors (B, D) of log-mel patches (B, 1, F, W).

@@ -1,11 +1,14 @@
 """Log-mel front ends of the encoders. Every value of a patch depends on that patch's segment alone.
 
-Shape legend: B batch, T samples, M mel bands, W frames.
+Shape legend: B batch, T samples, M mel bands, W frames, N segments of a wave.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 FLOOR_DB = 80.0  # dynamic range below a segment's loudest bin; quieter bins are raised to it
@@ -27,16 +30,72 @@ class LogMel(nn.Module):
         super().__init__()
         from torchaudio.transforms import MelSpectrogram
 
-        self.mel = make_nonpersistent(
+        self.mel: Any = make_nonpersistent(
             MelSpectrogram(rate_hz, n_fft=window, hop_length=hop, n_mels=num_bands, power=2.0)
         )
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """Return patches (B, 1, M, W) in [-1, 1] of segments (B, T); a silent segment gives all ones."""
-        power_BMW = self.mel(wave_BT)[..., :-1]
-        level_BMW = 10 * torch.log10(power_BMW.clamp_min(POWER_FLOOR))
-        below_top_BMW = level_BMW - level_BMW.amax(dim=(1, 2), keepdim=True)
-        return (1 + below_top_BMW.clamp_min(-FLOOR_DB) / (FLOOR_DB / 2)).unsqueeze(1)
+        return _scale_by_top(_level_db(self.mel(wave_BT)[..., :-1])).unsqueeze(1)
+
+    def of_windows(self, wave_BT: Tensor, segment_samples: int, hop_samples: int) -> Tensor:
+        """Return the patches (B, N, 1, M, W) of all whole segments of each wave, one every `hop_samples`.
+
+        They equal those of `forward` within rounding. Overlapping segments share the frames that lie wholly within
+        them, so that each is computed once; frames that reach over an end are mirrored there, and are of one segment
+        alone. At a hop of 100 ms a segment of 0.96 s has 13 frames of its own instead of 97.
+        """
+        step, reach = self.mel.hop_length, self.mel.n_fft // 2
+        if hop_samples % step or segment_samples < 2 * self.mel.n_fft:
+            return patches_of_each(self, wave_BT, segment_samples, hop_samples)
+        segment_BNT = wave_BT.unfold(1, segment_samples, hop_samples)
+        # Frame w of a segment is centred at w x step; the last one, at its end, is dropped.
+        num_frames = -(-segment_samples // step)
+        left = -(-reach // step)  # frames that begin before the segment
+        right = num_frames - 1 - (segment_samples - reach) // step  # frames that end after it
+        inner = num_frames - left - right
+        heads_BNT = segment_BNT[..., : (left - 1) * step + reach]
+        tails_BNT = segment_BNT[..., (num_frames - right) * step - reach :]
+        beyond = (num_frames - 1) * step + reach - segment_samples
+        heads_BNMW = self._levels(_mirror(heads_BNT, reach, 0))
+        tails_BNMW = self._levels(_mirror(tails_BNT, 0, beyond))
+        shared_BMW = self._levels(wave_BT[:, left * step - reach :])
+        inner_BNMW = shared_BMW.unfold(2, inner, hop_samples // step)[:, :, : segment_BNT.shape[1]].transpose(1, 2)
+        return _scale_by_top(torch.cat([heads_BNMW, inner_BNMW, tails_BNMW], dim=3)).unsqueeze(2)
+
+    def _levels(self, wave_BT: Tensor) -> Tensor:
+        """Return the levels (..., M, W) in dB of all frames that lie wholly within a wave (..., T)."""
+        from torchaudio.functional import spectrogram
+
+        mel = self.mel
+        window = mel.spectrogram.window
+        power = spectrogram(
+            wave_BT, 0, window, mel.n_fft, mel.hop_length, mel.win_length, mel.power, normalized=False, center=False
+        )
+        level: Tensor = _level_db(mel.mel_scale(power))
+        return level
+
+
+def patches_of_each(front_end: nn.Module, wave_BT: Tensor, segment_samples: int, hop_samples: int) -> Tensor:
+    """Return the patches (B, N, ...) of all whole segments of each wave, one every hop, each computed by itself."""
+    segment_BNT = wave_BT.unfold(1, segment_samples, hop_samples)
+    patch_X: Tensor = front_end(segment_BNT.reshape(-1, segment_samples))
+    return patch_X.view(*segment_BNT.shape[:2], *patch_X.shape[1:])
+
+
+def _level_db(power: Tensor) -> Tensor:
+    return 10 * torch.log10(power.clamp_min(POWER_FLOOR))
+
+
+def _scale_by_top(level_MW: Tensor) -> Tensor:
+    """Return levels (..., M, W) in dB scaled to [-1, 1]: 1 at the largest of each patch, -1 at FLOOR_DB below it."""
+    below_top_MW = level_MW - level_MW.amax(dim=(-2, -1), keepdim=True)
+    return 1 + below_top_MW.clamp_min(-FLOOR_DB) / (FLOOR_DB / 2)
+
+
+def _mirror(wave_BNT: Tensor, before: int, after: int) -> Tensor:
+    """Return waves with so many samples mirrored at their ends."""
+    return functional.pad(wave_BNT, (before, after), mode="reflect")
 
 
 class MagnitudeMel(nn.Module):

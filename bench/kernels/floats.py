@@ -1,0 +1,97 @@
+"""Numbers inside compiled kernels: bfloat16 is read and written as bits, and computed with as float32.
+
+The kernels beside this file are compiled by Numba when they are first called, and kept compiled beside their own source
+file. Numba compiles them anew when that file changes, not when this one does: after a change here, delete __pycache__.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+# Sums may be reordered, so that they use all lanes of the processor; infinities and NaN keep their meaning.
+FAST = {"reassoc", "contract", "nsz", "arcp"}
+LEAST_EXPONENT = -87.0  # e to the power of this is the smallest normal float32
+
+
+def as_array(tensor: Tensor) -> npt.NDArray[Any]:
+    """Return a contiguous tensor on the CPU as an array that shares its memory; bfloat16 as uint16 bits."""
+    assert tensor.is_contiguous()
+    return (tensor.detach().view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor.detach()).numpy()
+
+
+@intrinsic
+def float_of_bits(context: Any, bits: Any) -> Any:
+    """Return the float32 that has these 32 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@intrinsic
+def bits_of_float(context: Any, value: Any) -> Any:
+    """Return the 32 bits of a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+def to_float(value: Any) -> Any:
+    """Return a float32, or a bfloat16 given by its bits, as float32; only inside a kernel."""
+    raise NotImplementedError
+
+
+@overload(to_float, inline="always")
+def _to_float(value: Any) -> Any:
+    if value == types.uint16:
+        return lambda value: float_of_bits(np.uint32(value) << np.uint32(16))
+    return lambda value: value
+
+
+def like(value: Any, example: Any) -> Any:
+    """Return a float32 as the number format of `example`: itself, or the bits of the nearest bfloat16, ties to even."""
+    raise NotImplementedError
+
+
+@overload(like, inline="always")
+def _like(value: Any, example: Any) -> Any:
+    if example == types.uint16:
+        return lambda value, example: _nearest_bfloat16(value)
+    return lambda value, example: value
+
+
+@njit(inline="always")
+def _nearest_bfloat16(value: Any) -> Any:
+    bits = bits_of_float(value)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@njit(inline="always", fastmath=FAST)
+def exp_of_negative(value: Any) -> Any:
+    """Return e to the power of a float32 that is at most 0, within 2 units in the last place; NaN of NaN.
+
+    Source: the range reduction and polynomial of Cephes (Moshier), expf.
+    """
+    # Comparisons of NaN are false: written so, it stays NaN.
+    value = np.float32(LEAST_EXPONENT) if value < np.float32(LEAST_EXPONENT) else value
+    whole = np.floor(value * np.float32(1.4426950408889634) + np.float32(0.5))
+    rest = value - whole * np.float32(0.693359375) - whole * np.float32(-2.12194440e-4)
+    sum_ = np.float32(1.9875691500e-4) * rest + np.float32(1.3981999507e-3)
+    sum_ = sum_ * rest + np.float32(8.3334519073e-3)
+    sum_ = sum_ * rest + np.float32(4.1665795894e-2)
+    sum_ = sum_ * rest + np.float32(1.6666665459e-1)
+    sum_ = sum_ * rest + np.float32(5.0000001201e-1)
+    power = float_of_bits(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
+    return (sum_ * rest * rest + rest + np.float32(1.0)) * power
