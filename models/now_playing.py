@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bench.audio.frontend import LogMel, MagnitudeMel, patches_of_each
 from bench.errors import ConfigError
+from bench.kernels.map_norm import Order, map_norm
 from bench.models._divide_encode import SplitHead
 
 CITE = "Chang et al., Neural audio fingerprint for high-specific audio retrieval, ICASSP 2021"
@@ -49,7 +50,7 @@ class Config:
     dim: int = 128
     """Dimensions of a fingerprint, at least 1."""
 
-    norm_order: Literal["norm-relu", "elu-norm"] = "norm-relu"
+    norm_order: Order = "norm-relu"
     """`norm-relu` normalises before a ReLU, as in the paper; `elu-norm` after an ELU, as in the released code."""
 
     strides: Literal["paper", "code"] = "paper"
@@ -141,7 +142,7 @@ class _HalfLayer(nn.Module):
         kernel: tuple[int, int],
         stride: tuple[int, int],
         shape: tuple[int, int],
-        norm_order: str,
+        norm_order: Order,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
@@ -150,6 +151,8 @@ class _HalfLayer(nn.Module):
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
         y_BCFW = self._convolve(x_BCFW)
+        if y_BCFW.device.type == "cpu":
+            return self.norm.with_activation(y_BCFW, self.norm_order)
         if self.norm_order == "norm-relu":
             return functional.relu(self.norm(y_BCFW))
         normed_BCFW: Tensor = self.norm(functional.elu(y_BCFW))
@@ -178,6 +181,16 @@ class _MapNorm(nn.LayerNorm):
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
         x_BFWC = x_BCFW.permute(0, 2, 3, 1)
-        weight_FWC, bias_FWC = (values.permute(1, 2, 0).contiguous() for values in (self.weight, self.bias))
+        weight_FWC, bias_FWC = self._permuted()
         normed_BFWC = functional.layer_norm(x_BFWC, x_BFWC.shape[1:], weight_FWC, bias_FWC, self.eps)
         return normed_BFWC.permute(0, 3, 1, 2)
+
+    def with_activation(self, x_BCFW: Tensor, order: Order) -> Tensor:
+        """Return relu(norm(x)) or norm(elu(x)) of maps on the CPU, in one pass."""
+        x_BFWC = x_BCFW.permute(0, 2, 3, 1)
+        weight_FWC, bias_FWC = self._permuted()
+        out_BK = map_norm(x_BFWC.flatten(1), weight_FWC.flatten(), bias_FWC.flatten(), self.eps, order)
+        return out_BK.view(x_BFWC.shape).permute(0, 3, 1, 2)
+
+    def _permuted(self) -> tuple[Tensor, Tensor]:
+        return self.weight.permute(1, 2, 0).contiguous(), self.bias.permute(1, 2, 0).contiguous()

@@ -52,7 +52,7 @@ def to_float(value: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(to_float, inline="always")
+@overload(to_float, inline="always", strict=False)
 def _to_float(value: Any) -> Any:
     if value == types.uint16:
         return lambda value: float_of_bits(np.uint32(value) << np.uint32(16))
@@ -64,7 +64,7 @@ def like(value: Any, example: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(like, inline="always")
+@overload(like, inline="always", strict=False)
 def _like(value: Any, example: Any) -> Any:
     if example == types.uint16:
         return lambda value, example: _nearest_bfloat16(value)
