@@ -20,9 +20,9 @@ from torch import Tensor
 from bench import registry
 from bench.config import format_plugin_name, format_setting
 from bench.errors import PluginError
-from bench.fingerprint import embed, resample_to
+from bench.fingerprint import embed, embed_windows, resample_to
 from bench.registry import name_plugin, require_rule
-from bench.values import RATE_HZ
+from bench.values import GRID_HOP_SAMPLES, RATE_HZ
 
 ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
 SEGMENTS = 3
@@ -77,7 +77,8 @@ def check_encoder(encoder: Any, plugin: ModuleType, name: str, config: Any, *, t
     """Check an encoder with a few segments on the CPU, as a run uses it, and with a step of training if it `trains`.
 
     Rules: its vectors have shape (B, dim), are finite and of unit length, and do not depend on the rest of the batch;
-    training works, and `masks` needs features with four axes.
+    those of overlapping segments are those of each by itself; training works, and `masks` needs features with four
+    axes.
     Raises: PluginError with the rule that is broken, or with the error that the plug-in raised.
     """
     settings = _format_changes(config)
@@ -89,6 +90,7 @@ def check_encoder(encoder: Any, plugin: ModuleType, name: str, config: Any, *, t
             with torch.inference_mode():
                 _check_vectors(encoder, wave_BT)
                 _check_batch(encoder, wave_BT)
+                _check_windows(encoder, wave_BT)
         if trains:
             with name_plugin("encoder", name, plugin, "fails in training", settings):
                 _check_training(encoder, wave_BT, masks)
@@ -123,6 +125,20 @@ def _check_batch(encoder: Any, wave_BT: Tensor) -> None:
         "segment by itself, and use batch norm only as a layer with running statistics)"
     )
     require_rule(off < TOLERANCE, rule, f"a vector that changed by {off:.2g}")
+
+
+def _check_windows(encoder: Any, wave_BT: Tensor) -> None:
+    """Check that an encoder which computes overlapping segments together finds what it finds of each by itself."""
+    if not hasattr(encoder, "window_features") or encoder.rate_hz != RATE_HZ:
+        return
+    long_BT, size = wave_BT.reshape(1, -1), wave_BT.shape[1]
+    together_MD = embed_windows(encoder, long_BT, size, GRID_HOP_SAMPLES, "fp32").flatten(0, 1)
+    alone_MD = embed(encoder, long_BT[0].unfold(0, size, GRID_HOP_SAMPLES), "fp32")
+    rule = "window_features(wave_BT, hop_samples) returns the features (B, M, ...) of each segment by itself"
+    same = together_MD.shape == alone_MD.shape
+    require_rule(same, rule, f"features of {len(together_MD)} instead of {len(alone_MD)} segments")
+    off = float((together_MD - alone_MD).abs().max())
+    require_rule(off < TOLERANCE, rule, f"vectors that are {off:.2g} off")
 
 
 def _check_training(encoder: Any, wave_BT: Tensor, masks: bool) -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from bench.audio.frontend import POWER_FLOOR, make_nonpersistent
+from bench.audio.frontend import POWER_FLOOR, make_nonpersistent, mel_power
 from bench.errors import ConfigError
 
 CITE = "Bhattacharjee, Singh, Benetos, GraFPrint: a GNN-based approach for audio identification, ICASSP 2025"
@@ -189,7 +189,7 @@ class _ScaledLogMel(nn.Module):
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """Return patches (B, 1, F, W) in [0, 1] of segments (B, T)."""
-        level_BFW = 10 * torch.log10(self.mel(wave_BT).clamp_min(POWER_FLOOR))
+        level_BFW = 10 * torch.log10(mel_power(self.mel, wave_BT).clamp_min(POWER_FLOOR))
         low_B11, high_B11 = level_BFW.amin(dim=(1, 2), keepdim=True), level_BFW.amax(dim=(1, 2), keepdim=True)
         return ((level_BFW - low_B11) / (high_B11 - low_B11 + SPAN_FLOOR)).unsqueeze(1)
 

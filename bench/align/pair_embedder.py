@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.align.contract import Pair
 from bench.errors import PluginError
-from bench.fingerprint import Embedder, cut_segments
+from bench.fingerprint import Embedder, num_segments
 from bench.values import RATE_HZ, Floats, Progress, no_progress
 
 BLOCK = 1_024  # segments per progress update
@@ -47,11 +47,11 @@ class CachedPairEmbedder:
         size, hop = self.embedder.segment_samples, round(hop_s * RATE_HZ)
         if len(wave_T) < size:
             return np.zeros((0, self.embedder.encoder.dim), dtype=np.float32)
-        segment_NT = cut_segments(wave_T, size, hop)
-        blocks = []
-        for start in range(0, len(segment_NT), BLOCK):
-            self.progress("fingerprints", start, len(segment_NT))
-            blocks.append(self.embedder(segment_NT[start : start + BLOCK]))
+        count, blocks = num_segments(len(wave_T), size, hop), []
+        for start in range(0, count, BLOCK):
+            self.progress("fingerprints", start, count)
+            end = (min(start + BLOCK, count) - 1) * hop + size
+            blocks.append(self.embedder.windows(wave_T[None, start * hop : end], hop)[0])
         vectors_ND = np.concatenate(blocks)
         if not np.isfinite(vectors_ND).all():
             raise PluginError("the encoder gave NaN or infinite fingerprints; its weights are broken")

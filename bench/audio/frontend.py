@@ -36,7 +36,7 @@ class LogMel(nn.Module):
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """Return patches (B, 1, M, W) in [-1, 1] of segments (B, T); a silent segment gives all ones."""
-        return _scale_by_top(_level_db(self.mel(wave_BT)[..., :-1])).unsqueeze(1)
+        return _scale_by_top(_level_db(mel_power(self.mel, wave_BT)[..., :-1])).unsqueeze(1)
 
     def of_windows(self, wave_BT: Tensor, segment_samples: int, hop_samples: int) -> Tensor:
         """Return the patches (B, N, 1, M, W) of all whole segments of each wave, one every `hop_samples`.
@@ -46,13 +46,13 @@ class LogMel(nn.Module):
         alone. At a hop of 100 ms a segment of 0.96 s has 13 frames of its own instead of 97.
         """
         step, reach = self.mel.hop_length, self.mel.n_fft // 2
-        if hop_samples % step or segment_samples < 2 * self.mel.n_fft:
-            return patches_of_each(self, wave_BT, segment_samples, hop_samples)
-        segment_BNT = wave_BT.unfold(1, segment_samples, hop_samples)
-        # Frame w of a segment is centred at w x step; the last one, at its end, is dropped.
-        num_frames = -(-segment_samples // step)
+        # Frame w of a segment is centred at w x step; the last one, at or before its end, is dropped.
+        num_frames = segment_samples // step
         left = -(-reach // step)  # frames that begin before the segment
         right = num_frames - 1 - (segment_samples - reach) // step  # frames that end after it
+        if hop_samples % step or left < 2 or right < 1 or segment_samples < 2 * self.mel.n_fft:
+            return patches_of_each(self, wave_BT, segment_samples, hop_samples)
+        segment_BNT = wave_BT.unfold(1, segment_samples, hop_samples)
         inner = num_frames - left - right
         heads_BNT = segment_BNT[..., : (left - 1) * step + reach]
         tails_BNT = segment_BNT[..., (num_frames - right) * step - reach :]
@@ -65,15 +65,22 @@ class LogMel(nn.Module):
 
     def _levels(self, wave_BT: Tensor) -> Tensor:
         """Return the levels (..., M, W) in dB of all frames that lie wholly within a wave (..., T)."""
-        from torchaudio.functional import spectrogram
+        return _level_db(mel_power(self.mel, wave_BT, centred=False))
 
-        mel = self.mel
-        window = mel.spectrogram.window
-        power = spectrogram(
-            wave_BT, 0, window, mel.n_fft, mel.hop_length, mel.win_length, mel.power, normalized=False, center=False
-        )
-        level: Tensor = _level_db(mel.mel_scale(power))
-        return level
+
+def mel_power(mel: Any, wave_BT: Tensor, centred: bool = True) -> Tensor:
+    """Return the power (..., M, W) in the bands of torchaudio's `MelSpectrogram` with power 2, as calling it does.
+
+    It squares the parts of each bin; torchaudio takes the square of a square root, four times as long on a CPU.
+    """
+    from torchaudio.functional import spectrogram
+
+    window, hop = mel.spectrogram.window, mel.hop_length
+    bins_BFW = spectrogram(
+        wave_BT, 0, window, mel.n_fft, hop, mel.win_length, power=None, normalized=False, center=centred
+    )
+    power_BMW: Tensor = mel.mel_scale(torch.addcmul(bins_BFW.real.square(), bins_BFW.imag, bins_BFW.imag))
+    return power_BMW
 
 
 def patches_of_each(front_end: nn.Module, wave_BT: Tensor, segment_samples: int, hop_samples: int) -> Tensor:

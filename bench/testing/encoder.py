@@ -21,8 +21,9 @@ def check_encoder(plugin: ModuleType, config: Any = None) -> None:
 
     Rules: its vectors are finite, of unit length and float32 (B, dim), for silence too; a segment has the same vector
     whatever else is in the batch; calling the encoder is `features`, then `embed`; features have four axes (training
-    masks the last two) and no weights to train; the same seed gives the same weights, which survive a checkpoint bit
-    for bit; every weight takes part in training.
+    masks the last two) and no weights to train; `window_features`, if there is one, gives the features of each segment
+    of a longer wave; the same seed gives the same weights, which survive a checkpoint bit for bit; every weight takes
+    part in training.
     """
     import torch
 
@@ -35,6 +36,7 @@ def check_encoder(plugin: ModuleType, config: Any = None) -> None:
     with torch.inference_mode():
         _check_vectors(encoder, wave_BT)
         _check_features(encoder, wave_BT)
+        _check_windows(encoder, samples)
         _check_batches(encoder, wave_BT)
         _check_weights(encoder, plugin, config, wave_BT)
     _check_learning(encoder, wave_BT)
@@ -87,6 +89,23 @@ def _check_features(encoder: Any, wave_BT: torch.Tensor) -> None:
     expect(four, "features have the axes (B, C, F, W): training masks the last two", feature_BCFW.shape)
     same = torch.equal(encoder.embed(feature_BCFW), encoder(wave_BT))
     expect(same, "calling the encoder is embed(features(wave))", "other vectors")
+
+
+def _check_windows(encoder: Any, samples: int) -> None:
+    import torch
+
+    if not hasattr(encoder, "window_features"):
+        return
+    long_BT = torch.from_numpy(make_music(2, 3 * samples, encoder.rate_hz))
+    for hop in (encoder.rate_hz // 10, samples // 3 + 1):
+        feature_BM = encoder.window_features(long_BT, hop)
+        segment_BMT = long_BT.unfold(1, samples, hop)
+        alone_X = encoder.features(segment_BMT.reshape(-1, samples))
+        shape = (*segment_BMT.shape[:2], *alone_X.shape[1:])
+        expect(feature_BM.shape == shape, f"window_features are {shape} at a hop of {hop} samples", feature_BM.shape)
+        off = float((feature_BM.flatten(0, 1) - alone_X).abs().max())
+        rule = f"window_features are the features of each segment by itself, at a hop of {hop} samples"
+        expect(off < TOLERANCE, rule, f"{off:.2g} off")
 
 
 def _check_batches(encoder: Any, wave_BT: torch.Tensor) -> None:

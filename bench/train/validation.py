@@ -13,7 +13,7 @@ import torch
 
 from bench.audio.pcm import Corpus
 from bench.data import TrainingSet
-from bench.fingerprint import Embedder, cut_segments
+from bench.fingerprint import Embedder, num_segments
 from bench.settings import TrainConfig
 from bench.train.draws import draw_pairs
 from bench.train.pairs import cut_pairs, degrade_pairs
@@ -32,12 +32,12 @@ MAX_SAMPLES = 30 * RATE_HZ  # of a track
 
 @dataclass(frozen=True)
 class Validation:
-    """Degraded queries (Q, T), and clean segments (N, T) to search; both with their tracks and start samples."""
+    """Degraded queries (Q, T), and clean tracks whose segments (N) are searched; both with tracks and start samples."""
 
     query_QT: Floats
     track_Q: Ints
     start_Q: Ints
-    database_NT: npt.NDArray[np.int16]
+    waves: list[npt.NDArray[np.int16]]
     track_N: Ints
     start_N: Ints
 
@@ -52,13 +52,13 @@ def build_validation(training_set: TrainingSet, tracks: Ints, segment_samples: i
     waves, tracks_N, starts = [], [], []
     for track in pool.tracks:
         wave_T = short.read(track, 0, short.num_samples(track))
-        waves.append(cut_segments(wave_T, segment_samples, GRID_HOP_SAMPLES))
-        tracks_N.append(np.full(len(waves[-1]), track))
-        starts.append(np.arange(len(waves[-1])) * GRID_HOP_SAMPLES)
+        waves.append(wave_T)
+        count = num_segments(len(wave_T), segment_samples, GRID_HOP_SAMPLES)
+        tracks_N.append(np.full(count, track))
+        starts.append(np.arange(count) * GRID_HOP_SAMPLES)
     return Validation(
-        query_QT.numpy(), draws.track_B, draws.positive_B,
-        np.concatenate(waves), np.concatenate(tracks_N), np.concatenate(starts),
-    )  # fmt: skip
+        query_QT.numpy(), draws.track_B, draws.positive_B, waves, np.concatenate(tracks_N), np.concatenate(starts)
+    )
 
 
 def _truncate_tracks(music: Corpus) -> Corpus:
@@ -68,7 +68,8 @@ def _truncate_tracks(music: Corpus) -> Corpus:
 
 def top1(task: Validation, embedder: Embedder) -> float:
     """Return the share of queries whose most similar segment is of the right track and within 50 ms."""
-    similarity_QN = torch.from_numpy(embedder(task.query_QT)) @ torch.from_numpy(embedder(task.database_NT)).T
+    database_ND = np.concatenate([embedder.windows(wave_T[None], GRID_HOP_SAMPLES)[0] for wave_T in task.waves])
+    similarity_QN = torch.from_numpy(embedder(task.query_QT)) @ torch.from_numpy(database_ND).T
     best_Q = similarity_QN.argmax(dim=1).numpy()
     near = np.abs(task.start_N[best_Q] - task.start_Q) <= TOLERANCE_SAMPLES
     return float(np.mean((task.track_N[best_Q] == task.track_Q) & near))

@@ -120,6 +120,46 @@ def test_no_more_than_a_batch_reaches_the_encoder_at_once() -> None:
     assert [shape[0] for shape in encoder.heard] == [fingerprint.BATCH, 3]
 
 
+@pytest.mark.parametrize(("count", "waves"), [(1, 5), (3, 5), (7, 2), (8, 1), (9, 2), (23, 1)])
+def test_windows_are_the_segments_of_each_wave(monkeypatch: pytest.MonkeyPatch, count: int, waves: int) -> None:
+    monkeypatch.setattr(fingerprint, "BATCH", 8)
+    long = np.stack([noise(i, SEGMENT + (count - 1) * HOP + 99) for i in range(waves)]).astype(np.float32)
+    encoder = Toy()
+    found = embedder(encoder).windows(long, HOP)
+    assert found.shape == (waves, count, 8) and max(shape[0] for shape in encoder.heard) <= 8
+    for wave, vectors in zip(long, found, strict=True):
+        np.testing.assert_allclose(vectors, embedder()(cut_segments(wave, SEGMENT, HOP)), atol=1e-6)
+
+
+def test_wave_shorter_than_a_segment_has_no_window() -> None:
+    assert embedder().windows(np.zeros((2, SEGMENT - 1), np.float32), HOP).shape == (2, 0, 8)
+
+
+class Sharing(Toy):
+    """Computes what overlapping segments share once, and says so."""
+
+    def __init__(self, rate_hz: int = RATE_HZ) -> None:
+        super().__init__(rate_hz)
+        self.shared: list[tuple[int, ...]] = []
+
+    def window_features(self, wave_BT: torch.Tensor, hop_samples: int) -> torch.Tensor:
+        self.shared.append(tuple(wave_BT.shape))
+        segment_BMT = wave_BT.unfold(1, SEGMENT, hop_samples)
+        return self.features(segment_BMT.reshape(-1, SEGMENT)).unflatten(0, segment_BMT.shape[:2])
+
+
+def test_encoder_that_shares_is_given_whole_waves() -> None:
+    encoder, long = Sharing(), np.stack([noise(i, 30_000) for i in range(3)]).astype(np.float32)
+    np.testing.assert_array_equal(embedder(encoder).windows(long, HOP), embedder().windows(long, HOP))
+    assert encoder.shared == [(3, 15_360 + 9 * HOP)]
+
+
+def test_encoder_with_another_rate_is_not_asked_to_share() -> None:
+    encoder, long = Sharing(8_000), np.stack([noise(i, 30_000) for i in range(3)]).astype(np.float32)
+    np.testing.assert_array_equal(embedder(encoder).windows(long, HOP), embedder(Toy(8_000)).windows(long, HOP))
+    assert not encoder.shared
+
+
 def test_no_segment_gives_no_vector() -> None:
     assert embedder()(np.zeros((0, SEGMENT), np.float32)).shape == (0, 8)
 

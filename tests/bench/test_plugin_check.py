@@ -50,6 +50,9 @@ class Mine(nn.Module):
     def embed(self, patch):
         return nn.functional.normalize(self.out(self.norm(self.conv(patch)).relu().flatten(1)), dim=1)
 """
+WINDOWS = """def window_features(self, wave_BT, hop):
+        segment_BMT = wave_BT.unfold(1, 15_360, hop)
+        return self.features(segment_BMT.reshape(-1, 15_360)).unflatten(0, segment_BMT.shape[:2])"""
 NORMALISED = "nn.functional.normalize(self.out(self.norm(self.conv(patch)).relu().flatten(1)), dim=1)"
 BROKEN = {
     "a wrong layer size": (
@@ -84,6 +87,21 @@ BROKEN = {
         (f"return {NORMALISED}", f"return {NORMALISED}.detach()"),
         "weights get gradients from embed's vectors, got vectors without a gradient",
     ),
+    "windows scaled together": (
+        ("    def embed(", f"    {WINDOWS} / wave_BT.unfold(1, 15_360, hop).abs().amax()\n\n    def embed("),
+        r"breaks its contract: window_features\(wave_BT, hop_samples\) returns the features .*vectors that are .* off",
+    ),
+    "too few windows": (
+        ("    def embed(", f"    {WINDOWS}[:, 1:]\n\n    def embed("),
+        r"window_features\(wave_BT, hop_samples\) returns .*, got features of 19 instead of 20 segments",
+    ),
+    "windows of one segment": (
+        (
+            "    def embed(",
+            "    def window_features(self, wave_BT, hop):\n        return self.features(wave_BT)\n\n    def embed(",
+        ),
+        r"encoder 'mine' \(mine.py, line 35\) fails on 3 segments of 0.96 s: RuntimeError",
+    ),
     "Config is no dataclass": (("@dataclass(frozen=True)\n", ""), "Config must be a dataclass"),
 }
 
@@ -107,6 +125,10 @@ def test_an_encoder_with_batch_norm_is_accepted_and_nothing_is_drawn(tmp_path: P
     torch.manual_seed(3)
     check(path, tmp_path)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_an_encoder_that_shares_between_windows_is_accepted(tmp_path: Path) -> None:
+    check(write(tmp_path, ENCODER.replace("    def embed(", f"    {WINDOWS}\n\n    def embed(")), tmp_path)
 
 
 @pytest.mark.parametrize("mistake", BROKEN)

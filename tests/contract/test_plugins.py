@@ -147,6 +147,14 @@ class Toy(torch.nn.Module):
         level = torch.log10(power.clamp_min(1e-12))
         return level.squeeze(1) if self.fault == "three axes" else level
 
+    def window_features(self, wave_BT: torch.Tensor, hop_samples: int) -> torch.Tensor:
+        segment_BMT = wave_BT.unfold(1, 4_000, hop_samples)
+        if self.fault == "windows shifted":
+            segment_BMT = segment_BMT.roll(1, dims=1)
+        if self.fault == "too few windows":
+            segment_BMT = segment_BMT[:, :-1]
+        return self.features(segment_BMT.reshape(-1, 4_000)).unflatten(0, segment_BMT.shape[:2])
+
     def embed(self, feature: torch.Tensor) -> torch.Tensor:
         code = self.linear(feature.flatten(1)) + self.secret
         return code if self.fault == "length" else functional.normalize(code, dim=1)
@@ -174,6 +182,8 @@ def test_sound_toy_encoder_passes() -> None:
         ("three axes", "have the axes"),
         ("length", "have length 1"),
         ("two ways", "embed.features.wave"),
+        ("windows shifted", "features of each segment by itself"),
+        ("too few windows", "window_features are .* at a hop of 800 samples"),
         ("idle weight", "no gradient for idle.weight"),
         ("not in the checkpoint", "survive a checkpoint"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.audio.frontend import FLOOR_DB, LogMel, MagnitudeMel
+from bench.audio.frontend import FLOOR_DB, LogMel, MagnitudeMel, mel_power
 
 SEGMENT = 15_360
 
@@ -67,6 +67,35 @@ def test_front_end_looks_at_each_segment_alone() -> None:
     np.testing.assert_allclose(LogMel()(wave)[:1], LogMel()(wave[:1]), atol=1e-6)
     louder = torch.cat([wave[:1], 1000 * wave[1:]])
     np.testing.assert_allclose(LogMel()(louder)[:1], LogMel()(wave)[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize("hop", [1_600, 160, 800, 1_000, 20_000])
+def test_patches_of_overlapping_segments_are_those_of_each_alone(hop: int) -> None:
+    front_end = LogMel()
+    long = waves(3, num_samples=40_000) * torch.linspace(0.001, 1, 40_000)
+    long[1, 10_000:30_000] = 0  # whole segments of silence, and ends in silence
+    found = front_end.of_windows(long, SEGMENT, hop)
+    count = (40_000 - SEGMENT) // hop + 1
+    assert found.shape == (3, count, 1, 64, 96)
+    for number in range(count):
+        alone = front_end(long[:, number * hop : number * hop + SEGMENT])
+        np.testing.assert_allclose(found[:, number], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("window", "step", "segment"), [(512, 160, 15_360), (400, 160, 8_000), (512, 255, 9_999), (512, 256, 9_999)]
+)
+def test_overlapping_segments_of_any_window_and_length(window: int, step: int, segment: int) -> None:
+    front_end = LogMel(window=window, hop=step)
+    long = waves(2, num_samples=30_000)
+    found = front_end.of_windows(long, segment, 5 * step)
+    alone = front_end(long.unfold(1, segment, 5 * step).reshape(-1, segment))
+    np.testing.assert_allclose(found.flatten(0, 1), alone, atol=1e-6)
+
+
+def test_power_in_bands_is_that_of_torchaudio() -> None:
+    mel = LogMel().mel
+    np.testing.assert_allclose(mel_power(mel, waves()), mel(waves()), rtol=1e-5)
 
 
 def test_patches_lie_between_minus_one_and_one_and_silence_is_flat() -> None:

@@ -16,7 +16,7 @@ from bench.audio.pcm import Corpus, prepare_corpus
 from bench.data import TrainingSet, split_tracks
 from bench.degrade.room import DIRECT_AT, Response, align_direct_sound, prepare_rooms
 from bench.errors import DataError, StoreError
-from bench.fingerprint import Embedder
+from bench.fingerprint import Embedder, cut_segments
 from bench.models import random_projection
 from bench.settings import RunConfig, TrainConfig
 from bench.store import Store
@@ -853,10 +853,12 @@ def test_validation_is_the_same_for_every_seed_and_finds_clean_segments(data: Tr
     task, again = (build_validation(data, data.music.numbers("val"), SEGMENT, 8) for _ in range(2))
     assert np.array_equal(task.query_QT, again.query_QT)
     assert task.query_QT.shape == (8, SEGMENT) and set(task.track_Q.tolist()) == {6}
-    for number, start in enumerate(task.start_N):
-        assert np.array_equal(task.database_NT[number], data.music.read(6, int(start), SEGMENT))
+    segment_NT = cut_segments(task.waves[0], SEGMENT, 1600)
+    assert len(task.waves) == 1 and len(segment_NT) == len(task.start_N) == len(task.track_N)
+    for segment_T, start in zip(segment_NT, task.start_N, strict=True):
+        assert np.array_equal(segment_T, data.music.read(6, int(start), SEGMENT))
     assert task.start_N.tolist() == list(range(0, data.music.num_samples(6) - SEGMENT + 1, 1600))
-    exact = replace(task, query_QT=task.database_NT[:3] / np.float32(32_768), track_Q=task.track_N[:3])
+    exact = replace(task, query_QT=segment_NT[:3] / np.float32(32_768), track_Q=task.track_N[:3])
     embedder = Embedder(toy().eval(), CPU, "fp32", "")
     assert top1(replace(exact, start_Q=task.start_N[:3]), embedder) == 1.0
     assert top1(replace(exact, start_Q=task.start_N[:3] + 800), embedder) == 1.0
