@@ -170,7 +170,11 @@ class _HalfLayer(nn.Module):
         if size > self.conv.stride[axis - 2]:
             convolved_BCFW: Tensor = self.conv(x_BCFW)
             return convolved_BCFW
-        return functional.conv2d(x_BCFW, self.conv.weight.narrow(axis, 1, size), self.conv.bias)
+        weight = self.conv.weight.narrow(axis, 1, size)
+        if x_BCFW.shape[2:] == weight.shape[2:]:
+            # One position: a matrix product, of which oneDNN is three times as fast as of the convolution.
+            return functional.linear(x_BCFW.flatten(1), weight.flatten(1), self.conv.bias)[..., None, None]
+        return functional.conv2d(x_BCFW, weight, self.conv.bias)
 
 
 class _MapNorm(nn.LayerNorm):
