@@ -27,7 +27,7 @@ HEAVY = (
 
 # The packages and modules directly inside bench/, from the lowest layer to the highest; docs/architecture.md says why.
 LAYERS = (
-    {"errors", "values", "parabola", "machine", "timing"},
+    {"errors", "values", "parabola", "machine", "timing", "kernels"},
     {"registry", "store", "console"},
     {"settings", "device"},
     {"config", "audio"},
