@@ -22,6 +22,7 @@ from torch_geometric.nn import MessagePassing
 
 from bench.audio.frontend import POWER_FLOOR, make_nonpersistent, mel_power
 from bench.errors import ConfigError
+from bench.kernels.nearest_nodes import nearest_nodes
 
 CITE = "Bhattacharjee, Singh, Benetos, GraFPrint: a GNN-based approach for audio identification, ICASSP 2025"
 LICENSE = "MIT"
@@ -45,6 +46,7 @@ GROUPS = 4
 FEWEST_NODES = BANDS * FRAMES // 2 // 8  # of the last stage: 1024 nodes, halved three times
 MAX_DILATION = 3
 IMAGES = 16  # see `convolve`
+FEW_CHANNELS = 32  # of a node: up to so many, comparing nodes one by one on a CPU beats a product of matrices
 COSINE_CHUNK = 2  # segments whose nodes a CPU compares at once; 4 MB each in the first stage
 CHUNK = 8  # segments that a CPU embeds at once at width 1, so that the data of a block stay in its cache
 
@@ -377,7 +379,9 @@ def nearest_edges(u_BNC: Tensor, others: int, dilation: int) -> Tensor:
     # 1. The nearest nodes, numbered within each segment
     with torch.autocast(u_BNC.device.type, enabled=False):
         unit_BNC = functional.normalize(u_BNC.to(torch.promote_types(u_BNC.dtype, torch.float32)), dim=2)
-        if u_BNC.device.type == "cpu":
+        if u_BNC.device.type == "cpu" and unit_BNC.dtype == torch.float32 and u_BNC.shape[2] <= FEW_CHANNELS:
+            near_BNK = nearest_nodes(unit_BNC, others * dilation)
+        elif u_BNC.device.type == "cpu":
             parts = [_nearest_in_cache(part, others * dilation) for part in torch.split(unit_BNC, COSINE_CHUNK)]
             near_BNK = torch.cat(parts)
         else:

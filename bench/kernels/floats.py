@@ -18,6 +18,7 @@ from torch import Tensor
 
 # Sums may be reordered, so that they use all lanes of the processor; infinities and NaN keep their meaning.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
+NAN_BITS = np.uint32(0x7FC0)  # a bfloat16 that is no number
 LEAST_EXPONENT = -87.0  # e to the power of this is the smallest normal float32
 
 
@@ -75,7 +76,9 @@ def _like(value: Any, example: Any) -> Any:
 def _nearest_bfloat16(value: Any) -> Any:
     bits = bits_of_float(value)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
-    return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    nearest = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+    # Rounding would carry some NaN over into the sign.
+    return np.uint16(nearest if value == value else NAN_BITS)
 
 
 @njit(inline="always", fastmath=FAST)
