@@ -9,7 +9,7 @@ H hidden units of all branches of the head, G groups of N rows of K values.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as functional
@@ -192,7 +192,26 @@ class _Projection(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
-        return norm_channels(self.conv(x_BCFW[:, :, :: self.stride, :: self.stride]), self.norm, relu=False)
+        chosen_BCFW: Tensor = _EveryPosition.apply(x_BCFW, self.stride)
+        return norm_channels(self.conv(chosen_BCFW), self.norm, relu=False)
+
+
+class _EveryPosition(torch.autograd.Function):
+    """Selects every stride-th position, and passes gradients back in the memory order of the map.
+
+    Slices of torch pass back channels as the slowest axis, which all later passes then reorder.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BCFW: Tensor, stride: int) -> Tensor:
+        ctx.stride, ctx.like = stride, torch.empty_like(x_BCFW, device="meta")
+        return x_BCFW[:, :, ::stride, ::stride].clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_BCFW: Tensor) -> tuple[Tensor, None]:
+        out_BCFW = torch.zeros_like(ctx.like, device=grad_BCFW.device)
+        out_BCFW[:, :, :: ctx.stride, :: ctx.stride] = grad_BCFW
+        return out_BCFW, None
 
 
 class _Attention(nn.Module):
