@@ -29,46 +29,62 @@ def attend(
 
     x is channels_last and on the CPU, `skip` of the same shape and format.
     """
-    result_BCFW: Tensor = _Attend.apply(x_BCFW, time_weights_W, freq_weights_F, scale, skip_BCFW)
+    result_BCFW: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+        x_BCFW, time_weights_W, freq_weights_F, scale, skip_BCFW
+    )
     return result_BCFW
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_BCFW: Tensor, time_weights_W: Tensor, freq_weights_F: Tensor, scale: float, skip_BCFW: Tensor | None
+        context: Any,
+        x_BCFW: Tensor,
+        time_weights_W: Tensor,
+        freq_weights_F: Tensor,
+        scale: float,
+        skip_BCFW: Tensor | None,
     ) -> Tensor:
         batch, channels, bands, frames = x_BCFW.shape
         out_BCFW = torch.empty_like(x_BCFW)
+        # The softmax over bands is multiplied by the scale here and in the backward pass.
         bands_BFC, frames_BWC = torch.empty(batch, bands, channels), torch.empty(batch, frames, channels)
-        x, out, skip = (None if map_ is None else _bands(map_) for map_ in (x_BCFW, out_BCFW, skip_BCFW))
-        weights = time_weights_W.detach().float().repeat_interleave(channels).numpy(), freq_weights_F.detach().float().numpy()
-        vectors = bands_BFC.numpy(), frames_BWC.numpy()
-        for_ranges(lambda first, end, _: _attend(x, *weights, np.float32(scale), skip, *vectors, out, first, end), batch)
-        ctx.save_for_backward(x_BCFW, time_weights_W, freq_weights_F, bands_BFC, frames_BWC)
-        ctx.scale = scale
+        weights = _weights(time_weights_W, freq_weights_F, channels)
+        given = (_bands(x_BCFW), *weights, np.float32(scale), None if skip_BCFW is None else _bands(skip_BCFW))
+        found = bands_BFC.numpy(), frames_BWC.numpy(), _bands(out_BCFW)
+        for_ranges(lambda first, end, _: _attend(*given, *found, first, end), batch)
+        context.save_for_backward(x_BCFW, time_weights_W, freq_weights_F, bands_BFC, frames_BWC)
+        context.scale = np.float32(scale)
         return out_BCFW
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_BCFW: Tensor) -> tuple[Tensor | None, ...]:
-        x_BCFW, time_weights_W, freq_weights_F, bands_BFC, frames_BWC = ctx.saved_tensors
+    @once_differentiable
+    def backward(context: Any, *gradient_BCFW: Tensor) -> Any:
+        x_BCFW, time_weights_W, freq_weights_F, bands_BFC, frames_BWC = context.saved_tensors
         batch, channels, bands, frames = x_BCFW.shape
-        out_BCFW = torch.empty_like(x_BCFW)
-        x, grad, out = _bands(x_BCFW), _bands(grad_BCFW), _bands(out_BCFW)
-        weights = time_weights_W.float().repeat_interleave(channels).numpy(), freq_weights_F.float().numpy()
-        vectors = bands_BFC.numpy(), frames_BWC.numpy()
-        scale = np.float32(ctx.scale)
-        time_PK, freq_PF = np.zeros((num_parts(), frames * channels)), np.zeros((num_parts(), bands))
-        for_ranges(
-            lambda first, end, part: _pass_back(
-                x, grad, *weights, scale, *vectors, out, time_PK[part], freq_PF[part], first, end
-            ),
-            batch,
+        by_x_BCFW = torch.empty_like(x_BCFW)
+        by_time_PK, by_freq_PF = np.zeros((num_parts(), frames * channels)), np.zeros((num_parts(), bands))
+        weights = _weights(time_weights_W, freq_weights_F, channels)
+        given = (
+            _bands(x_BCFW),
+            *weights,
+            context.scale,
+            _bands(gradient_BCFW[0]),
+            bands_BFC.numpy(),
+            frames_BWC.numpy(),
         )
-        time_W = torch.from_numpy(time_PK.reshape(-1, frames, channels).sum(axis=(0, 2))).to(time_weights_W)
-        freq_F = torch.from_numpy(freq_PF.sum(axis=0)).to(freq_weights_F)
-        return out_BCFW, time_W, freq_F, None, grad_BCFW if ctx.needs_input_grad[4] else None
+        by_x_BFK = _bands(by_x_BCFW)
+        for_ranges(
+            lambda first, end, part: _pass_back(*given, by_x_BFK, by_time_PK[part], by_freq_PF[part], first, end), batch
+        )
+        by_time_W = torch.from_numpy(by_time_PK.reshape(-1, frames, channels).sum(axis=(0, 2))).to(time_weights_W)
+        by_freq_F = torch.from_numpy(by_freq_PF.sum(axis=0)).to(freq_weights_F)
+        return by_x_BCFW, by_time_W, by_freq_F, None, gradient_BCFW[0] if context.needs_input_grad[4] else None
+
+
+def _weights(time_weights_W: Tensor, freq_weights_F: Tensor, channels: int) -> tuple[Any, Any]:
+    """Return the weights of the numbers of a band (K) and of the bands (F), in float32."""
+    return time_weights_W.detach().float().repeat_interleave(channels).numpy(), freq_weights_F.detach().float().numpy()
 
 
 def _bands(x_BCFW: Tensor) -> Any:
@@ -77,13 +93,15 @@ def _bands(x_BCFW: Tensor) -> Any:
     return x_BFWC.reshape(*x_BFWC.shape[:2], -1)
 
 
+# The loops write to one array, or to two of at most five: LLVM checks no more for overlaps, and would use one lane.
+
+
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _attend(
-    x_BFK: Any, time_K: Any, freq_F: Any, scale: Any, skip_BFK: Any, bands_BFC: Any, frames_BWC: Any, out_BFK: Any,
-    first: int, end: int,
-) -> None:  # fmt: skip
+def _attend(  # type: ignore[no-untyped-def]
+    x_BFK, time_K, freq_F, scale, skip_BFK, bands_BFC, frames_BWC, out_BFK, first, end
+):
     num_values = len(time_K)
-    buffer_K, spread_K = np.empty(num_values, np.float32), np.empty(num_values, np.float32)
+    weighted_K, bands_K = np.empty(num_values, np.float32), np.empty(num_values, np.float32)
     for b in range(first, end):
         frames_K = frames_BWC[b].reshape(-1)
         frames_K[:] = np.float32(0)
@@ -92,65 +110,64 @@ def _attend(
             for k in range(num_values):
                 value = to_float(x_K[k])
                 frames_K[k] += value * weight
-                buffer_K[k] = value * time_K[k]
-            _fold(buffer_K, bands_BFC[b, f])
+                weighted_K[k] = value * time_K[k]
+            _fold(weighted_K, bands_BFC[b, f])
         _softmax(frames_BWC[b], np.float32(1))
         _softmax(bands_BFC[b], scale)
         for f in range(len(freq_F)):
             x_K, out_K = x_BFK[b, f], out_BFK[b, f]
-            _spread(bands_BFC[b, f], spread_K)
+            _spread(bands_BFC[b, f], bands_K)
             if skip_BFK is None:
                 for k in range(num_values):
-                    out_K[k] = like(to_float(x_K[k]) * spread_K[k] * frames_K[k], x_K[k])
+                    out_K[k] = like(to_float(x_K[k]) * bands_K[k] * frames_K[k], x_K[k])
             else:
                 skip_K = skip_BFK[b, f]
                 for k in range(num_values):
-                    masked = to_float(x_K[k]) * spread_K[k] * frames_K[k]
-                    out_K[k] = like(to_float(skip_K[k]) + masked, x_K[k])
+                    out_K[k] = like(to_float(skip_K[k]) + to_float(x_K[k]) * bands_K[k] * frames_K[k], x_K[k])
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _pass_back(
-    x_BFK: Any, grad_BFK: Any, time_K: Any, freq_F: Any, scale: Any, bands_BFC: Any, frames_BWC: Any, out_BFK: Any,
-    time_grad_K: Any, freq_grad_F: Any, first: int, end: int,
-) -> None:  # fmt: skip
+def _pass_back(  # type: ignore[no-untyped-def]
+    x_BFK, time_K, freq_F, scale, gradient_BFK, bands_BFC, frames_BWC, by_x_BFK, by_time_K, by_freq_F, first, end
+):
     num_values = len(time_K)
-    buffer_K, spread_K, logit_K = np.empty((3, num_values), np.float32)
+    product_K, bands_K, by_logit_K, sum_K = np.empty((4, num_values), np.float32)
     by_frames_WC, by_bands_FC = np.empty(frames_BWC.shape[1:], np.float32), np.empty(bands_BFC.shape[1:], np.float32)
     by_frames_K = by_frames_WC.reshape(-1)
     for b in range(first, end):
         frames_K = frames_BWC[b].reshape(-1)
         by_frames_K[:] = np.float32(0)
         for f in range(len(freq_F)):
-            x_K, grad_K = x_BFK[b, f], grad_BFK[b, f]
-            _spread(bands_BFC[b, f], spread_K)
+            x_K, gradient_K = x_BFK[b, f], gradient_BFK[b, f]
+            _spread(bands_BFC[b, f], bands_K)
             for k in range(num_values):
-                buffer_K[k] = to_float(grad_K[k]) * to_float(x_K[k])
-                by_frames_K[k] += buffer_K[k] * spread_K[k]
+                product_K[k] = to_float(gradient_K[k]) * to_float(x_K[k])
+                by_frames_K[k] += product_K[k] * bands_K[k]
             for k in range(num_values):
-                buffer_K[k] *= frames_K[k]
-            _fold(buffer_K, by_bands_FC[f])
+                product_K[k] *= frames_K[k]
+            _fold(product_K, by_bands_FC[f])
         _softmax_back(frames_BWC[b], np.float32(1), by_frames_WC)
         _softmax_back(bands_BFC[b], scale, by_bands_FC)
-        buffer_K[:] = np.float32(0)
+        # From here on, by_frames and by_bands are the gradients at the logits.
+        sum_K[:] = np.float32(0)
         for f in range(len(freq_F)):
-            x_K, grad_K, out_K, weight = x_BFK[b, f], grad_BFK[b, f], out_BFK[b, f], freq_F[f]
-            _spread(bands_BFC[b, f], spread_K)
-            _spread(by_bands_FC[f], logit_K)
+            x_K, gradient_K, by_x_K, weight = x_BFK[b, f], gradient_BFK[b, f], by_x_BFK[b, f], freq_F[f]
+            _spread(bands_BFC[b, f], bands_K)
+            _spread(by_bands_FC[f], by_logit_K)
             for k in range(num_values):
-                slope = to_float(grad_K[k]) * spread_K[k] * frames_K[k]
-                out_K[k] = like(slope + logit_K[k] * time_K[k] + by_frames_K[k] * weight, x_K[k])
-            freq_grad = np.float32(0)
+                by_logits = by_logit_K[k] * time_K[k] + by_frames_K[k] * weight
+                by_x_K[k] = like(to_float(gradient_K[k]) * bands_K[k] * frames_K[k] + by_logits, x_K[k])
+            by_weight = np.float32(0)
             for k in range(num_values):
                 value = to_float(x_K[k])
-                buffer_K[k] += logit_K[k] * value
-                freq_grad += by_frames_K[k] * value
-            freq_grad_F[f] += freq_grad
-        time_grad_K += buffer_K
+                sum_K[k] += by_logit_K[k] * value
+                by_weight += by_frames_K[k] * value
+            by_freq_F[f] += by_weight
+        by_time_K += sum_K
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _fold(value_K: Any, sum_C: Any) -> None:
+def _fold(value_K, sum_C):  # type: ignore[no-untyped-def]
     """Write the sums over the frames of a band; overwrites it. Halving keeps the loops long if channels are few."""
     num_values, channels = len(value_K), len(sum_C)
     while num_values % (2 * channels) == 0:
@@ -165,7 +182,7 @@ def _fold(value_K: Any, sum_C: Any) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _spread(value_C: Any, out_K: Any) -> None:
+def _spread(value_C, out_K):  # type: ignore[no-untyped-def]
     """Write the value of each channel into all frames of a band, doubling what is written."""
     done = len(value_C)
     for c in range(done):
@@ -178,7 +195,7 @@ def _spread(value_C: Any, out_K: Any) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _softmax(logit_NC: Any, scale: Any) -> None:
+def _softmax(logit_NC, scale):  # type: ignore[no-untyped-def]
     """Replace logits by `scale` times their softmax along the first axis."""
     number, channels = logit_NC.shape
     top_C, sum_C = logit_NC[0].copy(), np.zeros(channels, np.float32)
@@ -202,13 +219,13 @@ def _softmax(logit_NC: Any, scale: Any) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _softmax_back(soft_NC: Any, scale: Any, grad_NC: Any) -> None:
+def _softmax_back(soft_NC, scale, by_NC):  # type: ignore[no-untyped-def]
     """Replace the gradients at `scale` times a softmax by those at its logits."""
     number, channels = soft_NC.shape
     sum_C = np.zeros(channels, np.float32)
     for n in range(number):
         for c in range(channels):
-            sum_C[c] += soft_NC[n, c] * grad_NC[n, c] / scale
+            sum_C[c] += soft_NC[n, c] * by_NC[n, c] / scale
     for n in range(number):
         for c in range(channels):
-            grad_NC[n, c] = soft_NC[n, c] * (grad_NC[n, c] - sum_C[c])
+            by_NC[n, c] = soft_NC[n, c] * (by_NC[n, c] - sum_C[c])

@@ -1,10 +1,10 @@
 """Batch normalisation of maps whose channels are the fastest axis in memory, after an optional ReLU, on the CPU.
 
-Torch normalises such maps slowly if they have few channels, since it computes with one pixel at a time. Here a *tile* of
-many pixels is one vector, whatever the number of channels, and the ReLU costs no pass of its own.
+Torch computes with one pixel at a time, which is slow if channels are few. Here a *tile* of many pixels is one vector,
+whatever the number of channels, and the ReLU costs no pass of its own.
 
-Shape legend: B batch, C channels, F bands, W frames, N all numbers of a map in the order of memory, L lanes (the numbers
-of a tile: whole pixels, so that lane l always belongs to channel l modulo C), P ranges of the map, one per thread.
+Shape legend: B batch, C channels, F bands, W frames, N all numbers of a map in the order of memory, L lanes (numbers of
+a tile: whole pixels, so that lane l always belongs to channel l modulo C), P ranges of the map, one per thread.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ BLOCK_TILES = 64  # numbers added up in float32 before they go into a sum in flo
 def norm_channels(x_BCFW: Tensor, norm: nn.BatchNorm2d, relu: bool) -> Tensor:
     """Return norm(x), or norm(relu(x)), and update the statistics of `norm` as it does itself; may overwrite x.
 
-    The kernels take float32 and bfloat16 on the CPU, channels last, in training and where no gradients are wanted. All
-    else (a GPU, SyncBatchNorm, other settings of the norm) goes through torch.
+    The kernels are for float32 and bfloat16 on the CPU, channels last, in training or without gradients. All else (a
+    GPU, SyncBatchNorm, another kind of average) goes through torch.
     """
     if not _is_for_kernels(x_BCFW, norm):
         normed_BCFW: Tensor = norm(functional.relu_(x_BCFW) if relu else x_BCFW)
@@ -38,17 +38,17 @@ def norm_channels(x_BCFW: Tensor, norm: nn.BatchNorm2d, relu: bool) -> Tensor:
     if not norm.training:
         assert norm.running_mean is not None and norm.running_var is not None
         scale_C = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        out_BCFW = torch.empty_like(x_BCFW)
-        _scale_map(x_BCFW, floor, scale_C, norm.bias - norm.running_mean * scale_C, out_BCFW)
-        return out_BCFW
-    out_BCFW, mean_C, var_C = _TrainingNorm.apply(x_BCFW, norm.weight, norm.bias, floor, norm.eps)
+        return _scaled(x_BCFW, floor, scale_C, norm.bias - norm.running_mean * scale_C)
+    out_BCFW, mean_C, var_C = _TrainingNorm.apply(  # type: ignore[no-untyped-call]
+        x_BCFW, norm.weight, norm.bias, floor, norm.eps
+    )
     _update_statistics(norm, mean_C, var_C, x_BCFW.numel() // len(mean_C))
     result_BCFW: Tensor = out_BCFW
     return result_BCFW
 
 
-def is_channels_last(x_BCFW: Tensor) -> bool:
-    """Return whether the kernels can compute with a map: on the CPU, channels last, not empty, of a format they know."""
+def is_channels_last_on_cpu(x_BCFW: Tensor) -> bool:
+    """Return whether the kernels can compute with a map, which must also be of a format they know, and not empty."""
     return (
         x_BCFW.device.type == "cpu"
         and x_BCFW.dtype in (torch.float32, torch.bfloat16)
@@ -65,9 +65,10 @@ def pixels(x_BCFW: Tensor) -> Any:
 def _is_for_kernels(x_BCFW: Tensor, norm: nn.BatchNorm2d) -> bool:
     per_channel = x_BCFW.numel() // max(1, x_BCFW.shape[1])
     return (
-        is_channels_last(x_BCFW)
+        is_channels_last_on_cpu(x_BCFW)
         and type(norm) is nn.BatchNorm2d
         and norm.affine
+        and norm.weight.dtype == torch.float32
         and norm.track_running_stats
         and norm.momentum is not None
         and (per_channel > 1 if norm.training else not torch.is_grad_enabled())
@@ -84,57 +85,59 @@ def _update_statistics(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, per_
 
 
 class _TrainingNorm(torch.autograd.Function):
-    """Normalises with the statistics of the batch, and returns them too (without gradients)."""
+    """Normalises with the statistics of the batch; returns them too, which are computed in float64."""
 
     @staticmethod
     def forward(
-        ctx: Any, x_BCFW: Tensor, weight_C: Tensor, bias_C: Tensor, floor: np.float32, eps: float
+        context: Any, x_BCFW: Tensor, weight_C: Tensor, bias_C: Tensor, floor: np.float32, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x_N, count = pixels(x_BCFW).reshape(-1), x_BCFW.numel() // x_BCFW.shape[1]
-        # Sums of differences from any value of the channel lose no digits where the mean is far from 0.
+        num_pixels = x_BCFW.numel() // x_BCFW.shape[1]
+        # The sums are of differences from any value of the channel: no digits are lost where its mean is far from 0.
         pivot_C = x_BCFW[0, :, 0, 0].float().clamp(min=float(floor))
-        sum_C, square_C = _sums(_add_map, len(pivot_C), x_N, floor, _lanes(pivot_C))
-        mean_C = pivot_C + sum_C / count
-        var_C = (square_C / count - (sum_C / count) ** 2).clamp(min=0)
-        rstd_C = 1 / torch.sqrt(var_C + eps)
-        out_BCFW = torch.empty_like(x_BCFW)
-        _scale_map(x_BCFW, floor, weight_C * rstd_C, bias_C - mean_C * weight_C * rstd_C, out_BCFW)
-        ctx.save_for_backward(x_BCFW, weight_C, mean_C, rstd_C)
-        ctx.floor = floor
+        mean_C, square_C = _sums(_add_map, (_numbers(x_BCFW),), floor, pivot_C) / num_pixels
+        var_C = (square_C - mean_C**2).clamp(min=0)
+        mean_C += pivot_C
+        scale_C = weight_C / torch.sqrt(var_C + eps)
+        out_BCFW = _scaled(x_BCFW, floor, scale_C, bias_C - mean_C * scale_C)
+        context.save_for_backward(x_BCFW, weight_C, mean_C, var_C)
+        context.floor, context.eps = floor, eps
         mean_C, var_C = mean_C.float(), var_C.float()
-        ctx.mark_non_differentiable(mean_C, var_C)
+        context.mark_non_differentiable(mean_C, var_C)
         return out_BCFW, mean_C, var_C
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_BCFW: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x_BCFW, weight_C, mean_C, rstd_C = ctx.saved_tensors
-        x_N, grad_N, count = pixels(x_BCFW).reshape(-1), pixels(grad_BCFW).reshape(-1), x_BCFW.numel() // len(mean_C)
-        mean_L = _lanes(mean_C)
-        sum_C, product_C = _sums(_add_gradient, len(mean_C), x_N, grad_N, ctx.floor, mean_L)
-        grad_weight_C = product_C * rstd_C
-        out_BCFW = torch.empty_like(x_BCFW)
+    @once_differentiable
+    def backward(context: Any, *gradient_BCFW: Tensor) -> Any:
+        x_BCFW, weight_C, mean_C, var_C = context.saved_tensors
+        num_pixels, floor = x_BCFW.numel() // len(mean_C), context.floor
+        x_N, gradient_N = _numbers(x_BCFW), _numbers(gradient_BCFW[0])
+        by_bias_C, product_C = _sums(_add_gradient, (x_N, gradient_N), floor, mean_C)
+        rstd_C = 1 / torch.sqrt(var_C + context.eps)
         scale_C = weight_C * rstd_C
-        vectors = (scale_C, -scale_C * rstd_C * grad_weight_C / count, -scale_C * sum_C / count)
-        a_L, b_L, c_L = (_lanes(vector_C) for vector_C in vectors)
-        out_N = pixels(out_BCFW).reshape(-1)
-        _for_blocks(
-            lambda first, end, _: _gradient(x_N, grad_N, ctx.floor, mean_L, a_L, b_L, c_L, out_N, first, end), x_N, mean_L
-        )
-        return out_BCFW, grad_weight_C.to(weight_C), sum_C.to(weight_C), None, None
+        factors_C = scale_C, -scale_C * rstd_C**2 * product_C / num_pixels, -scale_C * by_bias_C / num_pixels
+        by_x_BCFW = torch.empty_like(x_BCFW)
+        given, by_x_N = (x_N, gradient_N, floor, *map(_lanes, (mean_C, *factors_C))), _numbers(by_x_BCFW)
+        _for_blocks(lambda first, end, _: _pass_back(*given, by_x_N, first, end), x_N, given[-1])
+        return by_x_BCFW, (product_C * rstd_C).to(weight_C), by_bias_C.to(weight_C), None, None
 
 
-def _scale_map(x_BCFW: Tensor, floor: np.float32, scale_C: Tensor, shift_C: Tensor, out_BCFW: Tensor) -> None:
-    x_N, out_N, scale_L, shift_L = pixels(x_BCFW).reshape(-1), pixels(out_BCFW).reshape(-1), _lanes(scale_C), _lanes(shift_C)
+def _scaled(x_BCFW: Tensor, floor: np.float32, scale_C: Tensor, shift_C: Tensor) -> Tensor:
+    out_BCFW = torch.empty_like(x_BCFW)
+    x_N, out_N, scale_L, shift_L = _numbers(x_BCFW), _numbers(out_BCFW), _lanes(scale_C), _lanes(shift_C)
     _for_blocks(lambda first, end, _: _scale(x_N, floor, scale_L, shift_L, out_N, first, end), x_N, scale_L)
+    return out_BCFW
 
 
-def _sums(kernel: Any, channels: int, x_N: Any, *arguments: Any) -> Tensor:
+def _sums(kernel: Any, maps: tuple[Any, ...], floor: np.float32, pivot_C: Tensor) -> Tensor:
     """Return the two sums (2, C) over all pixels, in float64, that a kernel adds up by lanes."""
-    lane_L = arguments[-1]
-    sums_P2L = np.zeros((num_parts(), 2, len(lane_L)))
-    _for_blocks(lambda first, end, part: kernel(x_N, *arguments, sums_P2L[part], first, end), x_N, lane_L)
-    return torch.from_numpy(sums_P2L.reshape(-1, 2, len(lane_L) // channels, channels).sum(axis=(0, 2)))
+    pivot_L = _lanes(pivot_C)
+    sums_P2L = np.zeros((num_parts(), 2, len(pivot_L)))
+    _for_blocks(lambda first, end, part: kernel(*maps, floor, pivot_L, sums_P2L[part], first, end), maps[0], pivot_L)
+    return torch.from_numpy(sums_P2L.reshape(len(sums_P2L), 2, -1, len(pivot_C)).sum(axis=(0, 2)))
+
+
+def _numbers(x_BCFW: Tensor) -> Any:
+    return pixels(x_BCFW).reshape(-1)
 
 
 def _lanes(vector_C: Tensor) -> Any:
@@ -142,12 +145,17 @@ def _lanes(vector_C: Tensor) -> Any:
     return np.tile(vector_C.detach().float().numpy(), max(1, LANES // len(vector_C)))
 
 
-def _for_blocks(kernel: Any, x_N: Any, lane_L: Any) -> None:
-    for_ranges(kernel, -(-len(x_N) // (BLOCK_TILES * len(lane_L))))
+def _for_blocks(kernel: Any, x_N: Any, example_L: Any) -> None:
+    for_ranges(kernel, -(-len(x_N) // (BLOCK_TILES * len(example_L))))
+
+
+# The loops run over slices from 0 on: an index that could be negative keeps LLVM from using all lanes. So does writing
+# to two of more than five arrays, since it then no longer checks whether they overlap.
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _add_map(x_N: Any, floor: Any, pivot_L: Any, sums_2L: Any, first: int, end: int) -> None:
+def _add_map(x_N, floor, pivot_L, sums_2L, first, end):  # type: ignore[no-untyped-def]
+    """Add up the differences from the pivot, and their squares."""
     lanes = len(pivot_L)
     for block in range(first, end):
         sum_L, square_L = np.zeros(lanes, np.float32), np.zeros(lanes, np.float32)
@@ -164,7 +172,7 @@ def _add_map(x_N: Any, floor: Any, pivot_L: Any, sums_2L: Any, first: int, end: 
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _scale(x_N: Any, floor: Any, scale_L: Any, shift_L: Any, out_N: Any, first: int, end: int) -> None:
+def _scale(x_N, floor, scale_L, shift_L, out_N, first, end):  # type: ignore[no-untyped-def]
     lanes = len(scale_L)
     for tile in range(first * BLOCK_TILES, end * BLOCK_TILES):
         x_L, out_L = x_N[tile * lanes : (tile + 1) * lanes], out_N[tile * lanes : (tile + 1) * lanes]
@@ -175,31 +183,33 @@ def _scale(x_N: Any, floor: Any, scale_L: Any, shift_L: Any, out_N: Any, first: 
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _add_gradient(x_N: Any, grad_N: Any, floor: Any, mean_L: Any, sums_2L: Any, first: int, end: int) -> None:
+def _add_gradient(x_N, gradient_N, floor, mean_L, sums_2L, first, end):  # type: ignore[no-untyped-def]
+    """Add up the gradients, and their products with the differences from the mean."""
     lanes = len(mean_L)
     for block in range(first, end):
         sum_L, product_L = np.zeros(lanes, np.float32), np.zeros(lanes, np.float32)
         for tile in range(block * BLOCK_TILES, (block + 1) * BLOCK_TILES):
-            x_L, grad_L = x_N[tile * lanes : (tile + 1) * lanes], grad_N[tile * lanes : (tile + 1) * lanes]
+            tile_L = slice(tile * lanes, (tile + 1) * lanes)
+            x_L, gradient_L = x_N[tile_L], gradient_N[tile_L]
             for lane in range(len(x_L)):
-                value, grad = to_float(x_L[lane]), to_float(grad_L[lane])
+                value, gradient = to_float(x_L[lane]), to_float(gradient_L[lane])
                 value = floor if value < floor else value
-                sum_L[lane] += grad
-                product_L[lane] += grad * (value - mean_L[lane])
+                sum_L[lane] += gradient
+                product_L[lane] += gradient * (value - mean_L[lane])
         sums_2L[0] += sum_L
         sums_2L[1] += product_L
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _gradient(
-    x_N: Any, grad_N: Any, floor: Any, mean_L: Any, a_L: Any, b_L: Any, c_L: Any, out_N: Any, first: int, end: int
-) -> None:
-    """Write a * gradient + b * (x - mean) + c, and 0 where the ReLU is."""
+def _pass_back(  # type: ignore[no-untyped-def]
+    x_N, gradient_N, floor, mean_L, by_gradient_L, by_value_L, constant_L, by_x_N, first, end
+):
+    """Write the gradient by x: a factor times the gradient, one times the difference from the mean, and a constant."""
     lanes = len(mean_L)
     for tile in range(first * BLOCK_TILES, end * BLOCK_TILES):
-        x_L, grad_L = x_N[tile * lanes : (tile + 1) * lanes], grad_N[tile * lanes : (tile + 1) * lanes]
-        out_L = out_N[tile * lanes : (tile + 1) * lanes]
+        tile_L = slice(tile * lanes, (tile + 1) * lanes)
+        x_L, gradient_L, by_x_L = x_N[tile_L], gradient_N[tile_L], by_x_N[tile_L]
         for lane in range(len(x_L)):
             value = to_float(x_L[lane])
-            slope = a_L[lane] * to_float(grad_L[lane]) + b_L[lane] * (value - mean_L[lane]) + c_L[lane]
-            out_L[lane] = like(np.float32(0) if value <= floor else slope, x_L[lane])
+            slope = by_gradient_L[lane] * to_float(gradient_L[lane]) + by_value_L[lane] * (value - mean_L[lane])
+            by_x_L[lane] = like(np.float32(0) if value <= floor else slope + constant_L[lane], x_L[lane])

@@ -208,7 +208,7 @@ def mask(x: torch.Tensor, **settings: Any) -> torch.Tensor:
     with torch.no_grad():
         attention.time_weights.copy_(torch.tensor([1.0, 0.0]))
         attention.freq_weights.copy_(torch.tensor([0.0, math.log(2)]))
-        made: torch.Tensor = attention(x)
+        made: torch.Tensor = attention.mask(x)
     return made
 
 
