@@ -54,6 +54,7 @@ def is_channels_last_on_cpu(x_BCFW: Tensor) -> bool:
         and x_BCFW.dtype in (torch.float32, torch.bfloat16)
         and x_BCFW.numel() > 0
         and x_BCFW.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()  # it cannot look into a kernel
     )
 
 
