@@ -77,7 +77,7 @@ def test_training_gives_outputs_gradients_and_statistics_of_torch(
 
 
 def test_statistics_of_millions_of_values_are_exact() -> None:
-    # Torch adds up those of a channel in float32, one after another: its variance of these is off by 0.05 %.
+    # Torch adds up those of a channel in float32, one after another: its variance of these is off by 0.1 %.
     x = drawn((64, 4, 64, 96))
     expected = x.double().relu().var(dim=(0, 2, 3))
     norm = nn.BatchNorm2d(4, momentum=1)
@@ -148,7 +148,7 @@ def test_nan_in_a_gradient_reaches_the_weights() -> None:
 
 def test_a_silent_channel_gives_its_bias_and_finite_gradients() -> None:
     x, norm = drawn((2, 3, 5, 7)), norm_of(3)
-    x[:, 1] = -1
+    x[0, 1], x[1, 1] = -1, 0
     x.requires_grad_()
     out = norm_channels(x, norm, relu=True)
     out.backward(drawn((2, 3, 5, 7), seed=1))
