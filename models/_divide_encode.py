@@ -27,7 +27,7 @@ class SplitHead(nn.Module):
 
     def forward(self, top_BV: Tensor) -> Tensor:
         """Return codes (B, D), not normalised, of values (B, V); V is a multiple of D."""
-        slices_DBS = top_BV.unflatten(1, (self.out.out_channels, -1)).transpose(0, 1)
+        slices_DBS = top_BV.view(len(top_BV), self.out.out_channels, -1).transpose(0, 1)
         hidden_DBU = functional.elu(_multiply(self.hidden, slices_DBS))
         return _multiply(self.out, hidden_DBU).squeeze(2).T
 

@@ -28,7 +28,9 @@ def map_norm(x_BK: Tensor, weight_K: Tensor, bias_K: Tensor, eps: float, order: 
     `norm` takes mean and biased variance over all values of a map, and has one float32 weight and bias per value.
     """
     keeps = torch.is_grad_enabled()
-    result_BK: Tensor = _MapNorm.apply(x_BK.contiguous(), weight_K, bias_K, eps, order == "elu-norm", keeps)
+    result_BK: Tensor = _MapNorm.apply(  # type: ignore[no-untyped-call]
+        x_BK.contiguous(), weight_K, bias_K, eps, order == "elu-norm", keeps
+    )
     return result_BK
 
 
