@@ -8,7 +8,6 @@ Shape legend: B segments, N nodes of a segment, C channels (padded to a multiple
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from numba import njit
 from torch import Tensor
