@@ -43,3 +43,15 @@ def real_data() -> Path:
     if not (REAL_DATA / "fma").is_dir():
         pytest.skip(f"no real music at {REAL_DATA}; set BENCH_TEST_DATA to a folder that holds fma/, noise/ and rir/")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder to be linked as `rooms` in a store; simulating them takes a run a quarter of a minute.
+
+    All processes of a session of tests share it: the store's own lock lets the first that needs rooms make them.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "rooms"
+    folder.mkdir(exist_ok=True)
+    return folder
