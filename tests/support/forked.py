@@ -95,7 +95,17 @@ class Started:
 
 def start(*arguments: str, **variables: str) -> Started:
     """Start `bench` with these arguments, and with variables beside those of this process."""
-    request = {"arguments": arguments, "environment": os.environ | variables, "folder": os.getcwd()}
+    return _start("", arguments, variables)
+
+
+def start_code(code: str, *arguments: str, **variables: str) -> Started:
+    """Start some code, as `python -P -c` does."""
+    return _start(code, arguments, variables)
+
+
+def _start(code: str, arguments: tuple[str, ...], variables: Mapping[str, str]) -> Started:
+    environment = os.environ | variables
+    request = {"code": code, "arguments": arguments, "environment": environment, "folder": os.getcwd()}
     (status, told), (errors, written) = os.pipe(), os.pipe()
     stdout = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - `communicate` closes it
     try:
@@ -188,5 +198,8 @@ def _be_command(request: Mapping[str, Any], stdout: int, stderr: int) -> None:
         os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False),
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["bench", *request["arguments"]]
+    sys.argv = ["-c" if request["code"] else "bench", *request["arguments"]]
+    if request["code"]:
+        exec(request["code"], {"__name__": "__main__"})
+        return
     runpy.run_module("bench", run_name="__main__", alter_sys=True)
