@@ -46,7 +46,7 @@ SETTINGS = (
 )
 STAGES = ("decode", "rooms rooms", "query set", "training", "database", "test cells", "aligning")
 # One thread, so that sums are done in one order and a run repeats to the bit.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
 
 
 def command(store: Path, *more: str) -> list[str]:
