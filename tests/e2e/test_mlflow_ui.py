@@ -58,8 +58,11 @@ def pages(store: Path) -> Iterator[dict[str, str]]:
     server = subprocess.Popen([*forked.NEW_PROCESS, *told], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        lines = iter(server.stdout.readline, "")
-        found = dict(line.rstrip().split(": ", 1) for line in iter(lambda: next(lines, "Ctrl-C"), "Ctrl-C ends it\n"))
+        found = {}
+        while (line := server.stdout.readline()) != "Ctrl-C ends it\n":
+            assert ": " in line, (line, "" if line else server.communicate(timeout=30)[1])  # it ended
+            what, address = line.rstrip().split(": ", 1)
+            found[what] = address
         yield found
     finally:
         server.send_signal(signal.SIGINT)
