@@ -35,9 +35,10 @@ setup: $(SETUP)
 demo: setup
 	$(BIN)/bench $(DEMO)
 
-# One file of tests stays in one process, so that what a file prepares is prepared once.
+# One file of tests stays in one process, so that what a file prepares is prepared once. Files are shared out in the order
+# of tests/conftest.py, the longest first; without the option, xdist begins with those of most tests, which are short.
 test: $(DEV)
-	$(BIN)/pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Half an hour by default, one command after another; docs/reliability.md says what is tried, and how to repeat a failure.
 campaign: $(DEV)

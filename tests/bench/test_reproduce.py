@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,6 +56,7 @@ SETTINGS = (
     "eval.noise_reverb_t60_s=0.3",
     "eval.lengths_s=[0.96, 2.0]",
     "eval.rooms_per_t60=1",
+    "pairs.aru-sim.duration_s=12.0",
 )
 REPORT = registry.load("report", "reproduce")
 
@@ -150,8 +149,7 @@ def test_the_command_goes_on_from_what_is_there_and_ends_with_0(again: Outcome, 
     [own] = (finished.root / REPRODUCTIONS / again.run).iterdir()
     [weights] = (own / "weights").glob(f"*/{WEIGHTS}")
     written = weights.stat().st_mtime_ns
-    command = (sys.executable, "-P", "-m", "bench", "reproduce", again.run[:6], "--store", str(finished.root))
-    told = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, timeout=300)
+    told = forked.finish("reproduce", again.run[:6], "--store", str(finished.root), COLUMNS="120")
     assert told.returncode == 0, told.stderr
     assert "reproduced: all 348 answers are the same" in told.stdout
     assert "computing anew in" in told.stdout and "training:" not in told.stderr

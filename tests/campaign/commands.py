@@ -7,7 +7,6 @@ instants at which it is killed fall into its own work. It calls `bench.cli.main`
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -27,10 +26,6 @@ import psutil
 
 LIMIT_S = 300.0  # of one command, on a machine that does other things as well
 MARK = "BENCH_CAMPAIGN"  # a variable of every process that a command starts: the folder of its log
-HEAVY = (
-    *("torch", "torchaudio", "mlflow", "optuna", "pandas", "soundfile", "falconn", "faiss", "pyroomacoustics"),
-    *("mlflow.store.tracking.sqlalchemy_store", "bench.run", "bench.cli", "bench.catalogue.build", "bench.align_pair"),
-)
 # Made-up music and a budget with which a run takes seconds.
 SMALL = (
     *("music.num_train=4", "music.num_val=2", "music.num_test=3", "music.seconds=4.0", "train.steps=12"),
@@ -101,14 +96,6 @@ class Started:
         assert self._code is not None
         output = self._log.read_text(encoding="utf-8", errors="replace")
         return Ended(self._arguments, self._code, output, time.monotonic() - self._began_s)
-
-
-def import_heavy_libraries() -> None:
-    """Import what commands need, once for all of them. No thread may run in a process that forks."""
-    os.environ["MLFLOW_LOGGING_LEVEL"] = "CRITICAL"  # the product sets it before it imports MLflow
-    for name in HEAVY:
-        importlib.import_module(name)
-    sys.modules["torch"].set_num_threads(1)  # sums are done in one order, so that a run repeats to the bit
 
 
 def start(arguments: Sequence[str | Path], log: Path, **variables: str) -> Started:

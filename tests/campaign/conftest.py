@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from commands import RUN, Ended, finish, import_heavy_libraries, new_store
+from commands import RUN, Ended, finish, new_store
+from forked import import_heavy_libraries
 from mlflow_server import Server
 from postgres_server import postgres, postgres_url
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 from bench.logbook import open_book
@@ -39,15 +39,14 @@ return Array.from(document.querySelectorAll('.js-plotly-plot')).map(plot => ({
 
 
 @pytest.fixture(scope="module")
-def two_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_encoders(tmp_path_factory: pytest.TempPathFactory, rooms: Path) -> Path:
     """Return a store with whole runs of two encoders on the same queries; the second aligns recorders too."""
     store = tmp_path_factory.mktemp("encoders")
+    (store / "rooms").symlink_to(rooms)
     for encoder, task, more in (("random-projection", "segments", ()), ("now-playing", "all", ALIGNERS)):
         told = ["run", "--model", encoder, "--preset", "tiny", "--task", task, "--store", str(store)]
         overrides = [part for setting in (*SETTINGS, *more) for part in ("--set", setting)]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "bench", *told, *overrides], capture_output=True, text=True, check=False
-        )
+        done = forked.finish(*told, *overrides)
         assert done.returncode == 0, done.stderr
     return store
 
@@ -55,12 +54,15 @@ def two_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def pages(store: Path) -> Iterator[dict[str, str]]:
     """Give the addresses that `bench ui` prints for a store, by what they show; the server is gone afterwards."""
-    told = [sys.executable, "-P", "-m", "bench", "ui", "--store", str(store)]
-    server = subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told = ["ui", "--store", str(store)]
+    server = subprocess.Popen([*forked.NEW_PROCESS, *told], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        lines = iter(server.stdout.readline, "")
-        found = dict(line.rstrip().split(": ", 1) for line in iter(lambda: next(lines, "Ctrl-C"), "Ctrl-C ends it\n"))
+        found = {}
+        while (line := server.stdout.readline()) != "Ctrl-C ends it\n":
+            assert ": " in line, (line, "" if line else server.communicate(timeout=30)[1])  # it ended
+            what, address = line.rstrip().split(": ", 1)
+            found[what] = address
         yield found
     finally:
         server.send_signal(signal.SIGINT)

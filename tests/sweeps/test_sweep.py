@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 from bench.store import read_frame, read_json
@@ -26,9 +27,11 @@ preset = "tiny"
 """
 # What makes a run of seconds of the preset for a demo.
 SMALL = (
+    "music.num_train=12", "music.num_val=4", "music.num_test=6", "music.seconds=8.0",
     "train.steps=60", "train.batch_pairs=8", "train.segments_per_track=1", "train.neighbours_per_track=0",
-    "train.checkpoint_every_steps=5", "train.val_queries=16", "eval.snr_db=[10.0]", "eval.t60_s=[0.4]",
-    "eval.max_queries=12", "eval.indexes=['exact']",
+    "train.checkpoint_every_steps=5", "train.val_queries=16", "eval.snr_db=[10.0]",
+    "eval.t60_s=[0.3]", "eval.noise_reverb_t60_s=0.3", "eval.rooms_per_t60=1", "eval.max_queries=12",
+    "eval.indexes=['exact']",
 )  # fmt: skip
 PATIENCE_S = 240
 LOAD = """
@@ -47,11 +50,11 @@ pytestmark = pytest.mark.slow
 def bench(*arguments: str) -> list[str]:
     sets = [part for setting in SMALL for part in ("--set", setting)]
     more = sets if arguments[0] == "run" or arguments[:2] == ("sweep", "-m") else []
-    return [sys.executable, "-P", "-m", "bench", *arguments, *more]
+    return [*arguments, *more]
 
 
 def done(*arguments: str) -> str:
-    ended = subprocess.run(bench(*arguments), capture_output=True, text=True, timeout=PATIENCE_S)
+    ended = forked.finish(*bench(*arguments), timeout=PATIENCE_S)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return ended.stdout
 
@@ -63,16 +66,16 @@ def workers() -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def sweep(tmp_path_factory: pytest.TempPathFactory, rooms: Path) -> tuple[Path, str]:
     """Run a sweep of three trials by two workers that is killed with all its processes while it trains, then again."""
     folder = tmp_path_factory.mktemp("sweep")
     space, store = folder / "space.toml", folder / "store"
     space.write_text(SPACE)
+    store.mkdir()
+    (store / "rooms").symlink_to(rooms)
     command = ("sweep", "-m", "now-playing", "--space", str(space), "--trials", "3", "--workers", "2")
     command = (*command, "--store", str(store), "--pruner", "none")
-    process = subprocess.Popen(
-        bench(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    process = forked.start(*bench(*command))
     before = set(workers())
     wait_for(lambda: list(store.glob("weights/*.partial/resume.safetensors")), process)
     killed = {pid for pid in workers() if store_of(pid) == str(store)} - before | {process.pid}
@@ -88,10 +91,10 @@ def store_of(pid: int) -> str:
     return str(log.parents[2])
 
 
-def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Any, process: forked.Started) -> None:
     until = time.monotonic() + PATIENCE_S
     while not condition():
-        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert process.poll() is None, "".join(process.communicate())[-3000:]
         assert time.monotonic() < until
         time.sleep(0.1)
 
@@ -146,11 +149,11 @@ def test_interrupted_sweep_ends_its_workers_and_puts_the_trial_back(sweep: tuple
     space = store.parent / "long.toml"
     space.write_text(SPACE.replace('"train.steps" = 40', '"train.steps" = 100000'))
     command = ("sweep", "-m", "now-playing", "--space", str(space), "--trials", "1", "--store", str(store))
-    process = subprocess.Popen(bench(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = forked.start(*bench(*command))
     wait_for(lambda: list(store.glob("weights/*.partial/resume.safetensors")), process)
     mine = [pid for pid in workers() if store_of(pid) == str(store)]
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=90)
+    output = "".join(process.communicate(timeout=90))
     assert process.returncode == 130, output[-2000:]
     assert "interrupted; repeat the command to resume" in output
     assert "Traceback" not in output
@@ -182,7 +185,7 @@ def test_best_trial_is_promoted_registered_and_tested_again_from_the_registry(sw
     uri = f"sqlite:///{store / 'mlflow.db'}"
     # In a process of its own: mlflow keeps the tracking store in the environment, which other tests inherit.
     loaded = subprocess.run(
-        [sys.executable, "-c", LOAD], capture_output=True, text=True, timeout=PATIENCE_S,
+        [sys.executable, "-P", "-c", LOAD], capture_output=True, text=True, timeout=PATIENCE_S,
         env=os.environ | {"MLFLOW_TRACKING_URI": uri},
     )  # fmt: skip
     assert loaded.returncode == 0, loaded.stderr[-3000:]
@@ -215,16 +218,14 @@ def test_sweep_outlasts_a_database_that_goes_away_while_it_trains(sweep: tuple[P
         return [p for p in store.glob("weights/*.partial") if p not in before and (p / "resume.safetensors").is_file()]
 
     # Another seed, or the result would be found in the store.
-    process = subprocess.Popen(
-        [*command, "--set", "seed=7"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = forked.start(*command, "--set", "seed=7")
     wait_for(training, process)
     postgres.stop()
     try:
         wait_for(lambda: not training(), process)
     finally:
         assert postgres.start()
-    output, _ = process.communicate(timeout=PATIENCE_S)
+    output = "".join(process.communicate(timeout=PATIENCE_S))
     assert process.returncode == 0, output[-3000:]
     assert "Traceback" not in output
     assert "1 complete" in output
@@ -240,9 +241,7 @@ def test_sweep_outlasts_a_database_that_goes_away_while_it_trains(sweep: tuple[P
 )
 def test_wrong_address_of_a_model_is_one_sentence(sweep: tuple[Path, str], uri: str, told: str) -> None:
     store, _ = sweep
-    ended = subprocess.run(
-        bench("run", "--checkpoint", uri, "--store", str(store)), capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    ended = forked.finish(*bench("run", "--checkpoint", uri, "--store", str(store)), timeout=PATIENCE_S)
     assert ended.returncode == 2
     assert told in ended.stderr
     assert "Traceback" not in ended.stderr

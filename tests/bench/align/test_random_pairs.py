@@ -19,7 +19,8 @@ def recordings() -> list[Floats]:
 
 @pytest.fixture(scope="module")
 def drawn() -> list[RandomPair]:
-    return [draw_pair(recordings(), seed) for seed in range(NUM_SEEDS)]
+    heard = recordings()
+    return [draw_pair(heard, seed) for seed in range(NUM_SEEDS)]
 
 
 def similarity(pair: RandomPair, time0_s: float, time1_s: float) -> float:

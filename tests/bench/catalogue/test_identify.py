@@ -266,8 +266,9 @@ def test_thresholds_are_calibrated_at_every_length_and_fall_with_it(opened: Cata
 
 
 def test_more_strangers_that_may_be_accepted_lower_the_thresholds(
-    tmp_path: Path, music: Path, opened: Catalogue
+    tmp_path: Path, music: Path, opened: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(building, "EXCERPTS", 100)  # as many as those of `opened`, which it is compared with
     weights, store = weights_of(tmp_path), Store(tmp_path / "store")
     loose = built_from(tmp_path / "loose", weights, music, store, false_accepts=0.2)
     for strict, limit in zip(opened.limits, loose.limits, strict=True):

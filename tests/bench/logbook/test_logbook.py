@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import forked
 import pandas as pd
 import pytest
 
@@ -33,7 +34,7 @@ from bench.logbook import open_book
 store, key, hold_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 with open_book(store / "runs" / key, experiment="x", name=key, store=store, warn=print) as book:
     book.metrics({"a": 1.0}, step=3)
-    print("open", book.run_id, flush=True)
+    print("open", book.run_id, file=sys.stderr)
     time.sleep(hold_s)
 """
 
@@ -295,7 +296,7 @@ def test_a_killed_run_is_closed_and_a_live_one_left_alone(store: Path) -> None:
         assert alive.wait(20) != 0
         assert client_of(store).get_run(ids["alive"]).info.status == "KILLED"
     finally:
-        dead.kill(), alive.kill()
+        dead.send_signal(signal.SIGKILL), alive.send_signal(signal.SIGKILL)
 
 
 def test_a_second_process_on_the_same_run_waits_and_continues_it(store: Path) -> None:
@@ -342,7 +343,7 @@ def test_opening_any_run_closes_the_dead_ones(store: Path) -> None:
 
 def test_four_processes_share_a_fresh_database(tmp_path: Path) -> None:
     children = [child(tmp_path, f"k{i}", hold_s=0) for i in range(4)]
-    outputs = [process.communicate(timeout=60)[0] for process in children]
+    outputs = [process.communicate(timeout=60) for process in children]
     assert [process.returncode for process in children] == [0] * 4, outputs
     runs = all_runs(tmp_path)
     assert sorted(run.info.run_name for run in runs) == ["k0", "k1", "k2", "k3"]
@@ -398,17 +399,15 @@ def test_importing_the_logbook_does_not_import_mlflow() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def child(store: Path, key: str, hold_s: float) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_TRACKING")}
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(store), key, str(hold_s)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-    )  # fmt: skip
+def child(store: Path, key: str, hold_s: float) -> forked.Started:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("MLFLOW_TRACKING")]:
+            patch.delenv(name)
+        return forked.start_code(CHILD, str(store), key, str(hold_s))
 
 
-def run_id_of(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline().split()
+def run_id_of(process: forked.Started) -> str:
+    line = process.stderr.readline().split()
     assert line[:1] == ["open"], line
     return line[1]
 

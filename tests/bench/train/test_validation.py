@@ -20,14 +20,17 @@ from bench.values import Cell, no_progress
 
 @pytest.fixture(scope="module")
 def config() -> RunConfig:
-    small = ("eval.snr_db=[10.0]", "eval.t60_s=[0.4]", "eval.rooms_per_t60=1", "eval.max_queries=4")
+    small = ("music.num_train=24", "music.num_val=6", "music.num_test=8", "eval.snr_db=[10.0]", "eval.max_queries=4")
+    small += ("eval.t60_s=[0.3]", "eval.noise_reverb_t60_s=0.3", "eval.rooms_per_t60=1")
     found = resolve("random-projection", registry.load("encoder", "random-projection"), "tiny", overrides=small)
     return replace(found, eval=validation_config(found.eval))
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
+def store(tmp_path_factory: pytest.TempPathFactory, rooms: Path) -> Store:
+    folder = tmp_path_factory.mktemp("store")
+    (folder / "rooms").symlink_to(rooms)
+    return Store(folder)
 
 
 @pytest.fixture(scope="module")
