@@ -95,9 +95,9 @@ def test_path_follows_a_drift_and_a_wobble_to_a_millisecond() -> None:
 def test_path_is_not_sure_of_recordings_of_other_scenes() -> None:
     """What agrees does so by chance, which the rounding of another processor changes: a single pair may look sure."""
     one = pair_of(Clock())
-    unlike = [replace(one, wave1_T=pair_of(Clock(), seed=s).wave1_T, key=f"unlike {s}") for s in range(5, 13)]
+    unlike = [replace(one, wave1_T=pair_of(Clock(), seed=s).wave1_T, key=f"unlike {s}") for s in range(5, 17)]
     sure = [found("fingerprint-path", pair).confidence_K.max() for pair in unlike]
-    assert np.mean(sure) < 0.33 and np.median(sure) < 0.2  # 0.17 and 0.04; by a fixed share of agreement 0.46 and 0.38
+    assert np.mean(sure) < 0.33 and np.median(sure) < 0.2  # 0.15 and 0.01; by a fixed share of agreement 0.53 and 0.44
     assert found("fingerprint-path", one).confidence_K.min() > 0.9
 
 
