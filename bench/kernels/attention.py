@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bench.kernels.channel_norm import pixels
-from bench.kernels.floats import FAST, exp_of_negative, like, to_float
+from bench.kernels.floats import exp_of_negative, kernel, like, to_float
 from bench.kernels.rows import for_ranges, num_parts
 
 
@@ -96,7 +95,7 @@ def _bands(x_BCFW: Tensor) -> Any:
 # The loops write to one array, or to two of at most five: LLVM checks no more for overlaps, and would use one lane.
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _attend(  # type: ignore[no-untyped-def]
     x_BFK, time_K, freq_F, scale, skip_BFK, bands_BFC, frames_BWC, out_BFK, first, end
 ):
@@ -126,7 +125,7 @@ def _attend(  # type: ignore[no-untyped-def]
                     out_K[k] = like(to_float(skip_K[k]) + to_float(x_K[k]) * bands_K[k] * frames_K[k], x_K[k])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _pass_back(  # type: ignore[no-untyped-def]
     x_BFK, time_K, freq_F, scale, gradient_BFK, bands_BFC, frames_BWC, by_x_BFK, by_time_K, by_freq_F, first, end
 ):
@@ -166,7 +165,7 @@ def _pass_back(  # type: ignore[no-untyped-def]
         by_time_K += sum_K
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _fold(value_K, sum_C):  # type: ignore[no-untyped-def]
     """Write the sums over the frames of a band; overwrites it. Halving keeps the loops long if channels are few."""
     num_values, channels = len(value_K), len(sum_C)
@@ -181,7 +180,7 @@ def _fold(value_K, sum_C):  # type: ignore[no-untyped-def]
             sum_C[c] += value_K[start + c]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _spread(value_C, out_K):  # type: ignore[no-untyped-def]
     """Write the value of each channel into all frames of a band, doubling what is written."""
     done = len(value_C)
@@ -194,7 +193,7 @@ def _spread(value_C, out_K):  # type: ignore[no-untyped-def]
         done *= 2
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _softmax(logit_NC, scale):  # type: ignore[no-untyped-def]
     """Replace logits by `scale` times their softmax along the first axis."""
     number, channels = logit_NC.shape
@@ -218,7 +217,7 @@ def _softmax(logit_NC, scale):  # type: ignore[no-untyped-def]
             logit_NC[n, c] *= sum_C[c]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _softmax_back(soft_NC, scale, by_NC):  # type: ignore[no-untyped-def]
     """Replace the gradients at `scale` times a softmax by those at its logits."""
     number, channels = soft_NC.shape

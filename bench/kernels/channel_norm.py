@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from numba import njit
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bench.kernels.floats import FAST, as_array, like, to_float
+from bench.kernels.floats import as_array, kernel, like, to_float
 from bench.kernels.rows import for_ranges, num_parts
 
 LANES = 512
@@ -154,7 +153,7 @@ def _for_blocks(kernel: Any, x_N: Any, example_L: Any) -> None:
 # to two of more than five arrays, since it then no longer checks whether they overlap.
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _add_map(x_N, floor, pivot_L, sums_2L, first, end):  # type: ignore[no-untyped-def]
     """Add up the differences from the pivot, and their squares."""
     lanes = len(pivot_L)
@@ -172,7 +171,7 @@ def _add_map(x_N, floor, pivot_L, sums_2L, first, end):  # type: ignore[no-untyp
         sums_2L[1] += square_L
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _scale(x_N, floor, scale_L, shift_L, out_N, first, end):  # type: ignore[no-untyped-def]
     lanes = len(scale_L)
     for tile in range(first * BLOCK_TILES, end * BLOCK_TILES):
@@ -183,7 +182,7 @@ def _scale(x_N, floor, scale_L, shift_L, out_N, first, end):  # type: ignore[no-
             out_L[lane] = like(value * scale_L[lane] + shift_L[lane], x_L[lane])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _add_gradient(x_N, gradient_N, floor, mean_L, sums_2L, first, end):  # type: ignore[no-untyped-def]
     """Add up the gradients, and their products with the differences from the mean."""
     lanes = len(mean_L)
@@ -201,7 +200,7 @@ def _add_gradient(x_N, gradient_N, floor, mean_L, sums_2L, first, end):  # type:
         sums_2L[1] += product_L
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _pass_back(  # type: ignore[no-untyped-def]
     x_N, gradient_N, floor, mean_L, by_gradient_L, by_value_L, constant_L, by_x_N, first, end
 ):

@@ -22,6 +22,17 @@ NAN_BITS = np.uint32(0x7FC0)  # a bfloat16 that is no number
 LEAST_EXPONENT = -87.0  # e to the power of this is the smallest normal float32
 
 
+def kernel(function: Any, fastmath: set[str] = FAST) -> Any:
+    """Return a function compiled for the types that it is called with, which releases the GIL.
+
+    What is compiled is kept beside the source, or in the user's cache; where neither can be written, for this process.
+    """
+    try:
+        return njit(nogil=True, cache=True, fastmath=fastmath)(function)
+    except RuntimeError:  # Numba's, where no place can be written
+        return njit(nogil=True, fastmath=fastmath)(function)
+
+
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:
     """Return a contiguous tensor on the CPU as an array that shares its memory; bfloat16 as uint16 bits."""
     assert tensor.is_contiguous()

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bench.kernels.floats import FAST, as_array, like, to_float
+from bench.kernels.floats import as_array, kernel, like, to_float
 from bench.kernels.rows import for_ranges
 
 BLOCK = 4_096  # values handled at once, in the first-level cache
@@ -55,7 +54,7 @@ def _for_blocks(kernel: Any, num_values: int) -> None:
     for_ranges(kernel, -(-num_values // BLOCK))
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _forward(messages_KN, value_N, rise_N, chosen_N, first, end):  # type: ignore[no-untyped-def]
     """Write the rises, and which message gave each: 0 for none."""
     largest_N = np.empty(BLOCK, np.float32)
@@ -76,7 +75,7 @@ def _forward(messages_KN, value_N, rise_N, chosen_N, first, end):  # type: ignor
             rise[n] = like(largest_N[n] - to_float(value[n]), value[n])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _backward(gradient_N, chosen_N, by_messages_KN, by_value_N, first, end):  # type: ignore[no-untyped-def]
     for start in range(first * BLOCK, end * BLOCK, BLOCK):
         block = slice(start, start + BLOCK)

@@ -15,7 +15,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from bench.kernels.floats import FAST, as_array, exp_of_negative, like, to_float
+from bench.kernels.floats import FAST, as_array, exp_of_negative, kernel, like, to_float
 from bench.kernels.rows import for_ranges, num_parts
 
 Order = Literal["norm-relu", "elu-norm"]
@@ -72,7 +72,7 @@ def _elu(value: Any) -> Any:
 # The loops run over one-dimensional slices from 0 on: an index that could be negative keeps LLVM from using all lanes.
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _forward(  # type: ignore[no-untyped-def]
     x_BK, weight_K, bias_K, eps, is_elu, keeps, value_XK, out_BK, moments_B2, first, end, part
 ):
@@ -94,13 +94,13 @@ def _forward(  # type: ignore[no-untyped-def]
         _normalise(value_K, np.float32(mean), np.float32(scale), weight_K, bias_K, not is_elu, out_BK[b])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _activate(x_K, value_K):  # type: ignore[no-untyped-def]
     for k in range(len(x_K)):
         value_K[k] = like(_elu(to_float(x_K[k])), value_K[k])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _add_up(value_K):  # type: ignore[no-untyped-def]
     """Return the sum of the values and that of their squares."""
     total, squares = np.float32(0), np.float32(0)
@@ -111,7 +111,7 @@ def _add_up(value_K):  # type: ignore[no-untyped-def]
     return total, squares
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _normalise(value_K, mean, scale, weight_K, bias_K, is_relu, out_K):  # type: ignore[no-untyped-def]
     for k in range(len(value_K)):
         normed = (to_float(value_K[k]) - mean) * scale * weight_K[k] + bias_K[k]
@@ -119,7 +119,7 @@ def _normalise(value_K, mean, scale, weight_K, bias_K, is_relu, out_K):  # type:
         out_K[k] = like(normed, out_K[k])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _backward(  # type: ignore[no-untyped-def]
     gradient_BK, value_BK, weight_K, bias_K, moments_B2, is_elu, by_x_BK, by_weight_PK, by_bias_PK, first, end, part
 ):
@@ -138,7 +138,7 @@ def _backward(  # type: ignore[no-untyped-def]
         _pass_back(gradient_BK[b], value_BK[b], weight_K, bias_K, moments, is_elu, means, by_x_BK[b])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _collect(gradient_K, value_K, weight_K, bias_K, moments, is_elu, by_weight_K, by_bias_K):  # type: ignore[no-untyped-def]
     """Add to the gradients by weight and bias; return the sums of what flows to the mean and to the variance."""
     total, product = np.float32(0), np.float32(0)
@@ -155,7 +155,7 @@ def _collect(gradient_K, value_K, weight_K, bias_K, moments, is_elu, by_weight_K
     return total, product
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _pass_back(gradient_K, value_K, weight_K, bias_K, moments, is_elu, means, by_x_K):  # type: ignore[no-untyped-def]
     """Write the gradient by the input; `means` are those of what flows to the mean and to the variance."""
     for k in range(len(value_K)):

@@ -7,12 +7,13 @@ Shape legend: B segments, N nodes of a segment, C channels (padded to a multiple
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from bench.kernels.floats import FAST, as_array
+from bench.kernels.floats import FAST, as_array, kernel
 from bench.kernels.rows import for_ranges
 
 UNROLLED = 4  # channels added up in one pass over the nodes
@@ -34,7 +35,7 @@ def nearest_nodes(unit_BNC: Tensor, num_nearest: int) -> Tensor:
     return torch.from_numpy(nearest_BNK)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _find(unit_BNC, unit_BCN, nearest_BNK, first, end):  # type: ignore[no-untyped-def]
     num_nodes = unit_BNC.shape[1]
     num_groups = -(-num_nodes // GROUP)
@@ -59,7 +60,7 @@ def _find(unit_BNC, unit_BCN, nearest_BNK, first, end):  # type: ignore[no-untyp
                 largest_G[best] = _largest(cosine_GV, best)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@kernel
 def _multiply(unit_BNC, unit_BCN, b, n, cosine_N):  # type: ignore[no-untyped-def]
     """Write the inner products of node n with all nodes."""
     for c in range(0, unit_BNC.shape[2], UNROLLED):
@@ -72,7 +73,7 @@ def _multiply(unit_BNC, unit_BCN, b, n, cosine_N):  # type: ignore[no-untyped-de
 
 
 # A maximum uses all lanes if there is no NaN. Where there is one, any nodes are the nearest; the vectors stay NaN.
-@njit(nogil=True, cache=True, fastmath={*FAST, "nnan", "ninf"})
+@partial(kernel, fastmath={*FAST, "nnan", "ninf"})
 def _largest(cosine_GV, g):  # type: ignore[no-untyped-def]
     largest = TAKEN
     for v in range(GROUP):
