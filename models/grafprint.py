@@ -22,6 +22,7 @@ from torch_geometric.nn import MessagePassing
 
 from bench.audio.frontend import POWER_FLOOR, make_nonpersistent, mel_power
 from bench.errors import ConfigError
+from bench.kernels.floats import is_for_kernels
 from bench.kernels.largest_rise import largest_rise
 from bench.kernels.nearest_nodes import nearest_nodes
 
@@ -385,7 +386,7 @@ def nearest_edges(u_BNC: Tensor, others: int, dilation: int) -> Tensor:
     # 1. The nearest nodes, numbered within each segment
     with torch.autocast(u_BNC.device.type, enabled=False):
         unit_BNC = functional.normalize(u_BNC.to(torch.promote_types(u_BNC.dtype, torch.float32)), dim=2)
-        if u_BNC.device.type == "cpu" and unit_BNC.dtype == torch.float32 and u_BNC.shape[2] <= FEW_CHANNELS:
+        if is_for_kernels(unit_BNC) and u_BNC.shape[2] <= FEW_CHANNELS:
             near_BNK = nearest_nodes(unit_BNC, others * dilation)
         elif u_BNC.device.type == "cpu":
             parts = [_nearest_in_cache(part, others * dilation) for part in torch.split(unit_BNC, COSINE_CHUNK)]
@@ -435,7 +436,7 @@ class _MaxRelative(MessagePassing):  # type: ignore[misc]
         return mixed_MC
 
     def aggregate(self, inputs: Tensor, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16):
+        if is_for_kernels(x):
             return largest_rise(inputs.view(len(inputs) // len(x), -1), x.flatten()).view_as(x)
         return functional.relu(reduce(torch.maximum, inputs.view(-1, *x.shape).unbind()) - x)
 

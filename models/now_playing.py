@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bench.audio.frontend import LogMel, MagnitudeMel, patches_of_each
 from bench.errors import ConfigError
+from bench.kernels.floats import is_for_kernels
 from bench.kernels.map_norm import Order, map_norm
 from bench.models._divide_encode import SplitHead
 
@@ -151,7 +152,7 @@ class _HalfLayer(nn.Module):
 
     def forward(self, x_BCFW: Tensor) -> Tensor:
         y_BCFW = self._convolve(x_BCFW)
-        if y_BCFW.device.type == "cpu":
+        if is_for_kernels(y_BCFW):
             return self.norm.with_activation(y_BCFW, self.norm_order)
         if self.norm_order == "norm-relu":
             return functional.relu(self.norm(y_BCFW))

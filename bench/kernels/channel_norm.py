@@ -17,7 +17,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bench.kernels.floats import as_array, kernel, like, to_float
+from bench.kernels.floats import as_array, is_for_kernels, kernel, like, to_float
 from bench.kernels.rows import for_ranges, num_parts
 
 LANES = 512
@@ -30,7 +30,7 @@ def norm_channels(x_BCFW: Tensor, norm: nn.BatchNorm2d, relu: bool) -> Tensor:
     The kernels are for float32 and bfloat16 on the CPU, channels last, in training or without gradients. All else (a
     GPU, SyncBatchNorm, another kind of average) goes through torch.
     """
-    if not _is_for_kernels(x_BCFW, norm):
+    if not _is_for_norm(x_BCFW, norm):
         normed_BCFW: Tensor = norm(functional.relu_(x_BCFW) if relu else x_BCFW)
         return normed_BCFW
     floor = np.float32(0 if relu else -np.inf)  # a ReLU is a maximum with 0, and with -infinity none
@@ -48,13 +48,8 @@ def norm_channels(x_BCFW: Tensor, norm: nn.BatchNorm2d, relu: bool) -> Tensor:
 
 def is_channels_last_on_cpu(x_BCFW: Tensor) -> bool:
     """Return whether the kernels can compute with a map, which must also be of a format they know, and not empty."""
-    return (
-        x_BCFW.device.type == "cpu"
-        and x_BCFW.dtype in (torch.float32, torch.bfloat16)
-        and x_BCFW.numel() > 0
-        and x_BCFW.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()  # it cannot look into a kernel
-    )
+    last = x_BCFW.is_contiguous(memory_format=torch.channels_last)
+    return is_for_kernels(x_BCFW) and last and x_BCFW.numel() > 0
 
 
 def pixels(x_BCFW: Tensor) -> Any:
@@ -62,7 +57,7 @@ def pixels(x_BCFW: Tensor) -> Any:
     return as_array(x_BCFW.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1))
 
 
-def _is_for_kernels(x_BCFW: Tensor, norm: nn.BatchNorm2d) -> bool:
+def _is_for_norm(x_BCFW: Tensor, norm: nn.BatchNorm2d) -> bool:
     per_channel = x_BCFW.numel() // max(1, x_BCFW.shape[1])
     return (
         is_channels_last_on_cpu(x_BCFW)

@@ -33,6 +33,12 @@ def kernel(function: Any, fastmath: set[str] = FAST) -> Any:
         return njit(nogil=True, fastmath=fastmath)(function)
 
 
+def is_for_kernels(tensor: Tensor) -> bool:
+    """Return whether kernels can compute with a tensor: on the CPU, float32 or bfloat16, and outside torch.compile."""
+    known = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16)
+    return known and not torch.compiler.is_compiling()  # it cannot look into a kernel
+
+
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:
     """Return a contiguous tensor on the CPU as an array that shares its memory; bfloat16 as uint16 bits."""
     assert tensor.is_contiguous()
@@ -94,7 +100,7 @@ def _nearest_bfloat16(value: Any) -> Any:
 
 @njit(inline="always", fastmath=FAST)
 def exp_of_negative(value: Any) -> Any:
-    """Return e to the power of a float32 that is at most 0, within 2 units in the last place; NaN of NaN.
+    """Return e to the power of a float32 that is at most 0, within 3 units in the last place; NaN of NaN.
 
     Source: the range reduction and polynomial of Cephes (Moshier), expf.
     """
