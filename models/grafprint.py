@@ -339,7 +339,7 @@ class _FeedForward(nn.Module):
         self.drop = drop
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        branch_BNC: Tensor = self.fall(self.rise(x_BNC).relu_())
+        branch_BNC: Tensor = self.fall(functional.relu(self.rise(x_BNC)))
         return x_BNC + _drop_path(branch_BNC, self.drop if self.training else 0.0)
 
 
