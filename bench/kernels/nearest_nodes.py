@@ -22,6 +22,7 @@ AT_ONCE = (
     4  # nodes compared in one pass over the others, and channels added up in it: their products fill the registers
 )
 COLUMNS = 64
+ROWS = 4  # compared in one pass over the columns; the rows of a table are a multiple
 SPARE = 64  # without it, a node's numbers in all tables and channels would compete for one place in the cache
 STRIDE = MOST_NODES + SPARE  # from one table to the next: known to the compiler, so that it knows that none overlap
 ITSELF, TAKEN = np.float32(-2), np.float32(-3)  # below all cosines
@@ -46,7 +47,7 @@ def nearest_nodes(unit_BNC: Tensor, num_nearest: int) -> Tensor:
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _find(unit_BNC, unit_BCN, nearest_BNK, first, end):  # type: ignore[no-untyped-def]
     num_nodes = nearest_BNK.shape[1]
-    num_rows = -(-num_nodes // COLUMNS)
+    num_rows = -(-num_nodes // (ROWS * COLUMNS)) * ROWS
     tables = np.full(AT_ONCE * STRIDE, TAKEN, np.float32)
     largest_V, row_V, rank_V = np.empty(COLUMNS, np.float32), np.empty(COLUMNS, np.int32), np.empty(COLUMNS, np.int32)
     for b in range(first, end):
@@ -94,12 +95,17 @@ def _search_columns(cosine_P, largest_V, row_V, rank_V):  # type: ignore[no-unty
     """Write the largest cosine of every column, the first row that has it, and its rank."""
     for v in range(COLUMNS):
         largest_V[v], row_V[v] = TAKEN, np.int32(0)
-    for row in range(len(cosine_P) // COLUMNS):
-        cosine_V = cosine_P[row * COLUMNS :][:COLUMNS]
+    for row in range(0, len(cosine_P) // COLUMNS, ROWS):
+        cosine_RV = cosine_P[row * COLUMNS :][: ROWS * COLUMNS]
         for v in range(COLUMNS):
-            is_larger = cosine_V[v] > largest_V[v]
-            largest_V[v] = cosine_V[v] if is_larger else largest_V[v]
-            row_V[v] = np.int32(row) if is_larger else row_V[v]
+            largest, first_row = largest_V[v], row_V[v]
+            for r in range(ROWS):
+                cosine = cosine_RV[r * COLUMNS + v]
+                is_larger = cosine > largest
+                largest = cosine if is_larger else largest
+                first_row = np.int32(row + r) if is_larger else first_row
+            largest_V[v] = largest
+            row_V[v] = first_row
     for v in range(COLUMNS):
         rank_V[v] = _rank(largest_V[v])
 
