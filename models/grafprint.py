@@ -48,7 +48,7 @@ GROUPS = 4
 FEWEST_NODES = BANDS * FRAMES // 2 // 8  # of the last stage: 1024 nodes, halved three times
 MAX_DILATION = 3
 IMAGES = 16  # see `convolve`
-NARROW = 16  # channels of a group, below which a CPU multiplies with the zeros between the groups too
+NARROW = 16  # channels of a group: up to so many, a CPU multiplies with the zeros between the groups too
 FEW_CHANNELS = 32  # of a node: up to so many, comparing nodes one by one on a CPU beats a product of matrices
 COSINE_CHUNK = 2  # segments whose nodes a CPU compares at once; 4 MB each in the first stage
 CHUNK = 8  # segments that a CPU embeds at once at width 1, so that the data of a block stay in its cache
@@ -216,19 +216,21 @@ def _build_body(channels: list[int], config: Config) -> nn.Sequential:
 
 
 class _Dense(nn.Module):
-    """A 1x1 convolution over nodes, computed as a matrix product, and batch norm."""
+    """A 1x1 convolution over nodes, computed as a matrix product, batch norm, and perhaps a ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, bias: bool, relu: bool = False) -> None:
         super().__init__()
+        self.relu = relu
         self.linear = nn.Linear(in_channels, out_channels, bias)
         self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out_channels) of (..., in_channels)."""
         if self.training:
-            return _normalise(self.norm, product(x, self.linear.weight, self.linear.bias))
+            return _normalise(self.norm, product(x, self.linear.weight, self.linear.bias), self.relu)
         scale_C, shift_C = _scale_and_shift(self.norm, self.linear.bias)
-        return product(x, self.linear.weight * scale_C.unsqueeze(1), shift_C)
+        out = product(x, self.linear.weight * scale_C.unsqueeze(1), shift_C)
+        return functional.relu_(out) if self.relu else out
 
 
 def product(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int = 1) -> Tensor:
@@ -240,7 +242,7 @@ def product(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int = 1
     """
     if x.device.type != "cpu":
         return multiply(x.flatten(0, -2), weight_OC, bias_O, groups).view(*x.shape[:-1], -1)
-    if groups > 1 and weight_OC.shape[1] < NARROW:
+    if groups > 1 and weight_OC.shape[1] <= NARROW:
         weight_OC, groups = torch.block_diag(*weight_OC.chunk(groups)), 1  # type: ignore[no-untyped-call]
     return convolve(x.flatten(0, -2), weight_OC, bias_O, groups).view(*x.shape[:-1], -1)
 
@@ -266,10 +268,11 @@ def multiply(x_MC: Tensor, weight_OC: Tensor, bias_O: Tensor | None, groups: int
     return product_MO if bias_O is None else product_MO + bias_O
 
 
-def _normalise(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Return x after batch norm over all axes except the last."""
+def _normalise(norm: nn.BatchNorm1d, x: Tensor, relu: bool = False) -> Tensor:
+    """Return x after batch norm over all axes except the last, and perhaps a ReLU."""
     normed_MC: Tensor = norm(x.flatten(0, -2))
-    return normed_MC.view_as(x)
+    # In place, but not on the view: of that, autograd would copy the gradient five times.
+    return (functional.relu_(normed_MC) if relu else normed_MC).view_as(x)
 
 
 def _scale_and_shift(norm: nn.BatchNorm1d, bias_C: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -301,7 +304,7 @@ class _Grouped(nn.Module):
         grouped_MC = torch.cat([x.view(len(x), GROUPS, -1) for x in inputs_MC], dim=2).flatten(1)
         weight_OC = self.conv.weight.view(self.conv.out_channels, -1, self.parts).transpose(1, 2).flatten(1)
         if self.training:
-            return functional.relu(self.norm(product(grouped_MC, weight_OC, self.conv.bias, GROUPS)))
+            return _normalise(self.norm, product(grouped_MC, weight_OC, self.conv.bias, GROUPS), relu=True)
         scale_O, shift_O = _scale_and_shift(self.norm, self.conv.bias)
         return product(grouped_MC, weight_OC * scale_O.unsqueeze(1), shift_O, GROUPS).relu_()
 
@@ -335,12 +338,12 @@ class _FeedForward(nn.Module):
 
     def __init__(self, channels: int, drop: float) -> None:
         super().__init__()
-        self.rise = _Dense(channels, 4 * channels, bias=False)
+        self.rise = _Dense(channels, 4 * channels, bias=False, relu=True)
         self.fall = _Dense(4 * channels, channels, bias=False)
         self.drop = drop
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        branch_BNC: Tensor = self.fall(self.rise(x_BNC).relu_())
+        branch_BNC: Tensor = self.fall(self.rise(x_BNC))
         return x_BNC + _drop_path(branch_BNC, self.drop if self.training else 0.0)
 
 

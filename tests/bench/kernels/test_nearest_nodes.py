@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from bench.kernels.nearest_nodes import GROUP, nearest_nodes
+from bench.kernels.nearest_nodes import COLUMNS, nearest_nodes
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def sort_all(unit_BNC: Tensor, num_nearest: int) -> Tensor:
 
 @pytest.mark.parametrize("num_nearest", [1, 2, 6])
 @pytest.mark.parametrize(
-    ("nodes", "channels"), [(7, 3), (GROUP, 8), (GROUP + 1, 5), (3 * GROUP - 1, 4), (256, 32), (1024, 8), (130, 1)]
+    ("nodes", "channels"),
+    [(7, 3), (COLUMNS, 8), (COLUMNS + 1, 5), (191, 4), (256, 32), (1024, 8), (130, 1)],
 )
 def test_nearest_nodes_are_those_of_a_sort(nodes: int, channels: int, num_nearest: int) -> None:
     unit = draw(3, nodes, channels)
