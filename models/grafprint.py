@@ -49,7 +49,7 @@ FEWEST_NODES = BANDS * FRAMES // 2 // 8  # of the last stage: 1024 nodes, halved
 MAX_DILATION = 3
 IMAGES = 16  # see `convolve`
 NARROW = 16  # channels of a group: up to so many, a CPU multiplies with the zeros between the groups too
-FEW_CHANNELS = 32  # of a node: up to so many, comparing nodes one by one on a CPU beats a product of matrices
+FEW_CHANNELS = 64  # of a node: up to so many, comparing a few nodes at a time on a CPU beats a product of matrices
 COSINE_CHUNK = 2  # segments whose nodes a CPU compares at once; 4 MB each in the first stage
 CHUNK = 8  # segments that a CPU embeds at once at width 1, so that the data of a block stay in its cache
 

@@ -401,6 +401,16 @@ def test_training_on_silence_gives_finite_gradients() -> None:
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
 
+def test_training_changes_no_view_in_place() -> None:
+    # Autograd would keep the gradient of the whole map once more for each, and copy it several times.
+    edges, seen = [built().train()(waves(2)).grad_fn], set()
+    while edges:
+        if (edge := edges.pop()) is not None and edge not in seen:
+            seen.add(edge)
+            edges += [after for after, _ in edge.next_functions]
+    assert len(seen) > 100 and not any("CopySlices" in edge.name() for edge in seen)
+
+
 def test_same_seed_same_weights() -> None:
     one, again, other = (built(seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], again[name]) for name in one)

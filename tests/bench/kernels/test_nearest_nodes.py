@@ -34,7 +34,7 @@ def sort_all(unit_BNC: Tensor, num_nearest: int) -> Tensor:
 @pytest.mark.parametrize("num_nearest", [1, 2, 6])
 @pytest.mark.parametrize(
     ("nodes", "channels"),
-    [(7, 3), (COLUMNS, 8), (COLUMNS + 1, 5), (191, 4), (256, 32), (1024, 8), (130, 1)],
+    [(7, 3), (COLUMNS, 8), (COLUMNS + 1, 5), (191, 4), (256, 32), (1024, 8), (257, 64), (130, 1)],
 )
 def test_nearest_nodes_are_those_of_a_sort(nodes: int, channels: int, num_nearest: int) -> None:
     unit = draw(3, nodes, channels)
