@@ -95,10 +95,15 @@ def embed(encoder: Encoder, wave_BT: Tensor, precision: str) -> Tensor:
     return _run_network(encoder, encoder.features(resample_to(wave_BT, encoder.rate_hz)), precision)
 
 
+def shares_windows(encoder: Encoder) -> bool:
+    """Return whether an encoder computes the features of overlapping segments together, as `Encoder` says."""
+    return hasattr(encoder, "window_features") and encoder.rate_hz == RATE_HZ
+
+
 def embed_windows(encoder: Encoder, wave_BT: Tensor, segment_samples: int, hop_samples: int, precision: str) -> Tensor:
     """Return unit vectors (B, M, D) of all whole segments of each wave, as `embed` does of each segment."""
-    if hasattr(encoder, "window_features") and encoder.rate_hz == RATE_HZ:
-        feature_BM: Tensor = encoder.window_features(wave_BT, hop_samples)
+    if shares_windows(encoder):
+        feature_BM: Tensor = encoder.window_features(wave_BT, hop_samples)  # type: ignore[attr-defined]
         return _run_network(encoder, feature_BM.flatten(0, 1), precision).view(*feature_BM.shape[:2], -1)
     segment_BMT = wave_BT.unfold(1, segment_samples, hop_samples)
     vector_XD = embed(encoder, segment_BMT.reshape(-1, segment_samples), precision)

@@ -20,7 +20,7 @@ from torch import Tensor
 from bench import registry
 from bench.config import format_plugin_name, format_setting
 from bench.errors import PluginError
-from bench.fingerprint import embed, embed_windows, resample_to
+from bench.fingerprint import embed, embed_windows, resample_to, shares_windows
 from bench.registry import name_plugin, require_rule
 from bench.values import GRID_HOP_SAMPLES, RATE_HZ
 
@@ -129,7 +129,7 @@ def _check_batch(encoder: Any, wave_BT: Tensor) -> None:
 
 def _check_windows(encoder: Any, wave_BT: Tensor) -> None:
     """Check that an encoder which computes overlapping segments together finds what it finds of each by itself."""
-    if not hasattr(encoder, "window_features") or encoder.rate_hz != RATE_HZ:
+    if not shares_windows(encoder):
         return
     long_BT, size = wave_BT.reshape(1, -1), wave_BT.shape[1]
     together_MD = embed_windows(encoder, long_BT, size, GRID_HOP_SAMPLES, "fp32").flatten(0, 1)

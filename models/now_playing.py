@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from bench.audio.frontend import LogMel, MagnitudeMel, patches_of_each
+from bench.audio.frontend import LogMel, MagnitudeMel
 from bench.errors import ConfigError
 from bench.kernels.floats import is_for_kernels
 from bench.kernels.map_norm import Order, map_norm
@@ -108,10 +108,7 @@ class NowPlaying(nn.Module):
 
     def window_features(self, wave_BT: Tensor, hop_samples: int) -> Tensor:
         """Return the patches (B, M, 1, F, W) of all whole segments of each wave (B, T), one every hop."""
-        size = round(self.segment_s * self.rate_hz)
-        if isinstance(self.front_end, LogMel):
-            return self.front_end.of_windows(wave_BT, size, hop_samples)
-        return patches_of_each(self.front_end, wave_BT, size, hop_samples)
+        return self.front_end.of_windows(wave_BT, round(self.segment_s * self.rate_hz), hop_samples)
 
     def embed(self, patch_B1FW: Tensor) -> Tensor:
         """Return unit vectors (B, D) of log-mel patches (B, 1, F, W).

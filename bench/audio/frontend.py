@@ -51,7 +51,7 @@ class LogMel(nn.Module):
         left = -(-reach // step)  # frames that begin before the segment
         right = num_frames - 1 - (segment_samples - reach) // step  # frames that end after it
         if hop_samples % step or left < 2 or right < 1 or segment_samples < 2 * self.mel.n_fft:
-            return patches_of_each(self, wave_BT, segment_samples, hop_samples)
+            return _patches_of_each(self, wave_BT, segment_samples, hop_samples)
         segment_BNT = wave_BT.unfold(1, segment_samples, hop_samples)
         inner = num_frames - left - right
         heads_BNT = segment_BNT[..., : (left - 1) * step + reach]
@@ -83,7 +83,7 @@ def mel_power(mel: Any, wave_BT: Tensor, centred: bool = True) -> Tensor:
     return power_BMW
 
 
-def patches_of_each(front_end: nn.Module, wave_BT: Tensor, segment_samples: int, hop_samples: int) -> Tensor:
+def _patches_of_each(front_end: nn.Module, wave_BT: Tensor, segment_samples: int, hop_samples: int) -> Tensor:
     """Return the patches (B, N, ...) of all whole segments of each wave, one every hop, each computed by itself."""
     segment_BNT = wave_BT.unfold(1, segment_samples, hop_samples)
     patch_X: Tensor = front_end(segment_BNT.reshape(-1, segment_samples))
@@ -148,6 +148,13 @@ class MagnitudeMel(nn.Module):
             range_B11 = torch.where(half_B11 > 0, half_B11, 1.0)
             below_top_BMW = (below_top_BMW + half_B11) / range_B11
         return below_top_BMW.unsqueeze(1)
+
+    def of_windows(self, wave_BT: Tensor, segment_samples: int, hop_samples: int) -> Tensor:
+        """Return the patches (B, N, 1, 256, W) of all whole segments of each wave, one every `hop_samples`.
+
+        Each is computed by itself: at 8 kHz, a hop of 100 ms is no multiple of the frames' 256 samples.
+        """
+        return _patches_of_each(self, wave_BT, segment_samples, hop_samples)
 
 
 def make_nonpersistent(mel: nn.Module) -> nn.Module:

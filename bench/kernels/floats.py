@@ -1,11 +1,13 @@
 """Numbers inside compiled kernels: bfloat16 is read and written as bits, and computed with as float32.
 
 The kernels beside this file are compiled by Numba when they are first called, and kept compiled beside their own source
-file. Numba compiles them anew when that file changes, not when this one does: after a change here, delete __pycache__.
+file. Numba compiles them anew when that file changes; that they are compiled anew when this one does, `kernel` sees to.
 """
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 # Sums may be reordered, so that they use all lanes of the processor; infinities and NaN keep their meaning.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
+OWN_DIGEST = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 NAN_BITS = np.uint32(0x7FC0)  # a bfloat16 that is no number
 LEAST_EXPONENT = -87.0  # e to the power of this is the smallest normal float32
 
@@ -27,6 +31,7 @@ def kernel(function: Any, fastmath: set[str] = FAST) -> Any:
 
     What is compiled is kept beside the source, or in the user's cache; where neither can be written, for this process.
     """
+    function.__qualname__ += f"_{OWN_DIGEST}"  # by which Numba names the file that it keeps
     try:
         return njit(nogil=True, cache=True, fastmath=fastmath)(function)
     except RuntimeError:  # Numba's, where no place can be written
@@ -34,9 +39,13 @@ def kernel(function: Any, fastmath: set[str] = FAST) -> Any:
 
 
 def is_for_kernels(tensor: Tensor) -> bool:
-    """Return whether kernels can compute with a tensor: on the CPU, float32 or bfloat16, and outside torch.compile."""
+    """Return whether kernels can compute with a tensor: on the CPU, in float32 or bfloat16.
+
+    They step aside for what has to see every operation of torch and cannot look into them: torch.compile, and modes of
+    dispatch such as the counter of operations by which `bench speed` reckons its floors.
+    """
     known = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16)
-    return known and not torch.compiler.is_compiling()  # it cannot look into a kernel
+    return known and not torch.compiler.is_compiling() and not is_in_torch_dispatch_mode()
 
 
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:
@@ -67,7 +76,7 @@ def bits_of_float(context: Any, value: Any) -> Any:
 
 def to_float(value: Any) -> Any:
     """Return a float32, or a bfloat16 given by its bits, as float32; only inside a kernel."""
-    raise NotImplementedError
+    raise TypeError("to_float works inside a kernel; elsewhere use Tensor.float()")
 
 
 @overload(to_float, inline="always", strict=False)
@@ -78,8 +87,11 @@ def _to_float(value: Any) -> Any:
 
 
 def like(value: Any, example: Any) -> Any:
-    """Return a float32 as the number format of `example`: itself, or the bits of the nearest bfloat16, ties to even."""
-    raise NotImplementedError
+    """Return a float32 as the number format of `example`: itself, or the bits of the nearest bfloat16, ties to even.
+
+    Only inside a kernel.
+    """
+    raise TypeError("like works inside a kernel; elsewhere use Tensor.to(example.dtype)")
 
 
 @overload(like, inline="always", strict=False)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from bench.kernels.floats import FAST, as_array, exp_of_negative, kernel, like, to_float
 from bench.kernels.rows import for_ranges, num_parts
@@ -51,6 +52,7 @@ class _MapNorm(torch.autograd.Function):
         return out_BK
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradient_BK: Tensor) -> Any:
         value_BK, weight_K, bias_K, moments_B2 = context.saved_tensors
         by_x_BK = torch.empty_like(value_BK)

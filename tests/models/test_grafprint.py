@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("torch_geometric", reason="grafprint needs torch-geometric: pip install torch-geometric")
 
+from torch.utils.flop_counter import FlopCounterMode
 from torch_geometric.nn import MessagePassing
 
 from bench.config import resolve
@@ -451,3 +452,12 @@ def test_presets_build(preset: str) -> None:
     if preset == "paper":
         assert config.train.batch_pairs == 256 and config.train.lr == 8e-5 and config.train.mask_count == 0
     assert config.train.precision == "fp32"  # bf16 changes which nodes are neighbours
+
+
+def test_comparing_nodes_is_counted_as_arithmetic() -> None:
+    """The floor of `bench speed` is what the counted operations take; a kernel would hide those of the cosines."""
+    encoder = GraFPrint(SMALL).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder.embed(torch.rand(2, 1, 64, 32))
+    stages = zip((1024, 512, 256, 128), (8, 16, 32, 64), (2, 2, 6, 2), strict=True)
+    assert counter.get_flop_counts()["Global"][torch.ops.aten.bmm] >= 2 * sum(2 * n * n * c * b for n, c, b in stages)

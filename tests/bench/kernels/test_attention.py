@@ -1,28 +1,14 @@
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
+from maps import FORMATS, assert_near, draw_map
 from torch import Tensor
 
 from bench.kernels.attention import attend
 
-FORMATS = [torch.float32, torch.bfloat16]
 # Frames that can be halved often, not at all, and one; many channels and one.
 SHAPES = [(3, 4, 8, 12), (2, 2, 64, 96), (2, 1, 5, 7), (5, 3, 1, 1), (3, 7, 9, 11), (1, 40, 2, 3)]
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
-def drawn(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=draw).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def slow_attend(x: Tensor, time_weights: Tensor, freq_weights: Tensor, scale: float, skip: Tensor | None) -> Tensor:
@@ -32,12 +18,6 @@ def slow_attend(x: Tensor, time_weights: Tensor, freq_weights: Tensor, scale: fl
     return masked if skip is None else masked + skip
 
 
-def assert_near(found: Tensor | None, expected: Tensor | None, relative: float) -> None:
-    assert found is not None and expected is not None
-    found, expected = found.detach().double(), expected.detach()
-    assert float((found - expected).abs().max()) <= relative * float(expected.abs().max())
-
-
 @pytest.mark.parametrize("has_skip", [True, False])
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -45,11 +25,11 @@ def test_outputs_and_gradients_are_those_of_the_equations(
     shape: tuple[int, ...], dtype: torch.dtype, has_skip: bool, threads: int
 ) -> None:
     draw = torch.Generator().manual_seed(1)
-    given = [drawn(shape, dtype, 0), *(torch.randn(size, generator=draw) for size in (shape[3], shape[2]))]
-    given += [drawn(shape, dtype, 3)] if has_skip else []
+    given = [draw_map(shape, dtype, 0), *(torch.randn(size, generator=draw) for size in (shape[3], shape[2]))]
+    given += [draw_map(shape, dtype, 3)] if has_skip else []
     double = [tensor.double().requires_grad_() for tensor in given]
     single = [tensor.requires_grad_() for tensor in given]
-    gradient = drawn(shape, dtype, 4)
+    gradient = draw_map(shape, dtype, 4)
     expected = slow_attend(*double[:3], 7.5, double[3] if has_skip else None)
     expected.backward(gradient.double())
     found = attend(*single[:3], 7.5, single[3] if has_skip else None)
@@ -64,8 +44,8 @@ def test_outputs_and_gradients_are_those_of_the_equations(
 
 
 def test_gradients_in_another_memory_order_are_understood() -> None:
-    x, weights = drawn((2, 3, 4, 6), torch.float32, 0), torch.linspace(-1, 1, 10)
-    gradient, made = drawn((2, 3, 4, 6), torch.float32, 1), []
+    x, weights = draw_map((2, 3, 4, 6), torch.float32, 0), torch.linspace(-1, 1, 10)
+    gradient, made = draw_map((2, 3, 4, 6), torch.float32, 1), []
     for order in (torch.channels_last, torch.contiguous_format):
         one = x.clone().requires_grad_()
         attend(one, weights[:6], weights[6:], 2.0, x.contiguous()).backward(gradient.contiguous(memory_format=order))
@@ -74,14 +54,14 @@ def test_gradients_in_another_memory_order_are_understood() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    x = drawn((2, 3, 4, 6), torch.float32, 0)
+    x = draw_map((2, 3, 4, 6), torch.float32, 0)
     out = attend(x, torch.full((6,), 1e4), torch.full((4,), -1e4), 100.0, None)
     assert bool(out.isfinite().all())
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_nan_in_gives_nan_in_its_map_and_channel(dtype: torch.dtype) -> None:
-    x, weights = drawn((2, 3, 4, 6), dtype, 0), torch.ones(10)
+    x, weights = draw_map((2, 3, 4, 6), dtype, 0), torch.ones(10)
     x[1, 2, 3, 4] = math.nan
     x.requires_grad_()
     out = attend(x, weights[:6], weights[6:].requires_grad_(), 2.0, torch.zeros_like(x))

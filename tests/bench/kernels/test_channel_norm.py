@@ -1,30 +1,21 @@
 import copy
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as functional
+from maps import FORMATS, assert_near, draw_map
 from torch import Tensor, nn
 
 from bench.kernels.channel_norm import is_channels_last_on_cpu, norm_channels
 
-FORMATS = [torch.float32, torch.bfloat16]
+MEAN = 0.3  # of the maps
 # One pixel more or less than whole tiles and blocks, a single column, and channels that divide no tile.
 SHAPES = [(3, 4, 8, 12), (2, 1, 5, 7), (5, 3, 1, 1), (3, 7, 9, 11), (2, 16, 61, 33), (2, 513, 2, 3), (1, 4, 257, 129)]
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
-def drawn(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0, mean: float = 0.3) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return (torch.randn(shape, generator=draw) + mean).to(dtype).contiguous(memory_format=torch.channels_last)
+def drawn(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0, mean: float = MEAN) -> Tensor:
+    return draw_map(shape, dtype, seed, mean)
 
 
 def norm_of(channels: int, training: bool = True) -> nn.BatchNorm2d:
@@ -50,10 +41,6 @@ def values(x: Tensor, norm: nn.BatchNorm2d, gradient: Tensor, out: Tensor) -> li
     out.backward(gradient)
     found = [out.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
     return [value for value in found if value is not None]
-
-
-def assert_near(found: Tensor, expected: Tensor, relative: float) -> None:
-    assert float((found.double() - expected).abs().max()) <= relative * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("relu", [True, False])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.kernels import floats
 from bench.kernels.floats import as_array, exp_of_negative, kernel, like, to_float
@@ -71,3 +74,22 @@ def test_kernel_is_compiled_where_nothing_can_be_written(monkeypatch: pytest.Mon
     monkeypatch.setattr(floats, "njit", njit)
     assert kernel(double)(np.float32(3)) == 6
     assert [options.get("cache", False) for options in asked] == [True, False]
+
+
+def test_kept_kernels_are_named_by_this_source() -> None:
+    assert floats.OWN_DIGEST in _convert.py_func.__qualname__
+    digest = hashlib.sha256(Path(floats.__file__).read_bytes()).hexdigest()
+    assert digest.startswith(floats.OWN_DIGEST)
+
+
+def test_kernels_step_aside_for_what_has_to_see_operations() -> None:
+    assert floats.is_for_kernels(torch.zeros(1)) and not floats.is_for_kernels(torch.zeros(1, dtype=torch.float64))
+    with FlopCounterMode(display=False):
+        assert not floats.is_for_kernels(torch.zeros(1))
+
+
+def test_functions_of_kernels_say_where_they_work() -> None:
+    with pytest.raises(TypeError, match="inside a kernel"):
+        to_float(np.uint16(1))
+    with pytest.raises(TypeError, match="inside a kernel"):
+        like(np.float32(1), np.uint16(1))

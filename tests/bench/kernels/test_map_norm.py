@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -14,13 +12,6 @@ from bench.kernels.map_norm import BLOCK, Order, map_norm
 
 ORDERS: tuple[Order, ...] = ("norm-relu", "elu-norm")
 SHAPES = [(1, 1), (3, 7), (5, 130), (4, BLOCK), (2, BLOCK + 1), (7, 2 * BLOCK + 333)]
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def draw(maps: int, values: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -126,7 +117,7 @@ def test_flat_map_is_its_bias(order: Order) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("maps", [1, 2, 3, 10])
-def test_any_number_of_threads_gives_the_same(threads: None, order: Order, maps: int) -> None:
+def test_any_number_of_threads_gives_the_same(order: Order, maps: int) -> None:
     given = draw(maps, 3_000)
     found = []
     for count in (1, 2, 5):

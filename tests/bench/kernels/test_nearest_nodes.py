@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -11,13 +9,6 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from bench.kernels.nearest_nodes import COLUMNS, nearest_nodes
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def draw(segments: int, nodes: int, channels: int) -> Tensor:
@@ -55,7 +46,7 @@ def test_of_equal_nodes_the_first_is_nearer() -> None:
 
 
 @pytest.mark.parametrize("segments", [1, 2, 5])
-def test_any_number_of_threads_finds_the_same(threads: None, segments: int) -> None:
+def test_any_number_of_threads_finds_the_same(segments: int) -> None:
     unit, found = draw(segments, 200, 8), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
