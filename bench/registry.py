@@ -43,12 +43,13 @@ KINDS = {
     "encoder": Kind("bench.models", "bench.encoders", ("Config", "build")),
     "dataset": Kind("bench.datasets", "bench.datasets", ("Config", "build", "KIND")),
     "index": Kind("bench.search.indexes", "bench.indexes", ("Config", "build")),
+    "matcher": Kind("bench.match.matchers", "bench.matchers", ("Config", "build", "load")),
     "aligner": Kind("bench.align.aligners", "bench.aligners", ("Config", "build", "NEEDS_ENCODER")),
     "report": Kind("bench.reports", "bench.reports", ("render",)),
 }
 
 RENAMED_CONSTANTS = {"HEARS": "NEEDS_ENCODER"}  # in plug-ins: the names of earlier versions, and those of now
-CODE_KINDS = ("encoder", "dataset", "index", "aligner")
+CODE_KINDS = ("encoder", "dataset", "index", "matcher", "aligner")
 NOT_ENGINE = ("models", "datasets", "reports", "sweeps")  # below `bench/` in an installed copy, beside it in a checkout
 
 

@@ -149,6 +149,23 @@ class Encoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Found:
+    """The answers to queries, best first, of an encoder with its index or of a matcher: where each query was found.
+
+    Shape legend: Q queries, R ranked answers.
+    """
+
+    row_QR: Ints
+    """Rows of the database's tracks, in the order in which they were given; -1 after the last answer."""
+
+    start_QR: Ints
+    """The sample of that track, at the corpus rate, at which the query starts; any number where there is no answer."""
+
+    score_QR: Floats
+    """Larger is better, comparable between queries of one length; NaN where there is no answer."""
+
+
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total) by anything that takes over two seconds."""
 

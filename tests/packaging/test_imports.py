@@ -32,7 +32,7 @@ LAYERS = (
     {"settings", "device"},
     {"config", "audio"},
     {"degrade", "fingerprint"},
-    {"data", "search", "plugin_check"},
+    {"data", "search", "match", "plugin_check"},
     {"train", "score"},
     {"align", "evaluate"},
     {"results"},
