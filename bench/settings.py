@@ -356,6 +356,9 @@ class EvalConfig:
     top_k: int = 20
     """Neighbours that an index returns for each segment, and places ranked for each query; from 1 to 1,000."""
 
+    cost_queries: int = 50
+    """Queries of each length that are answered one at a time to measure what an answer costs; 0 measures no costs."""
+
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the network that makes the fingerprints: float32, or bfloat16 by autocast."""
 
@@ -382,6 +385,7 @@ class EvalConfig:
         require(len(self.indexes) > 0, "eval.indexes must name at least one index", self.indexes)
         known = set(self.sequences) <= set(SEQUENCES) and "rescore" in self.sequences
         require(known, f"eval.sequences must hold 'rescore' (the headline) and any of {SEQUENCES}", self.sequences)
+        require(0 <= self.cost_queries <= 10_000, "eval.cost_queries must be between 0 and 10000", self.cost_queries)
         require(1 <= self.top_k <= 1000, "eval.top_k must be between 1 and 1000", self.top_k)
 
 
@@ -414,10 +418,10 @@ class RunConfig:
     """Every setting of one run."""
 
     encoder: str
-    """Name of the encoder plug-in, chosen by --model."""
+    """Name of the encoder plug-in, chosen by --model; empty in the run of a matcher."""
 
     model: Any
-    """The Config of the encoder plug-in."""
+    """The Config of the encoder or the matcher."""
 
     music: Any
     """The Config of the data-set plug-in `data.dataset`."""
@@ -430,6 +434,9 @@ class RunConfig:
 
     aligner: dict[str, Any] = field(default_factory=dict)
     """The Config of each aligner of `align.aligners`, by its name: `aligner.fingerprint-path.hop_ms`."""
+
+    matcher: str = ""
+    """Name of the matcher plug-in with its preset, chosen by --matcher; empty in the run of an encoder."""
 
     preset: str = "small"
     """Name of the preset that the settings start from, chosen by --preset."""
@@ -454,3 +461,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed must be >= 0", self.seed)
+
+    @property
+    def system(self) -> str:
+        """Return the name of what is tested, the encoder or the matcher."""
+        return self.encoder or self.matcher

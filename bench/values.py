@@ -23,6 +23,7 @@ INT16_SCALE = 1 / FULL_SCALE
 INT16_PEAK = FULL_SCALE - 1  # the largest int16 sample
 STANDARD_HOP_MS = 100.0  # from one fingerprint of a track to the next: in fma-segment/v1, and in the papers
 GRID_HOP_SAMPLES = round(RATE_HZ * STANDARD_HOP_MS / 1000)
+OWN = "own"  # the index and the sequence search of a matcher, in rows and hits
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 

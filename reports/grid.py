@@ -8,7 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.results import DEGRADED, Result, select_rows
+from bench.fingerprint import RANDOM_PROJECTION
+from bench.results import DEGRADED, HEADLINE_SEQUENCE, Result, select_rows
+from bench.values import OWN
 
 TITLES = {"identity": "on the grid", "clean": "clean", "noise": "noise", "reverb": "reverb", "noise_reverb": "both"}
 METRICS = {
@@ -26,8 +28,8 @@ def render(result: Result, sequence: str | None = None) -> RenderableType:
     sequence = sequence or summary["sequence"]
     # `diagonal` compares all database segments without an index, so its rows are labelled "exact".
     index = "exact" if sequence == "diagonal" else summary["index"]
-    rows = select_rows(result.rows, summary["encoder"], index, sequence)
-    floor = select_rows(result.rows, "random-projection", "exact", sequence)
+    rows = select_rows(result.rows, summary["system"], index, sequence)
+    floor = select_rows(result.rows, RANDOM_PROJECTION, "exact", HEADLINE_SEQUENCE if sequence == OWN else sequence)
     search = f"index: {index}, sequence search: {sequence}"
     tables = [_table(rows, floor, metric, title, summary, search) for metric, title in METRICS.items()]
     return Group(*tables, _headline(summary))
@@ -38,7 +40,7 @@ def _table(
 ) -> Table:
     lengths = sorted(rows["length_s"].unique())
     table = Table(
-        title=f"{summary['encoder']} on {summary['benchmark']}: {title}",
+        title=f"{summary['system']} on {summary['benchmark']}: {title}",
         caption=f"per cent, with 95 % intervals; n = {summary['queries_per_cell']} queries per condition; {search}; "
         f"floor: random projection (untrained), {lengths[0]:g} s; on the grid: clean excerpts aligned with database "
         f"segments; both: noise and reverb{_format_t60(rows)}",

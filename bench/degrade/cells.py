@@ -52,4 +52,6 @@ def validation_config(config: EvalConfig) -> EvalConfig:
 
     Why not more: longer queries cost forty times as much to embed, and rank encoders as the short ones do.
     """
-    return replace(config, lengths_s=(min(config.lengths_s),), indexes=("exact",), sequences=("rescore",))
+    return replace(
+        config, lengths_s=(min(config.lengths_s),), indexes=("exact",), sequences=("rescore",), cost_queries=0
+    )

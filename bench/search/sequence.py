@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.parabola import vertex
-from bench.values import Fingerprints, Floats, Ints
+from bench.values import Fingerprints, Floats, Found, Ints
 
 BLOCK_BYTES = 1 << 20  # of sequences gathered at once: few enough for a processor's cache
 
@@ -40,6 +40,11 @@ class Ranking:
         if self.shift_QR is None:
             return start_QR
         return start_QR + np.rint(self.shift_QR * database.hop_samples).astype(np.int64)
+
+    def found(self, database: Fingerprints) -> Found:
+        """Return the places as answers: tracks and times."""
+        row_QR = np.where(self.places_QR >= 0, database.track_row_of(np.maximum(self.places_QR, 0)), -1)
+        return Found(row_QR, self.starts(database), self.scores_QR)
 
 
 def vote(neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:

@@ -46,16 +46,16 @@ OPEN_MAPS = 6  # number of runs whose maps are shown at once; a click opens the 
 HEAT_STEPS = 10  # number of colours
 
 
-def select_encoder_rows(run: Run, metric: str = METRIC) -> pd.DataFrame:
-    """Return the rows of a run's encoder with its first index and headline sequence search."""
+def select_system_rows(run: Run, metric: str = METRIC) -> pd.DataFrame:
+    """Return the rows of a run's system with its first index and headline sequence search."""
     summary = run.result.summary
-    rows = select_rows(run.result.rows, run.encoder, summary["index"], summary["sequence"])
+    rows = select_rows(run.result.rows, run.system, summary["index"], summary["sequence"])
     return rows[rows["metric"] == metric]
 
 
 def curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return a figure for each kind of degradation, with one panel per query length; each panel shows all runs."""
-    rows = {run.key: select_encoder_rows(run) for run in runs}
+    rows = {run.key: select_system_rows(run) for run in runs}
     floor = select_rows(runs[0].result.rows, RANDOM_PROJECTION, "exact")
     floor = floor[floor["metric"] == METRIC]
     blocks: list[Block] = []
@@ -125,7 +125,7 @@ def _describe_curve(name: str, rows: pd.DataFrame, column: str) -> str:
 
 def heat_maps(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return the heat maps of each run, one per query length: SNR in rows, t60 in columns, gaps if not measured."""
-    rows = [select_encoder_rows(run) for run in runs]
+    rows = [select_system_rows(run) for run in runs]
     grid = _collect_axes(rows)
     maps = [Heats(names[run.key], _maps(of_run, grid)) for run, of_run in zip(runs, rows, strict=True)]
     hidden = [Collapsible(f"The other {len(maps) - OPEN_MAPS} runs", maps[OPEN_MAPS:])] if len(maps) > OPEN_MAPS else []

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.degrade.queries import QuerySet
 from bench.reports.html.blocks import Block, Miss, Table, TableCell, Text
-from bench.reports.html.conditions import select_encoder_rows
+from bench.reports.html.conditions import select_system_rows
 from bench.reports.html.load import ComparisonKey, Run, load_query_set
 from bench.store import Store
 from bench.values import RATE_HZ, Floats
@@ -56,7 +56,7 @@ def failures(
 
 def find_easiest(runs: Sequence[Run]) -> tuple[Condition, float] | None:
     """Return the highest SNR and the longest query length in which all runs were tested, None if there is none."""
-    frames = [select_encoder_rows(run) for run in runs]
+    frames = [select_system_rows(run) for run in runs]
     shared = set.intersection(
         *(
             set(zip(noise["snr_db"], noise["length_s"], strict=True))
