@@ -105,7 +105,8 @@ def with_segments(
     conditions = _conditions(store, config, data)
     controls = {f"control_{name}": seconds for name, seconds in floor.seconds.items()}
     index, sequence = headline_search(config)
-    whole_s = result.summary.get("segment_s", 0.0)
+    facts = evaluation.searcher.facts
+    whole_s = result.summary.get("segment_s") or facts["shortest_query_s"]
     summary = result.summary | {
         "index": index,
         "sequence": sequence,
@@ -113,7 +114,7 @@ def with_segments(
         "headline": result.summary["headline"] | headline(table, conditions, config, whole_s),
         "seconds": result.summary["seconds"] | data.seconds(store) | evaluation.seconds | controls,
     }
-    summary |= evaluation.searcher.facts
+    summary |= facts
     return replace(
         result, rows=table, hits=_add_names(hits_of, data), conditions=conditions, costs=costs, summary=summary
     )
@@ -140,7 +141,8 @@ def headline_search(config: RunConfig) -> tuple[str, str]:
 def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, segment_s: float) -> dict[str, float]:
     """Return the numbers to compare runs by: means over all degraded cells and query lengths, and the controls.
 
-    `control/identity` is measured at the shortest query length that holds a whole segment of the encoder.
+    `control/identity` is measured at the shortest query length that holds a whole segment of the encoder, or that the
+    matcher can hear.
     """
     # 1. The system under test, and the controls.
     search = headline_search(config)

@@ -80,9 +80,9 @@ def _costs(result: Result) -> dict[str, float]:
     costs = headline_costs(result)
     if costs.empty:
         return {}
-    per_query = {f"cost/ms_per_query_{row.length_s:g}s": float(row.ms_per_query) for row in costs.itertuples()}
-    first = costs.iloc[0]
-    return per_query | {f"cost/{name}": float(first[name]) for name in ("bytes_per_hour", "audio_s_per_s")}
+    rows = costs.to_dict("records")
+    per_query = {f"cost/ms_per_query_{row['length_s']:g}s": float(row["ms_per_query"]) for row in rows}
+    return per_query | {f"cost/{name}": float(rows[0][name]) for name in ("bytes_per_hour", "audio_s_per_s")}
 
 
 def _select_alignment_errors(result: Result, config: RunConfig, num_free: int) -> dict[str, float]:
