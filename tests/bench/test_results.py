@@ -89,7 +89,7 @@ def test_records_say_null_for_what_is_not_there_and_fit_the_schema(rows: pd.Data
 @pytest.fixture
 def result(rows: pd.DataFrame) -> Result:
     summary = {
-        "run": "0" * 16, "benchmark": "fma-segment/v1", "encoder": "mine", "preset": "tiny", "index": "exact",
+        "run": "0" * 16, "benchmark": "fma-segment/v1", "system": "mine", "preset": "tiny", "index": "exact",
         "sequence": "rescore", "queries_per_cell": 10, "headline": {"segment_top1/mean": 0.7},
         "seconds": {"training": 61.0},
     }  # fmt: skip

@@ -96,7 +96,7 @@ def keep(
     seconds = {"training": 60.0, "database": 2.0}
     headline = {"audio_top1/mean": float(found["hit"].mean())}
     summary = {
-        "run": run, "benchmark": benchmark, "encoder": encoder, "preset": "tiny", "index": "exact",
+        "run": run, "benchmark": benchmark, "system": encoder, "preset": "tiny", "index": "exact",
         "sequence": "rescore", "headline": headline, "parameters": 1000 * len(encoder), "seconds": seconds,
         "queries_per_cell": NUM_QUERIES, "database_tracks": 50, "database_vectors": 5000, "checkpoint": {"key": "w"},
     }  # fmt: skip
@@ -151,7 +151,7 @@ def keep_alignment(root: Path, run: str, worse: float, truth_s: float = 0.5) -> 
     write_frame(folder / "keypoints.parquet", points.assign(set="fine", split="test", aligner="nosync"))
     write_frame(folder / ROWS, pd.DataFrame())
     write_json(folder / CONFIG, {})
-    summary = {"run": run, "benchmark": "fine-align/v1", "encoder": "mine", "headline": {}, "seconds": {}}
+    summary = {"run": run, "benchmark": "fine-align/v1", "system": "mine", "headline": {}, "seconds": {}}
     write_json(folder / SUMMARY, summary | {"parameters": 1})
 
 
