@@ -81,12 +81,12 @@ def _compare_with_neighbours(
 ) -> tuple[Floats, Floats]:
     """Return the similarity of each segment to its nearest and to its last neighbour (Q, M); infinite without any."""
     num_found_QM = (neighbours_QMK >= 0).sum(axis=2)
-    last_QM = np.take_along_axis(neighbours_QMK, np.maximum(num_found_QM - 1, 0)[:, :, None], axis=2)[:, :, 0]
-    similarity = [
+    rank_QM = np.maximum(num_found_QM - 1, 0)
+    similarity_2QM = [
         np.einsum("qmd,qmd->qm", queries_QMD, database.vectors[np.maximum(vector_QM, 0)])
-        for vector_QM in (neighbours_QMK[:, :, 0], last_QM)
+        for vector_QM in (neighbours_QMK[:, :, 0], np.take_along_axis(neighbours_QMK, rank_QM[:, :, None], 2)[:, :, 0])
     ]
-    nearest_QM, last_QM = (np.where(num_found_QM > 0, each, np.inf).astype(np.float32) for each in similarity)
+    nearest_QM, last_QM = (np.where(num_found_QM > 0, each, np.float32(np.inf)) for each in similarity_2QM)
     return nearest_QM, last_QM
 
 

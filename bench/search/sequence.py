@@ -175,7 +175,9 @@ def _count_retrieved(nearest_QM: Ints, query_P: Ints, place_P: Ints, num_vectors
     """Return how many vectors of the sequence at each place (P,) are the nearest neighbour of any of M segments."""
     retrieved = np.unique((np.arange(len(nearest_QM))[:, None] * num_vectors + nearest_QM)[nearest_QM >= 0])
     first_P = query_P * num_vectors + place_P
-    return np.searchsorted(retrieved, first_P + nearest_QM.shape[1]) - np.searchsorted(retrieved, first_P)
+    before_P, until_P = (np.searchsorted(retrieved, first_P + later) for later in (0, nearest_QM.shape[1]))
+    count_P: Ints = until_P - before_P
+    return count_P
 
 
 def _build_ranking(query_P: Ints, place_P: Ints, score_P: Floats, num_queries: int, num_places: int) -> Ranking:

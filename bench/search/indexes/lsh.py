@@ -5,9 +5,13 @@ side of a random hyperplane with probability 1 - theta / pi, so that they share 
 key in at least one of L tables with 1 - (1 - p)^L. A query is compared with the vectors that share a key with it, and
 with no others: more bits mean fewer candidates, more tables mean fewer misses.
 
+Hyperplanes pass through the mean of the vectors. DEVIATION: the slides', and the theorem's, pass through the origin
+(`centre = false`). Fingerprints share a large mean, so that from the origin all angles are small and every bucket is
+full: docs/tutorial-index-and-search.md counts the candidates of both. About the mean, the angle is that between the
+vectors less the mean.
+
 `falconn` is the index to use: it also probes the buckets next to that of a key, and hashes with cross-polytopes, which
-find more. This one has neither, and leaves the vectors as they are: where all of them share a large mean, as
-fingerprints do, all angles are small and buckets are full (docs/tutorial-index-and-search.md has the counts).
+find more. This one does neither.
 
 Shape legend: N database vectors, Q query vectors, D dimensions, K neighbours, B queries or vectors of a block,
 L tables, C bits of a key, P pairs of a query and a candidate.
@@ -15,8 +19,10 @@ L tables, C bits of a key, P pairs of a query and a candidate.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +34,7 @@ CITE = "Charikar, Similarity estimation techniques from rounding algorithms, STO
 LICENSE = "MIT"
 SOURCE = "own definition"
 LIBRARY = "numpy"  # draws the hyperplanes
-FILE = "tables.npy"
+FILE, CENTRE_FILE = "tables.npy", "centre.npy"
 MOST_BITS = 32  # of a key, in four bytes
 BLOCK_VECTORS = 16_384  # hashed at once
 BLOCK_QUERIES = 64
@@ -46,6 +52,9 @@ class Config:
 
     tables: int = 20
     """L, tables, each with hyperplanes of its own, at least 1."""
+
+    centre: bool = True
+    """Whether hyperplanes pass through the mean of the vectors; otherwise through the origin."""
 
     seed: int = 0
     """Seed of the hyperplanes."""
@@ -65,39 +74,41 @@ def presets() -> dict[str, Config]:
         "few-tables": Config(bits=14, tables=5),
         "default": Config(),
         "short-keys": Config(bits=10, tables=20),
-        "singh": Config(bits=18, tables=50),
+        "singh": Config(bits=18, tables=50, centre=False),
     }
 
 
 def build(config: Config, vectors_ND: Floats) -> Lsh:
     """Return the index: for each table the keys in ascending order, and the vector of each key."""
-    starts = range(0, len(vectors_ND), BLOCK_VECTORS)
-    planes_DX = _draw_planes(config, vectors_ND.shape[1])
-    blocks = [_hash(config, planes_DX, vectors_ND[start : start + BLOCK_VECTORS]) for start in starts]
+    planes_DX, centre_D = _draw_planes(config, vectors_ND.shape[1]), _find_centre(config, vectors_ND)
+    blocks = [_hash(config, planes_DX, block_BD - centre_D) for block_BD in _blocks(vectors_ND)]
     key_LN = np.concatenate([np.empty((config.tables, 0), np.uint32), *blocks], axis=1)
     number_LN = np.argsort(key_LN, axis=1, kind="stable").astype(np.uint32)
-    return Lsh(config, vectors_ND, planes_DX, np.take_along_axis(key_LN, number_LN, axis=1), number_LN)
+    return Lsh(config, vectors_ND, planes_DX, centre_D, np.take_along_axis(key_LN, number_LN, axis=1), number_LN)
 
 
 def save(index: Lsh, folder: Path) -> None:
-    """Write the tables; the hyperplanes follow from the seed."""
+    """Write the tables and the centre; the hyperplanes follow from the seed."""
     np.save(folder / FILE, np.stack([index.key_LN, index.number_LN]))
+    np.save(folder / CENTRE_FILE, index.centre_D)
 
 
 def load(config: Config, folder: Path, vectors_ND: Floats) -> Lsh:
     """Return the index with its tables in memory. Raises: StoreError if they are damaged or of other vectors."""
-    path, remedy = folder / FILE, f"delete the folder {folder.parent}, and the index is built again"
+    expected = {FILE: (2, config.tables, len(vectors_ND)), CENTRE_FILE: vectors_ND.shape[1:]}
+    tables_2LN, centre_D = (_load_array(folder / name, shape) for name, shape in expected.items())
+    return Lsh(config, vectors_ND, _draw_planes(config, vectors_ND.shape[1]), centre_D, *tables_2LN)
+
+
+def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    remedy = f"delete the folder {path.parent.parent}, and the index is built again"
     try:
-        tables_2LN = np.load(path, allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise StoreError(f"{path} is damaged ({error}); {remedy}") from error
-    expected = (2, config.tables, len(vectors_ND))
-    if tables_2LN.shape != expected or tables_2LN.dtype != np.uint32:
-        raise StoreError(
-            f"{path} holds {tables_2LN.shape} {tables_2LN.dtype}, expected {expected} uint32 for these vectors and "
-            f"settings; {remedy}"
-        )
-    return Lsh(config, vectors_ND, _draw_planes(config, vectors_ND.shape[1]), *tables_2LN)
+    if array.shape != shape:
+        raise StoreError(f"{path} has the shape {array.shape}, not {shape} of these vectors and settings; {remedy}")
+    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +118,7 @@ class Lsh:
     config: Config
     vectors_ND: Floats
     planes_DX: Floats
+    centre_D: Floats
     key_LN: Keys
     number_LN: npt.NDArray[np.uint32]
     exact: bool = False
@@ -134,7 +146,7 @@ class Lsh:
         """Return the union of each query's buckets: query and vector number of each pair (P,), none twice, in order."""
         num_queries, num_vectors = len(queries_BD), max(1, self.key_LN.shape[1])
         pairs = [np.empty(0, dtype=np.int64)]
-        keys_LB = _hash(self.config, self.planes_DX, queries_BD)
+        keys_LB = _hash(self.config, self.planes_DX, queries_BD - self.centre_D)
         for key_N, number_N, key_B in zip(self.key_LN, self.number_LN, keys_LB, strict=True):
             first_B, last_B = (np.searchsorted(key_N, key_B, side) for side in ("left", "right"))
             count_B = last_B - first_B
@@ -152,23 +164,24 @@ class Lsh:
         return similarity_P
 
 
-def share_key(similarity: Floats, bits: int, tables: int) -> npt.NDArray[np.float64]:
-    """Return the probability that two unit vectors with this inner product share a key in at least one table."""
-    angle = np.arccos(np.clip(similarity.astype(np.float64), -1, 1))
+def share_key(cosine: Floats, bits: int, tables: int) -> npt.NDArray[np.float64]:
+    """Return the probability that two vectors with this cosine between them share a key in at least one table."""
+    angle = np.arccos(np.clip(cosine.astype(np.float64), -1, 1))
     share: npt.NDArray[np.float64] = 1 - (1 - (1 - angle / np.pi) ** bits) ** tables
     return share
 
 
-def expect_candidates(config: Config, vectors_ND: Floats, queries_QD: Floats) -> npt.NDArray[np.float64]:
+def expect_candidates(index: Lsh, queries_QD: Floats) -> npt.NDArray[np.float64]:
     """Return how many candidates each query (Q,) has on average over all hyperplanes, from its angles to all vectors.
 
-    The sum of `share_key` over the database. The slides assume N / 2^K for each table, which this is, to first order,
+    The sum of `share_key` over the database. The slides assume N / 2^K for each table; this is so, to first order,
     where all vectors are orthogonal to the query.
     """
     expected_Q = np.zeros(len(queries_QD))
-    for start in range(0, len(vectors_ND), BLOCK_VECTORS):
-        similarity_QB = queries_QD @ vectors_ND[start : start + BLOCK_VECTORS].T
-        expected_Q += share_key(similarity_QB, config.bits, config.tables).sum(axis=1)
+    query_QD = _normalise(queries_QD - index.centre_D)
+    for block_BD in _blocks(index.vectors_ND):
+        cosine_QB = query_QD @ _normalise(block_BD - index.centre_D).T
+        expected_Q += share_key(cosine_QB, index.config.bits, index.config.tables).sum(axis=1)
     return expected_Q
 
 
@@ -179,6 +192,28 @@ def count_products(config: Config, num_vectors: int, dim: int) -> float:
     of them several times.
     """
     return config.tables * dim * (config.bits + num_vectors / (1 << config.bits))
+
+
+def _blocks(vectors_ND: Floats) -> Iterator[Floats]:
+    """Yield the vectors in blocks, as they may be a memory map larger than memory."""
+    for start in range(0, len(vectors_ND), BLOCK_VECTORS):
+        yield vectors_ND[start : start + BLOCK_VECTORS]
+
+
+def _normalise(vectors_BD: Floats) -> Floats:
+    length_B1 = np.linalg.norm(vectors_BD, axis=1, keepdims=True)
+    unit_BD: Floats = vectors_BD / np.maximum(length_B1, np.finfo(np.float32).tiny)
+    return unit_BD
+
+
+def _find_centre(config: Config, vectors_ND: Floats) -> Floats:
+    """Return the point (D,) that all hyperplanes pass through."""
+    sum_D = np.zeros(vectors_ND.shape[1])
+    if config.centre:
+        for block_BD in _blocks(vectors_ND):
+            sum_D += block_BD.sum(axis=0, dtype=np.float64)
+    centre_D: Floats = (sum_D / max(1, len(vectors_ND))).astype(np.float32)
+    return centre_D
 
 
 def _draw_planes(config: Config, dim: int) -> Floats:

@@ -52,7 +52,8 @@ def test_candidates_are_the_union_of_the_buckets(vectors: np.ndarray, queries: n
     index = lsh.build(config, vectors)
     query_P, number_P = index.candidates(queries)
     planes_DLC = index.planes_DX.reshape(12, 3, 5)
-    sides = [np.einsum("nd,dlc->nlc", each, planes_DLC) >= 0 for each in (queries, vectors)]
+    centre = vectors.mean(axis=0)
+    sides = [np.einsum("nd,dlc->nlc", each - centre, planes_DLC) >= 0 for each in (queries, vectors)]
     expected = [
         (q, n)
         for q in range(len(queries))
@@ -77,17 +78,17 @@ def test_one_bit_and_many_tables_find_what_exact_search_finds(vectors: np.ndarra
     np.testing.assert_array_equal(found, exact.build(exact.Config(), vectors).neighbours(queries, 5))
 
 
-@pytest.mark.parametrize(("bits", "tables"), [(1, 1), (4, 1), (8, 1), (4, 6), (8, 6)])
+@pytest.mark.parametrize(("bits", "tables", "centre"), [(1, 1, True), (8, 1, False), (4, 6, True), (8, 6, False)])
 def test_formula_gives_the_number_of_candidates_within_its_error(
-    bits: int, tables: int, vectors: np.ndarray, queries: np.ndarray
+    bits: int, tables: int, centre: bool, vectors: np.ndarray, queries: np.ndarray
 ) -> None:
     # The planes are what is random. Over 400 draws of them the mean count of all queries together has a standard error;
     # candidates of one draw depend on each other, so that it is taken from the counts.
     counts = []
     for seed in range(400):
-        query_P, _ = lsh.build(lsh.Config(bits, tables, seed), vectors).candidates(queries[:10])
-        counts.append(len(query_P))
-    expected = lsh.expect_candidates(lsh.Config(bits, tables), vectors, queries[:10]).sum()
+        index = lsh.build(lsh.Config(bits, tables, centre, seed), vectors)
+        counts.append(len(index.candidates(queries[:10])[0]))
+    expected = lsh.expect_candidates(index, queries[:10]).sum()
     error = np.std(counts, ddof=1) / np.sqrt(len(counts))
     assert abs(np.mean(counts) - expected) < 4 * error  # one in 16,000 by chance
     assert error < 0.06 * expected  # so that a formula that is 24 % off would be noticed
@@ -96,17 +97,29 @@ def test_formula_gives_the_number_of_candidates_within_its_error(
 
 def test_slides_assume_vectors_at_right_angles() -> None:
     axes = np.eye(64, dtype=np.float32)
-    expected = lsh.expect_candidates(lsh.Config(bits=10, tables=1), axes[1:], axes[:1])
+    index = lsh.build(lsh.Config(bits=10, tables=1, centre=False), axes[1:])
+    expected = lsh.expect_candidates(index, axes[:1])
     assert expected == pytest.approx([63 / 2**10])
 
 
+def test_about_the_mean_vectors_that_share_one_are_hashed_as_without_it(
+    vectors: np.ndarray, queries: np.ndarray
+) -> None:
+    config = lsh.Config(bits=8, tables=2)
+    index, moved = lsh.build(config, vectors), lsh.build(config, vectors + np.float32(2))
+    number = len(index.candidates(queries)[0])
+    assert abs(len(moved.candidates(queries + np.float32(2))[0]) - number) < 0.01 * number  # rounding turns a few bits
+    from_origin = lsh.build(lsh.Config(bits=8, tables=2, centre=False), vectors + np.float32(2))
+    assert len(from_origin.candidates(queries + np.float32(2))[0]) > 5 * number
+
+
 def test_index_keeps_its_contract_with_other_settings() -> None:
-    check_index(lsh, lsh.Config(bits=8, tables=4))
+    check_index(lsh, lsh.Config(bits=8, tables=4, centre=False))
 
 
 def test_tables_of_other_settings_are_refused(vectors: np.ndarray, tmp_path: Path) -> None:
     lsh.save(lsh.build(lsh.Config(bits=4, tables=2), vectors), tmp_path)
-    with pytest.raises(StoreError, match=r"holds \(2, 2, 400\) uint32, expected \(2, 3, 400\)"):
+    with pytest.raises(StoreError, match=r"has the shape \(2, 2, 400\), not \(2, 3, 400\)"):
         lsh.load(lsh.Config(bits=4, tables=3), tmp_path, vectors)
 
 
