@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,8 @@ LIBRARY = "numpy"  # draws the hyperplanes
 FILE, CENTRE_FILE = "tables.npy", "centre.npy"
 MOST_BITS = 32  # of a key, in four bytes
 BLOCK_VECTORS = 16_384  # hashed at once
-BLOCK_QUERIES = 64
+SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")  # of the keys of a bucket
+MOST_HITS = 1 << 22  # vectors in the buckets of the queries that are searched at once
 BLOCK_PAIRS = 8_192  # candidates whose vectors are gathered at once, 4 MB of them
 
 Keys = npt.NDArray[np.uint32]
@@ -48,9 +49,9 @@ class Config:
     """Settings of the hashing."""
 
     bits: int = 14
-    """K, hyperplanes of a table, from 1 to 32: about log2 of the number of vectors."""
+    """K, hyperplanes of a table, from 1 to 32; log2 of the number of vectors leaves about one in a bucket."""
 
-    tables: int = 20
+    tables: int = 50
     """L, tables, each with hyperplanes of its own, at least 1."""
 
     centre: bool = True
@@ -62,20 +63,15 @@ class Config:
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= MOST_BITS:
             raise ConfigError(
-                f"index.lsh.bits must be from 1 to {MOST_BITS}, got {self.bits}; log2 of the number of vectors is usual"
+                f"index.lsh.bits must be from 1 to {MOST_BITS}, got {self.bits}; the default is {Config.bits}"
             )
         if self.tables < 1:
             raise ConfigError(f"index.lsh.tables must be >= 1, got {self.tables}; the default is {Config.tables}")
 
 
 def presets() -> dict[str, Config]:
-    """Return settings that find more and more, and `singh`: the tables and bits of that paper, one bucket a table."""
-    return {
-        "few-tables": Config(bits=14, tables=5),
-        "default": Config(),
-        "short-keys": Config(bits=10, tables=20),
-        "singh": Config(bits=18, tables=50, centre=False),
-    }
+    """Return few tables, the defaults, and `singh`: tables and bits of that paper, which probes more buckets."""
+    return {"few-tables": Config(tables=5), "default": Config(), "singh": Config(bits=18)}
 
 
 def build(config: Config, vectors_ND: Floats) -> Lsh:
@@ -131,30 +127,47 @@ class Lsh:
     def neighbours(self, queries_QD: Floats, top_k: int) -> Ints:
         """Return the numbers of the nearest candidates (Q, K), best first; -1 where there are fewer."""
         found_QK = np.full((len(queries_QD), top_k), -1, dtype=np.int64)
-        for start in range(0, len(queries_QD), BLOCK_QUERIES):
-            block_BD = queries_QD[start : start + BLOCK_QUERIES]
+        for rows in self._block_queries(queries_QD):
+            block_BD = queries_QD[rows]
             query_P, number_P = self.candidates(block_BD)
             similarity_P = self._compare(block_BD, query_P, number_P)
             order = np.lexsort((number_P, -similarity_P, query_P))
             query_P, number_P = query_P[order], number_P[order]
             rank_P = np.arange(len(query_P)) - np.searchsorted(query_P, query_P)
             best = rank_P < top_k
-            found_QK[start + query_P[best], rank_P[best]] = number_P[best]
+            found_QK[rows.start + query_P[best], rank_P[best]] = number_P[best]
         return found_QK
 
     def candidates(self, queries_BD: Floats) -> tuple[Ints, Ints]:
         """Return the union of each query's buckets: query and vector number of each pair (P,), none twice, in order."""
         num_queries, num_vectors = len(queries_BD), max(1, self.key_LN.shape[1])
         pairs = [np.empty(0, dtype=np.int64)]
-        keys_LB = _hash(self.config, self.planes_DX, queries_BD - self.centre_D)
-        for key_N, number_N, key_B in zip(self.key_LN, self.number_LN, keys_LB, strict=True):
-            first_B, last_B = (np.searchsorted(key_N, key_B, side) for side in ("left", "right"))
+        for first_B, last_B, number_N in zip(*self._find_buckets(queries_BD), self.number_LN, strict=True):
             count_B = last_B - first_B
             within_P = np.arange(count_B.sum()) - np.repeat(np.cumsum(count_B) - count_B, count_B)
             query_P = np.repeat(np.arange(num_queries), count_B)
             pairs.append(query_P * num_vectors + number_N[first_B[query_P] + within_P])
         pair_P = np.unique(np.concatenate(pairs))
         return pair_P // num_vectors, pair_P % num_vectors
+
+    def _find_buckets(self, queries_BD: Floats) -> tuple[Ints, Ints]:
+        """Return where the bucket of each query begins in each table, and where it ends, both (L, B)."""
+        keys_LB = _hash(self.config, self.planes_DX, queries_BD - self.centre_D)
+        first_LB, last_LB = (
+            np.stack([np.searchsorted(key_N, key_B, side) for key_N, key_B in zip(self.key_LN, keys_LB, strict=True)])
+            for side in SIDES
+        )
+        return first_LB, last_LB
+
+    def _block_queries(self, queries_QD: Floats) -> Iterator[slice]:
+        """Yield the queries in blocks with MOST_HITS vectors in their buckets, or of one query with more."""
+        for start in range(0, len(queries_QD), BLOCK_VECTORS):
+            first_LB, last_LB = self._find_buckets(queries_QD[start : start + BLOCK_VECTORS])
+            hits_B = np.cumsum((last_LB - first_LB).sum(axis=0))
+            while len(hits_B):
+                count = max(1, int(np.searchsorted(hits_B, MOST_HITS, "right")))
+                yield slice(start, start + count)
+                start, hits_B = start + count, hits_B[count:] - hits_B[count - 1]
 
     def _compare(self, queries_BD: Floats, query_P: Ints, number_P: Ints) -> Floats:
         similarity_P = np.empty(len(query_P), dtype=np.float32)

@@ -73,6 +73,20 @@ def test_neighbours_are_the_best_candidates(vectors: np.ndarray, queries: np.nda
         assert found_QK[q].tolist() == [*best, *[-1] * (30 - len(best))]
 
 
+def test_blocks_of_queries_change_nothing(
+    vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = lsh.build(lsh.Config(bits=3, tables=4), vectors)
+    whole = index.neighbours(queries, 7)
+    monkeypatch.setattr(lsh, "BLOCK_VECTORS", 20)
+    for most in (1, 1_000, 4_000):
+        monkeypatch.setattr(lsh, "MOST_HITS", most)
+        blocks = list(index._block_queries(queries))
+        assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(50))
+        assert len(blocks) == 50 if most == 1 else len(blocks) < 50
+        np.testing.assert_array_equal(index.neighbours(queries, 7), whole)
+
+
 def test_one_bit_and_many_tables_find_what_exact_search_finds(vectors: np.ndarray, queries: np.ndarray) -> None:
     found = lsh.build(lsh.Config(bits=1, tables=20), vectors).neighbours(queries, 5)
     np.testing.assert_array_equal(found, exact.build(exact.Config(), vectors).neighbours(queries, 5))
@@ -138,3 +152,4 @@ def test_most_bits_fit_a_key(vectors: np.ndarray) -> None:
 def test_presets_are_settings_of_their_names() -> None:
     assert lsh.presets()["default"] == lsh.Config()
     assert (lsh.presets()["singh"].bits, lsh.presets()["singh"].tables) == (18, 50)
+    assert lsh.presets()["few-tables"].tables < lsh.Config().tables
