@@ -20,7 +20,7 @@ from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation
 from bench.fingerprint import RANDOM_PROJECTION
 from bench.score.rows import Row, score, to_frame
 from bench.score.threshold import cross_fit_thresholds
-from bench.settings import RunConfig
+from bench.settings import COUNTING_SEQUENCES, RunConfig
 from bench.store import Store, digest, read_frame, read_json, write_frame, write_json
 from bench.values import OWN, Cell
 
@@ -95,12 +95,18 @@ def with_segments(
     """Return the result with a system's hits, and those of the random projection (`floor`) on the same queries."""
     rows: list[Row] = []
     names = {name: result.summary[name] for name in ("run", "benchmark")} | {"queries": data.queries.key}
+    of_run = names | {"recall_at": config.eval.recall_at}
     hits_of = add_thresholds(evaluation)
     for cell, hits in evaluation.hits.items():
-        rows += score(hits_of[cell], cell, system=config.system, **names)
+        rows += score(hits_of[cell], cell, system=config.system, **of_run)
         if config.system != RANDOM_PROJECTION:
-            rows += score(_select_truth(UNSHUFFLED, floor.hits[cell]), cell, system=RANDOM_PROJECTION, **names)
-        rows += score(_select_truth(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **names)
+            rows += score(
+                _select_truth(UNSHUFFLED, floor.hits[cell]),
+                cell,
+                system=RANDOM_PROJECTION,
+                **of_run,
+            )
+        rows += score(_select_truth(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **of_run)
     table = to_frame(rows)
     conditions = _conditions(store, config, data)
     controls = {f"control_{name}": seconds for name, seconds in floor.seconds.items()}
@@ -123,12 +129,11 @@ def with_segments(
 def add_thresholds(evaluation: Evaluation) -> dict[Cell, pd.DataFrame]:
     """Return the hits of each cell, each with the threshold at which its answer is accepted.
 
-    The threshold is NaN in the control `identity`, and for the sequence search `vote`, whose scores are shares of
-    votes and not similarities.
+    The threshold is NaN in the control `identity`, and for COUNTING_SEQUENCES, whose scores are no similarities.
     """
     table = pd.concat({cell.name: _select_truth(UNSHUFFLED, hits) for cell, hits in evaluation.hits.items()})
     table = table.assign(threshold=np.nan).rename_axis(["cell", None])
-    has_threshold = (table["sequence"] != "vote") & (table.index.get_level_values("cell") != "identity")
+    has_threshold = (~table["sequence"].isin(COUNTING_SEQUENCES)) & (table.index.get_level_values("cell") != "identity")
     table.loc[has_threshold, "threshold"] = cross_fit_thresholds(table[has_threshold])
     return {cell: table.loc[[cell.name]].droplevel("cell") for cell in evaluation.hits}
 

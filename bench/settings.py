@@ -11,7 +11,8 @@ from typing import Any, Literal
 from bench.errors import ConfigError
 from bench.values import STANDARD_HOP_MS
 
-SEQUENCES = ("vote", "rescore", "interpolate", "diagonal")
+SEQUENCES = ("vote", "vote-50", "rescore", "interpolate", "edit", "diagonal")
+COUNTING_SEQUENCES = ("vote", "vote-50", "edit")  # whose scores are shares and no similarities, without impostors
 
 
 def require(holds: bool, rule: str, got: object) -> None:
@@ -359,11 +360,17 @@ class EvalConfig:
     cost_queries: int = 50
     """Queries of each length that are answered one at a time to measure what an answer costs; 0 measures no costs."""
 
+    recall_at: tuple[int, ...] = (3, 10)
+    """The k of recall among the first k places, and among the first k tracks; each from 1.
+
+    No more than `top_k` places are ranked, so that a larger k finds no more.
+    """
+
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the network that makes the fingerprints: float32, or bfloat16 by autocast."""
 
     def __post_init__(self) -> None:
-        for name in ("snr_db", "t60_s", "lengths_s", "indexes", "sequences"):
+        for name in ("snr_db", "t60_s", "lengths_s", "indexes", "sequences", "recall_at"):
             values = getattr(self, name)
             require(len(set(values)) == len(values), f"eval.{name} must not name anything twice", values)
         self._check_task()
@@ -385,6 +392,7 @@ class EvalConfig:
         require(len(self.indexes) > 0, "eval.indexes must name at least one index", self.indexes)
         known = set(self.sequences) <= set(SEQUENCES) and "rescore" in self.sequences
         require(known, f"eval.sequences must hold 'rescore' (the headline) and any of {SEQUENCES}", self.sequences)
+        require(all(k >= 1 for k in self.recall_at), "eval.recall_at must hold numbers >= 1", self.recall_at)
         require(0 <= self.cost_queries <= 10_000, "eval.cost_queries must be between 0 and 10000", self.cost_queries)
         require(1 <= self.top_k <= 1000, "eval.top_k must be between 1 and 1000", self.top_k)
 

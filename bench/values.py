@@ -166,6 +166,9 @@ class Found:
     score_QR: Floats
     """Larger is better, comparable between queries of one length; NaN where there is no answer."""
 
+    end_QR: Ints | None = None
+    """The sample at which the query ends; None for searches that suppose it to end after its length."""
+
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total) by anything that takes over two seconds."""

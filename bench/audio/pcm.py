@@ -202,6 +202,18 @@ def open_corpus(folder: Path) -> Corpus:
     return Corpus(folder, rows, tracks, _content_digest(tracks))
 
 
+def find_corpus(store: Store, content: str) -> Corpus | None:
+    """Return the prepared corpus in the store whose digest is `content`, None if there is none.
+
+    Raises: StoreError if its files, or another manifest on the way, are damaged.
+    """
+    for manifest in sorted((store.root / "pcm").glob(f"*/{MANIFEST}")):
+        rows = _load_manifest(manifest)
+        if _content_digest(rows[rows["status"] == "ok"]) == content:
+            return open_corpus(manifest.parent)
+    return None
+
+
 def _build(folder: Path, name: str, source: Source, min_track_s: float, workers: int, progress: Progress) -> None:
     tracks = source.tracks()
     _check(name, tracks)

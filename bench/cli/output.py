@@ -45,7 +45,7 @@ def print_result(result: Result, format_: str = "table", sequence: str | None = 
 
     if sequence is not None:
         require(format_ == "table", "--sequence is for --format table: csv and json hold all searches", repr(format_))
-        _check_sequence(sequence, result.rows)
+        check_sequence(sequence, result.rows)
     if format_ == "table":
         if len(result.rows):
             print_report("grid", result, sequence)
@@ -53,6 +53,18 @@ def print_result(result: Result, format_: str = "table", sequence: str | None = 
             print_report("alignment", result.alignment)
     else:
         _print_rows(result, format_)
+
+
+def check_sequence(sequence: str, rows: pd.DataFrame) -> None:
+    """Raise ConfigError unless rows of this sequence search are among a run's."""
+    from bench.errors import ConfigError
+    from bench.registry import format_unknown
+
+    if rows.empty:
+        raise ConfigError("--sequence selects a search of queries, but this run only aligned recordings; omit it")
+    known = sorted(rows["sequence"].unique())
+    if sequence not in known:
+        raise ConfigError(format_unknown("sequence search of this run", sequence, known))
 
 
 def print_next(commands: dict[str, str]) -> None:
@@ -71,14 +83,3 @@ def _print_rows(result: Result, format_: str) -> None:
         print(json.dumps(to_records(result.rows), indent=1))
     else:
         print_frame(result.rows, format_)
-
-
-def _check_sequence(sequence: str, rows: pd.DataFrame) -> None:
-    from bench.errors import ConfigError
-    from bench.registry import format_unknown
-
-    if rows.empty:
-        raise ConfigError("--sequence selects a search of queries, but this run only aligned recordings; omit it")
-    known = sorted(rows["sequence"].unique())
-    if sequence not in known:
-        raise ConfigError(format_unknown("sequence search of this run", sequence, known))

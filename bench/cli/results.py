@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.options import STORE, Format, RunArgument, StoreRoot, open_store
-from bench.cli.output import check_format, print_frame, print_result, print_table
+from bench.cli.output import check_format, check_sequence, print_frame, print_result, print_table
+
+if TYPE_CHECKING:
+    from bench.runs import FinishedRun
 
 
 def results(
@@ -17,17 +20,47 @@ def results(
         str | None,
         typer.Option(help="Sequence search to show in the table: one of eval.sequences.", show_default="rescore"),
     ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Split top-1 by this: noise, the category of each query's noise.")
+    ] = None,
     format_: Format = "table",
     store: StoreRoot = STORE,
 ) -> None:
     """Show the results of a finished run as a table, CSV or JSON.
 
-    CSV and JSON hold the rows of all sequence searches, in the published schema.
+    CSV and JSON hold the rows of all sequence searches, in the published schema; with --by, a table of their own.
     """
     check_format(format_)
     from bench.runs import find_run
+    from bench.settings import require
 
-    print_result(find_run(open_store(store), run).load_result(), format_, sequence)
+    require(by in (None, "noise"), "--by must be noise", repr(by))
+    finished = find_run(open_store(store), run)
+    if by is None:
+        print_result(finished.load_result(), format_, sequence)
+    else:
+        _print_by_noise(finished, format_, sequence)
+
+
+def _print_by_noise(finished: FinishedRun, format_: str, sequence: str | None) -> None:
+    from bench.degrade.noise_categories import read_noise_categories
+    from bench.errors import ConfigError
+    from bench.registry import load
+    from bench.settings import require
+
+    result, report = finished.load_result(), load("report", "noise")
+    if result.hits.empty:
+        raise ConfigError("--by noise splits queries, but this run only aligned recordings; name another run")
+    if sequence is not None:
+        require(format_ == "table", "--sequence is for --format table: csv and json hold all searches", repr(format_))
+        check_sequence(sequence, result.rows)
+    categories = read_noise_categories(
+        finished.store, str(result.rows["queries"].iloc[0]), str(result.summary["digests"]["noise"])
+    )
+    if format_ == "table":
+        print_table(report.render(result, categories, sequence))
+    else:
+        print_frame(report.tabulate(result, categories), format_)
 
 
 def compare(

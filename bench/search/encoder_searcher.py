@@ -22,11 +22,12 @@ from bench.fingerprint import Embedder, fingerprint_queries, fingerprint_tracks
 from bench.search.cached import build_or_load
 from bench.search.contract import Index
 from bench.search.diagonal import Scan, Wanted, scan
+from bench.search.edit_distance import align_by_edits
 from bench.search.neighbours import MARGIN, neighbours_of, shares_product
 from bench.search.repetitions import find_repetitions
 from bench.search.searcher import Answers, Search
-from bench.search.sequence import Ranking, interpolate, rescore, vote
-from bench.settings import EvalConfig
+from bench.search.sequence import Ranking, interpolate, rescore, vote, vote_half
+from bench.settings import COUNTING_SEQUENCES, EvalConfig
 from bench.store import Store
 from bench.timing import Timer
 from bench.values import RATE_HZ, Fingerprints, Floats, Ints, Progress
@@ -73,18 +74,25 @@ class EncoderSearcher:
         return rescore(vectors_QMD, neighbours_QMK, self.database, self.config.top_k)
 
     def search(self, waves: Iterator[Floats], own_Q: Ints) -> Iterator[Answers]:
-        """Yield the answers of each index and sequence search; the scores of `vote` are no similarities."""
+        """Yield the answers of each index and sequence search; the scores of COUNTING_SEQUENCES are no similarities."""
         with self.timed("mix and embed"):
             vectors_QMD = fingerprint_queries(self.embedder, waves, self.database.hop_samples)
         with self.timed("scan"):
             found = self._scan(vectors_QMD, own_Q)
         impostor_Q = found.rankings[0].scores_QR[:, 0]
+        segment_samples = self.embedder.segment_samples
         tolerance_samples = round(self.config.tolerance_ms * RATE_HZ / 1000)
         for index, sequence, ranking in self._rankings(vectors_QMD, found):
             repetitions = partial(find_repetitions, ranking, self.database, vectors_QMD.shape[1], tolerance_samples)
-            # Votes are not similarities, so that an impostor's score cannot be compared with them.
-            score_Q = np.full_like(impostor_Q, np.nan) if sequence == "vote" else impostor_Q
-            yield Answers(index, sequence, ranking.found(self.database), score_Q, repetitions)
+            # Shares of votes or edits are no similarities, so that an impostor's score cannot be compared with them.
+            score_Q = np.full_like(impostor_Q, np.nan) if sequence in COUNTING_SEQUENCES else impostor_Q
+            yield Answers(
+                index,
+                sequence,
+                ranking.found(self.database, vectors_QMD.shape[1], segment_samples),
+                score_Q,
+                repetitions,
+            )
 
     def _scan(self, vectors_QMD: Floats, own_Q: Ints) -> Scan:
         """Return the impostors, the best places outside each query's own track, and what the same products give.
@@ -105,10 +113,11 @@ class EncoderSearcher:
             built = self.index_of(index)
             with self.timed(f"search {index}"):
                 neighbours_QMK = neighbours_of(built, vectors_QMD, database, top_k, found)
-            if "vote" in sequences:
-                with self.timed("vote"):
-                    voted = vote(neighbours_QMK, database, top_k)
-                yield index, "vote", voted
+            for sequence, count in (("vote", vote), ("vote-50", vote_half)):
+                if sequence in sequences:
+                    with self.timed(sequence):
+                        voted = count(neighbours_QMK, database, top_k)
+                    yield index, sequence, voted
             with self.timed("rescore"):
                 rescored = rescore(vectors_QMD, neighbours_QMK, database, top_k)
             yield index, "rescore", rescored
@@ -116,6 +125,10 @@ class EncoderSearcher:
                 with self.timed("interpolate"):
                     interpolated = interpolate(rescored, vectors_QMD, database)
                 yield index, "interpolate", interpolated
+            if "edit" in sequences:
+                with self.timed("edit"):
+                    edited = align_by_edits(vectors_QMD, neighbours_QMK, database, top_k)
+                yield index, "edit", edited
         if "diagonal" in sequences:
             yield "exact", "diagonal", found.rankings[1]
 

@@ -33,6 +33,9 @@ class Ranking:
     shift_QR: Floats | None = None
     """How far after its place a query starts, in hops from -0.5 to 0.5; None without interpolation."""
 
+    ends_QR: Ints | None = None
+    """The database vectors at which the last segments lie, -1 without a place; None where they are M - 1 later."""
+
     def starts(self, database: Fingerprints) -> Ints:
         """Return the estimated start sample of each query in its track (Q, R); undefined where the place is -1."""
         place_QR = np.maximum(self.places_QR, 0)
@@ -41,10 +44,22 @@ class Ranking:
             return start_QR
         return start_QR + np.rint(self.shift_QR * database.hop_samples).astype(np.int64)
 
-    def found(self, database: Fingerprints) -> Found:
-        """Return the places as answers: tracks and times."""
+    def found(self, database: Fingerprints, num_segments: int, segment_samples: int) -> Found:
+        """Return the places as answers: tracks and times, of queries of M segments of a length."""
         row_QR = np.where(self.places_QR >= 0, database.track_row_of(np.maximum(self.places_QR, 0)), -1)
-        return Found(row_QR, self.starts(database), self.scores_QR)
+        end_QR = None if self.ends_QR is None else self.ends(database, num_segments, segment_samples)
+        return Found(row_QR, self.starts(database), self.scores_QR, end_QR)
+
+    def ends(self, database: Fingerprints, num_segments: int, segment_samples: int) -> Ints:
+        """Return the sample of its track at which each query ends (Q, R), as `starts` does: of M segments of a length.
+
+        The samples of a query after its last whole segment are not counted.
+        """
+        if self.ends_QR is None:
+            return self.starts(database) + (num_segments - 1) * database.hop_samples + segment_samples
+        end_QR = np.maximum(self.ends_QR, 0)
+        first_QR = database.first_vector[database.track_row_of(end_QR)]
+        return (end_QR - first_QR) * database.hop_samples + segment_samples
 
 
 def vote(neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:
@@ -56,15 +71,27 @@ def vote(neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranki
     Source: Singh et al., ISMIR 2022, section 2.6.
     """
     num_queries, num_segments = neighbours_QMK.shape[:2]
+    query_P, place_P, votes_P = _count_votes(neighbours_QMK[:, :, 0], database)
+    return _build_ranking(query_P, place_P, votes_P / num_segments, num_queries, num_places)
+
+
+def vote_half(neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:
+    """Return the ranking of `vote` without the places that the published 50 % rule refuses: the search `vote-50`.
+
+    A place remains if at least half of the M vectors of its sequence are nearest neighbours, of any of the segments: a
+    query without such a place has no answer, neither time nor track. The paper applies the rule to the time only; the
+    track that it names without one is that of `vote`. It leaves open which of several remaining places is the answer;
+    here it is the one with most votes (confidence C: our reading).
+    Source: Singh et al., ISMIR 2022, section 2.6: "candidate sequence Si, which have at least 50% intersecting
+    retrieved indices".
+    """
+    num_queries, num_segments = neighbours_QMK.shape[:2]
     nearest_QM = neighbours_QMK[:, :, 0]
-    query_P, place_P, votes_P = _count_candidates(nearest_QM[:, :, None], database)
-    # A segment votes for the track of its neighbour even if the whole sequence would not fit there.
-    num_tracks = len(database.tracks)
-    ballot_QM = np.arange(num_queries)[:, None] * num_tracks + database.track_row_of(nearest_QM)
-    track_votes = np.bincount(ballot_QM[nearest_QM >= 0], minlength=num_queries * num_tracks)
-    track_votes_P = track_votes[query_P * num_tracks + database.track_row_of(place_P)]
-    order = np.lexsort((place_P, -votes_P, -track_votes_P, query_P))
-    return _build_ranking(query_P[order], place_P[order], votes_P[order] / num_segments, num_queries, num_places)
+    query_P, place_P, votes_P = _count_votes(nearest_QM, database)
+    retrieved_P = _count_retrieved(nearest_QM, query_P, place_P, max(1, len(database.vectors)))
+    kept_P = 2 * retrieved_P >= num_segments
+    query_P, place_P, votes_P = query_P[kept_P], place_P[kept_P], votes_P[kept_P]
+    return _build_ranking(query_P, place_P, votes_P / num_segments, num_queries, num_places)
 
 
 def rescore(queries_QMD: Floats, neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:
@@ -133,6 +160,30 @@ def _count_candidates(neighbours_QMK: Ints, database: Fingerprints) -> tuple[Int
     pair_QMK = np.arange(num_queries)[:, None, None] * num_vectors + place_QMK
     pair_P, count_P = np.unique(pair_QMK[inside], return_counts=True)
     return pair_P // num_vectors, pair_P % num_vectors, count_P
+
+
+def _count_votes(nearest_QM: Ints, database: Fingerprints) -> tuple[Ints, Ints, Ints]:
+    """Return pairs of a query and a place, and how many segments point to the place, best first for each query.
+
+    Tracks come by their votes, and the places in a track by theirs.
+    """
+    query_P, place_P, votes_P = _count_candidates(nearest_QM[:, :, None], database)
+    # A segment votes for the track of its neighbour even if the whole sequence would not fit there.
+    num_queries, num_tracks = len(nearest_QM), len(database.tracks)
+    ballot_QM = np.arange(num_queries)[:, None] * num_tracks + database.track_row_of(nearest_QM)
+    track_votes = np.bincount(ballot_QM[nearest_QM >= 0], minlength=num_queries * num_tracks)
+    track_votes_P = track_votes[query_P * num_tracks + database.track_row_of(place_P)]
+    order = np.lexsort((place_P, -votes_P, -track_votes_P, query_P))
+    return query_P[order], place_P[order], votes_P[order]
+
+
+def _count_retrieved(nearest_QM: Ints, query_P: Ints, place_P: Ints, num_vectors: int) -> Ints:
+    """Return how many vectors of the sequence at each place (P,) are the nearest neighbour of any of M segments."""
+    retrieved = np.unique((np.arange(len(nearest_QM))[:, None] * num_vectors + nearest_QM)[nearest_QM >= 0])
+    first_P = query_P * num_vectors + place_P
+    before_P, until_P = (np.searchsorted(retrieved, first_P + later) for later in (0, nearest_QM.shape[1]))
+    count_P: Ints = until_P - before_P
+    return count_P
 
 
 def _build_ranking(query_P: Ints, place_P: Ints, score_P: Floats, num_queries: int, num_places: int) -> Ranking:

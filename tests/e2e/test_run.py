@@ -105,6 +105,35 @@ def test_results_validate_against_the_published_schema(finished: Path) -> None:
     assert {row["n"] for row in own} == {4}
 
 
+def test_results_by_noise_split_the_queries_of_each_noisy_cell(finished: Path) -> None:
+    shown = bench("results", "--by", "noise", "--format", "json", "--store", str(finished))
+    assert shown.returncode == 0, shown.stderr
+    split = pd.DataFrame(json.loads(shown.stdout))
+    assert set(split["category"]) <= {"white", "pink", "brown", "babble", "hum"}
+    rows = rows_of(finished)
+    rows = rows[(rows["system"] == "now-playing") & rows["kind"].isin(["noise", "noise_reverb"])]
+    cell = ["kind", "snr_db", "length_s", "index", "sequence", "metric"]
+    whole = rows[rows["metric"].isin(["segment_top1", "audio_top1"])].set_index(cell)
+    parts = split.assign(hits=split["value"] * split["n"]).groupby(cell)[["hits", "n"]].sum()
+    assert len(parts) == len(whole) and (parts["n"] == 4).all()
+    assert (parts["hits"] / parts["n"]).to_dict() == pytest.approx(whole["value"].to_dict())
+    table = bench("results", "--by", "noise", "--sequence", "vote", "--store", str(finished)).stdout
+    assert "by category, noise and reverb" in table and "sequence search: vote" in table
+
+
+def test_results_by_noise_of_a_store_without_the_queries_say_so_in_one_sentence(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(finished / "runs")
+    lost = bench("results", "--by", "noise", "--store", str(tmp_path))
+    assert (
+        lost.returncode == 2 and "no longer in the store" in lost.stderr and "repeat the run's command" in lost.stderr
+    )
+    (tmp_path / "queries").symlink_to(finished / "queries")
+    lost = bench("results", "--by", "noise", "--store", str(tmp_path))
+    assert lost.returncode == 2 and "noise corpus" in lost.stderr
+    wrong = bench("results", "--by", "room", "--store", str(finished))
+    assert wrong.returncode == 2 and "--by must be noise, got 'room'" in wrong.stderr
+
+
 def test_results_come_as_csv_and_as_a_table(finished: Path) -> None:
     lines = bench("results", "--format", "csv", "--store", str(finished)).stdout.splitlines()
     assert lines[0].startswith("schema_version,run,benchmark,queries,system,cell")

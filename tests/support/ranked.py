@@ -25,4 +25,12 @@ def score_ranking(
     if num_segments is not None:
         again = partial(find_repetitions, ranking, database, num_segments, tolerance_samples)
     near = tolerance_samples + database.hop_samples
-    return score_hits(ranking.found(database), database.tracks, track_Q, start_Q, tolerance_samples, near, again)
+    return score_hits(
+        ranking.found(database, 1, database.hop_samples),
+        database.tracks,
+        track_Q,
+        start_Q,
+        tolerance_samples,
+        near,
+        again,
+    )

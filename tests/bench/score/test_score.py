@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ranked import score_ranking
 
 from bench.degrade.cells import benchmark_name, list_cells
-from bench.score.metrics import DECISIONS, METRICS
+from bench.score.metrics import DECISIONS, METRICS, find_track_rank, list_metrics, list_track_metrics, recall_at
 from bench.score.rows import Row, load_schema, score, to_frame, to_records
 from bench.score.statistics import bootstrap_mean, wilson
 from bench.search.sequence import Ranking
@@ -175,7 +175,7 @@ def test_bootstrap_of_equal_values_and_of_none() -> None:
 def hits_of(ranks: list[int], length_s: float = 0.96, sequence: str = "vote") -> pd.DataFrame:
     rank = np.array(ranks)
     return pd.DataFrame(
-        {"rank": rank, "hit": rank == 1, "near": rank == 1, "track_hit": rank >= 1}
+        {"rank": rank, "track_rank": np.minimum(rank, 1), "hit": rank == 1, "near": rank == 1, "track_hit": rank >= 1}
         | {"length_s": length_s, "index": "exact", "sequence": sequence}
     )
 
@@ -195,8 +195,47 @@ def test_metrics_by_hand() -> None:
             "recall@3": 3 / 6,
             "recall@10": 4 / 6,
             "mrr": (1 + 1 + 1 / 2 + 1 / 4 + 1 / 11) / 6,
+            "track_recall@3": 5 / 6,
+            "track_recall@10": 5 / 6,
+            "track_mrr": 5 / 6,
         }
     )
+
+
+def test_rank_of_a_track_counts_each_track_once() -> None:
+    row_QR = np.array([[5, 5, 5, 2, 7], [7, 2, 7, -1, -1], [2, 2, 2, 2, 2], [-1, -1, -1, -1, -1], [3, -1, -1, -1, -1]])
+    assert find_track_rank(row_QR, np.array([7, 7, 7, 7, -1])).tolist() == [3, 1, 0, 0, 0]
+    assert find_track_rank(row_QR[:, :0], np.array([7, 7, 7, 7, 7])).tolist() == [0] * 5
+    assert find_track_rank(row_QR[:0], np.array([], dtype=np.int64)).tolist() == []
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=5), st.integers(0, 3))
+def test_rank_of_a_track_agrees_with_a_list_without_repetitions(rows: list[list[int]], own: int) -> None:
+    tracks = [list(dict.fromkeys(row)) for row in rows]
+    expected = [row.index(own) + 1 if own in row else 0 for row in tracks]
+    assert find_track_rank(np.array(rows), np.full(len(rows), own)).tolist() == expected
+
+
+def test_track_metrics_by_hand() -> None:
+    hits = pd.DataFrame({"track_rank": [1, 1, 2, 4, 0]})
+    found = {name: measure(hits)[0] for name, measure in list_track_metrics((1, 5)).items()}
+    assert found == pytest.approx(
+        {"track_recall@1": 2 / 5, "track_recall@5": 4 / 5, "track_mrr": (2 + 1 / 2 + 1 / 4) / 5}
+    )
+
+
+def test_recall_at_any_k() -> None:
+    hits = hits_of([1, 1, 2, 4, 11, 0])
+    assert [recall_at(k)(hits)[0] for k in (1, 2, 4, 20)] == pytest.approx([2 / 6, 3 / 6, 4 / 6, 5 / 6])
+    assert [*list_metrics((1, 7))] == ["segment_top1", "near_top1", "audio_top1", "recall@1", "recall@7", "mrr"]
+    assert recall_at(1)(hits) == METRICS["segment_top1"](hits)
+
+
+@pytest.mark.parametrize("metric", list_track_metrics((1,)))
+def test_track_metric_of_no_query_is_zero_and_says_that_nothing_is_known(metric: str) -> None:
+    value, low, high = list_track_metrics((1,))[metric](pd.DataFrame({"track_rank": []}))
+    assert value == 0.0
+    assert (low, high) == (0.0, 1.0) or (math.isnan(low) and math.isnan(high))
 
 
 def test_decisions_by_hand() -> None:

@@ -13,7 +13,7 @@ from bench import registry
 from bench.config import resolve
 from bench.errors import ConfigError
 from bench.search.indexes import exact, falconn
-from bench.search.sequence import Ranking, rescore, vote
+from bench.search.sequence import Ranking, rescore, vote, vote_half
 from bench.values import Fingerprints
 
 D = 6
@@ -212,6 +212,15 @@ def slow_vote(neighbours_MK: np.ndarray, data: Fingerprints) -> list[tuple[int, 
     return [(p, places[p] / len(neighbours_MK)) for p in ranked]
 
 
+def slow_vote_half(neighbours_MK: np.ndarray, data: Fingerprints) -> list[tuple[int, float]]:
+    nearest, num_segments = neighbours_MK[:, 0].tolist(), len(neighbours_MK)
+    return [
+        (place, share)
+        for place, share in slow_vote(neighbours_MK, data)
+        if sum(vector in nearest for vector in range(place, place + num_segments)) / num_segments >= 0.5
+    ]
+
+
 def slow_rescore(query_MD: np.ndarray, neighbours_MK: np.ndarray, data: Fingerprints) -> list[tuple[int, float]]:
     scores = {
         p: float(np.mean([query_MD[m] @ data.vectors[p + m] for m in range(len(query_MD))]))
@@ -244,6 +253,15 @@ def searches(draw: st.DrawFn) -> tuple[Fingerprints, np.ndarray, int, int]:
 def test_vote_agrees_with_counting(search: tuple[Fingerprints, np.ndarray, int, int]) -> None:
     data, neighbours, num_places, _ = search
     compare(vote(neighbours, data, num_places), [slow_vote(n, data) for n in neighbours], num_places)
+
+
+@settings(max_examples=150)
+@given(searches())
+def test_vote_half_agrees_with_looking_up_each_vector_of_a_sequence(
+    search: tuple[Fingerprints, np.ndarray, int, int],
+) -> None:
+    data, neighbours, num_places, _ = search
+    compare(vote_half(neighbours, data, num_places), [slow_vote_half(n, data) for n in neighbours], num_places)
 
 
 @settings(max_examples=150)
@@ -283,6 +301,42 @@ def test_vote_takes_the_track_of_the_majority_before_the_longest_run() -> None:
     # Track 0 has three votes on three places, track 1 two on one place.
     ranking = vote(asked(0, 7, 5, 13, 14), data, 4)
     assert ranking.places_QR.tolist() == [[0, 3, 10, -1]]  # 7 - 1 = 6 would run over the end of track 0
+
+
+def test_vote_half_answers_at_exactly_half_and_not_below() -> None:
+    data = database([10, 10])
+    # Two of four vectors of the sequence at 4 were retrieved, 4 and 5; then one of them only.
+    assert vote_half(asked(4, 5, 19, 18), data, 2).places_QR.tolist() == [[4, -1]]
+    nothing = vote_half(asked(4, 19, 19, 13), data, 2)
+    assert nothing.places_QR.tolist() == [[-1, -1]] and np.isnan(nothing.scores_QR).all()
+    assert vote(asked(4, 19, 19, 13), data, 2).places_QR[0, 0] >= 0  # the search without the rule answers
+
+
+def test_vote_half_counts_retrieved_vectors_whichever_segment_retrieved_them() -> None:
+    data = database([10])
+    # One segment each points to the places 4, 6, 3 and 1. The sequence at 4 also holds 5 and 7, which others retrieved,
+    # that at 3 holds 4 and 5, and those at 6 and 1 hold one retrieved vector.
+    ranking = vote_half(asked(4, 7, 5, 4), data, 4)
+    assert ranking.places_QR.tolist() == [[3, 4, -1, -1]]
+    assert ranking.scores_QR[0, :2].tolist() == [0.25, 0.25]
+    # The same vector, retrieved by all, is one vector of four.
+    assert vote_half(asked(4, 4, 4, 4), data, 2).places_QR.tolist() == [[-1, -1]]
+
+
+def test_one_segment_meets_the_half_rule_by_itself() -> None:
+    data = database([10, 10])
+    assert vote_half(asked(13), data, 2).places_QR.tolist() == vote(asked(13), data, 2).places_QR.tolist() == [[13, -1]]
+
+
+def test_ends_are_those_of_the_last_segments() -> None:
+    data = database([10, 10])  # a hop of 1600 samples
+    places = np.array([[4, 12, -1]])
+    ranking = Ranking(places, np.float32([[1, 1, np.nan]]))
+    assert ranking.ends(data, 3, 16_000)[0, :2].tolist() == [6 * 1600 + 16_000, 4 * 1600 + 16_000]
+    later = replace(ranking, ends_QR=np.array([[7, 13, -1]]))
+    assert later.ends(data, 3, 16_000)[0, :2].tolist() == [7 * 1600 + 16_000, 3 * 1600 + 16_000]
+    shifted = replace(ranking, shift_QR=np.float32([[0.25, -0.5, 0]]))
+    assert shifted.ends(data, 1, 16_000)[0, :2].tolist() == [4 * 1600 + 400 + 16_000, 2 * 1600 - 800 + 16_000]
 
 
 def test_tied_places_are_ordered_by_number() -> None:
