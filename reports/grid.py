@@ -10,7 +10,14 @@ from rich.text import Text
 
 from bench.results import DEGRADED, Result, select_rows
 
-TITLES = {"identity": "on the grid", "clean": "clean", "noise": "noise", "reverb": "reverb", "noise_reverb": "both"}
+TITLES = {
+    "identity": "on the grid",
+    "clean": "clean",
+    "noise": "noise",
+    "reverb": "reverb",
+    "measured_reverb": "measured room",
+    "noise_reverb": "both",
+}
 METRICS = {
     "segment_top1": "segment-level top-1 (right track, right time)",
     "audio_top1": "audio-level top-1 (right track)",
@@ -69,7 +76,7 @@ def _table(
 def _format_condition(row: pd.Series) -> str:
     parts = [TITLES[row["kind"]]]
     parts += [f"{row['snr_db']:g} dB"] if pd.notna(row["snr_db"]) else []
-    parts += [f"{row['t60_s']:g} s"] if row["kind"] == "reverb" else []
+    parts += [f"{row['t60_s']:g} s"] if row["kind"] in ("reverb", "measured_reverb") else []
     return " ".join(parts)
 
 

@@ -50,11 +50,14 @@ def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
     """Return (metric, step, value) of the headline search; track-level top-1 of the longest queries only."""
     encoder_rows = select_rows(result.rows, config.encoder, config.eval.indexes[0])
     longest = encoder_rows["metric"].eq("audio_top1") & encoder_rows["length_s"].eq(max(config.eval.lengths_s))
-    shown = encoder_rows[encoder_rows["kind"].isin(DEGRADED) & (encoder_rows["metric"].eq("segment_top1") | longest)]
+    shown = encoder_rows[
+        encoder_rows["kind"].isin((*DEGRADED, "measured_reverb"))
+        & (encoder_rows["metric"].eq("segment_top1") | longest)
+    ]
     return [
         (
             f"{row['metric']}_{row['length_s']:g}s/{row['kind']}",
-            round(1000 * row["t60_s"] if row["kind"] == "reverb" else row["snr_db"]),
+            round(1000 * row["t60_s"] if row["kind"] in ("reverb", "measured_reverb") else row["snr_db"]),
             row["value"],
         )
         for row in shown.to_dict("records")
