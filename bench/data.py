@@ -147,17 +147,13 @@ def _as_test_side(corpus: Corpus, numbers: Ints) -> Corpus:
 
 def prepare_training(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> TrainingSet:
     """Return the audio that training may use, without drawing queries. Raises: as `prepare_data`."""
-    # All sources first, so that a missing folder is reported before anything is decoded.
+    # Measured rooms first, so that a missing folder or t60 is reported before anything else is decoded.
     trained_in = _build_training_measured(config, root)
-    tested_in = _build_measured_rooms("eval.measured_rooms", config.eval.measured_rooms, root)
+    measured = _prepare_measured(config, root, store, progress)
     music, noise = (corpus for _name, _source, corpus in prepare_corpora(config, root, store, progress))
     simulated = _prepare_simulated(config, store, progress)
     own = [prepare_rooms(store, *trained_in, progress)] if trained_in else []
-    if tested_in is None:
-        return TrainingSet(music, noise, (*simulated, *own))
-    tested = split_by_room(prepare_rooms(store, *tested_in, progress))
-    measured = MeasuredRooms(tested, sort_by_t60(tested, measured_classes(config.eval)))
-    return TrainingSet(music, noise, (*simulated, *(keep_from_training(bank, tested) for bank in own)), measured)
+    return TrainingSet(music, noise, (*simulated, *(keep_from_training(bank, measured.bank) for bank in own)), measured)
 
 
 def format_left_out(training_set: TrainingSet) -> list[str]:
@@ -254,6 +250,15 @@ def _build_measured_rooms(setting: str, name: str, root: Path | None) -> tuple[s
         source.names()
         source.digest()
     return called, source
+
+
+def _prepare_measured(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> MeasuredRooms:
+    """Return the measured rooms that `eval.measured_rooms` names to be tested in."""
+    source = _build_measured_rooms("eval.measured_rooms", config.eval.measured_rooms, root)
+    if source is None:
+        return NO_MEASURED_ROOMS
+    bank = split_by_room(prepare_rooms(store, *source, progress))
+    return MeasuredRooms(bank, sort_by_t60(bank, measured_classes(config.eval)))
 
 
 def _prepare_simulated(config: RunConfig, store: Store, progress: Progress) -> list[RoomBank]:

@@ -42,7 +42,9 @@ class MeasuredRooms:
         )
 
 
-_NO_BANK = RoomBank(pd.DataFrame({"split": []}), pd.DataFrame(), np.zeros(0, dtype=np.float32), "")
+_NO_BANK = RoomBank(
+    pd.DataFrame({"name": [], "split": [], "t60_s": []}), pd.DataFrame(), np.zeros(0, dtype=np.float32), ""
+)
 NO_MEASURED_ROOMS = MeasuredRooms(_NO_BANK)
 
 
@@ -74,8 +76,9 @@ def split_by_room(bank: RoomBank) -> RoomBank:
 
 def keep_from_training(bank: RoomBank, tested: RoomBank) -> RoomBank:
     """Return the bank without training responses of rooms that `tested` tests in, by their names or their samples."""
-    numbers = tested.numbers("test")
-    tested_rooms = set(np.array(name_rooms(tested.table["name"].tolist()))[numbers].tolist())
+    numbers = tested.numbers("test").tolist()
+    all_rooms = name_rooms(tested.table["name"].tolist())
+    tested_rooms = {all_rooms[number] for number in numbers}
     waves = [tested.response(number) for number in numbers]
     rooms = name_rooms(bank.table["name"].tolist())
     split = bank.table["split"].tolist()
