@@ -166,8 +166,7 @@ def format_left_out(training_set: TrainingSet) -> list[str]:
             messages.append(
                 f"{name}: {counts.sum()} of {len(corpus.manifest)} left out ({reasons}); see `bench data verify`"
             )
-    banks = {bank.digest: bank for bank in (*training_set.banks, training_set.measured.bank)}
-    for bank in banks.values():  # one that trains and tests is named once
+    for bank in (*training_set.banks, training_set.measured.bank):
         if len(bank.left_out):
             problem = bank.left_out.iloc[0]["problem"]
             total = len(bank.left_out) + len(bank.table)
@@ -175,7 +174,7 @@ def format_left_out(training_set: TrainingSet) -> list[str]:
                 f"impulse responses: {len(bank.left_out)} of {total} left out, the first: {problem}; "
                 "see `bench data prepare`"
             )
-    return messages
+    return list(dict.fromkeys(messages))  # one folder that trains and tests is named once
 
 
 def music_source(config: RunConfig, root: Path | None) -> Source:

@@ -29,7 +29,7 @@ from bench.search.diagonal import Scan, Wanted, scan
 from bench.search.neighbours import MARGIN, neighbours_of, shares_product
 from bench.search.sequence import Ranking, interpolate, rescore, vote
 from bench.settings import EvalConfig
-from bench.store import Store, digest, read_frame, write_frame
+from bench.store import Store, decisive_settings, digest, read_frame, write_frame
 from bench.timing import Timer
 from bench.values import RATE_HZ, Cell, Fingerprints, Floats, Ints, Progress
 
@@ -76,7 +76,7 @@ def evaluate(
     hits, seconds = {}, {"database": store.seconds("fingerprints", database.key), "queries": 0.0}
     for i, cell in enumerate(cells):
         progress("test cells", i, len(cells))
-        key = digest(FORMAT, database.key, data.queries.key, asdict(config), asdict(cell), index_keys)
+        key = digest(FORMAT, database.key, data.queries.key, decisive_settings(config), asdict(cell), index_keys)
 
         def build(folder: Path, cell: Cell = cell) -> None:
             tables = _hits_of(cell, embedder, data, config, database, index_of, store.timed)

@@ -33,7 +33,7 @@ from bench.logbook.mlflow_metrics import log_result
 from bench.machine import keep_freed_memory
 from bench.results import Result, start_result, with_alignment, with_segments, write_result
 from bench.settings import RunConfig, require
-from bench.store import Store, digest
+from bench.store import Store, decisive_settings, digest
 from bench.train import checkpoint
 from bench.train.checkpoint import WEIGHTS
 from bench.train.loop import Watch, fit, load_history, watch_nothing
@@ -196,7 +196,12 @@ def run_key(
     test_data = data.digest if data else ""
     pairs = [source.digest() for source in pair_sources(config, context.root)]
     return digest(
-        bench.__version__, asdict(config), _weights_key(config, context, training_set), test_data, pairs, task
+        bench.__version__,
+        decisive_settings(config),
+        _weights_key(config, context, training_set),
+        test_data,
+        pairs,
+        task,
     )
 
 
@@ -334,5 +339,5 @@ def _weights_key(config: RunConfig, context: RunContext, training_set: TrainingS
     if context.weights is not None:
         weights = hashlib.sha256(context.weights.read_bytes()).hexdigest()
         return digest(bench.__version__, source, asdict(config.model), weights)
-    settings = (asdict(config.model), asdict(config.train), config.seed)
+    settings = (asdict(config.model), decisive_settings(config.train), config.seed)
     return digest(bench.__version__, config.encoder, source, settings, training_set.digest)

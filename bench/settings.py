@@ -38,8 +38,8 @@ class DataConfig:
     rir: str = "auto"
     """The measured impulse responses that training uses beside simulated rooms: a data-set plug-in, or a folder.
 
-    `auto` takes the folder `rir` of the data root if there is one; `rooms` uses simulated rooms alone. Tests always use
-    simulated rooms.
+    `auto` takes the folder `rir` of the data root if there is one; `rooms` uses simulated rooms alone. Tests use
+    simulated rooms, and those of `eval.measured_rooms`.
     """
 
     min_track_s: float = 1.0
