@@ -105,6 +105,8 @@ def sort_by_t60(bank: RoomBank, classes_s: Sequence[float]) -> dict[float, Ints]
     A response belongs to the class with the nearest t60 by ratio, to none if that is off by more than LARGEST_RATIO.
     Raises: DataError if a class has no response.
     """
+    if not classes_s:
+        return {}
     numbers = bank.numbers("test")
     t60_s = bank.table["t60_s"].to_numpy(np.float64)[numbers]
     distance = np.abs(np.log(t60_s[:, None] / np.array(classes_s)))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from scipy.fft import next_fast_len
 
 from bench import registry
 from bench.audio.pcm import prepare_corpus
 from bench.config import resolve
-from bench.data import TrainingSet, _prepare_simulated
-from bench.degrade.room import DIRECT_AT, RoomBank
-from bench.settings import TrainConfig
+from bench.data import TrainingSet, _build_training_measured, _prepare_measured, _prepare_simulated
+from bench.degrade.cells import validation_config
+from bench.degrade.measured import keep_from_training
+from bench.degrade.room import DIRECT_AT, RoomBank, prepare_rooms
+from bench.errors import BenchError, ConfigError, DataError
+from bench.settings import RunConfig, TrainConfig
 from bench.store import Store
 from bench.testing import Arrays
 from bench.train.draws import draw_pairs
@@ -167,3 +172,72 @@ def test_rooms_of_another_t60_train_and_leave_the_test_rooms_alone(
     t60_s = longer.table["t60_s"].to_numpy()
     # 8 %: the t60 of a decay of noise, measured on one realisation.
     assert len(t60_s) == 48 and 0.8 / 1.08 < t60_s.min() < 0.85 and 0.95 < t60_s.max() < 1.08
+
+
+# Measured rooms
+
+
+def folder_of_rooms(folder: Path) -> Path:
+    """Fill a folder with two channels of ten rooms of 0.3 s."""
+    folder.mkdir(parents=True)
+    for room in "abcdefghij":
+        for channel in ("left", "right"):
+            draw = np.random.default_rng([ord(room), len(channel)])
+            wave = 0.1 * draw.standard_normal(6_000) * 10.0 ** (-3 * np.arange(6_000) / RATE_HZ / 0.3)
+            wave[0] = 1.0
+            soundfile.write(folder / f"{room}_{channel}.wav", wave, RATE_HZ, subtype="FLOAT")
+    return folder
+
+
+def configured(*overrides: str) -> RunConfig:
+    plugin = registry.load("encoder", "random-projection")
+    return resolve("random-projection", plugin, "tiny", overrides=("eval.measured_t60_s=[0.3]", *overrides))
+
+
+def test_folder_that_trains_and_tests_has_no_room_on_both_sides(tmp_path: Path) -> None:
+    folder = folder_of_rooms(tmp_path / "rir" / "real")
+    config = configured(f"eval.measured_rooms={folder}")  # and data.rir=auto takes the same responses
+    measured = _prepare_measured(config, tmp_path, Store(tmp_path / "store"), no_progress)
+    source = _build_training_measured(config, tmp_path)
+    assert source is not None
+    trained = keep_from_training(prepare_rooms(Store(tmp_path / "store"), *source, no_progress), measured.bank)
+    tested_rooms = {measured.bank.table["name"].iloc[row][0] for row in measured.rows_of[0.3].tolist()}
+    train_rooms = {name.removeprefix("real/")[0] for name in trained.table["name"].iloc[trained.numbers("train")]}
+    assert tested_rooms and train_rooms and tested_rooms | train_rooms == set("abcdefghij")
+    assert not tested_rooms & train_rooms
+    validated = replace(config, eval=validation_config(config.eval))
+    kept_out = _prepare_measured(validated, tmp_path, Store(tmp_path / "store"), no_progress)
+    assert not kept_out.rows_of and kept_out.bank.table.equals(measured.bank.table)  # no cell, and none in training
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("rooms", ConfigError, "eval.measured_rooms must name measured responses, got rooms, which are simulated"),
+        ("synth", ConfigError, "data set 'synth' holds music, not rir"),
+        ("/nowhere", BenchError, "/nowhere"),
+        ("air", DataError, "no file such as air_binaural_lecture_0_1_1.mat in"),
+        ("rir-folder", DataError, "no audio found in"),
+    ],
+)
+def test_measured_rooms_that_are_none_are_refused(
+    tmp_path: Path, name: str, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=re.escape(words)):
+        _prepare_measured(configured(f"eval.measured_rooms={name}"), tmp_path, Store(tmp_path), no_progress)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.t60_s=[0.1, 1.0]", "train.t60_s must be (low, high) between 0.15 and 2, got (0.1, 1.0)"),
+        ("train.t60_s=[1.0, 0.5]", "train.t60_s must be (low, high) between 0.15 and 2, got (1.0, 0.5)"),
+        ("train.max_rir_s=0.01", "train.max_rir_s must be between 0.05 and 2, or 0 for whole responses, got 0.01"),
+        ("train.past_s=2.5", "train.past_s must be between 0 and 2, got 2.5"),
+        ("eval.measured_t60_s=[0.01]", "eval.measured_t60_s must be between 0.05 and 2, got (0.01,)"),
+        ("eval.measured_t60_s=[0.4, 0.4]", "eval.measured_t60_s must not name anything twice"),
+    ],
+)
+def test_settings_of_rooms_out_of_range_are_refused(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        configured(override)
