@@ -48,7 +48,7 @@ def _table(
         title=f"{summary['encoder']} on {summary['benchmark']}: {title}",
         caption=f"per cent, with 95 % intervals; n = {summary['queries_per_cell']} queries per condition; {search}; "
         f"floor: random projection (untrained), {lengths[0]:g} s; on the grid: clean excerpts aligned with database "
-        f"segments; both: noise and reverb{_format_t60(rows)}",
+        f"segments; both: noise and reverb{_format_t60(rows)}{_describe_measured(rows)}",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
@@ -83,6 +83,11 @@ def _format_condition(row: pd.Series) -> str:
 def _format_t60(rows: pd.DataFrame) -> str:
     t60_s = rows.loc[rows["kind"] == "noise_reverb", "t60_s"].unique()
     return f" of {t60_s[0]:g} s" if len(t60_s) else ""
+
+
+def _describe_measured(rows: pd.DataFrame) -> str:
+    is_tested = (rows["kind"] == "measured_reverb").any()
+    return "; reverb: simulated rooms; measured room: measured responses of about this t60" if is_tested else ""
 
 
 def _format_share(rows: pd.DataFrame) -> str:

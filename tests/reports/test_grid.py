@@ -34,3 +34,4 @@ def test_measured_rooms_are_told_from_simulated_ones() -> None:
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
     assert lines.count("reverb 0.4 s 90.0 80-100 -") == 2  # segment- and audio-level
     assert lines.count("measured room 0.4 s 80.0 70-90 -") == 2
+    assert " ".join(lines).count("measured room: measured responses of about this t60") == 2
