@@ -6,7 +6,7 @@ Shape legend: Q queries.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from bench.degrade.queries import hop_samples
 from bench.score.hits import score_hits
 from bench.search.searcher import Searcher
 from bench.settings import EvalConfig
-from bench.store import Store, digest, read_frame, write_frame
+from bench.store import Store, decisive_settings, digest, read_frame, write_frame
 from bench.timing import Timer
 from bench.values import RATE_HZ, Cell, Progress
 
@@ -50,10 +50,11 @@ def evaluate(
     The store keeps each cell separately: a killed process loses only the cell in progress.
     """
     cells = list_cells(config)
+    searched = decisive_settings(replace(config, recall_at=(), cost_queries=0))  # what hits depend on
     hits, seconds = {}, {"database": searcher.seconds, "queries": 0.0}
     for i, cell in enumerate(cells):
         progress("test cells", i, len(cells))
-        key = digest(FORMAT, searcher.key, data.queries.key, asdict(config), asdict(cell))
+        key = digest(FORMAT, searcher.key, data.queries.key, searched, asdict(cell))
 
         def build(folder: Path, cell: Cell = cell) -> None:
             tables = _hits_of(cell, searcher, data, config, store.timed)

@@ -39,7 +39,7 @@ from bench.results import Result, start_result, with_alignment, with_segments, w
 from bench.search.encoder_searcher import build_encoder_searcher
 from bench.search.searcher import Searcher
 from bench.settings import RunConfig, require
-from bench.store import Store, digest
+from bench.store import Store, decisive_settings, digest
 from bench.train import checkpoint
 from bench.train.checkpoint import WEIGHTS
 from bench.train.loop import Watch, fit, load_history, watch_nothing
@@ -250,10 +250,17 @@ def run_key(
     """Return the content key of a run: its settings, the source of its encoder or matcher, its data, this version."""
     test_data = data.digest if data else ""
     if config.matcher:
-        return digest(bench.__version__, asdict(config), registry.source_digest(context.plugin), test_data, task)
+        return digest(
+            bench.__version__, decisive_settings(config), registry.source_digest(context.plugin), test_data, task
+        )
     pairs = [source.digest() for source in pair_sources(config, context.root)]
     return digest(
-        bench.__version__, asdict(config), _weights_key(config, context, training_set), test_data, pairs, task
+        bench.__version__,
+        decisive_settings(config),
+        _weights_key(config, context, training_set),
+        test_data,
+        pairs,
+        task,
     )
 
 
@@ -397,5 +404,5 @@ def _weights_key(config: RunConfig, context: RunContext, training_set: TrainingS
     if context.weights is not None:
         weights = hashlib.sha256(context.weights.read_bytes()).hexdigest()
         return digest(bench.__version__, source, asdict(config.model), weights)
-    settings = (asdict(config.model), asdict(config.train), config.seed)
+    settings = (asdict(config.model), decisive_settings(config.train), config.seed)
     return digest(bench.__version__, config.encoder, source, settings, training_set.digest)

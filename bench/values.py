@@ -71,7 +71,7 @@ class Source(Protocol):
         ...
 
 
-CellKind = Literal["identity", "clean", "noise", "reverb", "noise_reverb"]
+CellKind = Literal["identity", "clean", "noise", "reverb", "measured_reverb", "noise_reverb"]
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,16 @@ class Cell:
     """One test condition."""
 
     kind: CellKind
-    """What queries are degraded by; `identity` is a control: clean queries that start on the database's grid."""
+    """What queries are degraded by; `identity` is a control: clean queries that start on the database's grid.
+
+    `reverb` and `noise_reverb` are of simulated rooms, `measured_reverb` is of measured ones.
+    """
 
     snr_db: float | None = None
     """Signal-to-noise ratio in dB, None without noise."""
 
     t60_s: float | None = None
-    """Reverberation time in s, None without reverberation."""
+    """Reverberation time in s, None without reverberation; measured rooms are near it."""
 
     @property
     def name(self) -> str:

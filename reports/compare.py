@@ -47,7 +47,7 @@ from bench.score.statistics import bootstrap_difference, bootstrap_mean, holm, m
 from bench.values import OWN
 
 MEAN = "mean"
-CONDITIONS = {"identity": "on the grid", "noise_reverb": "both"}
+CONDITIONS = {"identity": "on the grid", "measured_reverb": "measured room", "noise_reverb": "both"}
 COLUMNS = (
     "run", "system", "metric", "cell", "length_s", "n", "value", "low", "high", "difference", "difference_low",
     "difference_high", "p", "p_holm", "sequence", "source", "confidence", "data", "conditions", "tolerance_ms",

@@ -38,7 +38,12 @@ HALF_UP = 1e-9  # added before rounding: as a float, a published 97.35 may lie s
 SEGMENT, AUDIO = "segment_top1", "audio_top1"
 HITS = {SEGMENT: "hit", AUDIO: "track_hit"}
 LEVELS = {SEGMENT: "segment-level top-1", AUDIO: "audio-level top-1"}
-KINDS: dict[CellKind, str] = {"noise": "noise", "reverb": "reverb", "noise_reverb": "noise and reverb"}
+KINDS: dict[CellKind, str] = {
+    "noise": "noise",
+    "reverb": "reverb",
+    "measured_reverb": "reverb of measured rooms",
+    "noise_reverb": "noise and reverb",
+}
 MIX, MEANS = "mix", "mean"
 ABLATED_ENCODER, ABLATED_SETTING = "attention-cnn", "model.attention"
 SETTINGS = "settings"

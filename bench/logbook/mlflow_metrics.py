@@ -52,11 +52,13 @@ def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
     """Return (metric, step, value) of the headline search; track-level top-1 of the longest queries only."""
     system_rows = select_rows(result.rows, config.system, *headline_search(config))
     longest = system_rows["metric"].eq("audio_top1") & system_rows["length_s"].eq(max(config.eval.lengths_s))
-    shown = system_rows[system_rows["kind"].isin(DEGRADED) & (system_rows["metric"].eq("segment_top1") | longest)]
+    shown = system_rows[
+        system_rows["kind"].isin((*DEGRADED, "measured_reverb")) & (system_rows["metric"].eq("segment_top1") | longest)
+    ]
     return [
         (
             f"{row['metric']}_{row['length_s']:g}s/{row['kind']}",
-            round(1000 * row["t60_s"] if row["kind"] == "reverb" else row["snr_db"]),
+            round(1000 * row["t60_s"] if row["kind"] in ("reverb", "measured_reverb") else row["snr_db"]),
             row["value"],
         )
         for row in shown.to_dict("records")

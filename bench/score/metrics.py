@@ -83,7 +83,7 @@ def find_track_rank(row_QR: Ints, own_Q: Ints) -> Ints:
 
 
 METRICS: dict[str, Metric] = list_metrics(RECALL_AT) | list_track_metrics(RECALL_AT)
-"""Metrics of every search: whether the right place, and the right track, was found. The keys are the metric names of published rows."""
+"""Metrics of every search: whether the right place and track were found. Their keys are the names in published rows."""
 
 DECISIONS: dict[str, Metric] = {
     "false_accept": _share(lambda hits: hits["impostor_score"] >= hits["threshold"]),

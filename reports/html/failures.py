@@ -83,7 +83,8 @@ def worst_queries(answers: pd.DataFrame) -> list[int]:
 def describe_condition(cell: Condition) -> str:
     """Return a condition as text for readers."""
     noise = f"noise at {cell.snr_db:g} dB" if cell.snr_db is not None else "no noise"
-    return noise if cell.t60_s is None else f"{noise}, t60 {cell.t60_s:g} s"
+    room = "measured rooms of t60" if cell.kind == "measured_reverb" else "t60"
+    return noise if cell.t60_s is None else f"{noise}, {room} {cell.t60_s:g} s"
 
 
 def _select_answers(run: Run, cell: Condition, length_s: float) -> pd.DataFrame:

@@ -562,3 +562,20 @@ def test_browser_sorts_a_table_by_number(browser: Any, two: Path, tmp_path: Path
     browser.find_element("xpath", f"{title}//thead//button[contains(., 'mean top-1')]").click()
     assert [e.text.split()[0] for e in browser.find_elements("xpath", names)] == ["worse", "between", "better"]
     assert browser.find_element("xpath", f"{title}//th[@aria-sort]").get_attribute("aria-sort") == "ascending"
+
+
+def test_measured_rooms_have_a_curve_and_a_row_of_the_map_of_their_own() -> None:
+    from bench.reports.html.conditions import AXES, _maps
+
+    cells = (Cell("clean"), Cell("reverb", t60_s=0.4), Cell("measured_reverb", t60_s=0.4))
+    shares = pd.DataFrame(
+        {"kind": [c.kind for c in cells], "snr_db": np.nan, "t60_s": [np.nan, 0.4, 0.4], "length_s": 3.0,
+         "value": [1.0, 0.9, 0.6], "low": 0.5, "high": 1.0, "n": 40}
+    )  # fmt: skip
+    assert AXES["measured_reverb"][1] == "Reverberation of measured rooms"
+    ((_title, heat),) = [(heat.title, heat) for heat in _maps(shares, ([], [0.4], [3.0]))]
+    assert [(name, [entry.text for entry in row]) for name, row in heat.rows] == [
+        ("none", ["100", "90"]), ("measured rooms", ["", "60"]),
+    ]  # fmt: skip
+    ((_title, without),) = [(heat.title, heat) for heat in _maps(shares[:2], ([], [0.4], [3.0]))]
+    assert [name for name, _row in without.rows] == ["none"]

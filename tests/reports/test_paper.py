@@ -113,6 +113,21 @@ def test_a_run_alone_is_best_of_nothing_and_stands_above_published_rows() -> Non
     assert "bold" not in table([on_the_grid("a")], "segment_noise").caption
 
 
+def test_measured_rooms_have_a_table_of_their_own_and_no_share_in_the_means() -> None:
+    cells = (NOISE, Cell("reverb", t60_s=0.7), Cell("measured_reverb", t60_s=0.7))
+    with_rooms = result("a", dict(zip(((cell, 0.96) for cell in cells), (MANY, MANY, FEW), strict=True)))
+    simulated, measured = (table([with_rooms], f"segment_{kind}") for kind in ("reverb", "measured_reverb"))
+    assert simulated.title == "segment-level top-1, reverb"
+    assert measured.title == "segment-level top-1, reverb of measured rooms" and measured.columns == ("0.7 s",)
+    first_entries = [next(iter(runs(each.lines))).entries[0] for each in (simulated, measured)]
+    assert [entry and entry.value for entry in first_entries] == [0.9, 0.3]
+    # Published rooms are measured ones: their rows stand in both tables.
+    published = [[line.entries for line in each.lines if line.origin == "published"] for each in (simulated, measured)]
+    assert published[0] == published[1] != []
+    (mean,) = runs(table([with_rooms], "mean").lines)
+    assert mean.entries[0] is not None and mean.entries[0].value == pytest.approx(0.9)
+
+
 def test_tables_have_the_conditions_as_columns_and_the_lengths_as_groups() -> None:
     tables = {each.key: each for each in paper.paper_tables([on_the_grid("a")])}
     assert list(tables) == [
