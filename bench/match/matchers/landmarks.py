@@ -152,10 +152,11 @@ class Landmarks:
         time_L, hash_L = find_shifted_landmarks(self.config, _resample(wave_T))
         landmark_H, frame_H = self.table.look_up(hash_L)
         row_H, own_frame_H = rows_of(frame_H, self.first_frame_R)
-        is_wanted_H = row_H != without
-        landmark_H, row_H = landmark_H[is_wanted_H], row_H[is_wanted_H]
-        offset_H = own_frame_H[is_wanted_H] * HOP - time_L[landmark_H]
-        return find_alignments(landmark_H, row_H, offset_H, self.config.window * HOP, num_answers)
+        offset_H, window = own_frame_H * HOP - time_L[landmark_H], self.config.window * HOP
+        # Where the query would begin before the track, there is no start to answer with.
+        is_wanted_H = (row_H != without) & (offset_H >= -window)
+        kept = landmark_H[is_wanted_H], row_H[is_wanted_H], offset_H[is_wanted_H]
+        return find_alignments(*kept, window, num_answers)
 
 
 def find_shifted_landmarks(config: Config, wave_T: Floats) -> tuple[Ints, npt.NDArray[np.uint32]]:
