@@ -58,10 +58,10 @@ def check_matcher(plugin: ModuleType, config: Any = None) -> None:
         _check_found(found, row_B, start_B)
         _check_each_alone(matcher, query_BT, found)
         _check_left_out(matcher, query_BT, row_B)
+        _check_saving(plugin, config, tracks, query_BT, found, Path(name))
         _check_nothing_heard(plugin, config, matcher, query_BT[:2], Path(name))
         _check_order_of_tracks(plugin, config, tracks, query_BT, row_B, Path(name))
         _check_twins(plugin, config, tracks, query_BT, row_B, Path(name))
-        _check_saving(plugin, config, tracks, query_BT, found, Path(name))
 
 
 def _check_parts(plugin: ModuleType) -> None:
