@@ -70,7 +70,7 @@ def _check_parts(plugin: ModuleType) -> None:
     known = {field.name for field in fields(plugin.Config)}
     unknown = set(getattr(plugin, "QUERY_SETTINGS", ())) - known
     expect(not unknown, "QUERY_SETTINGS are names of settings", sorted(unknown))
-    presets = getattr(plugin, "presets", dict)()
+    presets: dict[str, Any] = plugin.presets() if hasattr(plugin, "presets") else {}
     strange = [name for name, preset in presets.items() if not isinstance(preset, plugin.Config)]
     expect(not strange, "presets() are values of Config by name", strange)
 
@@ -212,7 +212,8 @@ def _expect_same(found: Found, wanted: Found, rule: str) -> None:
 
 
 def _expect_none(found: Found, rule: str) -> None:
-    _check_answers(found, *found.row_QR.shape, NUM_TRACKS + 1)
+    num_queries, num_answers = found.row_QR.shape
+    _check_answers(found, num_queries, num_answers, NUM_TRACKS + 1)
     expect((found.row_QR == -1).all(), rule, found.row_QR[:1])
 
 
@@ -251,7 +252,9 @@ def _cut_queries(tracks: Tracks) -> tuple[Floats, Ints, Ints]:
     num_samples = round(QUERY_S * RATE_HZ)
     row_B = np.arange(NUM_QUERIES) % NUM_TRACKS
     start_B = draw.integers(0, len(tracks[0]) - num_samples, NUM_QUERIES)
-    cut_BT = np.stack([tracks[row][start : start + num_samples] for row, start in zip(row_B, start_B, strict=True)])
+    cut_BT = np.stack(
+        [tracks[int(row)][start : start + num_samples] for row, start in zip(row_B, start_B, strict=True)]
+    )
     wave_BT = cut_BT.astype(np.float32) * np.float32(INT16_SCALE)
     wave_BT /= np.abs(wave_BT).max(axis=1, keepdims=True)
     wave_BT.flags.writeable = False
