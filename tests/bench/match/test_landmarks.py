@@ -95,7 +95,7 @@ def test_hashes_of_the_original_match(analyzer: Any) -> None:
 
 def test_decay_is_the_originals() -> None:
     assert Config().decay == pytest.approx(0.9951323690, abs=1e-10)
-    assert landmarks.presets() == {"audfprint": Config()}
+    assert landmarks.presets()["audfprint"] == Config()
 
 
 def test_a_quieter_wave_has_the_same_landmarks() -> None:
@@ -114,6 +114,16 @@ def test_a_query_is_analysed_from_four_starts_and_its_times_are_true() -> None:
         frames, hashes = find_landmarks(Config(), wave[shift:])
         entries |= {(256 * t + shift, h) for t, h in zip(frames.tolist(), hashes.tolist(), strict=True)}
     assert list(zip(time.tolist(), hash_.tolist(), strict=True)) == sorted(entries)
+
+
+def test_a_landmark_that_several_starts_show_counts_once(small: Landmarks) -> None:
+    query = music(1, 20)[50_000:130_000]
+    time, hash_ = find_shifted_landmarks(Config(), landmarks._resample(query))
+    entries = zip(time.tolist(), hash_.tolist(), strict=True)
+    matched = {h for h in set(hash_.tolist()) if len(small.table.look_up(np.array([h], np.uint32))[0])}
+    distinct = {(t // 256, h) for t, h in entries if h in matched}
+    score = small.find(query[None], 1).score_QR[0, 0]
+    assert 0.5 * len(distinct) < score <= len(distinct) < len(time)
 
 
 @pytest.mark.parametrize("frame", [100, 217, 431])
