@@ -49,16 +49,17 @@ def find_alignments(print_H: Ints, row_H: Ints, offset_H: Ints, window: int, num
     # One number for row and offset. The gap between rows is wider than what can be seen from a place.
     lowest = int(offset_H.min())
     span = int(offset_H.max()) - lowest + 2 * window + 1
-    place_H = np.sort(row_H * span + (offset_H - lowest))
-    place_U = np.unique(place_H)
-    count_U = _count_prints(print_H, row_H * span + (offset_H - lowest), place_U, window)
+    place_H = row_H * span + (offset_H - lowest)
+    sorted_H = np.sort(place_H)
+    place_U = np.unique(sorted_H)
+    count_U = _count_prints(print_H, place_H, place_U, window)
     chosen_A = _choose(place_U, count_U, 2 * window, num_answers)
-    first_A = np.searchsorted(place_H, place_U[chosen_A] - window, side="left")
-    end_A = np.searchsorted(place_H, place_U[chosen_A] + window, side="right")
-    row_A = place_U[chosen_A] // span
-    offset_up_to = np.append(0, np.cumsum(place_H - place_H // span * span + lowest))
-    mean_A = (offset_up_to[end_A] - offset_up_to[first_A]) / (end_A - first_A)
-    return Alignments(row_A, mean_A, count_U[chosen_A])
+    place_A = place_U[chosen_A]
+    first_A = np.searchsorted(sorted_H, place_A - window, side="left")
+    end_A = np.searchsorted(sorted_H, place_A + window, side="right")
+    sum_H = np.append(0, np.cumsum(sorted_H % span + lowest))
+    mean_A = (sum_H[end_A] - sum_H[first_A]) / (end_A - first_A)
+    return Alignments(place_A // span, mean_A, count_U[chosen_A])
 
 
 def _count_prints(print_H: Ints, place_H: Ints, place_U: Ints, window: int) -> Ints:
@@ -66,9 +67,10 @@ def _count_prints(print_H: Ints, place_H: Ints, place_U: Ints, window: int) -> I
 
     A hit is seen from the places around it; where those of one print overlap, the earlier hit's end before the later's.
     """
-    order = np.lexsort((place_H, print_H))
-    first_H, end_H = place_H[order] - window, place_H[order] + window + 1
-    is_same_H = print_H[order][1:] == print_H[order][:-1]
+    order_H = np.lexsort((place_H, print_H))
+    print_H, place_H = print_H[order_H], place_H[order_H]
+    first_H, end_H = place_H - window, place_H + window + 1
+    is_same_H = print_H[1:] == print_H[:-1]
     end_H[:-1] = np.where(is_same_H, np.minimum(end_H[:-1], first_H[1:]), end_H[:-1])
     begun_U = np.searchsorted(np.sort(first_H), place_U, side="right")
     over_U = np.searchsorted(np.sort(end_H), place_U, side="right")
