@@ -97,7 +97,7 @@ def test_results_validate_against_the_published_schema(finished: Path) -> None:
     rows = json.loads(shown.stdout)
     jsonschema.validate(rows, load_schema())
     own = [row for row in rows if row["system"] == "now-playing"]
-    cells, lengths, indexes, sequences, metrics = 7, 2, 2, 3, 6
+    cells, lengths, indexes, sequences, metrics = 7, 2, 2, 3, 9
     # Two of them for each search but votes, not on the grid.
     decisions = (cells - 1) * lengths * indexes * (sequences - 1) * 2
     assert len(own) == cells * lengths * indexes * sequences * metrics + decisions
