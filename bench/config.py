@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,10 +21,12 @@ from bench.errors import ConfigError
 from bench.registry import format_unknown, load
 from bench.settings import AlignConfig, DataConfig, EvalConfig, RunConfig, TrainConfig, require
 
+SystemKind = Literal["encoder", "matcher"]
 NO_TOML = (ValueError, RecursionError)  # a number of thousands of digits, or groups that deep, are no TOMLDecodeError
 PRESETS = Path(__file__).with_name("presets.toml")
 # Names of earlier versions, and of now. `--set` and files are answered with the new name, finished runs translated.
 RENAMED_SETTINGS = {"train.twins_per_track": "train.hard_negatives_per_track"}
+MATCHER_GROUPS = ("model", "music", "seed", "data", "eval")  # a matcher has no training, no index and no aligner
 RENAMED_PRESETS = {
     "report-1": "biodcase-1",
     "report-4": "biodcase-4",
@@ -35,26 +37,40 @@ RENAMED_PRESETS = {
 
 
 def resolve(
-    encoder: str,
+    system: str,
     plugin: ModuleType,
     preset: str,
     *,
     dataset: str | None = None,
     files: Iterable[Path] = (),
     overrides: Iterable[str] = (),
+    kind: SystemKind = "encoder",
 ) -> RunConfig:
     """Return the whole configuration of a run, every layer applied and checked.
 
+    `system` is the name of the encoder, or of the matcher with its own preset (`landmarks:audfprint`).
     Raises: ConfigError naming the dotted path, the rule and the nearest right name.
     """
     by_user = read_user_settings(files, overrides)
     by_preset = _read_preset(preset, plugin)
     if isinstance(by_user.get("align"), dict) and "sets" in by_user["align"]:
         by_preset.pop("pairs", None)  # they are settings of the preset's own sets
+    if kind == "matcher":
+        by_preset = {name: group for name, group in by_preset.items() if name in MATCHER_GROUPS}
+        by_preset["model"] = dataclasses.asdict(_pick_preset("matcher", plugin, system))
     merged = _merge(by_preset, by_user)
     if dataset is not None:
         merged = _merge(merged, {"data": {"dataset": dataset}})
-    return _build_config(encoder, plugin, preset, merged)
+    return _build_config(system, plugin, preset, merged, kind)
+
+
+def flatten_run(config: RunConfig) -> dict[str, Any]:
+    """Return {dotted path: value} of the settings that a run has a use for, in the order of its fields."""
+    flat = flatten(config)
+    if not config.matcher:
+        return {path: value for path, value in flat.items() if path != "matcher"}
+    kept = ("matcher", "preset", *MATCHER_GROUPS)
+    return {path: value for path, value in flat.items() if path.split(".")[0] in kept}
 
 
 def read_user_settings(files: Iterable[Path], overrides: Iterable[str]) -> dict[str, Any]:
@@ -66,9 +82,9 @@ def read_user_settings(files: Iterable[Path], overrides: Iterable[str]) -> dict[
 
 
 def restore_config(
-    encoder: str, plugin: ModuleType, flat: Mapping[str, Any], overrides: Iterable[str] = ()
+    system: str, plugin: ModuleType, flat: Mapping[str, Any], overrides: Iterable[str] = ()
 ) -> RunConfig:
-    """Return the configuration of a finished run, checked anew: `flat` is its `flatten`, `overrides` are changes to it.
+    """Return the configuration of a finished run, checked anew: `flat` is its `flatten_run`, `overrides` are changes.
 
     Settings and presets that an older version called otherwise are translated (`translate_settings`).
     Raises: ConfigError if this version lacks one of the settings.
@@ -79,8 +95,9 @@ def restore_config(
     for override in overrides:
         values = _merge(values, _parse_override(override))
     preset = values.pop("preset")
-    values.pop("encoder")
-    return _build_config(encoder, plugin, preset, values)
+    values.pop("encoder", None)
+    kind: SystemKind = "matcher" if values.pop("matcher", "") else "encoder"
+    return _build_config(system, plugin, preset, values, kind)
 
 
 def translate_settings(flat: Mapping[str, Any], plugin: ModuleType) -> dict[str, Any]:
@@ -99,19 +116,22 @@ def translate_settings(flat: Mapping[str, Any], plugin: ModuleType) -> dict[str,
     return translated
 
 
-def _build_config(encoder: str, plugin: ModuleType, preset: str, merged: dict[str, Any]) -> RunConfig:
+def _build_config(system: str, plugin: ModuleType, preset: str, merged: dict[str, Any], kind: SystemKind) -> RunConfig:
     kinds = get_type_hints(RunConfig)
-    known = sorted(set(kinds) - {"encoder", "preset"})  # these two are named on the command line
+    known = sorted(set(kinds) - {"encoder", "matcher", "preset"})  # these are named on the command line
+    if kind == "matcher":
+        known = sorted(MATCHER_GROUPS)
     for name in merged:
         if name not in known:
-            raise ConfigError(format_unknown("setting", name, known))
+            raise ConfigError(format_unknown("setting" if kind == "encoder" else "setting of a matcher", name, known))
     tests = parse_section("eval", EvalConfig, merged.pop("eval", {}))
     align = parse_section("align", AlignConfig, merged.pop("align", {}))
     data = parse_section("data", DataConfig, merged.pop("data", {}))
     music = load("dataset", data.dataset)
     require(music.KIND == "music", "data.dataset must hold music", f"{data.dataset!r}, which holds {music.KIND}")
     return RunConfig(
-        encoder=encoder,
+        encoder=system if kind == "encoder" else "",
+        matcher=system if kind == "matcher" else "",
         preset=preset,
         model=parse_section("model", plugin.Config, merged.pop("model", {})),
         music=parse_section("music", music.Config, merged.pop("music", {})),
@@ -162,15 +182,20 @@ def load_plugin(kind: str, name: str) -> tuple[ModuleType, Any]:
 
     Raises: PluginError if there is no such plug-in, ConfigError if it has no such preset.
     """
+    plugin = load(kind, name.partition(":")[0])
+    return plugin, _pick_preset(kind, plugin, name)
+
+
+def _pick_preset(kind: str, plugin: ModuleType, name: str) -> Any:
+    """Return the Config of the preset after the colon in a plug-in's name, or the defaults. Raises: ConfigError."""
     plain, _, preset = name.partition(":")
-    plugin = load(kind, plain)
     if not preset:
-        return plugin, plugin.Config()
+        return plugin.Config()
     known = plugin.presets() if hasattr(plugin, "presets") else {}
     if preset not in known:
         renamed = _format_renamed("preset", name, RENAMED_PRESETS)
         raise ConfigError(renamed or format_unknown(f"preset of the {kind} {plain!r}", preset, list(known)))
-    return plugin, known[preset]
+    return known[preset]
 
 
 def format_plugin_name(name: str) -> str:

@@ -14,11 +14,13 @@ import numpy as np
 from bench import registry
 from bench.audio.pcm import Corpus, prepare_corpus
 from bench.config import format_plugin_name
+from bench.degrade.cells import measured_classes
+from bench.degrade.measured import NO_MEASURED_ROOMS, MeasuredRooms, keep_from_training, sort_by_t60, split_by_room
 from bench.degrade.queries import QuerySet, prepare_queries
 from bench.degrade.room import ResponseSource, RoomBank, prepare_rooms
 from bench.errors import ConfigError, DataError
 from bench.machine import cores
-from bench.settings import RunConfig
+from bench.settings import RunConfig, TrainConfig
 from bench.store import Store, digest
 from bench.values import Ints, Progress, Source, Track
 
@@ -34,7 +36,12 @@ class TrainingSet:
 
     music: Corpus
     noise: Corpus
+
     banks: Sequence[RoomBank]
+    """Banks of room responses, of which training uses the split `train`; the first contains the test rooms."""
+
+    measured: MeasuredRooms = NO_MEASURED_ROOMS
+    """The measured rooms that are tested in; no response of theirs is in the split `train` of a bank."""
 
     @property
     def digest(self) -> str:
@@ -47,7 +54,8 @@ class TrainingSet:
     @property
     def digests(self) -> dict[str, str]:
         """Return a digest of each part's content: a copy of the files has the same, unlike `RoomBank.digest`."""
-        measured = [(b.table["name"].tolist(), sha256(b.samples.tobytes()).hexdigest()) for b in self.banks[1:]]
+        measured: list[object] = [_hash_content(bank) for bank in self.banks[1:]]
+        measured += [self.measured.key] if self.measured.rows_of else []
         rooms = digest(self.banks[0].digest, measured)
         return {"music": self.music.digest, "noise": self.noise.digest, "rooms": rooms}
 
@@ -63,6 +71,9 @@ class BenchmarkData:
     """Banks of room responses; the first contains the test rooms."""
 
     queries: QuerySet
+
+    measured: MeasuredRooms = NO_MEASURED_ROOMS
+    """The measured rooms that are tested in."""
 
     @property
     def digest(self) -> str:
@@ -80,7 +91,11 @@ class BenchmarkData:
     @property
     def training(self) -> TrainingSet:
         """Return the part that training may use."""
-        return TrainingSet(self.music, self.noise, self.banks)
+        return TrainingSet(self.music, self.noise, self.banks, self.measured)
+
+
+def _hash_content(bank: RoomBank) -> tuple[list[str], str]:
+    return bank.table["name"].tolist(), sha256(bank.samples.tobytes()).hexdigest()
 
 
 def split_tracks(music: Corpus) -> tuple[Ints, Ints]:
@@ -103,8 +118,9 @@ def prepare_data(config: RunConfig, root: Path | None, store: Store, progress: P
 def with_queries(config: RunConfig, training_set: TrainingSet, store: Store, progress: Progress) -> BenchmarkData:
     """Return the audio of a run with queries from the test tracks. The first bank contains the test rooms."""
     music, noise, banks = training_set.music, training_set.noise, tuple(training_set.banks)
-    queries = prepare_queries(store, config.eval, music, noise, banks[0], progress)
-    return BenchmarkData(music, noise, banks, queries)
+    measured = training_set.measured
+    queries = prepare_queries(store, config.eval, music, noise, banks[0], progress, measured=measured)
+    return BenchmarkData(music, noise, banks, queries, measured)
 
 
 def with_validation(config: RunConfig, training_set: TrainingSet, store: Store, progress: Progress) -> BenchmarkData:
@@ -131,11 +147,13 @@ def _as_test_side(corpus: Corpus, numbers: Ints) -> Corpus:
 
 def prepare_training(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> TrainingSet:
     """Return the audio that training may use, without drawing queries. Raises: as `prepare_data`."""
-    measured = _build_measured_rooms(config, root)
+    # Measured rooms first, so that a missing folder or t60 is reported before anything else is decoded.
+    trained_in = _build_training_measured(config, root)
+    measured = _prepare_measured(config, root, store, progress)
     music, noise = (corpus for _name, _source, corpus in prepare_corpora(config, root, store, progress))
-    rooms = prepare_rooms(store, "rooms", _build_test_rooms(config), progress)
-    banks = (rooms, prepare_rooms(store, "rir-folder", measured, progress)) if measured else (rooms,)
-    return TrainingSet(music, noise, banks)
+    simulated = _prepare_simulated(config, store, progress)
+    own = [prepare_rooms(store, *trained_in, progress)] if trained_in else []
+    return TrainingSet(music, noise, (*simulated, *(keep_from_training(bank, measured.bank) for bank in own)), measured)
 
 
 def format_left_out(training_set: TrainingSet) -> list[str]:
@@ -148,7 +166,7 @@ def format_left_out(training_set: TrainingSet) -> list[str]:
             messages.append(
                 f"{name}: {counts.sum()} of {len(corpus.manifest)} left out ({reasons}); see `bench data verify`"
             )
-    for bank in training_set.banks:
+    for bank in (*training_set.banks, training_set.measured.bank):
         if len(bank.left_out):
             problem = bank.left_out.iloc[0]["problem"]
             total = len(bank.left_out) + len(bank.table)
@@ -156,7 +174,7 @@ def format_left_out(training_set: TrainingSet) -> list[str]:
                 f"impulse responses: {len(bank.left_out)} of {total} left out, the first: {problem}; "
                 "see `bench data prepare`"
             )
-    return messages
+    return list(dict.fromkeys(messages))  # one folder that trains and tests is named once
 
 
 def music_source(config: RunConfig, root: Path | None) -> Source:
@@ -205,22 +223,55 @@ def _build_source(kind: str, name: str, config: Any, root: Path | None) -> Sourc
     return source
 
 
-def _build_measured_rooms(config: RunConfig, root: Path | None) -> ResponseSource | None:
-    """Return the source of measured responses, None if training uses simulated rooms only."""
-    name, folder = config.data.rir, root
+def _build_training_measured(config: RunConfig, root: Path | None) -> tuple[str, ResponseSource] | None:
+    """Return name and source of the measured responses of training, None if it uses simulated rooms only."""
+    name = config.data.rir
     if name == "auto":
-        if root is None or not (root / "rir").is_dir():
-            return None
-        name = "rir-folder"
-    elif Path(name).is_dir():
+        name = "rir-folder" if root is not None and (root / "rir").is_dir() else "rooms"
+    return _build_measured_rooms("data.rir", "" if name == "rooms" else name, root)
+
+
+def _build_measured_rooms(setting: str, name: str, root: Path | None) -> tuple[str, ResponseSource] | None:
+    """Return name and source of the measured responses that a setting names; None if it is empty."""
+    if not name:
+        return None
+    folder = root
+    if Path(name).is_dir():
         name, folder = "rir-folder", Path(name)
+    if name == "rooms":
+        raise ConfigError(
+            f"{setting} must name measured responses, got rooms, which are simulated; give a folder or air"
+        )
     plugin, called = _plugin("rir", name), format_plugin_name(name)
     with registry.name_plugin("dataset", called, plugin, "cannot be built by build(config, root)"):
         source: ResponseSource = plugin.build(plugin.Config(), folder)
     with registry.name_plugin("dataset", called, plugin, "cannot list its responses by names() and digest()"):
         source.names()
         source.digest()
-    return None if name == "rooms" else source
+    return called, source
+
+
+def _prepare_measured(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> MeasuredRooms:
+    """Return the measured rooms that `eval.measured_rooms` names to be tested in."""
+    source = _build_measured_rooms("eval.measured_rooms", config.eval.measured_rooms, root)
+    if source is None:
+        return NO_MEASURED_ROOMS
+    bank = split_by_room(prepare_rooms(store, *source, progress))
+    return MeasuredRooms(bank, sort_by_t60(bank, measured_classes(config.eval)))
+
+
+def _prepare_simulated(config: RunConfig, store: Store, progress: Progress) -> list[RoomBank]:
+    """Return the banks of simulated rooms: that of the test rooms, which holds the usual training rooms too, first.
+
+    Training rooms of another t60 are a bank of their own, as queries have the key of the first.
+    """
+    rooms = prepare_rooms(store, "rooms", _build_test_rooms(config), progress)
+    if config.train.t60_s == TrainConfig().t60_s:
+        return [rooms]
+    plugin = _plugin("rir", "rooms")
+    own: ResponseSource = plugin.build(plugin.Config((), train_t60_s=config.train.t60_s), None)
+    only_tests = rooms.table["split"].where(rooms.table["split"] == "test", "none")
+    return [replace(rooms, table=rooms.table.assign(split=only_tests)), prepare_rooms(store, "rooms", own, progress)]
 
 
 def _build_test_rooms(config: RunConfig, changes: Mapping[str, int] | None = None) -> ResponseSource:

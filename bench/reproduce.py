@@ -20,11 +20,12 @@ import torch
 from bench import registry
 from bench.align.evaluate import pair_sources
 from bench.align.score import compare_files
-from bench.config import flatten, restore_config, translate_settings
+from bench.config import flatten_run, restore_config, translate_settings
 from bench.data import prepare_training
 from bench.errors import ConfigError
 from bench.logbook import provenance
 from bench.logbook.journal import read_provenance
+from bench.match.searcher import check_matcher
 from bench.results import Result
 from bench.run import RunContext, Task, check_run, prepare_test_data, run_key
 from bench.run import run as run_again
@@ -48,7 +49,8 @@ UNUSED = {  # groups of settings that a task does not read
 VALIDATION = "-validation/"  # part of the benchmark's name if the task was "validation"
 SIGNIFICANT = 0.05  # p
 CODE, THREADS, LIBRARY = "bench.code", "bench.threads", "bench.lib."
-MUSIC, QUERIES, ENCODER = "music", "queries", "encoder"
+MUSIC, QUERIES, ENCODER, MATCHER = "music", "queries", "encoder", "matcher"
+SYSTEMS = (ENCODER, MATCHER)  # whose source is part of a run
 ANSWER_KEY = ["index", "sequence", "cell", "length_s", "query"]
 FILE_KEY = ["set", "split", "aligner", "name"]
 
@@ -162,7 +164,8 @@ def prepare_attempt(
     """
     record = load_record(store, run)
     plugin = record.finished.load_plugin(model)
-    if not record.has_trained and weights is None:
+    is_matcher = bool(record.finished.matcher)
+    if not record.has_trained and weights is None and not is_matcher:
         raise ConfigError(f"the run {record.run} was given its weights; name them again with --checkpoint FILE")
     if record.has_trained and weights is not None:
         raise ConfigError(f"the run {record.run} trained its weights; leave --checkpoint out, or give --keep-weights")
@@ -170,7 +173,10 @@ def prepare_attempt(
     separate = _prepare_store(store, record.run, digest(registry.source_digest(plugin), _select_lasting(here)))
     config, task, settings = _restore_settings(record, plugin)
     context = RunContext(plugin, root, separate, progress, warn, weights, tags={"bench.reproduces": record.run})
-    check_run(config, context)
+    if is_matcher:
+        check_matcher(config.matcher, plugin, config.model)
+    else:
+        check_run(config, context)
     digests, key = _digest_data(config, context, task)
     data = _data_checks(record, digests, same_key=key == record.run)
     if keep_weights and record.has_trained:
@@ -274,10 +280,10 @@ def _verdict(
 
 def _restore_settings(record: Record, plugin: ModuleType) -> tuple[RunConfig, Task, list[Check]]:
     """Return the configuration and the task of a run, and checks of the settings that were added or removed since."""
-    old, encoder = translate_settings(record.settings, plugin), record.settings["encoder"]
-    structure = {name: old[name] for name in ("encoder", "preset", *STRUCTURE) if name in old}
-    defaults = flatten(restore_config(encoder, plugin, structure))
-    config = restore_config(encoder, plugin, {name: value for name, value in old.items() if name in defaults})
+    old, system = translate_settings(record.settings, plugin), record.finished.system
+    structure = {name: old[name] for name in ("encoder", "matcher", "preset", *STRUCTURE) if name in old}
+    defaults = flatten_run(restore_config(system, plugin, structure))
+    config = restore_config(system, plugin, {name: value for name, value in old.items() if name in defaults})
     task = _task(record, config)
     gone = [name for name in old if name not in defaults]
     new = [name for name in defaults if name not in old and name.split(".")[0] not in UNUSED[task]]
@@ -331,7 +337,7 @@ def _digest_data(config: RunConfig, context: RunContext, task: Task) -> tuple[di
     training_set = prepare_training(config, context.root, context.store, context.progress)
     data = prepare_test_data(config, training_set, context, task)
     digests = {
-        ENCODER: registry.source_digest(context.plugin),
+        MATCHER if config.matcher else ENCODER: registry.source_digest(context.plugin),
         **training_set.digests,
     }
     if data is not None:
@@ -349,8 +355,8 @@ def _data_checks(record: Record, now: dict[str, str], *, same_key: bool) -> list
     """
     checks = []
     for name, value in now.items():
-        group: Group = "code" if name == ENCODER else "data"
-        check = _check(group, "encoder's source" if name == ENCODER else name, record.digests.get(name, ""), value)
+        group: Group = "code" if name in SYSTEMS else "data"
+        check = _check(group, f"{name}'s source" if name in SYSTEMS else name, record.digests.get(name, ""), value)
         if same_key and check.says == "not known":
             check = replace(check, then="in the run's key", says="alike")
         checks.append(check)
@@ -376,6 +382,8 @@ def _prepare_store(store: Store, run: str, key: str) -> Store:
 
 def _compare_weights(attempt: Attempt, new: Result, store: Store) -> tuple[str, bool]:
     """Return how the weights of both runs compare, in words, and whether they are bit-identical."""
+    if attempt.config.matcher:
+        return "a matcher has none", True
     keys = [result.summary["checkpoint"]["key"] for result in (attempt.record.result, new)]
     if attempt.context.weights is not None:
         if attempt.record.has_trained:

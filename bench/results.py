@@ -12,16 +12,17 @@ import pandas as pd
 
 from bench.align.evaluate import Alignments, alignment_headline, submission
 from bench.align.pairs import Keypoints, write_keypoints
-from bench.config import flatten, format_plugin_name
+from bench.config import flatten_run, format_plugin_name
+from bench.costs import COSTS
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation
 from bench.fingerprint import RANDOM_PROJECTION
 from bench.score.rows import Row, score, to_frame
 from bench.score.threshold import cross_fit_thresholds
-from bench.settings import RunConfig
+from bench.settings import COUNTING_SEQUENCES, RunConfig
 from bench.store import Store, digest, read_frame, read_json, write_frame, write_json
-from bench.values import Cell
+from bench.values import OWN, Cell
 
 ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
     "rows.parquet",
@@ -32,7 +33,7 @@ ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
 )
 ALIGNMENT, KEYPOINTS = "alignment.parquet", "keypoints.parquet"
 SUBMISSIONS = "submissions"
-TABLES = (ROWS, HITS, CONDITIONS, ALIGNMENT, KEYPOINTS)
+TABLES = (ROWS, HITS, CONDITIONS, ALIGNMENT, KEYPOINTS, COSTS)
 HEADLINE_SEQUENCE, HEADLINE_ALIGNER = "rescore", "fingerprint-path"
 DEGRADED = ("noise", "reverb", "noise_reverb")
 SHUFFLED_LABELS = "shuffled-labels"
@@ -61,10 +62,14 @@ class Result:
     keypoints: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Alignment: the predicted and true times of each keypoint."""
 
+    costs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Identification: what an answer costs by index and query length (`bench.costs`)."""
+
 
 def start_result(key: str, benchmark: str, config: RunConfig, facts: dict[str, Any]) -> Result:
-    """Return the result of a run whose encoder is trained but not yet tested."""
-    names = {"run": key, "benchmark": benchmark, "encoder": config.encoder, "preset": config.preset}
+    """Return the result of a run whose encoder is trained, or whose matcher is ready, but not yet tested."""
+    kind = "matcher" if config.matcher else "encoder"
+    names = {"run": key, "benchmark": benchmark, "system": config.system, kind: config.system, "preset": config.preset}
     return Result(to_frame([]), pd.DataFrame(), pd.DataFrame(), names | {"headline": {}} | facts)
 
 
@@ -79,59 +84,80 @@ def with_alignment(result: Result, alignments: Alignments) -> Result:
 
 
 def with_segments(
-    result: Result, store: Store, config: RunConfig, data: BenchmarkData, evaluation: Evaluation, floor: Evaluation
+    result: Result,
+    store: Store,
+    config: RunConfig,
+    data: BenchmarkData,
+    evaluation: Evaluation,
+    floor: Evaluation,
+    costs: pd.DataFrame,
 ) -> Result:
-    """Return the result with an encoder's hits, and those of the random projection (`floor`) on the same queries."""
+    """Return the result with a system's hits, and those of the random projection (`floor`) on the same queries."""
     rows: list[Row] = []
     names = {name: result.summary[name] for name in ("run", "benchmark")} | {"queries": data.queries.key}
+    of_run = names | {"recall_at": config.eval.recall_at}
     hits_of = add_thresholds(evaluation)
     for cell, hits in evaluation.hits.items():
-        rows += score(hits_of[cell], cell, system=config.encoder, **names)
-        if config.encoder != RANDOM_PROJECTION:
-            rows += score(_select_truth(UNSHUFFLED, floor.hits[cell]), cell, system=RANDOM_PROJECTION, **names)
-        rows += score(_select_truth(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **names)
+        rows += score(hits_of[cell], cell, system=config.system, **of_run)
+        if config.system != RANDOM_PROJECTION:
+            rows += score(
+                _select_truth(UNSHUFFLED, floor.hits[cell]),
+                cell,
+                system=RANDOM_PROJECTION,
+                **of_run,
+            )
+        rows += score(_select_truth(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **of_run)
     table = to_frame(rows)
     conditions = _conditions(store, config, data)
     controls = {f"control_{name}": seconds for name, seconds in floor.seconds.items()}
+    index, sequence = headline_search(config)
+    facts = evaluation.searcher.facts
+    whole_s = result.summary.get("segment_s") or facts["shortest_query_s"]
     summary = result.summary | {
-        "index": format_plugin_name(config.eval.indexes[0]),
-        "sequence": HEADLINE_SEQUENCE,
+        "index": index,
+        "sequence": sequence,
         "queries_per_cell": len(data.queries.table),
-        "database_tracks": len(evaluation.database.tracks),
-        "database_vectors": len(evaluation.database.vectors),
-        "headline": result.summary["headline"] | headline(table, conditions, config, result.summary["segment_s"]),
+        "headline": result.summary["headline"] | headline(table, conditions, config, whole_s),
         "seconds": result.summary["seconds"] | data.seconds(store) | evaluation.seconds | controls,
     }
-    return replace(result, rows=table, hits=_add_names(hits_of, data), conditions=conditions, summary=summary)
+    summary |= facts
+    return replace(
+        result, rows=table, hits=_add_names(hits_of, data), conditions=conditions, costs=costs, summary=summary
+    )
 
 
 def add_thresholds(evaluation: Evaluation) -> dict[Cell, pd.DataFrame]:
     """Return the hits of each cell, each with the threshold at which its answer is accepted.
 
-    The threshold is NaN in the control `identity`, and for the sequence search `vote`, whose scores are shares of
-    votes and not similarities.
+    The threshold is NaN in the control `identity`, and for COUNTING_SEQUENCES, whose scores are no similarities.
     """
     table = pd.concat({cell.name: _select_truth(UNSHUFFLED, hits) for cell, hits in evaluation.hits.items()})
     table = table.assign(threshold=np.nan).rename_axis(["cell", None])
-    has_threshold = (table["sequence"] != "vote") & (table.index.get_level_values("cell") != "identity")
+    has_threshold = (~table["sequence"].isin(COUNTING_SEQUENCES)) & (table.index.get_level_values("cell") != "identity")
     table.loc[has_threshold, "threshold"] = cross_fit_thresholds(table[has_threshold])
     return {cell: table.loc[[cell.name]].droplevel("cell") for cell in evaluation.hits}
+
+
+def headline_search(config: RunConfig) -> tuple[str, str]:
+    """Return the index and the sequence search that a run is compared by."""
+    return (OWN, OWN) if config.matcher else (format_plugin_name(config.eval.indexes[0]), HEADLINE_SEQUENCE)
 
 
 def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, segment_s: float) -> dict[str, float]:
     """Return the numbers to compare runs by: means over all degraded cells and query lengths, and the controls.
 
-    `control/identity` is measured at the shortest query length that holds a whole segment of the encoder.
+    `control/identity` is measured at the shortest query length that holds a whole segment of the encoder, or that the
+    matcher can hear.
     """
-    # 1. The encoder under test, and the controls.
-    indexes = [format_plugin_name(name) for name in config.eval.indexes]
-    encoder_rows = select_rows(rows, config.encoder, indexes[0])
+    # 1. The system under test, and the controls.
+    search = headline_search(config)
+    system_rows = select_rows(rows, config.system, *search)
     shortest = min(config.eval.lengths_s)
-    degraded = encoder_rows[encoder_rows["kind"].isin(DEGRADED)]
+    degraded = system_rows[system_rows["kind"].isin(DEGRADED)]
     floor = select_rows(rows, RANDOM_PROJECTION, "exact")
     floor = floor[floor["length_s"] == shortest]
     whole = min((length_s for length_s in config.eval.lengths_s if length_s >= segment_s), default=shortest)
-    identity = encoder_rows[(encoder_rows["kind"] == "identity") & (encoder_rows["metric"] == "segment_top1")]
+    identity = system_rows[(system_rows["kind"] == "identity") & (system_rows["metric"] == "segment_top1")]
     identity = identity[identity["length_s"] == whole]
     numbers = {
         "segment_top1/mean": mean_of(degraded, "segment_top1"),
@@ -141,15 +167,16 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
         "false_reject/mean": mean_of(degraded, "false_reject"),
         "control/identity": float(identity["value"].iloc[0]),
         "control/random_projection": mean_of(floor[floor["kind"].isin(DEGRADED)], "segment_top1"),
-        "control/shuffled_labels": mean_of(select_rows(rows, SHUFFLED_LABELS, indexes[0]), "segment_top1"),
+        "control/shuffled_labels": mean_of(select_rows(rows, SHUFFLED_LABELS, *search), "segment_top1"),
     }
     # 2. The other indexes and sequence searches, as differences from the first index and HEADLINE_SEQUENCE.
-    for index in indexes[1:]:
-        other = select_rows(rows, config.encoder, index)
-        lost = mean_of(encoder_rows, "segment_top1") - mean_of(other, "segment_top1")
+    for name in () if config.matcher else config.eval.indexes[1:]:
+        index = format_plugin_name(name)
+        other = select_rows(rows, config.system, index)
+        lost = mean_of(system_rows, "segment_top1") - mean_of(other, "segment_top1")
         numbers[f"index/{index}_loses_points"] = 100 * lost
-    for sequence in config.eval.sequences:
-        other = select_rows(rows[rows["kind"].isin(DEGRADED)], config.encoder, indexes[0], sequence)
+    for sequence in () if config.matcher else config.eval.sequences:
+        other = select_rows(rows[rows["kind"].isin(DEGRADED)], config.system, search[0], sequence)
         if sequence != HEADLINE_SEQUENCE and len(other):  # `diagonal` has rows under the index `exact` only
             gained = mean_of(other, "segment_top1") - numbers["segment_top1/mean"]
             numbers[f"sequence/{sequence}_gains_points"] = 100 * gained
@@ -166,6 +193,12 @@ def select_rows(rows: pd.DataFrame, system: str, index: str, sequence: str = HEA
     return rows[(rows["system"] == system) & (rows["index"] == index) & (rows["sequence"] == sequence)]
 
 
+def format_database(summary: Mapping[str, Any]) -> str:
+    """Return the size of the database that a run searched, in words."""
+    tracks = f"{summary['database_tracks']:,} tracks"
+    return f"{summary['database_vectors']:,} fingerprints of {tracks}" if "database_vectors" in summary else tracks
+
+
 def write_result(folder: Path, result: Result, config: RunConfig) -> None:
     """Write a result into its run's folder; `result.json` comes last, as the sign that the rest is complete."""
     for name, table in named_tables(result):
@@ -173,7 +206,7 @@ def write_result(folder: Path, result: Result, config: RunConfig) -> None:
     for path, rows in submissions(folder, result).items():
         path.parent.mkdir(exist_ok=True)
         write_keypoints(path, rows)
-    write_json(folder / CONFIG, flatten(config))
+    write_json(folder / CONFIG, flatten_run(config))
     write_json(folder / SUMMARY, result.summary)
 
 
@@ -192,15 +225,21 @@ def submissions(folder: Path, result: Result) -> dict[Path, Mapping[str, Keypoin
 
 def read_result(folder: Path) -> Result:
     """Return the result in a run's folder. Raises: StoreError if a file is damaged."""
-    rows, hits, conditions, alignment, keypoints = (
+    rows, hits, conditions, alignment, keypoints, costs = (
         read_frame(folder / name) if (folder / name).exists() else pd.DataFrame() for name in TABLES
     )
-    return Result(rows, hits, conditions, read_json(folder / SUMMARY), alignment, keypoints)
+    return Result(rows, hits, conditions, read_summary(folder), alignment, keypoints, costs)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary of the run in a folder. Raises: StoreError if its file is damaged."""
+    summary: dict[str, Any] = read_json(folder / SUMMARY)
+    return {"system": summary.get("encoder"), **summary}  # runs before 0.9.0 had encoders only, and named no system
 
 
 def named_tables(result: Result) -> list[tuple[str, pd.DataFrame]]:
     """Return file name and table of each table of a result that is not empty, and always ROWS."""
-    tables = (result.rows, result.hits, result.conditions, result.alignment, result.keypoints)
+    tables = (result.rows, result.hits, result.conditions, result.alignment, result.keypoints, result.costs)
     return [(name, table) for name, table in zip(TABLES, tables, strict=True) if len(table) or name == ROWS]
 
 
@@ -222,6 +261,12 @@ def _conditions(store: Store, config: RunConfig, data: BenchmarkData) -> pd.Data
 
 def _select_truth(truth: str, hits: pd.DataFrame) -> pd.DataFrame:
     return hits[hits["truth"] == truth]
+
+
+def headline_costs(result: Result) -> pd.DataFrame:
+    """Return the costs of the headline search, one row per query length; empty if none were measured."""
+    costs = result.costs
+    return costs[costs["index"] == result.summary["index"]] if len(costs) else costs
 
 
 def mean_of(rows: pd.DataFrame, metric: str) -> float:

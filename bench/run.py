@@ -1,6 +1,7 @@
 """One run from audio to score: the main path of the benchmark. Start reading at `run`.
 
     audio -> weights -> queries -> fingerprints -> hits -> rows of results     -> logbook
+                        (a matcher: prints)
                      -> pairs of recordings -> time maps -> alignment errors   -> logbook
 
 Each stage keeps its output in the store under a key of all its inputs, so running again is resuming.
@@ -16,12 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
+import pandas as pd
 import torch
 
 import bench
 from bench import plugin_check, registry
 from bench.align.evaluate import align_name, aligner_specs, evaluate_alignment, pair_sources
-from bench.config import flatten, format_plugin_name
+from bench.config import flatten_run, format_plugin_name
+from bench.costs import measure_costs
 from bench.data import BenchmarkData, TrainingSet, format_left_out, prepare_training, with_queries, with_validation
 from bench.degrade.cells import benchmark_name, validation_config
 from bench.device import limit_threads, pick_device, use_full_fp32
@@ -31,9 +34,12 @@ from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
 from bench.logbook import Logbook, check_tracking, labels, open_book, provenance
 from bench.logbook.mlflow_metrics import log_result
 from bench.machine import keep_freed_memory
+from bench.match.searcher import build_matcher_searcher, check_matcher
 from bench.results import Result, start_result, with_alignment, with_segments, write_result
+from bench.search.encoder_searcher import build_encoder_searcher
+from bench.search.searcher import Searcher
 from bench.settings import RunConfig, require
-from bench.store import Store, digest
+from bench.store import Store, decisive_settings, digest
 from bench.train import checkpoint
 from bench.train.checkpoint import WEIGHTS
 from bench.train.loop import Watch, fit, load_history, watch_nothing
@@ -44,6 +50,7 @@ from bench.values import Progress, no_progress
 Task = Literal["all", "segments", "validation", "alignment"]
 TASKS: tuple[Task, ...] = get_args(Task)
 MIN_IDENTITY = 0.995  # top-1 of clean queries that start on the database's grid; a lower one points to a bug
+CPU = torch.device("cpu")  # where matchers run
 TRAIN, DO_NOT_TRAIN = 1.0, 0.0  # what the first process broadcasts to the others
 
 
@@ -52,7 +59,7 @@ class RunContext:
     """What a run needs besides its settings."""
 
     plugin: ModuleType
-    """The encoder's plug-in."""
+    """The plug-in of the encoder or the matcher."""
 
     root: Path | None
     """The data root, None if the user gave none."""
@@ -79,6 +86,8 @@ def run(config: RunConfig, context: RunContext, task: Task = "all") -> Result | 
     Under torchrun the first process does all this; the others help it to train and return None.
     Raises: BenchError (a subclass), with a message for the user. The stages completed so far stay in the store.
     """
+    if config.matcher:
+        return _run_matcher(config, context, task)
     # 1. Check everything that could stop the run later.
     if task == "validation":
         config = replace(config, eval=validation_config(config.eval))
@@ -107,7 +116,10 @@ def run(config: RunConfig, context: RunContext, task: Task = "all") -> Result | 
         result = start_result(key, benchmark, config, facts)
         # 4. Identify degraded queries.
         if data is not None:
-            result = _test_segments(result, embedder, config, context, data, book)
+            searcher = build_encoder_searcher(
+                embedder, data.music, config.eval, context.store, context.progress, config.index
+            )
+            result = _test_segments(result, searcher, config, context, data, book)
         # 5. Align pairs of recordings.
         if task in ("all", "alignment") and config.align.sets:
             result = _test_alignment(result, embedder, config, context)
@@ -116,6 +128,49 @@ def run(config: RunConfig, context: RunContext, task: Task = "all") -> Result | 
             write_result(folder, result, config)
             log_result(book, folder, result, config)
     _warn_of_low_identity(result, context)
+    return result
+
+
+def _run_matcher(config: RunConfig, context: RunContext, task: Task) -> Result:
+    """Test a matcher on degraded queries; log and return the result. It is not trained, and aligns nothing."""
+    if task == "alignment":
+        raise ConfigError(
+            f"the matcher {config.matcher} identifies queries and aligns no recordings; give --model NAME"
+        )
+    task = "validation" if task == "validation" else "segments"
+    if task == "validation":
+        config = replace(config, eval=validation_config(config.eval))
+    # 1. Check everything that could stop the run later.
+    check_tracking()
+    check_matcher(config.matcher, context.plugin, config.model)
+    set_up_device(config)
+
+    # 2. Prepare the audio and the queries.
+    training_set = prepare_training(config, context.root, context.store, context.progress)
+    for message in format_left_out(training_set):
+        context.warn(message)
+    data = prepare_test_data(config, training_set, context, task)
+    assert data is not None
+
+    benchmark, key = benchmark_of(config, task), run_key(config, context, training_set, data, task)
+    folder, name = context.store.root / "runs" / key, f"{config.matcher}/{key[:6]}"
+    with open_book(folder, experiment=benchmark, name=name, store=context.store.root, warn=context.warn) as book:
+        _log_settings(book, config, context, training_set, CPU, {"bench.task": benchmark, "bench.run": key})
+        facts = {"digests": training_set.digests | {"matcher": registry.source_digest(context.plugin)}, "seconds": {}}
+        # 3. Make the prints of all tracks, and answer the degraded queries.
+        searcher = build_matcher_searcher(
+            config.matcher, context.plugin, config.model, data.music, config.eval, context.store, context.progress
+        )
+        result = _test_segments(start_result(key, benchmark, config, facts), searcher, config, context, data, book)
+        # 4. Save and log.
+        with context.store.timed("save and log"):
+            write_result(folder, result, config)
+            log_result(book, folder, result, config)
+    for length_s in searcher.facts["lengths_too_short_s"]:
+        context.warn(
+            f"{config.matcher} hears queries of at least {searcher.matcher.shortest_s:g} s; all of {length_s:g} s are "
+            "counted as misses"
+        )
     return result
 
 
@@ -192,11 +247,20 @@ def benchmark_of(config: RunConfig, task: Task) -> str:
 def run_key(
     config: RunConfig, context: RunContext, training_set: TrainingSet, data: BenchmarkData | None, task: Task
 ) -> str:
-    """Return the content key of a run: its settings, its encoder's source, its data, this version."""
+    """Return the content key of a run: its settings, the source of its encoder or matcher, its data, this version."""
     test_data = data.digest if data else ""
+    if config.matcher:
+        return digest(
+            bench.__version__, decisive_settings(config), registry.source_digest(context.plugin), test_data, task
+        )
     pairs = [source.digest() for source in pair_sources(config, context.root)]
     return digest(
-        bench.__version__, asdict(config), _weights_key(config, context, training_set), test_data, pairs, task
+        bench.__version__,
+        decisive_settings(config),
+        _weights_key(config, context, training_set),
+        test_data,
+        pairs,
+        task,
     )
 
 
@@ -253,19 +317,25 @@ def evaluate_floor(config: RunConfig, context: RunContext, data: BenchmarkData, 
     """Return the hits of the random projection on the shortest queries, by exact search: equal for all encoders."""
     embedder = build_random_projection(device)
     short = replace(config.eval, lengths_s=(min(config.eval.lengths_s),), indexes=("exact",))
-    return evaluate(embedder, data, short, context.store, context.progress)
+    searcher = build_encoder_searcher(embedder, data.music, short, context.store, context.progress)
+    return evaluate(searcher, data, short, context.store, context.progress)
 
 
 def _test_segments(
-    result: Result, embedder: Embedder, config: RunConfig, context: RunContext, data: BenchmarkData, book: Logbook
+    result: Result, searcher: Searcher, config: RunConfig, context: RunContext, data: BenchmarkData, book: Logbook
 ) -> Result:
-    """Return the result with the hits of all queries, and those of the random projection."""
+    """Return the result with the hits of all queries, those of the random projection, and the costs of an answer."""
     book.dataset(config.data.dataset, data.queries.key, "eval", config.data.dataset)
-    evaluation = evaluate(embedder, data, config.eval, context.store, context.progress, config.index)
+    evaluation = evaluate(searcher, data, config.eval, context.store, context.progress)
     with context.store.timed("random projection"):
-        floor = evaluate_floor(config, context, data, embedder.device)
+        floor = evaluate_floor(config, context, data, pick_device(config.device))
+    costs = pd.DataFrame()
+    if config.eval.cost_queries:
+        device = CPU if config.matcher else pick_device(config.device)
+        with context.store.timed("costs"):
+            costs = measure_costs(searcher, data, config.eval, device, context.store, context.progress)
     with context.store.timed("score"):
-        return with_segments(result, context.store, config, data, evaluation, floor)
+        return with_segments(result, context.store, config, data, evaluation, floor, costs)
 
 
 def _test_alignment(result: Result, embedder: Embedder, config: RunConfig, context: RunContext) -> Result:
@@ -284,7 +354,7 @@ def _log_settings(
     device: torch.device,
     names: dict[str, str],
 ) -> None:
-    book.params(flatten(config))
+    book.params(flatten_run(config))
     tags = labels(config, device, training_set.music.digest) | names
     book.tags(provenance() | tags | {"bench.code": registry.code_digest()} | dict(context.tags))
     book.dataset(config.data.dataset, training_set.music.digest, "train", config.data.dataset)
@@ -334,5 +404,5 @@ def _weights_key(config: RunConfig, context: RunContext, training_set: TrainingS
     if context.weights is not None:
         weights = hashlib.sha256(context.weights.read_bytes()).hexdigest()
         return digest(bench.__version__, source, asdict(config.model), weights)
-    settings = (asdict(config.model), asdict(config.train), config.seed)
+    settings = (asdict(config.model), decisive_settings(config.train), config.seed)
     return digest(bench.__version__, config.encoder, source, settings, training_set.digest)

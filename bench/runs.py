@@ -21,7 +21,7 @@ from bench.errors import ConfigError, PluginError
 from bench.fingerprint import Embedder
 from bench.plugin_check import build_encoder
 from bench.registry import format_unknown
-from bench.results import CONFIG, SUMMARY, Result, read_result
+from bench.results import CONFIG, SUMMARY, Result, read_result, read_summary
 from bench.settings import RunConfig
 from bench.store import Store, read_json
 from bench.train import checkpoint
@@ -61,8 +61,18 @@ class FinishedRun:
 
     @property
     def encoder(self) -> str:
-        """Return the encoder's name."""
-        return str(self.settings["encoder"])
+        """Return the encoder's name; empty if the run is of a matcher."""
+        return str(self.settings.get("encoder", ""))
+
+    @property
+    def matcher(self) -> str:
+        """Return the matcher's name with its preset; empty if the run is of an encoder."""
+        return str(self.settings.get("matcher", ""))
+
+    @property
+    def system(self) -> str:
+        """Return the name of what was tested."""
+        return self.encoder or self.matcher
 
     def load_result(self) -> Result:
         """Return the result with all its tables. Raises: StoreError if a file is damaged."""
@@ -70,6 +80,10 @@ class FinishedRun:
 
     def weights(self) -> Weights:
         """Return the weights that the run tested. Raises: ConfigError if they are no longer in the store."""
+        if self.matcher:
+            raise ConfigError(
+                f"the run {self.key} is of the matcher {self.matcher}, which has no weights; name another run"
+            )
         key = self.summary["checkpoint"]["key"]
         path = self.store.folder("weights", key) / WEIGHTS
         if not path.is_file():
@@ -77,20 +91,22 @@ class FinishedRun:
         return Weights(path, key)
 
     def load_plugin(self, model: str | None = None) -> ModuleType:
-        """Return the encoder's plug-in; `model` is its file, for an encoder of the user's.
+        """Return the plug-in of the encoder or matcher; `model` is its file, for one of the user's.
 
-        Raises: PluginError if the encoder is not installed and no file is given.
+        Raises: PluginError if it is not installed and no file is given.
         """
-        if not self.is_loadable(model):
+        kind = "matcher" if self.matcher else "encoder"
+        name = self.system.partition(":")[0]
+        if model is None and name not in registry.names(kind):
             raise PluginError(
-                f"the run {self.key[:6]} is of the encoder {self.encoder!r}, which is not installed; give its file as "
-                "--model, or another run as --run"
+                f"the run {self.key[:6]} is of the {kind} {name!r}, which is not installed; give its file as --model, "
+                "or another run as --run"
             )
-        return registry.load("encoder", model or self.encoder)
+        return registry.load(kind, model or name)
 
     def is_loadable(self, model: str | None = None) -> bool:
-        """Return whether the encoder is installed here, or its file is given."""
-        return model is not None or self.encoder in registry.names("encoder")
+        """Return whether the run's encoder is installed here, or its file is given; a matcher is no encoder."""
+        return not self.matcher and (model is not None or self.encoder in registry.names("encoder"))
 
     def restore_config(
         self,
@@ -112,7 +128,7 @@ class FinishedRun:
             for name, value in self.settings.items()
             if not any(name == path or name.startswith(f"{path}.") for path in dropped)
         }
-        return restore_config(self.encoder, plugin, settings | dict(changes or {}), overrides)
+        return restore_config(self.system, plugin, settings | dict(changes or {}), overrides)
 
     def embedder(
         self, device: torch.device | None = None, precision: str | None = None, model: str | None = None
@@ -151,7 +167,7 @@ def find_run(store: Store, run: str | None = None) -> FinishedRun:
     if len(matches) != 1:
         raise ConfigError(_describe_ambiguity("run", "runs", str(run), matches, keys))
     folder = store.root / RUNS / matches[0]
-    return FinishedRun(store, folder, read_json(folder / CONFIG), read_json(folder / SUMMARY))
+    return FinishedRun(store, folder, read_json(folder / CONFIG), read_summary(folder))
 
 
 def find_latest_loadable(store: Store, model: str | None = None) -> FinishedRun | None:

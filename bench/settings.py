@@ -1,6 +1,7 @@
 """Every setting of a run, as frozen dataclasses. A setting has one name everywhere: `train.lr`.
 
 A class checks the ranges of its settings when it is made; `bench.config` reads their values and checks names and types.
+Content keys leave out a setting marked ADDED_LATER where it has its default, so that older keys stay valid.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.errors import ConfigError
+from bench.store import ADDED_LATER
 from bench.values import STANDARD_HOP_MS
 
-SEQUENCES = ("vote", "rescore", "interpolate", "diagonal")
+SEQUENCES = ("vote", "vote-50", "rescore", "interpolate", "edit", "diagonal")
+COUNTING_SEQUENCES = ("vote", "vote-50", "edit")  # whose scores are shares and no similarities, without impostors
 
 
 def require(holds: bool, rule: str, got: object) -> None:
@@ -36,8 +39,8 @@ class DataConfig:
     rir: str = "auto"
     """The measured impulse responses that training uses beside simulated rooms: a data-set plug-in, or a folder.
 
-    `auto` takes the folder `rir` of the data root if there is one; `rooms` uses simulated rooms alone. Tests always use
-    simulated rooms.
+    `auto` takes the folder `rir` of the data root if there is one; `rooms` uses simulated rooms alone. Tests use
+    simulated rooms, and those of `eval.measured_rooms`.
     """
 
     min_track_s: float = 1.0
@@ -193,10 +196,16 @@ class TrainConfig:
     noise_and_reverb: float = 1.0
     """Weight of positives with both."""
 
-    max_rir_s: float = 0.5
-    """Length to which impulse responses are cut, in s, from 0.05 to 2.
+    t60_s: tuple[float, float] = field(default=(0.2, 1.0), metadata=ADDED_LATER)
+    """Range of the reverberation times of the simulated training rooms, in s, between 0.15 and 2."""
 
-    As much audio before a segment is read with it, so that a room still rings with what came before.
+    max_rir_s: float = 0.5
+    """Length to which impulse responses are cut, in s, from 0.05 to 2; 0 keeps them whole."""
+
+    past_s: float = field(default=0.0, metadata=ADDED_LATER)
+    """Audio before a segment that is read with it, in s, at most 2, so that a room still rings with what came before.
+
+    0 reads `max_rir_s` of it, or 1 s, as the test does, where responses are kept whole.
     """
 
     gain_db: tuple[float, float] = (0.0, 0.0)
@@ -284,7 +293,11 @@ class TrainConfig:
         require(self.snr_db[0] <= self.snr_db[1], "train.snr_db must be (low, high)", self.snr_db)
         weights = (self.clean, self.noise_only, self.reverb_only, self.noise_and_reverb)
         require(min(weights) >= 0 < max(weights), "train degradation weights must be >= 0, not all 0", weights)
-        require(0.05 <= self.max_rir_s <= 2, "train.max_rir_s must be between 0.05 and 2", self.max_rir_s)
+        rule = "train.t60_s must be (low, high) between 0.15 and 2"
+        require(0.15 <= self.t60_s[0] <= self.t60_s[1] <= 2, rule, self.t60_s)
+        rule = "train.max_rir_s must be between 0.05 and 2, or 0 for whole responses"
+        require(self.max_rir_s == 0 or 0.05 <= self.max_rir_s <= 2, rule, self.max_rir_s)
+        require(0 <= self.past_s <= 2, "train.past_s must be between 0 and 2", self.past_s)
         require(self.gain_db[0] <= self.gain_db[1] <= 0, "train.gain_db must be (low, high), at most 0", self.gain_db)
         require(self.mask_count >= 0, "train.mask_count must be >= 0", self.mask_count)
         require(0 <= self.mask_fraction < 1, "train.mask_fraction must be in [0, 1)", self.mask_fraction)
@@ -316,8 +329,8 @@ class TrainConfig:
 class EvalConfig:
     """What is tested, and how it is searched. The defaults are those of `fma-segment/v1`.
 
-    Another value of any setting from `snr_db` to `tolerance_ms` names the benchmark `custom`; the others, which say how
-    it is searched, leave the name as it is.
+    Another value of any setting from `snr_db` to `measured_t60_s` names the benchmark `custom`; the others, which say
+    how it is searched, leave the name as it is.
     """
 
     snr_db: tuple[float, ...] = (0.0, 5.0, 10.0, 15.0, 20.0)
@@ -344,6 +357,15 @@ class EvalConfig:
     tolerance_ms: float = 50.0
     """A hit is at most this many ms from the true start, above 0."""
 
+    measured_rooms: str = field(default="", metadata=ADDED_LATER)
+    """Measured impulse responses to test in beside simulated rooms: a data-set plug-in such as `air`, or a folder.
+
+    Empty tests in simulated rooms alone. Training uses none of the rooms that are tested in.
+    """
+
+    measured_t60_s: tuple[float, ...] = field(default=(0.2, 0.4, 0.5, 0.7, 0.8), metadata=ADDED_LATER)
+    """Reverberation times of the cells in measured rooms, in s, from 0.05 to 2; a room belongs to the nearest one."""
+
     indexes: tuple[str, ...] = ("exact", "falconn")
     """Index plug-ins that are searched, at least one; the headline is of the first."""
 
@@ -356,11 +378,20 @@ class EvalConfig:
     top_k: int = 20
     """Neighbours that an index returns for each segment, and places ranked for each query; from 1 to 1,000."""
 
+    cost_queries: int = 50
+    """Queries of each length that are answered one at a time to measure what an answer costs; 0 measures no costs."""
+
+    recall_at: tuple[int, ...] = (3, 10)
+    """The k of recall among the first k places, and among the first k tracks; each from 1.
+
+    No more than `top_k` places are ranked, so that a larger k finds no more.
+    """
+
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the network that makes the fingerprints: float32, or bfloat16 by autocast."""
 
     def __post_init__(self) -> None:
-        for name in ("snr_db", "t60_s", "lengths_s", "indexes", "sequences"):
+        for name in ("snr_db", "t60_s", "lengths_s", "measured_t60_s", "indexes", "sequences", "recall_at"):
             values = getattr(self, name)
             require(len(set(values)) == len(values), f"eval.{name} must not name anything twice", values)
         self._check_task()
@@ -377,11 +408,15 @@ class EvalConfig:
         require(0.15 <= both_s <= 2, "eval.noise_reverb_t60_s must be between 0.15 and 2", both_s)
         require(10 <= self.hop_ms <= 1000, "eval.hop_ms must be between 10 and 1000", self.hop_ms)
         require(self.tolerance_ms > 0, "eval.tolerance_ms must be > 0", self.tolerance_ms)
+        measured = self.measured_t60_s
+        require(all(0.05 <= t <= 2 for t in measured), "eval.measured_t60_s must be between 0.05 and 2", measured)
 
     def _check_search(self) -> None:
         require(len(self.indexes) > 0, "eval.indexes must name at least one index", self.indexes)
         known = set(self.sequences) <= set(SEQUENCES) and "rescore" in self.sequences
         require(known, f"eval.sequences must hold 'rescore' (the headline) and any of {SEQUENCES}", self.sequences)
+        require(all(k >= 1 for k in self.recall_at), "eval.recall_at must hold numbers >= 1", self.recall_at)
+        require(0 <= self.cost_queries <= 10_000, "eval.cost_queries must be between 0 and 10000", self.cost_queries)
         require(1 <= self.top_k <= 1000, "eval.top_k must be between 1 and 1000", self.top_k)
 
 
@@ -414,10 +449,10 @@ class RunConfig:
     """Every setting of one run."""
 
     encoder: str
-    """Name of the encoder plug-in, chosen by --model."""
+    """Name of the encoder plug-in, chosen by --model; empty in the run of a matcher."""
 
     model: Any
-    """The Config of the encoder plug-in."""
+    """The Config of the encoder or the matcher."""
 
     music: Any
     """The Config of the data-set plug-in `data.dataset`."""
@@ -430,6 +465,9 @@ class RunConfig:
 
     aligner: dict[str, Any] = field(default_factory=dict)
     """The Config of each aligner of `align.aligners`, by its name: `aligner.fingerprint-path.hop_ms`."""
+
+    matcher: str = ""
+    """Name of the matcher plug-in with its preset, chosen by --matcher; empty in the run of an encoder."""
 
     preset: str = "small"
     """Name of the preset that the settings start from, chosen by --preset."""
@@ -454,3 +492,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed must be >= 0", self.seed)
+
+    @property
+    def system(self) -> str:
+        """Return the name of what is tested, the encoder or the matcher."""
+        return self.encoder or self.matcher

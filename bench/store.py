@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # heavy, and needed by readers and writers of tables alone
 
 STAGE = "stage.json"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+ADDED_LATER = {"bench.added_later": True}  # metadata of a setting that keys leave out where it has its default
 KEY_LENGTH = 16  # hex digits, which are 64 bits: no collision is expected below a billion stages
 
 
@@ -41,9 +42,29 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
+def decisive_settings(value: Any) -> Any:
+    """Return settings as plain values for a key, as `asdict` does, but without those ADDED_LATER at their default.
+
+    Why: a new setting that is not used changes no result, so that what is in the store stays found.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            item.name: decisive_settings(getattr(value, item.name))
+            for item in fields(value)
+            if item.metadata != ADDED_LATER or getattr(value, item.name) != _default_of(item)
+        }
+    if isinstance(value, dict):
+        return {name: decisive_settings(item) for name, item in value.items()}
+    return [decisive_settings(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _default_of(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
 def _plain(value: object) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {type(value).__name__: asdict(value)}
+        return {type(value).__name__: decisive_settings(value)}
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"no stable text for {type(value).__name__}")

@@ -23,6 +23,7 @@ INT16_SCALE = 1 / FULL_SCALE
 INT16_PEAK = FULL_SCALE - 1  # the largest int16 sample
 STANDARD_HOP_MS = 100.0  # from one fingerprint of a track to the next: in fma-segment/v1, and in the papers
 GRID_HOP_SAMPLES = round(RATE_HZ * STANDARD_HOP_MS / 1000)
+OWN = "own"  # the index and the sequence search of a matcher, in rows and hits
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -70,7 +71,7 @@ class Source(Protocol):
         ...
 
 
-CellKind = Literal["identity", "clean", "noise", "reverb", "noise_reverb"]
+CellKind = Literal["identity", "clean", "noise", "reverb", "measured_reverb", "noise_reverb"]
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,16 @@ class Cell:
     """One test condition."""
 
     kind: CellKind
-    """What queries are degraded by; `identity` is a control: clean queries that start on the database's grid."""
+    """What queries are degraded by; `identity` is a control: clean queries that start on the database's grid.
+
+    `reverb` and `noise_reverb` are of simulated rooms, `measured_reverb` is of measured ones.
+    """
 
     snr_db: float | None = None
     """Signal-to-noise ratio in dB, None without noise."""
 
     t60_s: float | None = None
-    """Reverberation time in s, None without reverberation."""
+    """Reverberation time in s, None without reverberation; measured rooms are near it."""
 
     @property
     def name(self) -> str:
@@ -164,6 +168,9 @@ class Found:
 
     score_QR: Floats
     """Larger is better, comparable between queries of one length; NaN where there is no answer."""
+
+    end_QR: Ints | None = None
+    """The sample at which the query ends; None for searches that suppose it to end after its length."""
 
 
 Progress = Callable[[str, int, int], None]

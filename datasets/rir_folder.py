@@ -1,7 +1,10 @@
-"""Measured room impulse responses from a folder of audio files at any sample rate; for training only.
+"""Measured room impulse responses from a folder of audio files at any sample rate.
 
-The first channel of each file is used. The test rooms of the benchmark are simulated to exact t60 values (see `rooms`),
-so that every user has the same ones.
+The first channel of each file is used. All are for training, but half of the rooms of the folder that
+`eval.measured_rooms` names are tested in (`bench.degrade.measured`). The test rooms of the benchmark are simulated to
+exact t60 values (see `rooms`), so that every user has the same ones.
+
+Shape legend: T samples, C channels.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from bench.audio.files import find_audio, stamp_file
 from bench.degrade.room import Response, align_direct_sound, measure_t60
 from bench.errors import DataError
 from bench.store import digest
-from bench.values import RATE_HZ
+from bench.values import RATE_HZ, Floats
 
 KIND = "rir"
 CITE = "the user's folder"
@@ -58,24 +61,38 @@ class RirFolder:
 
     def load(self, name: str) -> Response:
         """Return one response at 16 kHz. Raises: DataError if it cannot be read, is silent or rings too long."""
-        import soundfile
-        import soxr
-
-        try:
-            with Recording(self.folder / name) as recording:
-                wave_T, rate_hz = np.concatenate([block_TC[:, 0] for block_TC in recording.blocks()]), recording.rate_hz
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise DataError(f"{self.folder / name} cannot be read: {error}") from error
-        wave_T = wave_T if rate_hz == RATE_HZ else soxr.resample(wave_T, rate_hz, RATE_HZ)
-        if not np.isfinite(wave_T).all():
-            raise DataError(f"{self.folder / name} holds NaN or infinite samples")
-        aligned_T = align_direct_sound(wave_T)
-        t60_s, _method = measure_t60(aligned_T)
-        if t60_s > self.config.max_t60_s:
-            raise DataError(f"{name} rings for {t60_s:.1f} s, longer than max_t60_s = {self.config.max_t60_s:g}")
-        return Response(name, aligned_T, "train")
+        wave_T, rate_hz = read_first_channel(self.folder / name)
+        return Response(name, align_response(self.folder / name, wave_T, rate_hz, self.config.max_t60_s), "train")
 
     def digest(self) -> str:
         """Return a digest of the settings, and of the names, sizes and times of the files."""
         stamps = [(name, *stamp_file(self.folder / name)) for name in self.names()]
         return digest("rir-folder", 2, self.config, stamps)
+
+
+def read_first_channel(path: Path) -> tuple[Floats, int]:
+    """Return the first channel of an audio file, shape (T,), and its rate. Raises: DataError if it cannot be read."""
+    import soundfile
+
+    try:
+        with Recording(path) as recording:
+            return np.concatenate([block_TC[:, 0] for block_TC in recording.blocks()]), recording.rate_hz
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def align_response(path: Path, wave_T: Floats, rate_hz: int, max_t60_s: float) -> Floats:
+    """Return a response as `Response.wave_T` has it: at 16 kHz, aligned, its peak 1.
+
+    Raises: DataError if it is not finite, is silent, has no decay or rings for longer than `max_t60_s`.
+    """
+    import soxr
+
+    wave_T = wave_T if rate_hz == RATE_HZ else soxr.resample(wave_T, rate_hz, RATE_HZ)
+    if not np.isfinite(wave_T).all():
+        raise DataError(f"{path} holds NaN or infinite samples")
+    aligned_T = align_direct_sound(wave_T)
+    t60_s, _method = measure_t60(aligned_T)
+    if t60_s > max_t60_s:
+        raise DataError(f"{path.name} rings for {t60_s:.1f} s, longer than max_t60_s = {max_t60_s:g}")
+    return aligned_T

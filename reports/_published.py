@@ -105,8 +105,12 @@ def group_name(number: PublishedShare) -> str:
 
 
 def matches_cell(published: Cell | None, tested: Cell) -> bool:
-    """Return whether a published condition is the tested one; an unstated t60 matches any."""
+    """Return whether a published condition is the tested one; an unstated t60 matches any.
+
+    Published reverberation is of measured rooms; it stands beside ours of simulated and of measured ones.
+    """
     if published is None:
         return False
-    same_noise = (published.kind, published.snr_db) == (tested.kind, tested.snr_db)
+    kind = "reverb" if tested.kind == "measured_reverb" else tested.kind
+    same_noise = (published.kind, published.snr_db) == (kind, tested.snr_db)
     return same_noise and published.t60_s in (None, tested.t60_s)

@@ -10,6 +10,7 @@ from bench.results import Result, select_rows
 KINDS = {
     "noise": "noise, {snr_db:g} dB",
     "reverb": "reverb, t60 {t60_s:g} s",
+    "measured_reverb": "measured rooms, t60 {t60_s:g} s",
     "noise_reverb": "noise and reverb, {snr_db:g} dB",
 }
 SHOWN_SETTINGS = (

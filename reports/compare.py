@@ -42,13 +42,14 @@ from bench.reports.paper import (
     paper_tables,
     render_tables,
 )
-from bench.results import Result
+from bench.results import Result, format_database
 from bench.score.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar, wilson
+from bench.values import OWN
 
 MEAN = "mean"
-CONDITIONS = {"identity": "on the grid", "noise_reverb": "both"}
+CONDITIONS = {"identity": "on the grid", "measured_reverb": "measured room", "noise_reverb": "both"}
 COLUMNS = (
-    "run", "encoder", "metric", "cell", "length_s", "n", "value", "low", "high", "difference", "difference_low",
+    "run", "system", "metric", "cell", "length_s", "n", "value", "low", "high", "difference", "difference_low",
     "difference_high", "p", "p_holm", "sequence", "source", "confidence", "data", "conditions", "tolerance_ms",
 )  # fmt: skip
 Shares = npt.NDArray[np.float64]
@@ -57,7 +58,7 @@ Shares = npt.NDArray[np.float64]
 def compare(results: Sequence[Result]) -> pd.DataFrame:
     """Return top-1 with its interval and its difference from the first run, one row per run, metric, cell and length.
 
-    Columns: run, encoder, metric, cell, length_s, n, value, low, high (Wilson), then difference, difference_low and
+    Columns: run, system, metric, cell, length_s, n, value, low, high (Wilson), then difference, difference_low and
     difference_high (paired bootstrap), p (McNemar) and p_holm, corrected over all cells and lengths of the run and
     metric; these are NaN for the first run. Shares lie between 0 and 1; all intervals are 95 % intervals.
     The cells of a metric are followed by one row per run for the mean, with length NaN: the share of degraded cells and
@@ -135,10 +136,9 @@ def _heading(results: Sequence[Result]) -> list[Text]:
     return [
         Text(
             f"{summary['benchmark']}: {summary['queries_per_cell']} queries per condition, "
-            f"{summary['database_vectors']:,} fingerprints of {summary['database_tracks']:,} tracks; index: "
-            f"{summary['index']}, sequence search: {summary['sequence']}"
+            f"{format_database(summary)}; index: {summary['index']}, sequence search: {summary['sequence']}"
         )
-        for summary in tested[:1]
+        for summary in sorted(tested, key=lambda summary: summary["index"] == OWN)[:1]
     ]
 
 
@@ -165,7 +165,7 @@ def _build_row(result: Result, metric: str, key: Key, hit_Q: Bools) -> dict[str,
 
 def _names(result: Result, metric: str) -> dict[str, object]:
     summary = result.summary
-    return {"run": summary["run"], "encoder": summary["encoder"], "metric": metric, "sequence": summary["sequence"]}
+    return {"run": summary["run"], "system": summary["system"], "metric": metric, "sequence": summary["sequence"]}
 
 
 def _compare_cells(first: HitsByCondition, other: HitsByCondition) -> dict[Key, dict[str, float]]:
@@ -200,7 +200,7 @@ def _mean_difference(first: HitsByCondition, other: HitsByCondition) -> dict[str
 
 def _build_published_row(number: PublishedShare) -> dict[str, object]:
     return {
-        "encoder": number.system, "metric": number.metric, "cell": number.cell.name if number.cell else MIX,
+        "system": number.system, "metric": number.metric, "cell": number.cell.name if number.cell else MIX,
         "length_s": number.length_s, "value": number.value, "source": number.source, "confidence": number.confidence,
         "data": number.data, "tolerance_ms": number.tolerance_ms, "sequence": number.search,
         "conditions": number.conditions if number.states_t60 else f"{number.conditions}, t60 not stated",

@@ -8,9 +8,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.results import DEGRADED, Result, select_rows
+from bench.fingerprint import RANDOM_PROJECTION
+from bench.results import DEGRADED, HEADLINE_SEQUENCE, Result, select_rows
+from bench.values import OWN
 
-TITLES = {"identity": "on the grid", "clean": "clean", "noise": "noise", "reverb": "reverb", "noise_reverb": "both"}
+TITLES = {
+    "identity": "on the grid",
+    "clean": "clean",
+    "noise": "noise",
+    "reverb": "reverb",
+    "measured_reverb": "measured room",
+    "noise_reverb": "both",
+}
 METRICS = {
     "segment_top1": "segment-level top-1 (right track, right time)",
     "audio_top1": "audio-level top-1 (right track)",
@@ -26,8 +35,8 @@ def render(result: Result, sequence: str | None = None) -> RenderableType:
     sequence = sequence or summary["sequence"]
     # `diagonal` compares all database segments without an index, so its rows are labelled "exact".
     index = "exact" if sequence == "diagonal" else summary["index"]
-    rows = select_rows(result.rows, summary["encoder"], index, sequence)
-    floor = select_rows(result.rows, "random-projection", "exact", sequence)
+    rows = select_rows(result.rows, summary["system"], index, sequence)
+    floor = select_rows(result.rows, RANDOM_PROJECTION, "exact", HEADLINE_SEQUENCE if sequence == OWN else sequence)
     search = f"index: {index}, sequence search: {sequence}"
     tables = [_table(rows, floor, metric, title, summary, search) for metric, title in METRICS.items()]
     return Group(*tables, _headline(summary))
@@ -38,10 +47,10 @@ def _table(
 ) -> Table:
     lengths = sorted(rows["length_s"].unique())
     table = Table(
-        title=f"{summary['encoder']} on {summary['benchmark']}: {title}",
+        title=f"{summary['system']} on {summary['benchmark']}: {title}",
         caption=f"per cent, with 95 % intervals; n = {summary['queries_per_cell']} queries per condition; {search}; "
         f"floor: random projection (untrained), {lengths[0]:g} s; on the grid: clean excerpts aligned with database "
-        f"segments; both: noise and reverb{_format_t60(rows)}",
+        f"segments; both: noise and reverb{_format_t60(rows)}{_describe_measured(rows)}",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
@@ -69,13 +78,18 @@ def _table(
 def _format_condition(row: pd.Series) -> str:
     parts = [TITLES[row["kind"]]]
     parts += [f"{row['snr_db']:g} dB"] if pd.notna(row["snr_db"]) else []
-    parts += [f"{row['t60_s']:g} s"] if row["kind"] == "reverb" else []
+    parts += [f"{row['t60_s']:g} s"] if row["kind"] in ("reverb", "measured_reverb") else []
     return " ".join(parts)
 
 
 def _format_t60(rows: pd.DataFrame) -> str:
     t60_s = rows.loc[rows["kind"] == "noise_reverb", "t60_s"].unique()
     return f" of {t60_s[0]:g} s" if len(t60_s) else ""
+
+
+def _describe_measured(rows: pd.DataFrame) -> str:
+    is_tested = (rows["kind"] == "measured_reverb").any()
+    return "; reverb: simulated rooms; measured room: measured responses of about this t60" if is_tested else ""
 
 
 def _format_share(rows: pd.DataFrame) -> str:

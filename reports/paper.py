@@ -26,10 +26,10 @@ from bench.errors import ConfigError
 from bench.fingerprint import RANDOM_PROJECTION
 from bench.registry import format_unknown
 from bench.reports._published import PublishedShare, group_name, matches_cell, select_length, select_published
-from bench.results import DEGRADED, Result, select_rows
+from bench.results import DEGRADED, HEADLINE_SEQUENCE, Result, headline_costs, select_rows
 from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
 from bench.settings import require
-from bench.values import Cell, CellKind
+from bench.values import OWN, Cell, CellKind
 
 COMPARISON_KEY = ("benchmark", "query set", "first index", "sequence search")
 ALPHA = 0.05
@@ -38,7 +38,12 @@ HALF_UP = 1e-9  # added before rounding: as a float, a published 97.35 may lie s
 SEGMENT, AUDIO = "segment_top1", "audio_top1"
 HITS = {SEGMENT: "hit", AUDIO: "track_hit"}
 LEVELS = {SEGMENT: "segment-level top-1", AUDIO: "audio-level top-1"}
-KINDS: dict[CellKind, str] = {"noise": "noise", "reverb": "reverb", "noise_reverb": "noise and reverb"}
+KINDS: dict[CellKind, str] = {
+    "noise": "noise",
+    "reverb": "reverb",
+    "measured_reverb": "reverb of measured rooms",
+    "noise_reverb": "noise and reverb",
+}
 MIX, MEANS = "mix", "mean"
 ABLATED_ENCODER, ABLATED_SETTING = "attention-cnn", "model.attention"
 SETTINGS = "settings"
@@ -115,14 +120,14 @@ class _Runs:
 
 
 def label(result: Result) -> str:
-    """Return a run's name in tables: its encoder and the first characters of its key."""
-    return f"{result.summary['encoder']} {result.summary['run'][:6]}"
+    """Return a run's name in tables: its system and the first characters of its key."""
+    return f"{result.summary['system']} {result.summary['run'][:6]}"
 
 
 def with_settings(result: Result, settings: Mapping[str, Any]) -> Result:
     """Return a result that includes its run's settings (`FinishedRun.settings`).
 
-    The ablation table, the bytes per hour and the notes on how runs of one encoder differ need them.
+    The ablation table and the notes on how runs of one system differ need them.
     """
     return replace(result, summary=result.summary | {SETTINGS: dict(settings)})
 
@@ -135,6 +140,8 @@ def with_sequence(result: Result, sequence: str) -> Result:
     if result.hits.empty:
         return result  # a run that only aligned recorders
     known = [str(name) for name in result.hits["sequence"].unique()]
+    if known == [OWN]:
+        return result  # a matcher has one search
     if sequence not in known:
         raise ConfigError(format_unknown(f"sequence search of the run {result.summary['run'][:6]}", sequence, known))
     # `diagonal` uses no index, so its rows are labelled "exact".
@@ -157,13 +164,16 @@ def check_distinct(results: Sequence[Result]) -> list[str]:
 
 
 def check_same_queries(results: Sequence[Result]) -> None:
-    """Raise ConfigError if a run is named twice, or if the runs differ in their queries or their search."""
+    """Raise ConfigError if a run is named twice, or if the runs differ in their queries or their search.
+
+    A matcher has a search of its own, which may be compared with any other.
+    """
     keys = check_distinct(results)
     for key, result in zip(keys[1:], results[1:], strict=True):
         for what, first, other in zip(
             COMPARISON_KEY, build_comparison_key(results[0]), build_comparison_key(result), strict=True
         ):
-            if first != other:
+            if first != other and OWN not in (first, other):
                 raise ConfigError(
                     f"runs {keys[0]} and {key} cannot be compared: their {what} is {first} and {other}; run both with "
                     f"the same data, --dataset and --set eval.*"
@@ -222,24 +232,31 @@ def paper_tables(results: Sequence[Result]) -> list[PaperTable]:
 
 
 def cost_table(results: Sequence[Result]) -> PaperTable:
-    """Return the costs of each run: parameters, segments/s, bytes of fingerprints per hour, seconds of training."""
-    lines = tuple(Line(label(result), "run", "", _costs(result)) for result in results)
-    caption = (
-        "segments/s: embedding the whole database, on the run's own machine; bytes/h: 32-bit fingerprints per hour of "
-        "music; training: - if the run did not train its own weights"
+    """Return the costs of each run: parameters, memory, speed of fingerprinting, time per query, time of training."""
+    lengths_s = sorted(
+        {float(length_s) for result in results for length_s in headline_costs(result).get("length_s", ())}
     )
-    return PaperTable("cost", "cost", ("parameters", "segments/s", "bytes/h", "training, s"), "", lines, caption)
+    lines = tuple(Line(label(result), "run", "", _costs(result, lengths_s)) for result in results)
+    of_lengths = (f"ms, {length_s:g} s" for length_s in lengths_s)
+    columns = ("parameters", "bytes/h", "x real time", *of_lengths, "training, s")
+    caption = (
+        "bytes/h: memory per hour of the database's music, without a fixed part; x real time: seconds of music "
+        "fingerprinted per second; ms: from the wave of one query of that length to its answer, median; all on one "
+        "thread of the run's own machine, in CPU time (on a GPU in wall time); training: - if the run did not train"
+    )
+    return PaperTable("cost", "cost", columns, "", lines, caption)
 
 
-def _costs(result: Result) -> tuple[Entry | None, ...]:
-    summary, settings = result.summary, result.summary.get(SETTINGS, {})
-    seconds = summary["seconds"]
-    dim, hop_ms = settings.get("model.dim"), settings.get("eval.hop_ms")
+def _costs(result: Result, lengths_s: Sequence[float]) -> tuple[Entry | None, ...]:
+    measured = headline_costs(result)
+    first = measured.iloc[0].to_dict() if len(measured) else {}
+    ms = dict(zip(measured["length_s"], measured["ms_per_query"], strict=True)) if len(measured) else {}
     costs = (
-        summary["parameters"],
-        summary["database_vectors"] / seconds["database"] if seconds.get("database") else None,
-        dim * 4 * 3600 / (hop_ms / 1000) if dim and hop_ms and len(result.rows) else None,
-        seconds.get("training"),
+        result.summary.get("parameters"),
+        first.get("bytes_per_hour"),
+        first.get("audio_s_per_s"),
+        *(ms.get(length_s) for length_s in lengths_s),
+        result.summary["seconds"].get("training"),
     )
     return tuple(None if cost is None else Entry(float(cost)) for cost in costs)
 
@@ -270,7 +287,7 @@ def _ablation(runs: _Runs) -> PaperTable:
 
 def _attention(result: Result) -> object:
     return (
-        result.summary.get(SETTINGS, {}).get(ABLATED_SETTING) if result.summary["encoder"] == ABLATED_ENCODER else None
+        result.summary.get(SETTINGS, {}).get(ABLATED_SETTING) if result.summary["system"] == ABLATED_ENCODER else None
     )
 
 
@@ -371,9 +388,10 @@ def _compare_means(shares: Sequence[npt.NDArray[np.float64]]) -> list[Entry | No
 def _floor(results: Sequence[Result], metric: str, cells: Sequence[Cell], length_s: float) -> tuple[Entry | None, ...]:
     """Return the entries of the random projection, from the first run that has them: all runs share the queries."""
     for result in results:
-        rows = select_rows(result.rows, RANDOM_PROJECTION, "exact", result.summary["sequence"])
+        sequence = HEADLINE_SEQUENCE if result.summary["sequence"] == OWN else result.summary["sequence"]
+        rows = select_rows(result.rows, RANDOM_PROJECTION, "exact", sequence)
         rows = rows[(rows["metric"] == metric) & (rows["length_s"] == length_s)]
-        if len(rows) and result.summary["encoder"] != RANDOM_PROJECTION:
+        if len(rows) and result.summary["system"] != RANDOM_PROJECTION:
             by_cell = {
                 row["cell"]: Entry(row["value"], row["low"], row["high"], row["n"]) for row in rows.to_dict("records")
             }
@@ -396,7 +414,7 @@ def _describe_differences(results: Sequence[Result]) -> list[str]:
     """Return for each run the settings of encoder, training and seed in which runs of the same encoder differ."""
     notes = []
     for result in results:
-        same = [each for each in results if each.summary["encoder"] == result.summary["encoder"]]
+        same = [each for each in results if each.summary["system"] == result.summary["system"]]
         others = [each.summary.get(SETTINGS, {}) for each in same]
         settings = result.summary.get(SETTINGS, {})
         names = [name for name in settings if name == "seed" or name.startswith(("model.", "train."))]
@@ -431,7 +449,7 @@ def format_number(entry: Entry | None, unit: str) -> str:
         return f"{100 * entry.value:+.1f}"
     if unit == "share":
         return f"{100 * entry.value + HALF_UP:.1f}" if entry.value < 1 else "100"
-    return f"{entry.value:,.0f}"
+    return f"{entry.value:,.0f}" if entry.value >= 10 else f"{entry.value:.2g}"
 
 
 def render(*results: Result) -> RenderableType:

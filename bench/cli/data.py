@@ -78,10 +78,18 @@ def _print_prepared(data: BenchmarkData) -> None:
             print(f"  left out: {row['path'] or row['id']} ({row['status']}: {row['reason']})")
         for row in corpus.tracks[corpus.tracks["reason"] != ""].to_dict("records"):
             print(f"  {row['path'] or row['id']} {row['reason']}")
-    for bank in data.banks:
-        print(f"rooms: {len(bank.table)}, digest {bank.digest}")
+    banks = [("rooms", bank) for bank in data.banks]
+    banks += [("measured test rooms", data.measured.bank)] if data.measured.rows_of else []
+    for name, bank in banks:
+        counts = bank.table["split"].value_counts()
+        print(
+            f"{name}: {len(bank.table)}, {counts.get('train', 0)} train, {counts.get('test', 0)} test, "
+            f"digest {bank.digest}"
+        )
         for row in bank.left_out.to_dict("records"):
             print(f"  left out: {row['name']} ({row['problem']})")
+    for t60_s, rows in data.measured.rows_of.items():
+        print(f"  measured at {t60_s:g} s: {', '.join(data.measured.bank.table['name'].iloc[rows])}")
     print(f"queries: {len(data.queries.table)} per cell, digest {data.queries.key}")
 
 

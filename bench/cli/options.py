@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -121,13 +121,17 @@ def resolve_settings(
     dataset: str | None = None,
     config: Path | None = None,
     overrides: list[str] | None = None,
+    kind: Literal["encoder", "matcher"] = "encoder",
 ) -> tuple[ModuleType, RunConfig]:
-    """Return an encoder's plug-in, and the settings of a run with it. Raises: PluginError or ConfigError."""
+    """Return the plug-in of an encoder or matcher, and the settings of a run of it. Raises: PluginError, ConfigError.
+
+    The name of a matcher may have a preset after a colon.
+    """
     from bench.config import format_plugin_name, resolve
     from bench.registry import load
 
-    plugin = load("encoder", model)
+    plugin = load(kind, model.partition(":")[0] if kind == "matcher" else model)
     files = [config] if config else []
     return plugin, resolve(
-        format_plugin_name(model), plugin, preset, dataset=dataset, files=files, overrides=overrides or []
+        format_plugin_name(model), plugin, preset, dataset=dataset, files=files, overrides=overrides or [], kind=kind
     )

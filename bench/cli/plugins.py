@@ -9,10 +9,10 @@ import typer
 
 def list_plugins(
     kind: Annotated[
-        str | None, typer.Argument(help="encoder, dataset, index, aligner or report; all of them if omitted.")
+        str | None, typer.Argument(help="encoder, dataset, index, matcher, aligner or report; all of them if omitted.")
     ] = None,
 ) -> None:
-    """List the available encoders, data sets, indexes, aligners, reports and presets."""
+    """List the available encoders, data sets, indexes, matchers, aligners, reports and presets."""
     from bench.config import presets
     from bench.errors import ConfigError
     from bench.registry import KINDS, format_unknown, names

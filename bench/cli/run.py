@@ -38,6 +38,13 @@ def run(
     store: StoreRoot = STORE,
     config: ConfigFile = None,
     set_: Set = None,
+    matcher: Annotated[
+        str | None,
+        typer.Option(
+            help="Test a matcher instead of an encoder: a name from `bench list matcher`, with a preset of it after a "
+            "colon (landmarks:audfprint), or a path such as ./mine.py."
+        ),
+    ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(help="Evaluate these weights instead of training: a model.safetensors, or models:/NAME@champion."),
@@ -45,6 +52,8 @@ def run(
     task: Task = "all",
 ) -> None:
     """Train an encoder, evaluate it on degraded queries and on pairs of recorders, and log the run to MLflow.
+
+    With --matcher, test a system that is not trained, such as a landmark hash, on the same queries.
 
     Whatever the store already holds is reused: repeat the command to resume an interrupted run.
     With --task alignment, the data set defaults to field if the data root has a folder field/.
@@ -63,8 +72,15 @@ def run(
     if dataset is None:
         dataset = _choose_dataset(task, data_root)
     where = open_store(store)
-    weights, model, model_settings = _choose_weights(checkpoint, model, where)
-    plugin, settings = resolve_settings(model, preset, dataset, config, [*model_settings, *(set_ or [])])
+    if matcher is not None:
+        if model is not None or checkpoint is not None:
+            raise ConfigError("--matcher tests a system of its own; give it without --model and --checkpoint")
+        weights, chosen = None, f"--matcher {matcher}"
+        plugin, settings = resolve_settings(matcher, preset, dataset, config, set_, kind="matcher")
+    else:
+        weights, model, model_settings = _choose_weights(checkpoint, model, where)
+        chosen = f"-m {model}"
+        plugin, settings = resolve_settings(model, preset, dataset, config, [*model_settings, *(set_ or [])])
     if settings.data.dataset == SYNTH:
         check_dataset_is_given(preset, dataset, config, set_, data_root)
     warn_of_busy_cores(warn)
@@ -72,7 +88,7 @@ def run(
         result = run_model(settings, RunContext(plugin, data_root, where, progress, warn, weights), task)
     if result is not None:  # it is None in all processes of torchrun but the first
         _print_run(result, where)
-        _print_next_steps(result.summary["run"], model, preset, store)
+        _print_next_steps(result.summary["run"], chosen, preset, store)
 
 
 def _choose_dataset(task: str, data_root: Path | None) -> str | None:
@@ -89,7 +105,9 @@ def _choose_weights(checkpoint: str | None, model: str | None, store: Store) -> 
     if checkpoint is not None and checkpoint.startswith(SCHEME):
         return _fetch_registered(checkpoint, model, store)
     if model is None:
-        raise ConfigError("name an encoder: bench run --model NAME; `bench list encoder` shows them")
+        raise ConfigError(
+            "name an encoder or a matcher: bench run --model NAME or --matcher NAME; `bench list` shows them"
+        )
     return (Path(checkpoint) if checkpoint else None), model, []
 
 
@@ -113,12 +131,12 @@ def _print_run(result: Result, store: Store) -> None:
         print(f"without annotations: {path}")
 
 
-def _print_next_steps(key: str, model: str, preset: str, store: Path) -> None:
+def _print_next_steps(key: str, chosen: str, preset: str, store: Path) -> None:
     option = format_store_option(store)
     print_next(
         {
             f"bench ui{option}": "compare runs in the MLflow UI",
             f"bench results {key[:6]}{option} --format csv": "the numbers as a file",
-            f"bench run -m {model} --preset {preset} --dataset folder --data-root ~/Music{option}": "your own music",
+            f"bench run {chosen} --preset {preset} --dataset folder --data-root ~/Music{option}": "your own music",
         }
     )

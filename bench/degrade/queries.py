@@ -20,12 +20,13 @@ import pandas as pd
 
 from bench.audio.crop import read_looped, read_padded
 from bench.audio.pcm import Corpus
+from bench.degrade.measured import NO_MEASURED_ROOMS, MeasuredRooms
 from bench.degrade.mix import noise_gain, normalise_peak
 from bench.degrade.room import DIRECT_AT, RoomBank, reverberate
 from bench.errors import DataError, StoreError
 from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
-from bench.values import INT16_PEAK, RATE_HZ, Cell, Floats, Ints, Progress
+from bench.values import INT16_PEAK, RATE_HZ, Cell, CellKind, Floats, Ints, Progress
 
 FORMAT = 1
 CONTEXT_S = 1.0  # audio before the query, so that a room is already reverberating where it starts
@@ -33,8 +34,10 @@ SEED = 20_220_912  # of the benchmark, not of the run: the queries never change
 # A query's start is redrawn if the mean power of its first GATE_SAMPLES is below this, -40 dB re its track's peak.
 QUERY_GATE_POWER = 1e-4
 GATE_SAMPLES = round(0.96 * RATE_HZ)  # of a query's beginning that must be audible
+MEASURED_STREAM = 1  # seeds a separate generator, so that all else is drawn alike with and without measured rooms
 MAX_DRAWS = 100  # of a start, until one passes the gate
 STEM_PEAK = 0.99 * INT16_PEAK
+MEASURED: CellKind = "measured_reverb"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class QuerySet:
     """The stems on disk, and a table of what each query is made of.
 
     `table` has query, track, start_sample, identity_sample (the nearest start on the database's grid), noise,
-    noise_start_sample, and for each t60 the row of its room in the bank and that room's measured t60.
+    noise_start_sample, and for each t60 the row of its room in the bank and that room's measured t60. The names of
+    these columns begin with `room_` and `measured_`, and end as `_name_room` says.
     """
 
     folder: Path
@@ -83,7 +87,7 @@ class QuerySet:
             measured = np.array([_snr_db(*self.parts(cell, q, length_s)) for q in range(len(self.table))])
             achieved |= {"snr_db_min": measured.min(), "snr_db_mean": measured.mean(), "snr_db_max": measured.max()}
         if cell.t60_s is not None:
-            t60_s = self.table[f"measured_t60_{cell.t60_s:g}"]
+            t60_s = self.table[f"measured_{_name_room(cell.t60_s, cell.kind == MEASURED)}"]
             achieved |= {"t60_s_min": t60_s.min(), "t60_s_mean": t60_s.mean(), "t60_s_max": t60_s.max()}
         return {name: float(value) for name, value in achieved.items()}
 
@@ -103,6 +107,7 @@ def prepare_queries(
     rooms: RoomBank,
     progress: Progress,
     per_track: int = 1,
+    measured: MeasuredRooms = NO_MEASURED_ROOMS,
 ) -> QuerySet:
     """Return the query set of a benchmark over these corpora, from the store or prepared now.
 
@@ -113,13 +118,15 @@ def prepare_queries(
     hop = hop_samples(config)
     t60_s = (sorted(_t60s(config)), config.noise_reverb_t60_s if config.snr_db else None)
     recipe = (FORMAT, SEED, CONTEXT_S, QUERY_GATE_POWER, hop, config.max_queries, max(config.lengths_s), t60_s)
-    extra = () if per_track == 1 else (per_track,)  # 1 adds nothing, so that earlier keys stay valid
+    # What is not used adds nothing, so that earlier keys stay valid.
+    extra = (*(() if per_track == 1 else (per_track,)), *((measured.key,) if measured.rows_of else ()))
     key = digest(recipe, music.digest, noise.digest, rooms.digest, *extra)
     stem_samples = round(max(config.lengths_s) * RATE_HZ)
 
     def build(folder: Path) -> None:
         table = _draw_queries(config, music, noise, rooms, stem_samples, hop, per_track)
-        _write_stems(folder, table, config, music, noise, rooms, stem_samples, progress)
+        _draw_measured_rooms(table, measured)
+        _write_stems(folder, table, config, music, noise, rooms, measured, stem_samples, progress)
         write_frame(folder / "queries.parquet", table)
 
     folder = store.fetch("queries", key, build)
@@ -135,10 +142,15 @@ def _t60s(config: EvalConfig) -> set[float]:
     return {*config.t60_s, config.noise_reverb_t60_s} if config.snr_db else set(config.t60_s)
 
 
+def _name_room(t60_s: float, is_measured: bool) -> str:
+    """Return the part that the room of a t60 has in names of columns and stems."""
+    return f"{'real_' if is_measured else ''}t60_{t60_s:g}"
+
+
 def _music_stem(cell: Cell) -> str:
     if cell.kind == "identity":
         return "identity"
-    return "music" if cell.t60_s is None else f"music_t60_{cell.t60_s:g}"
+    return "music" if cell.t60_s is None else f"music_{_name_room(cell.t60_s, cell.kind == MEASURED)}"
 
 
 def _noise_stem(cell: Cell) -> str:
@@ -188,6 +200,15 @@ def _draw_queries(
     return pd.DataFrame(rows).rename_axis("query").reset_index()
 
 
+def _draw_measured_rooms(table: pd.DataFrame, measured: MeasuredRooms) -> None:
+    """Add a measured room for each query and t60 to the table, and its measured t60."""
+    draw = np.random.default_rng([SEED, MEASURED_STREAM])
+    for t60_s, rows in measured.rows_of.items():
+        name, room_Q = _name_room(t60_s, True), draw.choice(rows, len(table))
+        table[f"room_{name}"] = room_Q
+        table[f"measured_{name}"] = measured.bank.table["t60_s"].to_numpy(np.float64)[room_Q]
+
+
 def _rooms_of(rooms: RoomBank, t60_s: float) -> Ints:
     numbers = rooms.numbers("test", t60_s)
     if not len(numbers):
@@ -222,15 +243,15 @@ def draw_noise_start(noise: Corpus, track: int, draw: np.random.Generator) -> in
 
 def _write_stems(
     folder: Path, table: pd.DataFrame, config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank,
-    stem_samples: int, progress: Progress,
+    measured: MeasuredRooms, stem_samples: int, progress: Progress,
 ) -> None:  # fmt: skip
-    names = _stem_names(config)
+    names = _stem_names(config, measured)
     files = {name: (folder / f"{name}.i16").open("wb") for name in names}
     try:
         for i, record in enumerate(table.to_dict("records")):
             progress("query set", i, len(table))
             row = {str(name): value for name, value in record.items()}
-            stems = _stems_of(row, config, music, noise, rooms, stem_samples)
+            stems = _stems_of(row, config, music, noise, rooms, measured, stem_samples)
             for name in names:
                 files[name].write(stems[name].tobytes())
     finally:
@@ -239,14 +260,16 @@ def _write_stems(
     progress("query set", len(table), len(table))
 
 
-def _stem_names(config: EvalConfig) -> Sequence[str]:
-    names = ["identity", "music", *(f"music_t60_{t60_s:g}" for t60_s in sorted(_t60s(config)))]
+def _stem_names(config: EvalConfig, measured: MeasuredRooms) -> Sequence[str]:
+    names = ["identity", "music", *(f"music_{_name_room(t60_s, False)}" for t60_s in sorted(_t60s(config)))]
+    names += [f"music_{_name_room(t60_s, True)}" for t60_s in measured.rows_of]
     return [*names, "noise", f"noise_t60_{config.noise_reverb_t60_s:g}"] if config.snr_db else names
 
 
 def _stems_of(
-    row: dict[str, int], config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, stem_samples: int
-) -> dict[str, npt.NDArray[np.int16]]:
+    row: dict[str, int], config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, measured: MeasuredRooms,
+    stem_samples: int,
+) -> dict[str, npt.NDArray[np.int16]]:  # fmt: skip
     context = round(CONTEXT_S * RATE_HZ)
     start = row["start_sample"]
     music_T = read_padded(music, row["track"], start - context, start + stem_samples + DIRECT_AT)
@@ -254,9 +277,10 @@ def _stems_of(
         "identity": music.read(row["track"], row["identity_sample"], stem_samples),
         "music": music_T[context : context + stem_samples],
     }
-    for t60_s in _t60s(config):
-        response = rooms.response(row[f"room_t60_{t60_s:g}"])
-        stems[f"music_t60_{t60_s:g}"] = _as_int16(reverberate(music_T, response)[context:])
+    heard_in = [(rooms, _name_room(t60_s, False)) for t60_s in _t60s(config)]
+    heard_in += [(measured.bank, _name_room(t60_s, True)) for t60_s in measured.rows_of]
+    for bank, name in heard_in:
+        stems[f"music_{name}"] = _as_int16(reverberate(music_T, bank.response(row[f"room_{name}"]))[context:])
     if config.snr_db:
         first = (row["noise_start_sample"] - context) % noise.num_samples(row["noise"])
         noise_T = read_looped(noise, row["noise"], first, context + stem_samples + DIRECT_AT)

@@ -46,7 +46,10 @@ class ResponseSource(Protocol):
     """What a plug-in of kind `rir` returns from `build(config, root)`."""
 
     def names(self) -> Sequence[str]:
-        """Return the names of all responses, without simulating or reading any."""
+        """Return the names of all responses, without simulating or reading any.
+
+        `bench.degrade.measured.name_rooms` tells the room of a measured response by its name.
+        """
         ...
 
     def load(self, name: str) -> Response:

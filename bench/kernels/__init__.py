@@ -1,1 +1,1 @@
-"""Compiled loops for the CPU, where torch would read and write the same maps several times, or computes slowly."""
+"""Compiled loops for the CPU, where torch or NumPy would pass over the same arrays several times, or compute slowly."""

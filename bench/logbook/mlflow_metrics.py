@@ -18,6 +18,8 @@ from bench.results import (
     HEADLINE_ALIGNER,
     SUMMARY,
     Result,
+    headline_costs,
+    headline_search,
     mean_of,
     named_tables,
     select_rows,
@@ -48,13 +50,15 @@ def log_result(book: Logbook, folder: Path, result: Result, config: RunConfig) -
 
 def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
     """Return (metric, step, value) of the headline search; track-level top-1 of the longest queries only."""
-    encoder_rows = select_rows(result.rows, config.encoder, config.eval.indexes[0])
-    longest = encoder_rows["metric"].eq("audio_top1") & encoder_rows["length_s"].eq(max(config.eval.lengths_s))
-    shown = encoder_rows[encoder_rows["kind"].isin(DEGRADED) & (encoder_rows["metric"].eq("segment_top1") | longest)]
+    system_rows = select_rows(result.rows, config.system, *headline_search(config))
+    longest = system_rows["metric"].eq("audio_top1") & system_rows["length_s"].eq(max(config.eval.lengths_s))
+    shown = system_rows[
+        system_rows["kind"].isin((*DEGRADED, "measured_reverb")) & (system_rows["metric"].eq("segment_top1") | longest)
+    ]
     return [
         (
             f"{row['metric']}_{row['length_s']:g}s/{row['kind']}",
-            round(1000 * row["t60_s"] if row["kind"] == "reverb" else row["snr_db"]),
+            round(1000 * row["t60_s"] if row["kind"] in ("reverb", "measured_reverb") else row["snr_db"]),
             row["value"],
         )
         for row in shown.to_dict("records")
@@ -65,11 +69,22 @@ def _scalars(result: Result) -> dict[str, float]:
     """Return the headline numbers without alignment, and the costs that depend on the encoder."""
     summary = result.summary
     numbers = {name: value for name, value in summary["headline"].items() if not name.startswith(ALIGNMENT_NUMBERS)}
-    clean = select_rows(result.rows, summary["encoder"], summary.get("index", ""))
+    clean = select_rows(result.rows, summary["system"], summary.get("index", ""), summary.get("sequence", ""))
     if len(clean := clean[clean["kind"] == "clean"]):
         numbers["segment_top1/clean"] = mean_of(clean, "segment_top1")
     spent = {f"cost/{stage}_s": summary["seconds"][stage] for stage in STAGES_LOGGED if stage in summary["seconds"]}
-    return numbers | spent | {"cost/parameters": summary["parameters"]}
+    size = {"cost/parameters": summary["parameters"]} if "parameters" in summary else {}
+    return numbers | spent | size | _costs(result)
+
+
+def _costs(result: Result) -> dict[str, float]:
+    """Return what an answer of the headline search costs, at each query length, on one thread."""
+    costs = headline_costs(result)
+    if costs.empty:
+        return {}
+    rows = costs.to_dict("records")
+    per_query = {f"cost/ms_per_query_{row['length_s']:g}s": float(row["ms_per_query"]) for row in rows}
+    return per_query | {f"cost/{name}": float(rows[0][name]) for name in ("bytes_per_hour", "audio_s_per_s")}
 
 
 def _select_alignment_errors(result: Result, config: RunConfig, num_free: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.align.evaluate import summarise_sets
-from bench.results import ALIGNMENT_NUMBERS, Result, select_rows
+from bench.results import ALIGNMENT_NUMBERS, Result, format_database, select_rows
 
 
 def format_note(result: Result) -> str:
@@ -17,15 +17,12 @@ def format_note(result: Result) -> str:
     headline = summary["headline"].items()
     numbers = [[name, f"{value:.4f}"] for name, value in headline if not name.startswith(ALIGNMENT_NUMBERS)]
     if len(result.rows):
-        tests.append(
-            f"{summary['queries_per_cell']} queries per cell, {summary['database_vectors']} fingerprints of "
-            f"{summary['database_tracks']} tracks"
-        )
+        tests.append(f"{summary['queries_per_cell']} queries per cell, {format_database(summary)}")
         tables += [_markdown(["number", "value"], numbers), _grid_note(result)]
     if len(result.alignment):
         tests.append(f"{result.alignment['name'].nunique()} pairs of recordings aligned")
         tables.append(_alignment_note(result))
-    title = f"**{summary['encoder']}** ({summary['preset']}) on **{summary['benchmark']}**: {'; '.join(tests)}."
+    title = f"**{summary['system']}** ({summary['preset']}) on **{summary['benchmark']}**: {'; '.join(tests)}."
     if (mean := summary["headline"].get("segment_top1/mean")) is not None:  # MLflow shows only the first lines at once
         title += f" Segment-level top-1, mean of the degraded cells: **{mean:.1%}**."
     return "\n\n".join([title, *tables]) + "\n"
@@ -33,7 +30,7 @@ def format_note(result: Result) -> str:
 
 def _grid_note(result: Result) -> str:
     summary = result.summary
-    table = select_rows(result.rows, summary["encoder"], summary["index"], summary["sequence"])
+    table = select_rows(result.rows, summary["system"], summary["index"], summary["sequence"])
     table = table[table["metric"] == "segment_top1"]
     lengths = sorted(table["length_s"].unique())
     lines = []

@@ -44,9 +44,9 @@ def provenance() -> dict[str, str]:
 
 
 def labels(config: RunConfig, device: torch.device, data_digest: str) -> dict[str, str]:
-    """Return the tags to filter runs by: encoder, preset, digest of the music, and "cpu" or the GPU's name."""
+    """Return the tags to filter runs by: encoder or matcher, preset, digest of the music, "cpu" or the GPU's name."""
     return {
-        "bench.encoder": config.encoder,
+        f"bench.{'matcher' if config.matcher else 'encoder'}": config.system,
         "bench.preset": config.preset,
         "bench.data_digest": data_digest,
         "bench.device": device.type if device.type == "cpu" else _gpu() or device.type,

@@ -127,7 +127,7 @@ def _start_dashboard(store: Path, running: ExitStack) -> str:
 def _pages(store: Path) -> dict[str, str]:
     """Return the paths of the pages to open, by title.
 
-    They are the experiment of the newest run, and the newest comparison of encoders if there is one.
+    They are the experiment of the newest run, and the newest comparison of systems if there is one.
     Raises: StoreError if the database is unusable or empty.
     """
     try:
@@ -142,24 +142,25 @@ def _pages(store: Path) -> dict[str, str]:
     except Exception as error:
         raise StoreError(f"the MLflow database of {store.resolve()} cannot be read: {first_line(error)}") from error
     pages = {"MLflow UI": f"#/experiments/{runs[0].info.experiment_id}/runs?{TRAINING_PAGES}"}
-    return pages | ({"top-1 over SNR of all encoders": comparison} if comparison else {})
+    return pages | ({"top-1 over SNR of all systems": comparison} if comparison else {})
 
 
 def _comparison(client: MlflowClient, experiments: list[str]) -> str:
-    """Return the page that draws top-1 over SNR for the newest run of each encoder; empty if there are fewer than two.
+    """Return the page that draws top-1 over SNR for the newest run of each system; empty if there are fewer than two.
 
     All are of one experiment, the one with the newest such runs. Trials of sweeps are left out.
     """
     newest: dict[str, dict[str, Run]] = {}
     for run in client.search_runs(experiments, FINISHED, order_by=NEWEST_FIRST, max_results=RUNS_COMPARED):
         if "mlflow.parentRunId" not in run.data.tags and any(CURVE.fullmatch(key) for key in run.data.metrics):
-            newest.setdefault(run.info.experiment_id, {}).setdefault(run.data.tags.get("bench.encoder", ""), run)
-    for experiment, by_encoder in newest.items():
-        common = set.intersection(*(set(run.data.metrics) for run in by_encoder.values()))
+            system = run.data.tags.get("bench.encoder") or run.data.tags.get("bench.matcher", "")
+            newest.setdefault(run.info.experiment_id, {}).setdefault(system, run)
+    for experiment, by_system in newest.items():
+        common = set.intersection(*(set(run.data.metrics) for run in by_system.values()))
         lengths = {float(match[1]): key for key in common if (match := CURVE.fullmatch(key))}
-        if lengths and len(by_encoder) > 1:
-            # Encoders differ most at the shortest query length.
-            return _chart([run.info.run_id for run in by_encoder.values()], lengths[min(lengths)], experiment)
+        if lengths and len(by_system) > 1:
+            # Systems differ most at the shortest query length.
+            return _chart([run.info.run_id for run in by_system.values()], lengths[min(lengths)], experiment)
     return ""
 
 

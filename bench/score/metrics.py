@@ -82,8 +82,8 @@ def find_track_rank(row_QR: Ints, own_Q: Ints) -> Ints:
     return rank_Q
 
 
-METRICS: dict[str, Metric] = list_metrics(RECALL_AT)
-"""Metrics of every search: whether the right place was found. The keys are the metric names of published rows."""
+METRICS: dict[str, Metric] = list_metrics(RECALL_AT) | list_track_metrics(RECALL_AT)
+"""Metrics of every search: whether the right place and track were found. Their keys are the names in published rows."""
 
 DECISIONS: dict[str, Metric] = {
     "false_accept": _share(lambda hits: hits["impostor_score"] >= hits["threshold"]),

@@ -6,6 +6,7 @@ Their schema is `results.schema.json` beside this file; SCHEMA_VERSION changes w
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.score.metrics import DECISIONS, METRICS
+from bench.score.metrics import DECISIONS, RECALL_AT, list_metrics, list_track_metrics
 from bench.values import Cell
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,26 @@ class Row:
     high: float
 
 
-def score(hits: pd.DataFrame, cell: Cell, *, run: str, benchmark: str, queries: str, system: str) -> list[Row]:
+def score(
+    hits: pd.DataFrame,
+    cell: Cell,
+    *,
+    run: str,
+    benchmark: str,
+    queries: str,
+    system: str,
+    recall_at: Iterable[int] = RECALL_AT,
+) -> list[Row]:
     """Return the rows of one cell's hits: one per query length, index, sequence search and metric.
 
     The metrics include DECISIONS if all hits have a threshold.
     """
-    rows = []
+    rows, recall_at = [], tuple(recall_at)
+    metrics = list_metrics(recall_at) | list_track_metrics(recall_at)
     for group, group_hits in hits.groupby(["length_s", "index", "sequence"], sort=True):
         length_s, index, sequence = (str(part) for part in group)
         has_threshold = "threshold" in group_hits and bool(group_hits["threshold"].notna().all())
-        for metric, measure in (METRICS | (DECISIONS if has_threshold else {})).items():
+        for metric, measure in (metrics | (DECISIONS if has_threshold else {})).items():
             value, low, high = measure(group_hits)
             rows.append(
                 Row(

@@ -33,7 +33,7 @@ def build_or_load(store: Store, plugin: ModuleType, config: Any, vectors_ND: Flo
         index_folder.mkdir(exist_ok=True)
         plugin.save(plugin.build(config, vectors_ND), index_folder)
 
-    folder = store.fetch("indexes", index_key(plugin, config, key), build)
+    folder = store.fetch("indexes", build_key(plugin, config, key), build)
     loaded: Index = plugin.load(config, folder / "index", vectors_ND)
     return loaded
 
@@ -43,8 +43,8 @@ def keeps(plugin: ModuleType, config: Any) -> bool:
     return hasattr(plugin, "load") and (not hasattr(plugin, "keeps") or bool(plugin.keeps(config)))
 
 
-def index_key(plugin: ModuleType, config: Any, key: str) -> str:
-    """Return the content key of an index; settings that only affect queries are not part of it."""
+def build_key(plugin: ModuleType, config: Any, key: str) -> str:
+    """Return the content key of what a plug-in builds of content `key`, without settings that affect queries alone."""
     library = getattr(plugin, "LIBRARY", NO_VERSION)
     query_settings = getattr(plugin, "QUERY_SETTINGS", ())
     build_settings = {name: value for name, value in asdict(config).items() if name not in query_settings}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.parabola import vertex
-from bench.values import Fingerprints, Floats, Ints
+from bench.values import Fingerprints, Floats, Found, Ints
 
 BLOCK_BYTES = 1 << 20  # of sequences gathered at once: few enough for a processor's cache
 
@@ -43,6 +43,12 @@ class Ranking:
         if self.shift_QR is None:
             return start_QR
         return start_QR + np.rint(self.shift_QR * database.hop_samples).astype(np.int64)
+
+    def found(self, database: Fingerprints, num_segments: int, segment_samples: int) -> Found:
+        """Return the places as answers: tracks and times, of queries of M segments of a length."""
+        row_QR = np.where(self.places_QR >= 0, database.track_row_of(np.maximum(self.places_QR, 0)), -1)
+        end_QR = None if self.ends_QR is None else self.ends(database, num_segments, segment_samples)
+        return Found(row_QR, self.starts(database), self.scores_QR, end_QR)
 
     def ends(self, database: Fingerprints, num_segments: int, segment_samples: int) -> Ints:
         """Return the sample of its track at which each query ends (Q, R), as `starts` does: of M segments of a length.

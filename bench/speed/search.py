@@ -349,7 +349,9 @@ def quality_of(
     """Return the recall of brute force's answers, and the segment-level top-1 after `rescore`."""
     num_queries, num_segments = queries.vectors_QMD.shape[:2]
     ranking = rescore(queries.vectors_QMD, near_PK.reshape(num_queries, num_segments, -1), database, 1)
-    scored = score_hits(ranking, database, queries.track_Q, queries.start_Q, tolerance_samples)
+    found = ranking.found(database, num_segments, 0)
+    truth = (queries.track_Q, queries.start_Q)
+    scored = score_hits(found, database.tracks, *truth, tolerance_samples, tolerance_samples)
     hits = int(scored["hit"].sum())
     low, high = wilson(hits, num_queries)
     return Quality(*recall(near_PK, true_PK), hits, hits / num_queries, low, high)

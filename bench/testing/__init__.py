@@ -16,6 +16,7 @@ about quality: a plug-in that passes can be used in the benchmark, and its numbe
 from bench.testing.aligner import check_aligner
 from bench.testing.encoder import check_encoder
 from bench.testing.index import check_index
+from bench.testing.matcher import check_matcher
 from bench.testing.pairs import check_pairs
 from bench.testing.responses import check_responses
 from bench.testing.source import Arrays, check_source
@@ -25,6 +26,7 @@ __all__ = [
     "check_aligner",
     "check_encoder",
     "check_index",
+    "check_matcher",
     "check_pairs",
     "check_responses",
     "check_source",

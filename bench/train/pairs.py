@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.degrade.room import DIRECT_AT
 from bench.settings import TrainConfig
 from bench.train.draws import Draws
-from bench.train.pool import TrainingPool, fft_samples
+from bench.train.pool import TrainingPool
 from bench.train.sound import Sound
 from bench.values import INT16_PEAK, INT16_SCALE, Floats, Ints
 
@@ -127,7 +127,9 @@ def degrade_pairs(batch: Batch, pool: TrainingPool) -> tuple[Tensor, Tensor]:
     # 1. rows in a room are convolved with its response, the others keep their dry samples
     spectrum_BF = pool.spectra_RF[batch.response]
     room_music_BT, room_noise_BT = (
-        wave_BT[:, segment].index_copy(0, batch.room_row, _reverberate(wave_BT[batch.room_row], spectrum_BF, segment))
+        wave_BT[:, segment].index_copy(
+            0, batch.room_row, _reverberate(wave_BT[batch.room_row], spectrum_BF, segment, pool.fft_samples)
+        )
         for wave_BT in (music_BT, noise_BT)
     )
     # 2. mixed at the SNR of each row, and scaled to its peak level
@@ -147,16 +149,15 @@ def noise_gain(music_BT: Tensor, noise_BT: Tensor, noise_ratio_B1: Tensor) -> Te
     return torch.where(noise_power_B1 > SILENT_NOISE_POWER, gain_B1, torch.zeros_like(gain_B1))
 
 
-def _reverberate(wave_BT: Tensor, spectrum_BF: Tensor, segment: slice) -> Tensor:
+def _reverberate(wave_BT: Tensor, spectrum_BF: Tensor, segment: slice, fft_samples: int) -> Tensor:
     """Return the segments reverberated in their rooms, shape (B, T).
 
-    A circular convolution is enough: a response is no longer than the context, so that only the context is affected
-    by what wraps around, and the context is cut off.
+    A circular convolution is enough: with `choose_fft_samples` only the context is affected by what wraps around, and
+    the context is cut off.
     """
     if not len(wave_BT):
         return wave_BT[:, segment]  # torch refuses an FFT of no rows
-    num_samples = fft_samples(segment.start, segment.stop - segment.start)
-    wet_BT: Tensor = torch.fft.irfft(torch.fft.rfft(wave_BT, num_samples) * spectrum_BF, num_samples)
+    wet_BT: Tensor = torch.fft.irfft(torch.fft.rfft(wave_BT, fft_samples) * spectrum_BF, fft_samples)
     return wet_BT[:, segment.start + DIRECT_AT : segment.stop + DIRECT_AT]
 
 

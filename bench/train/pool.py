@@ -20,6 +20,7 @@ from bench.train.sound import Sound, open_sound
 from bench.values import INT16_SCALE, RATE_HZ, Ints
 
 BLOCK_SAMPLES = RATE_HZ // 100  # 10 ms
+WHOLE_PAST_S = 1.0  # read before a segment where responses are kept whole, as before a query of the test
 ANCHOR_GATE_POWER = 1e-6  # -60 dB re full scale: an anchor whose mean power is not above it is redrawn
 
 
@@ -52,13 +53,16 @@ class TrainingPool:
     """The samples of these noises."""
 
     spectra_RF: Tensor
-    """The Fourier transforms of the impulse responses, cut to `context` samples, on the device."""
+    """The Fourier transforms of the impulse responses, as far as a segment hears them, on the device."""
 
     context: int
     """Samples that are read before a segment, so that a room reverberates from the segment's start."""
 
     segment_samples: int
     """Length of a segment."""
+
+    fft_samples: int
+    """Length of the Fourier transforms of the responses, and of what is convolved with them."""
 
     hard_negatives: HardNegatives = NO_HARD_NEGATIVES
     """The hard negatives of the tracks."""
@@ -85,15 +89,18 @@ def load_pool(
     Cost: reads the tracks once; 8 bytes per 10 ms of them, and their samples in GPU memory if they fit.
     """
     music, noise = training_set.music, training_set.noise
-    context = round(config.max_rir_s * RATE_HZ)
-    responses = [bank.response(i)[:context] for bank in training_set.banks for i in bank.numbers("train")]
+    responses = [bank.response(i) for bank in training_set.banks for i in bank.numbers("train")]
     noises = noise.numbers("train")
     for what, items in (("music track", tracks), ("noise", noises), ("impulse response", responses)):
         if not len(items):
             raise DataError(f"no usable {what} on the training side; `bench data verify` says what was left out")
-    response_RT = torch.zeros(len(responses), fft_samples(context, segment_samples))
+    context = round((config.past_s or config.max_rir_s or WHOLE_PAST_S) * RATE_HZ)
+    taps = round(config.max_rir_s * RATE_HZ) or max(map(len, responses))
+    heard = min(taps, context + segment_samples + DIRECT_AT)  # a longer response answers an earlier past than is read
+    fft_samples = choose_fft_samples(context, segment_samples, heard)
+    response_RT = torch.zeros(len(responses), fft_samples)
     for row, response in zip(response_RT, responses, strict=True):
-        row[: len(response)] = torch.from_numpy(np.array(response))
+        row[: min(heard, len(response))] = torch.from_numpy(np.array(response[:heard]))
     energy, first_block = _sum_energy(music, tracks)
     return TrainingPool(
         music=music,
@@ -107,13 +114,20 @@ def load_pool(
         spectra_RF=torch.fft.rfft(response_RT).to(device),
         context=context,
         segment_samples=segment_samples,
+        fft_samples=fft_samples,
         hard_negatives=hard_negatives,
     )
 
 
-def fft_samples(context: int, segment_samples: int) -> int:
-    """Return the length of the Fourier transforms that convolve a segment and its context."""
-    return int(next_fast_len(context + segment_samples + DIRECT_AT, real=True))
+def choose_fft_samples(context: int, segment_samples: int, taps: int) -> int:
+    """Return the length of the Fourier transforms that convolve a segment and its context with a response.
+
+    What wraps around must end before the segment: a response that is longer than the context is given its own length.
+    Its transforms have an even length, which takes half the time of an odd one; the others keep theirs, and their bits.
+    """
+    if taps <= context:
+        return int(next_fast_len(context + segment_samples + DIRECT_AT, real=True))
+    return 2 * int(next_fast_len(-(-(taps + segment_samples + DIRECT_AT) // 2), real=True))
 
 
 def _sum_energy(music: Corpus, tracks: Ints) -> tuple[npt.NDArray[np.float64], Ints]:

@@ -38,24 +38,26 @@ METRIC = "segment_top1"
 AXES = {
     "noise": ("snr_db", "Noise", "SNR, dB"),
     "reverb": ("t60_s", "Reverberation", "t60, s"),
+    "measured_reverb": ("t60_s", "Reverberation of measured rooms", "t60, s"),
     "noise_reverb": ("snr_db", "Noise and reverberation", "SNR, dB"),
 }
 WIDTH, HEIGHT = 430, 250
 FLOOR = "random projection"
 OPEN_MAPS = 6  # number of runs whose maps are shown at once; a click opens the others
 HEAT_STEPS = 10  # number of colours
+_Condition = tuple[float | None, float | None, float]  # SNR, t60 and query length
 
 
-def select_encoder_rows(run: Run, metric: str = METRIC) -> pd.DataFrame:
-    """Return the rows of a run's encoder with its first index and headline sequence search."""
+def select_system_rows(run: Run, metric: str = METRIC) -> pd.DataFrame:
+    """Return the rows of a run's system with its first index and headline sequence search."""
     summary = run.result.summary
-    rows = select_rows(run.result.rows, run.encoder, summary["index"], summary["sequence"])
+    rows = select_rows(run.result.rows, run.system, summary["index"], summary["sequence"])
     return rows[rows["metric"] == metric]
 
 
 def curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return a figure for each kind of degradation, with one panel per query length; each panel shows all runs."""
-    rows = {run.key: select_encoder_rows(run) for run in runs}
+    rows = {run.key: select_system_rows(run) for run in runs}
     floor = select_rows(runs[0].result.rows, RANDOM_PROJECTION, "exact")
     floor = floor[floor["metric"] == METRIC]
     blocks: list[Block] = []
@@ -124,8 +126,11 @@ def _describe_curve(name: str, rows: pd.DataFrame, column: str) -> str:
 
 
 def heat_maps(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
-    """Return the heat maps of each run, one per query length: SNR in rows, t60 in columns, gaps if not measured."""
-    rows = [select_encoder_rows(run) for run in runs]
+    """Return the heat maps of each run, one per query length: SNR in rows, t60 in columns, gaps if not measured.
+
+    Measured rooms, which are tested in without noise, are the last row.
+    """
+    rows = [select_system_rows(run) for run in runs]
     grid = _collect_axes(rows)
     maps = [Heats(names[run.key], _maps(of_run, grid)) for run, of_run in zip(runs, rows, strict=True)]
     hidden = [Collapsible(f"The other {len(maps) - OPEN_MAPS} runs", maps[OPEN_MAPS:])] if len(maps) > OPEN_MAPS else []
@@ -141,26 +146,31 @@ def _collect_axes(tables: Sequence[pd.DataFrame]) -> tuple[list[float], list[flo
 
 def _maps(rows: pd.DataFrame, grid: tuple[list[float], list[float], list[float]]) -> list[Heat]:
     snrs, t60s, lengths = grid
-    rows = rows[rows["kind"] != "identity"]
-    by_condition = {_condition_key(row): row for row in rows.to_dict("records")}
+    is_measured = rows["kind"] == "measured_reverb"
+    by_condition, by_room = (
+        {_condition_key(row): row for row in of_kind.to_dict("records")}
+        for of_kind in (rows[(rows["kind"] != "identity") & ~is_measured], rows[is_measured])
+    )
     columns = ["dry", *(f"{t60:g}" for t60 in t60s)]
+    noises = [("none" if snr is None else f"{snr:g}", snr) for snr in [None, *reversed(snrs)]]
+
+    def measure(
+        found: Mapping[_Condition, Mapping[Hashable, Any]], snr: float | None, length: float
+    ) -> list[TableCell]:
+        return [_heat(found.get((snr, t60, length))) for t60 in [None, *t60s]]
+
     return [
         Heat(
             f"queries of {length:g} s",
             "dB \\ s", columns,
-            [
-                (
-                    "none" if snr is None else f"{snr:g}",
-                    [_heat(by_condition.get((snr, t60, length))) for t60 in [None, *t60s]],
-                )
-                for snr in [None, *reversed(snrs)]
-            ],
+            [(name, measure(by_condition, snr, length)) for name, snr in noises]
+            + ([("measured rooms", measure(by_room, None, length))] if by_room else []),
         )
         for length in lengths
     ]  # fmt: skip
 
 
-def _condition_key(row: Mapping[Hashable, Any]) -> tuple[float | None, float | None, float]:
+def _condition_key(row: Mapping[Hashable, Any]) -> _Condition:
     snr_db, t60_s = (None if pd.isna(row[name]) else float(row[name]) for name in ("snr_db", "t60_s"))
     return snr_db, t60_s, float(row["length_s"])
 

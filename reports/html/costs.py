@@ -25,10 +25,10 @@ from bench.reports.html.svg import (
     label_width,
     render_svg,
 )
-from bench.reports.paper import PaperTable, cost_table
+from bench.reports.paper import PaperTable, cost_table, format_number
 
 WIDTH, HEIGHT = 430, 270
-LESS_IS_BETTER = {"parameters": True, "segments/s": False, "bytes/h": True, "training, s": True}
+MORE_IS_BETTER = ("x real time",)
 MAX_LABELS = 12  # with more points, only those on the Pareto front are named
 RING: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none"}
 BRUTE_FORCE = 0  # row of brute force in a measurement of indexes
@@ -80,12 +80,13 @@ def quality_against_cost(ranking: Sequence[RankingRow], names: Mapping[str, str]
             if (entry := line.entries[i]) is not None and row.is_ranked and entry.value > 0
         ]  # fmt: skip
         if len({point.cost for point in points}) > 1:
-            panels.append(_quality_panel(points, column, LESS_IS_BETTER.get(column, True)))
+            panels.append(_quality_panel(points, column, column not in MORE_IS_BETTER))
         elif points:
             same.append(f"{column} ({points[0].cost:,.0f})")
     caption = (
         "Mean segment-level top-1 over degraded conditions and query lengths, with 95 % intervals. Rings and the line "
-        "mark the Pareto front: no other run is both better and cheaper. Each run was timed on its own machine."
+        "mark the Pareto front: no other run is both better and cheaper. Each run was timed on one thread "
+        "of its own machine."
     )
     caption += f" Not drawn, since all runs are equal: {'; '.join(same)}." if same else ""
     drawings = [Figure("The Pareto front", panels, caption)] if panels else []
@@ -98,9 +99,7 @@ def _cost_table(costs: PaperTable, names: Mapping[str, str], ranking: Sequence[R
             TableCell(names[row.run.key]),
             TableCell(format_percent(row.value) if row.is_ranked else "-", "num"),
             *(
-                TableCell(
-                    "-" if entry is None else f"{entry.value:,.0f}", "num", None if entry is None else entry.value
-                )
+                TableCell(format_number(entry, ""), "num", None if entry is None else entry.value)
                 for entry in line.entries
             ),
         ]

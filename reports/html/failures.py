@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.degrade.queries import QuerySet
 from bench.reports.html.blocks import Block, Miss, Table, TableCell, Text
-from bench.reports.html.conditions import select_encoder_rows
+from bench.reports.html.conditions import select_system_rows
 from bench.reports.html.load import ComparisonKey, Run, load_query_set
 from bench.store import Store
 from bench.values import RATE_HZ, Floats
@@ -56,7 +56,7 @@ def failures(
 
 def find_easiest(runs: Sequence[Run]) -> tuple[Condition, float] | None:
     """Return the highest SNR and the longest query length in which all runs were tested, None if there is none."""
-    frames = [select_encoder_rows(run) for run in runs]
+    frames = [select_system_rows(run) for run in runs]
     shared = set.intersection(
         *(
             set(zip(noise["snr_db"], noise["length_s"], strict=True))
@@ -83,7 +83,8 @@ def worst_queries(answers: pd.DataFrame) -> list[int]:
 def describe_condition(cell: Condition) -> str:
     """Return a condition as text for readers."""
     noise = f"noise at {cell.snr_db:g} dB" if cell.snr_db is not None else "no noise"
-    return noise if cell.t60_s is None else f"{noise}, t60 {cell.t60_s:g} s"
+    room = "measured rooms of t60" if cell.kind == "measured_reverb" else "t60"
+    return noise if cell.t60_s is None else f"{noise}, {room} {cell.t60_s:g} s"
 
 
 def _select_answers(run: Run, cell: Condition, length_s: float) -> pd.DataFrame:

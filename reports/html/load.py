@@ -15,6 +15,7 @@ from bench.reports.paper import with_settings
 from bench.results import Result
 from bench.runs import CURVES, STUDY, TRIALS, FinishedRun, find_run, list_runs
 from bench.store import Store, read_frame, read_json
+from bench.values import OWN
 
 ANSWER = ("query", "hit", "near", "track_hit", "rank", "found_s", "start_s", "track_id", "found_track_id")
 HIT_COLUMNS = (*ANSWER, "cell", "length_s", "index", "sequence")
@@ -35,9 +36,9 @@ class Run:
         return str(self.result.summary["run"])
 
     @property
-    def encoder(self) -> str:
-        """Return the encoder's name."""
-        return str(self.result.summary["encoder"])
+    def system(self) -> str:
+        """Return the name of the encoder, or of the matcher with its preset."""
+        return str(self.result.summary["system"])
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,17 @@ def _group_comparable(runs: Sequence[Run]) -> dict[ComparisonKey, list[Run]]:
         queries = ", ".join(sorted(run.result.rows["queries"].unique()))
         key = ComparisonKey(str(summary["benchmark"]), queries, str(summary["index"]), str(summary["sequence"]))
         groups.setdefault(key, []).append(run)
+    _add_matchers(groups)
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+
+def _add_matchers(groups: dict[ComparisonKey, list[Run]]) -> None:
+    """Move the runs of matchers, whose search is their own, to the largest group of encoders on the same queries."""
+    for own in [key for key in groups if key.index == OWN]:
+        task = (own.benchmark, own.queries)
+        beside = [key for key in groups if key.index != OWN and (key.benchmark, key.queries) == task]
+        if beside:
+            groups[max(beside, key=lambda key: len(groups[key]))] += groups.pop(own)
 
 
 def _load_studies(store: Store) -> list[Study]:

@@ -23,6 +23,7 @@ from bench.reports.html.load import ComparisonKey
 from bench.reports.html.ranking import ALPHA, RankingRow
 from bench.reports.html.svg import INK, MARKERS, REST, SERIES, canvas, cut, label_width, render_svg
 from bench.reports.paper import Entry, PaperTable
+from bench.results import format_database
 
 WIDTH, ROW_PX, FRAME_PX = 480, 22, 60
 MAX_ROWS = 40  # of the plot of all runs
@@ -40,8 +41,7 @@ def summary(
              "queries"),
         Card("mean top-1", f"{format_percent(best.value)} %", f"95 % interval {interval}"),
         *([_lead(ranking[1])] if len(ranking) > 1 and ranking[1].is_ranked else []),
-        Card("queries per condition", f"{best.n:,}", f"against {shared['database_tracks']:,} tracks, "
-             f"{shared['database_vectors']:,} fingerprints"),
+        Card("queries per condition", f"{best.n:,}", f"against {format_database(shared)}"),
     ]  # fmt: skip
     description = (
         f"Benchmark: {key.benchmark}; query set: {key.queries}; index: {key.index}; sequence search: {key.sequence}. "
@@ -119,7 +119,7 @@ def _ranking(ranking: Sequence[RankingRow], names: Mapping[str, str], notes: Map
         "difference from the best excludes 0, without correction for the number of runs. Conditions worse, better: "
         "number of conditions and query lengths that differ significantly from the best (McNemar's exact test, p < "
         f"{ALPHA:g}, Holm's correction over the conditions of a run). A run that lacks conditions is compared on those "
-        "that both have. Below a run's name: the settings in which runs of the same encoder differ."
+        "that both have. Below a run's name: the settings in which runs of the same system differ."
     )
     shown = ranking[:MAX_ROWS]
     note = f" The best {MAX_ROWS} of {len(ranking)} runs; all are in the table." if len(ranking) > MAX_ROWS else ""

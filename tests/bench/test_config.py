@@ -211,7 +211,7 @@ def test_group_inside_a_section_is_checked_as_a_section_is(plugin: ModuleType) -
 
 
 def test_flatten_gives_every_setting_its_one_name(plugin: ModuleType) -> None:
-    flat = config.flatten(config.resolve("mine", plugin, "tiny"))
+    flat = config.flatten_run(config.resolve("mine", plugin, "tiny"))
     sections = {
         "data": settings.DataConfig,
         "train": settings.TrainConfig,
@@ -366,7 +366,7 @@ def test_settings_of_an_older_run_are_translated(plugin: ModuleType) -> None:
 
 
 def test_changes_to_an_older_run_need_the_new_names(plugin: ModuleType) -> None:
-    flat = config.flatten(config.resolve("mine", plugin, "tiny"))
+    flat = config.flatten_run(config.resolve("mine", plugin, "tiny"))
     with pytest.raises(ConfigError, match=r"is now called train\.hard_negatives_per_track"):
         config.restore_config("mine", plugin, flat, ["train.twins_per_track=1"])
 

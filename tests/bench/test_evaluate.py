@@ -17,6 +17,7 @@ from bench.degrade.room import Response, align_direct_sound, prepare_rooms
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, evaluate
 from bench.fingerprint import Embedder
 from bench.results import add_thresholds
+from bench.search.encoder_searcher import EncoderSearcher, build_encoder_searcher
 from bench.settings import EvalConfig
 from bench.store import Store
 from bench.testing import Arrays
@@ -85,7 +86,8 @@ def evaluated(
     store: Store, data: BenchmarkData, config: EvalConfig = CONFIG, encoder: torch.nn.Module | None = None
 ) -> Evaluation:
     embedder = Embedder(encoder or Toy(), torch.device("cpu"), "fp32", "toy")  # type: ignore[arg-type]
-    return evaluate(embedder, data, config, store, no_progress)
+    searcher = build_encoder_searcher(embedder, data.music, config, store, no_progress)
+    return evaluate(searcher, data, config, store, no_progress)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,8 @@ def test_clean_queries_on_the_grid_are_found_without_exception(found: Evaluation
 
 def test_impostor_is_the_best_place_outside_the_own_track(found: Evaluation, store: Store, data: BenchmarkData) -> None:
     hits = of(found, Cell("clean")).query("length_s == 1.5 and sequence == 'rescore'")
-    database = found.database
+    assert isinstance(found.searcher, EncoderSearcher)
+    database = found.searcher.database
     for row in hits.itertuples():
         wave = data.queries.wave(Cell("clean"), row.query, 1.5)
         vectors = Embedder(
@@ -198,7 +201,7 @@ def test_what_is_in_the_store_is_not_made_again(store: Store, data: BenchmarkDat
     again = evaluated(store, data, encoder=Deaf())
     for cell, hits in found.hits.items():
         pd.testing.assert_frame_equal(again.hits[cell], hits)
-    assert again.database.key == found.database.key
+    assert again.searcher.key == found.searcher.key
     with pytest.raises(AssertionError, match="again"):
         evaluated(store, data, replace(CONFIG, top_k=4), encoder=Deaf())
 
@@ -212,9 +215,10 @@ def test_killed_evaluation_keeps_the_cells_that_are_done(
 
     fresh = Store(tmp_path)
     embedder = Embedder(Toy(), torch.device("cpu"), "fp32", "toy")  # type: ignore[arg-type]
+    searcher = build_encoder_searcher(embedder, data.music, CONFIG, fresh, no_progress)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(embedder, data, CONFIG, fresh, kill)
+        evaluate(searcher, data, CONFIG, fresh, kill)
     assert len([path for path in (tmp_path / "hits").iterdir() if path.is_dir() and "." not in path.name]) == 3
-    again = evaluate(embedder, data, CONFIG, fresh, no_progress)
+    again = evaluate(searcher, data, CONFIG, fresh, no_progress)
     for cell, hits in found.hits.items():
         pd.testing.assert_frame_equal(again.hits[cell], hits)

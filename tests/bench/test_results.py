@@ -13,7 +13,7 @@ from bench import config, registry
 from bench.errors import ConfigError, StoreError
 from bench.results import CONDITIONS, CONFIG, HITS, ROWS, SUMMARY, Result, headline, write_result
 from bench.runs import find_run
-from bench.score.rows import Row, load_schema, to_frame, to_records
+from bench.score.rows import SCHEMA_VERSION, Row, load_schema, to_frame, to_records
 from bench.settings import RunConfig
 from bench.store import Store
 
@@ -25,7 +25,7 @@ def row(system: str, kind: str, value: float, **more: object) -> Row:
     told |= more
     told = {"sequence": "rescore"} | told
     return Row(
-        3, "0" * 16, "fma-segment/v1", "q", system, kind, kind, t60_s=None, n=10, low=0.0, high=1.0,
+        SCHEMA_VERSION, "0" * 16, "fma-segment/v1", "q", system, kind, kind, t60_s=None, n=10, low=0.0, high=1.0,
         value=value, **told,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ def test_records_say_null_for_what_is_not_there_and_fit_the_schema(rows: pd.Data
 @pytest.fixture
 def result(rows: pd.DataFrame) -> Result:
     summary = {
-        "run": "0" * 16, "benchmark": "fma-segment/v1", "encoder": "mine", "preset": "tiny", "index": "exact",
+        "run": "0" * 16, "benchmark": "fma-segment/v1", "system": "mine", "preset": "tiny", "index": "exact",
         "sequence": "rescore", "queries_per_cell": 10, "headline": {"segment_top1/mean": 0.7},
         "seconds": {"training": 61.0},
     }  # fmt: skip

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import DataError, StoreError
-from bench.store import Store, create_array, digest, read_json, write_json, write_text, write_whole
+from bench.store import (
+    ADDED_LATER,
+    Store,
+    create_array,
+    decisive_settings,
+    digest,
+    read_json,
+    write_json,
+    write_text,
+    write_whole,
+)
 
 SINGLE = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 PLAIN = st.recursive(
@@ -238,3 +248,34 @@ def test_unreadable_json_names_the_file_and_what_to_do(content: bytes | None, tm
         file.write_bytes(content)
     with pytest.raises(StoreError, match=r"a\.json is damaged .*delete the folder .* and run again"):
         read_json(file)
+
+
+# Settings that were added later
+
+
+@dataclass(frozen=True)
+class Inner:
+    old: int = 1
+    new: tuple[float, ...] = field(default=(0.5,), metadata=ADDED_LATER)
+
+
+@dataclass(frozen=True)
+class Outer:
+    old: tuple[int, ...] = (1, 2)
+    inner: Inner = field(default_factory=Inner)
+    group: dict[str, Inner] = field(default_factory=dict)
+    new: str = field(default="", metadata=ADDED_LATER)
+
+
+def test_setting_added_later_is_in_no_key_until_it_is_used() -> None:
+    before = {"old": [1, 2], "inner": {"old": 1}, "group": {"a": {"old": 7}}}
+    assert decisive_settings(Outer(group={"a": Inner(7)})) == before
+    assert digest(Outer(group={"a": Inner(7)})) == digest({"Outer": before})
+    used = Outer(inner=Inner(new=()), group={"a": Inner(7, (1.0,))}, new="x")
+    assert decisive_settings(used) == {
+        "old": [1, 2], "inner": {"old": 1, "new": []}, "group": {"a": {"old": 7, "new": [1.0]}}, "new": "x",
+    }  # fmt: skip
+
+
+def test_settings_without_later_ones_are_as_they_were() -> None:
+    assert digest(decisive_settings(Pair(3))) == digest(asdict(Pair(3)))

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as functional
+from scipy.io import savemat
 
 from bench.align.contract import Pair, PairEmbedder, TimeMap
 from bench.align.pairs import Keypoints, Recipe, write_split
@@ -59,6 +60,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(2):
         decay = draw.standard_normal(8_000) * 10 ** (-3 * np.arange(8_000) / RATE_HZ / 0.3)
         soundfile.write(home / "rir" / f"{number}.wav", 0.2 * decay, RATE_HZ, subtype="FLOAT")
+        (home / "AIR_1_4").mkdir(exist_ok=True)
+        response = {"h_air": decay, "air_info": {"fs": RATE_HZ}}
+        savemat(home / "AIR_1_4" / f"air_binaural_office_{number}_0_1.mat", response)
     clips_and_recorders(home, draw)
     return home
 

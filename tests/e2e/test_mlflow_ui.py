@@ -130,7 +130,7 @@ def test_one_chart_shows_the_snr_curves_of_all_encoders(two_encoders: Path, brow
         opened(browser, found["MLflow UI"])
         waited(browser, lambda: all(name in text_of(browser) for name in names), "the list of runs")
         browser.save_screenshot(str(tmp_path / "runs.png"))
-        opened(browser, found["top-1 over SNR of all encoders"])
+        opened(browser, found["top-1 over SNR of all systems"])
 
         def chart() -> Any:
             return next((each for each in browser.execute_script(CURVES) if each["lines"] >= len(names)), None)

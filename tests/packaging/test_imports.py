@@ -34,7 +34,7 @@ LAYERS = (
     {"degrade", "fingerprint"},
     {"data", "search", "match", "plugin_check"},
     {"train", "score"},
-    {"align", "evaluate"},
+    {"align", "evaluate", "costs"},
     {"results"},
     {"logbook", "runs"},
     {"run"},

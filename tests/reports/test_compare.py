@@ -38,7 +38,7 @@ def result(
     table = pd.concat(parts, ignore_index=True)
     table = table.sample(frac=1, random_state=3, ignore_index=True) if shuffled else table
     summary = {
-        "run": run, "benchmark": benchmark, "encoder": "mine", "index": "exact", "sequence": "rescore",
+        "run": run, "benchmark": benchmark, "system": "mine", "index": "exact", "sequence": "rescore",
         "queries_per_cell": 20, "database_vectors": 1000, "database_tracks": 9, "parameters": 7, "seconds": {},
     }  # fmt: skip
     rows = [
@@ -146,7 +146,7 @@ def test_published_rows_come_last_with_their_source_and_no_test(two: list[Result
     last = table[8 * 2 :]
     assert last["run"].isna().all() and last["source"].notna().all() and table[: 8 * 2]["source"].isna().all()
     assert last[["n", "low", "high", "difference", "p", "p_holm"]].isna().all(axis=None)
-    row = last[(last["encoder"] == "Attention CNN") & (last["cell"] == "noise/snr_0")].iloc[0]
+    row = last[(last["system"] == "Attention CNN") & (last["cell"] == "noise/snr_0")].iloc[0]
     assert (row["length_s"], row["value"], row["confidence"], row["data"]) == (0.96, 0.768, "A", "FMA medium")
     assert row["tolerance_ms"] == 50 and row["source"] == "Singh et al., ISMIR 2022, table 3"
 
@@ -199,7 +199,7 @@ def aligned(run: str, errors: dict[str, float], true_s: float = 1.0) -> Result:
         for i in range(1, 7)
     )  # fmt: skip
     truth = pd.DataFrame({"set": "scenes", "split": "test", "file": files["name"], "time0_s": 1.0, "time1_s": true_s})
-    summary = {"run": run, "encoder": "mine", "benchmark": "custom-align", "parameters": 7, "seconds": {}}
+    summary = {"run": run, "system": "mine", "benchmark": "custom-align", "parameters": 7, "seconds": {}}
     return Result(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), summary, files, truth)
 
 

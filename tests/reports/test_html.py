@@ -76,7 +76,7 @@ def rows(found: pd.DataFrame, run: str, encoder: str, queries: str, benchmark: s
         for metric in ("segment_top1", "audio_top1"):
             made.append(
                 {
-                    "schema_version": 3, "run": run, "benchmark": benchmark, "queries": queries, "system": encoder,
+                    "schema_version": 4, "run": run, "benchmark": benchmark, "queries": queries, "system": encoder,
                     "cell": name, "kind": cell.kind, "snr_db": cell.snr_db, "t60_s": cell.t60_s, "length_s": length_s,
                     "index": "exact", "sequence": "rescore", "metric": metric, "value": n / len(own), "n": len(own),
                     "low": low, "high": high,
@@ -96,7 +96,7 @@ def keep(
     seconds = {"training": 60.0, "database": 2.0}
     headline = {"audio_top1/mean": float(found["hit"].mean())}
     summary = {
-        "run": run, "benchmark": benchmark, "encoder": encoder, "preset": "tiny", "index": "exact",
+        "run": run, "benchmark": benchmark, "system": encoder, "preset": "tiny", "index": "exact",
         "sequence": "rescore", "headline": headline, "parameters": 1000 * len(encoder), "seconds": seconds,
         "queries_per_cell": NUM_QUERIES, "database_tracks": 50, "database_vectors": 5000, "checkpoint": {"key": "w"},
     }  # fmt: skip
@@ -151,7 +151,7 @@ def keep_alignment(root: Path, run: str, worse: float, truth_s: float = 0.5) -> 
     write_frame(folder / "keypoints.parquet", points.assign(set="fine", split="test", aligner="nosync"))
     write_frame(folder / ROWS, pd.DataFrame())
     write_json(folder / CONFIG, {})
-    summary = {"run": run, "benchmark": "fine-align/v1", "encoder": "mine", "headline": {}, "seconds": {}}
+    summary = {"run": run, "benchmark": "fine-align/v1", "system": "mine", "headline": {}, "seconds": {}}
     write_json(folder / SUMMARY, summary | {"parameters": 1})
 
 
@@ -562,3 +562,20 @@ def test_browser_sorts_a_table_by_number(browser: Any, two: Path, tmp_path: Path
     browser.find_element("xpath", f"{title}//thead//button[contains(., 'mean top-1')]").click()
     assert [e.text.split()[0] for e in browser.find_elements("xpath", names)] == ["worse", "between", "better"]
     assert browser.find_element("xpath", f"{title}//th[@aria-sort]").get_attribute("aria-sort") == "ascending"
+
+
+def test_measured_rooms_have_a_curve_and_a_row_of_the_map_of_their_own() -> None:
+    from bench.reports.html.conditions import AXES, _maps
+
+    cells = (Cell("clean"), Cell("reverb", t60_s=0.4), Cell("measured_reverb", t60_s=0.4))
+    shares = pd.DataFrame(
+        {"kind": [c.kind for c in cells], "snr_db": np.nan, "t60_s": [np.nan, 0.4, 0.4], "length_s": 3.0,
+         "value": [1.0, 0.9, 0.6], "low": 0.5, "high": 1.0, "n": 40}
+    )  # fmt: skip
+    assert AXES["measured_reverb"][1] == "Reverberation of measured rooms"
+    ((_title, heat),) = [(heat.title, heat) for heat in _maps(shares, ([], [0.4], [3.0]))]
+    assert [(name, [entry.text for entry in row]) for name, row in heat.rows] == [
+        ("none", ["100", "90"]), ("measured rooms", ["", "60"]),
+    ]  # fmt: skip
+    ((_title, without),) = [(heat.title, heat) for heat in _maps(shares[:2], ([], [0.4], [3.0]))]
+    assert [name for name, _row in without.rows] == ["none"]

@@ -47,7 +47,7 @@ def result(
         }
         rows.append(names | of_cell | (control if length_s == 0.96 else {"system": encoder, "metric": "segment_top1"}))
     facts = {
-        "run": run * 16, "benchmark": "fma-segment/v1", "encoder": encoder, "index": "exact", "sequence": "rescore",
+        "run": run * 16, "benchmark": "fma-segment/v1", "system": encoder, "index": "exact", "sequence": "rescore",
         "queries_per_cell": 20, "parameters": 1234567, "database_vectors": 1000, "seconds": {"database": 4.0},
     }  # fmt: skip
     facts |= {"settings": settings} if settings else {}
@@ -111,6 +111,21 @@ def test_a_run_alone_is_best_of_nothing_and_stands_above_published_rows() -> Non
         ("mine aaaaaa", "run"), ("random projection", "control"), ("Attention CNN", "published"),
     ]  # fmt: skip
     assert "bold" not in table([on_the_grid("a")], "segment_noise").caption
+
+
+def test_measured_rooms_have_a_table_of_their_own_and_no_share_in_the_means() -> None:
+    cells = (NOISE, Cell("reverb", t60_s=0.7), Cell("measured_reverb", t60_s=0.7))
+    with_rooms = result("a", dict(zip(((cell, 0.96) for cell in cells), (MANY, MANY, FEW), strict=True)))
+    simulated, measured = (table([with_rooms], f"segment_{kind}") for kind in ("reverb", "measured_reverb"))
+    assert simulated.title == "segment-level top-1, reverb"
+    assert measured.title == "segment-level top-1, reverb of measured rooms" and measured.columns == ("0.7 s",)
+    first_entries = [next(iter(runs(each.lines))).entries[0] for each in (simulated, measured)]
+    assert [entry and entry.value for entry in first_entries] == [0.9, 0.3]
+    # Published rooms are measured ones: their rows stand in both tables.
+    published = [[line.entries for line in each.lines if line.origin == "published"] for each in (simulated, measured)]
+    assert published[0] == published[1] != []
+    (mean,) = runs(table([with_rooms], "mean").lines)
+    assert mean.entries[0] is not None and mean.entries[0].value == pytest.approx(0.9)
 
 
 def test_tables_have_the_conditions_as_columns_and_the_lengths_as_groups() -> None:
@@ -198,18 +213,28 @@ def test_runs_of_one_encoder_are_told_by_what_they_differ_in() -> None:
 
 
 def test_costs_by_hand() -> None:
-    settings = {"model.dim": 128, "eval.hop_ms": 100.0}
-    trained = result("a", {(NOISE, 3): MANY}, settings=settings, seconds={"database": 4.0, "training": 60.0})
+    measured = pd.DataFrame(
+        {
+            "index": ["exact", "other", "exact"],
+            "length_s": [3.0, 3.0, 5.0],
+            "ms_per_query": [12.3, 1.0, 20.0],
+            "bytes_per_hour": [18_432_000.0, 1.0, 18_432_000.0],
+            "audio_s_per_s": [250.0, 250.0, 250.0],
+        }
+    )
+    trained = replace(result("a", {(NOISE, 3): MANY}, seconds={"training": 60.0}), costs=measured)
     bare = result("b", {(NOISE, 3): MANY}, seconds={})
     costs = paper.cost_table([trained, bare])
-    # 1000 vectors in 4 s; 128 numbers of 4 bytes, 36,000 of them an hour.
+    assert costs.columns == ("parameters", "bytes/h", "x real time", "ms, 3 s", "ms, 5 s", "training, s")
     assert [[entry and entry.value for entry in line.entries] for line in costs.lines] == [
-        [1_234_567, 250, 18_432_000, 60], [1_234_567, None, None, None],
+        [1_234_567, 18_432_000, 250, 12.3, 20.0, 60], [1_234_567, None, None, None, None, None],
     ]  # fmt: skip
     assert [paper.format_number(entry, costs.unit) for entry in costs.lines[0].entries] == [
         "1,234,567",
-        "250",
         "18,432,000",
+        "250",
+        "12",
+        "20",
         "60",
     ]
     assert paper.format_number(None, "share") == "-"

@@ -91,7 +91,7 @@ def result() -> Result:
         for metric in ("segment_top1", "audio_top1", "mrr")
     ]
     summary = {
-        "run": "k", "benchmark": "fma-segment/v1", "encoder": "mine", "preset": "small", "index": "exact",
+        "run": "k", "benchmark": "fma-segment/v1", "system": "mine", "preset": "small", "index": "exact",
         "sequence": "rescore", "queries_per_cell": 10, "database_vectors": 100, "database_tracks": 5, "parameters": 7,
         "headline": {"segment_top1/mean": 0.25, "control/identity": 1.0},
         "seconds": {"training": 9.0, "decoding": 3.0, "control_database": 1.0, "database": 2.0},

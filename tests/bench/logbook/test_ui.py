@@ -182,7 +182,7 @@ def test_the_comparison_is_of_the_newest_run_of_each_encoder(tmp_path: Path) -> 
     client.create_run(lone, 6)
     pages = ui._pages(tmp_path)
     assert pages["MLflow UI"].startswith(f"#/experiments/{lone}/runs?")
-    page, _, query = pages["top-1 over SNR of all encoders"].partition("?")
+    page, _, query = pages["top-1 over SNR of all systems"].partition("?")
     told = {name: values[0] for name, values in parse_qs(query).items()}
     assert page == "#/metric"
     assert json.loads(told["runs"]) == [one, other]

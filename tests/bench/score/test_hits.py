@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from ranked import score_ranking
 
-from bench.score.hits import score_hits
 from bench.search.sequence import Ranking
 from bench.values import Fingerprints
 
@@ -22,7 +22,7 @@ def looped() -> Fingerprints:
 def hit_at(database: Fingerprints, place: int, track: int, true_start: int, segments: int | None = 3) -> bool:
     ranking = Ranking(np.array([[place]]), np.array([[0.9]], dtype=np.float32))
     return bool(
-        score_hits(ranking, database, np.array([track]), np.array([true_start]), HOP // 2, segments)["hit"].iloc[0]
+        score_ranking(ranking, database, np.array([track]), np.array([true_start]), HOP // 2, segments)["hit"].iloc[0]
     )
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranked import score_ranking
 
 from bench.degrade.cells import benchmark_name, list_cells
-from bench.score.hits import score_hits
 from bench.score.metrics import DECISIONS, METRICS, find_track_rank, list_metrics, list_track_metrics, recall_at
 from bench.score.rows import Row, load_schema, score, to_frame, to_records
 from bench.score.statistics import bootstrap_mean, wilson
@@ -32,7 +32,7 @@ def database(order: tuple[int, ...] = (0, 1, 2)) -> Fingerprints:
 def judged(places: list[list[int]], tracks: list[int], starts: list[int]) -> pd.DataFrame:
     placed = np.array(places, dtype=np.int64)
     scores = np.where(placed >= 0, 0.5, np.nan).astype(np.float32)
-    return score_hits(Ranking(placed, scores), database(), np.array(tracks), np.array(starts), TOLERANCE)
+    return score_ranking(Ranking(placed, scores), database(), np.array(tracks), np.array(starts), TOLERANCE)
 
 
 # What counts as found
@@ -86,7 +86,7 @@ def test_all_right_and_all_wrong() -> None:
 
 
 def test_no_query_is_no_row() -> None:
-    nothing = score_hits(
+    nothing = score_ranking(
         Ranking(np.zeros((0, 3), np.int64), np.zeros((0, 3), np.float32)),
         database(),
         np.zeros(0, np.int64),
@@ -121,8 +121,8 @@ def test_order_of_the_database_does_not_change_what_is_a_hit(
     tracks, starts = (np.array(part) for part in ([TRACKS[t] for t, _, _ in queries], [s for _, s, _ in queries]))
     scores = np.zeros(places.shape, np.float32)
     pd.testing.assert_frame_equal(
-        score_hits(Ranking(places, scores), one, tracks, starts, TOLERANCE),
-        score_hits(Ranking(moved, scores), other, tracks, starts, TOLERANCE),
+        score_ranking(Ranking(places, scores), one, tracks, starts, TOLERANCE),
+        score_ranking(Ranking(moved, scores), other, tracks, starts, TOLERANCE),
     )
 
 
@@ -175,7 +175,7 @@ def test_bootstrap_of_equal_values_and_of_none() -> None:
 def hits_of(ranks: list[int], length_s: float = 0.96, sequence: str = "vote") -> pd.DataFrame:
     rank = np.array(ranks)
     return pd.DataFrame(
-        {"rank": rank, "hit": rank == 1, "near": rank == 1, "track_hit": rank >= 1}
+        {"rank": rank, "track_rank": np.minimum(rank, 1), "hit": rank == 1, "near": rank == 1, "track_hit": rank >= 1}
         | {"length_s": length_s, "index": "exact", "sequence": sequence}
     )
 
@@ -195,6 +195,9 @@ def test_metrics_by_hand() -> None:
             "recall@3": 3 / 6,
             "recall@10": 4 / 6,
             "mrr": (1 + 1 + 1 / 2 + 1 / 4 + 1 / 11) / 6,
+            "track_recall@3": 5 / 6,
+            "track_recall@10": 5 / 6,
+            "track_mrr": 5 / 6,
         }
     )
 
@@ -333,7 +336,7 @@ def test_a_place_is_no_repetition_of_itself_but_an_equal_one_elsewhere_is() -> N
 
     def hit(place: int, start: int) -> bool:
         ranking = Ranking(np.array([[place]]), np.array([[0.5]], np.float32))
-        return bool(score_hits(ranking, looped, np.array([2]), np.array([start]), 100, 2)["hit"].iloc[0])
+        return bool(score_ranking(ranking, looped, np.array([2]), np.array([start]), 100, 2)["hit"].iloc[0])
 
     assert hit(35, 5 * HOP) and hit(40, 5 * HOP)
     assert not hit(35, 5 * HOP + 101)  # the nearest place, at a time that is too far off

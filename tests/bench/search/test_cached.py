@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench import registry
-from bench.search.cached import build_or_load, index_key
+from bench.search.cached import build_key, build_or_load
 from bench.search.indexes import exact
 from bench.store import Store
 
@@ -45,17 +45,17 @@ def test_an_index_that_can_be_kept_is_built_once_for_each_database_and_setting(
 
 
 def test_the_version_of_the_library_is_in_the_key(keeping: ModuleType) -> None:
-    plain = index_key(keeping, Settings(), "a")
+    plain = build_key(keeping, Settings(), "a")
     keeping.LIBRARY = "numpy"  # type: ignore[attr-defined]
-    with_numpy = index_key(keeping, Settings(), "a")
+    with_numpy = build_key(keeping, Settings(), "a")
     keeping.LIBRARY = "no-such-library"  # type: ignore[attr-defined]
-    assert len({plain, with_numpy, index_key(keeping, Settings(), "a")}) == 3
+    assert len({plain, with_numpy, build_key(keeping, Settings(), "a")}) == 3
 
 
 def test_settings_that_only_queries_feel_need_no_index_of_their_own(keeping: ModuleType) -> None:
     keeping.QUERY_SETTINGS = ("probes",)  # type: ignore[attr-defined]
-    plain = index_key(keeping, Settings(), "a")
-    assert index_key(keeping, Settings(probes=2), "a") == plain != index_key(keeping, Settings(size=2), "a")
+    plain = build_key(keeping, Settings(), "a")
+    assert build_key(keeping, Settings(probes=2), "a") == plain != build_key(keeping, Settings(size=2), "a")
 
 
 def test_an_index_that_cannot_be_kept_leaves_nothing_in_the_store(tmp_path: Path) -> None:

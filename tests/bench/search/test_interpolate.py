@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ranked import score_ranking
 
 from bench.parabola import vertex
-from bench.score.hits import score_hits
 from bench.search.sequence import Ranking, interpolate, rescore
 from bench.values import Fingerprints
 
@@ -101,6 +101,6 @@ def test_an_answer_is_judged_by_the_time_between_the_places() -> None:
     start = np.array([5 * HOP - 960])  # 60 ms before the place
     for shift, hit in ((0.0, False), (-0.09, False), (-0.1, True), (-0.5, True), (0.1, False)):
         ranking = Ranking(places, scores, np.array([[shift]], dtype=np.float32))
-        row = score_hits(ranking, database(), np.array([4]), start, 800).iloc[0]
+        row = score_ranking(ranking, database(), np.array([4]), start, 800).iloc[0]
         assert row["hit"] == hit, shift
         assert row["found_s"] == pytest.approx((5 + shift) / 10)

@@ -107,7 +107,7 @@ def _pool(music: Corpus, store: Store) -> TrainingPool:
     sound = None  # nothing is cut
     return TrainingPool(
         music, music.numbers("train"), sound, energy, first_block,  # type: ignore[arg-type]
-        music, music.numbers("train"), sound, torch.zeros(1, DIRECT_AT), 0, SEGMENT,  # type: ignore[arg-type]
+        music, music.numbers("train"), sound, torch.zeros(1, DIRECT_AT), 0, SEGMENT, 0,  # type: ignore[arg-type]
         prepare_hard_negatives(store, music, music.numbers("train"), SEGMENT, 2, no_progress),
     )  # fmt: skip
 

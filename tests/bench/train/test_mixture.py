@@ -53,7 +53,7 @@ def made(music: Corpus, noise: Corpus) -> TrainingPool:
     tracks = music.numbers("train")
     return TrainingPool(
         music, tracks, HostSound(music), *_sum_energy(music, tracks), noise, noise.numbers("train"), HostSound(noise),
-        torch.zeros(TAPS, 8_001, dtype=torch.complex64), CONTEXT, SEGMENT,
+        torch.zeros(TAPS, 8_001, dtype=torch.complex64), CONTEXT, SEGMENT, 16_000,
     )  # fmt: skip
 
 

@@ -1,0 +1,91 @@
+"""Counts how many prints of a query agree on one place of one track: hits in, the best alignments out.
+
+A hit says that a print of the query equals one of the database. Hits of a true match agree on the offset, the time in
+the track minus the time in the query; chance hits are scattered. Times and offsets are integers in any one unit.
+
+Shape legend: H hits, R tracks (rows), U distinct places, A alignments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.values import Ints
+
+
+@dataclass(frozen=True)
+class Alignments:
+    """Places of tracks that prints agree on, best first; equal ones by row, then by offset."""
+
+    row_A: Ints
+
+    offset_A: npt.NDArray[np.float64]
+    """The mean offset of the hits within the window: where in the track the query starts."""
+
+    count_A: Ints
+    """How many distinct prints of the query have a hit within the window."""
+
+
+def rows_of(position_H: Ints, first_R: Ints) -> tuple[Ints, Ints]:
+    """Return the row and the time in its track of each global position, both (H,).
+
+    Row r has the positions from first_R[r] up to first_R[r + 1], so that `first_R` has one more element than rows.
+    """
+    row_H = np.searchsorted(first_R, position_H, side="right") - 1
+    return row_H, position_H - first_R[row_H]
+
+
+def find_alignments(print_H: Ints, row_H: Ints, offset_H: Ints, window: int, num_answers: int) -> Alignments:
+    """Return at most `num_answers` alignments, no two of which share a hit: in one track they are over 2 windows apart.
+
+    `print_H` numbers the prints of the query. The count at a place is that of the distinct prints with a hit at most
+    `window` away from it, and places are counted where there is a hit. Cost: sorting the hits twice.
+    """
+    if not len(row_H):
+        return Alignments(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
+    # One number for row and offset. The gap between rows is wider than what can be seen from a place.
+    lowest = int(offset_H.min())
+    span = int(offset_H.max()) - lowest + 2 * window + 1
+    place_H = row_H * span + (offset_H - lowest)
+    sorted_H = np.sort(place_H)
+    place_U = np.unique(sorted_H)
+    count_U = _count_prints(print_H, place_H, place_U, window)
+    chosen_A = _choose(place_U, count_U, 2 * window, num_answers)
+    place_A = place_U[chosen_A]
+    first_A = np.searchsorted(sorted_H, place_A - window, side="left")
+    end_A = np.searchsorted(sorted_H, place_A + window, side="right")
+    sum_H = np.append(0, np.cumsum(sorted_H % span + lowest))
+    mean_A = (sum_H[end_A] - sum_H[first_A]) / (end_A - first_A)
+    return Alignments(place_A // span, mean_A, count_U[chosen_A])
+
+
+def _count_prints(print_H: Ints, place_H: Ints, place_U: Ints, window: int) -> Ints:
+    """Return how many distinct prints have a hit within the window around each place, shape (U,).
+
+    A hit is seen from the places around it; where those of one print overlap, the earlier hit's end before the later's.
+    """
+    order_H = np.lexsort((place_H, print_H))
+    print_H, place_H = print_H[order_H], place_H[order_H]
+    first_H, end_H = place_H - window, place_H + window + 1
+    is_same_H = print_H[1:] == print_H[:-1]
+    end_H[:-1] = np.where(is_same_H, np.minimum(end_H[:-1], first_H[1:]), end_H[:-1])
+    begun_U = np.searchsorted(np.sort(first_H), place_U, side="right")
+    over_U = np.searchsorted(np.sort(end_H), place_U, side="right")
+    return begun_U - over_U
+
+
+def _choose(place_U: Ints, count_U: Ints, apart: int, num_answers: int) -> Ints:
+    """Return the places with the highest counts, each farther than `apart` from all that were chosen before it."""
+    count_U = count_U.copy()
+    chosen: list[int] = []
+    while len(chosen) < num_answers:
+        best = int(np.argmax(count_U))
+        if count_U[best] < 0:
+            break
+        chosen.append(best)
+        first, end = np.searchsorted(place_U, (place_U[best] - apart, place_U[best] + apart + 1))
+        count_U[first:end] = -1
+    return np.array(chosen, dtype=np.int64)

@@ -1,0 +1,167 @@
+"""Searches the fingerprints of an encoder: embed, nearest neighbours by each index, sequence search.
+
+Shape legend: B batch, T samples, Q queries, M segments of a query, D dimensions, K neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import registry
+from bench.audio.pcm import Corpus
+from bench.config import format_plugin_name, load_plugin
+from bench.degrade.queries import hop_samples
+from bench.fingerprint import Embedder, fingerprint_queries, fingerprint_tracks
+from bench.search.cached import build_or_load
+from bench.search.contract import Index
+from bench.search.diagonal import Scan, Wanted, scan
+from bench.search.edit_distance import align_by_edits
+from bench.search.neighbours import MARGIN, neighbours_of, shares_product
+from bench.search.repetitions import find_repetitions
+from bench.search.searcher import Answers, Search
+from bench.search.sequence import Ranking, interpolate, rescore, vote, vote_half
+from bench.settings import COUNTING_SEQUENCES, EvalConfig
+from bench.store import Store
+from bench.timing import Timer
+from bench.values import RATE_HZ, Fingerprints, Floats, Ints, Progress
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderSearcher:
+    """The fingerprints of the database, with each index of `eval.indexes`."""
+
+    embedder: Embedder
+    database: Fingerprints
+    config: EvalConfig
+    index_of: Callable[[str], Index]
+    key: tuple[object, ...]
+    seconds: float
+    timed: Timer
+
+    @property
+    def tracks(self) -> Ints:
+        """Return the numbers of the database's tracks."""
+        return self.database.tracks
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return the size of the database."""
+        return {"database_tracks": len(self.database.tracks), "database_vectors": len(self.database.vectors)}
+
+    def searches(self) -> list[Search]:
+        """Return the search of each index with `rescore`."""
+        return [
+            Search(name, "rescore", partial(self._answer, index), index.num_bytes, 0)
+            for name in map(format_plugin_name, self.config.indexes)
+            for index in [self.index_of(name)]
+        ]
+
+    def fingerprint(self, tracks: Iterable[npt.NDArray[np.int16]]) -> None:
+        """Embed whole tracks and drop the vectors."""
+        for wave_T in tracks:
+            self.embedder.windows(wave_T[None], self.database.hop_samples)
+
+    def _answer(self, index: Index, wave_BT: Floats) -> Ranking:
+        vectors_QMD = fingerprint_queries(self.embedder, iter([wave_BT]), self.database.hop_samples)
+        neighbours_QMK = neighbours_of(index, vectors_QMD, self.database, self.config.top_k)
+        return rescore(vectors_QMD, neighbours_QMK, self.database, self.config.top_k)
+
+    def search(self, waves: Iterator[Floats], own_Q: Ints) -> Iterator[Answers]:
+        """Yield the answers of each index and sequence search; the scores of COUNTING_SEQUENCES are no similarities."""
+        with self.timed("mix and embed"):
+            vectors_QMD = fingerprint_queries(self.embedder, waves, self.database.hop_samples)
+        with self.timed("scan"):
+            found = self._scan(vectors_QMD, own_Q)
+        impostor_Q = found.rankings[0].scores_QR[:, 0]
+        segment_samples = self.embedder.segment_samples
+        tolerance_samples = round(self.config.tolerance_ms * RATE_HZ / 1000)
+        for index, sequence, ranking in self._rankings(vectors_QMD, found):
+            repetitions = partial(find_repetitions, ranking, self.database, vectors_QMD.shape[1], tolerance_samples)
+            # Shares of votes or edits are no similarities, so that an impostor's score cannot be compared with them.
+            score_Q = np.full_like(impostor_Q, np.nan) if sequence in COUNTING_SEQUENCES else impostor_Q
+            yield Answers(
+                index,
+                sequence,
+                ranking.found(self.database, vectors_QMD.shape[1], segment_samples),
+                score_Q,
+                repetitions,
+            )
+
+    def _scan(self, vectors_QMD: Floats, own_Q: Ints) -> Scan:
+        """Return the impostors, the best places outside each query's own track, and what the same products give.
+
+        These are the places of `diagonal`, the second ranking, and candidates for the indexes that share the product.
+        """
+        searches = [Wanted(1, own_Q)]
+        if "diagonal" in self.config.sequences:
+            searches.append(Wanted(self.config.top_k))
+        shares = any(shares_product(self.index_of(name)) for name in map(format_plugin_name, self.config.indexes))
+        num_candidates = self.config.top_k + MARGIN if shares else 0
+        return scan(vectors_QMD, self.database, searches, num_candidates, self.embedder.device)
+
+    def _rankings(self, vectors_QMD: Floats, found: Scan) -> Iterator[tuple[str, str, Ranking]]:
+        """Yield index, sequence search and ranking. `diagonal` uses no index, so it is labelled "exact"."""
+        database, top_k, sequences = self.database, self.config.top_k, self.config.sequences
+        for index in map(format_plugin_name, self.config.indexes):
+            built = self.index_of(index)
+            with self.timed(f"search {index}"):
+                neighbours_QMK = neighbours_of(built, vectors_QMD, database, top_k, found)
+            for sequence, count in (("vote", vote), ("vote-50", vote_half)):
+                if sequence in sequences:
+                    with self.timed(sequence):
+                        voted = count(neighbours_QMK, database, top_k)
+                    yield index, sequence, voted
+            with self.timed("rescore"):
+                rescored = rescore(vectors_QMD, neighbours_QMK, database, top_k)
+            yield index, "rescore", rescored
+            if "interpolate" in sequences:
+                with self.timed("interpolate"):
+                    interpolated = interpolate(rescored, vectors_QMD, database)
+                yield index, "interpolate", interpolated
+            if "edit" in sequences:
+                with self.timed("edit"):
+                    edited = align_by_edits(vectors_QMD, neighbours_QMK, database, top_k)
+                yield index, "edit", edited
+        if "diagonal" in sequences:
+            yield "exact", "diagonal", found.rankings[1]
+
+
+def build_encoder_searcher(
+    embedder: Embedder,
+    music: Corpus,
+    config: EvalConfig,
+    store: Store,
+    progress: Progress,
+    indexes: Mapping[str, Any] | None = None,
+) -> EncoderSearcher:
+    """Return the fingerprints of all test tracks, ready to be searched.
+
+    `indexes` maps the name of an index (`format_plugin_name`) to its Config; a missing index has that of its preset.
+    """
+    database = fingerprint_tracks(store, embedder, music, music.numbers("test"), hop_samples(config), progress)
+    loaded = {format_plugin_name(name): load_plugin("index", name) for name in config.indexes}
+    plugins = {name: plugin for name, (plugin, _config) in loaded.items()}
+    settings = {name: (indexes or {}).get(name) or of_preset for name, (_plugin, of_preset) in loaded.items()}
+    index_keys = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in plugins]
+    seconds = store.seconds("fingerprints", database.key)
+    index_of = _index_builder(store, plugins, settings, database)
+    return EncoderSearcher(embedder, database, config, index_of, (database.key, index_keys), seconds, store.timed)
+
+
+def _index_builder(
+    store: Store, plugins: Mapping[str, ModuleType], settings: Mapping[str, Any], database: Fingerprints
+) -> Callable[[str], Index]:
+    """Return a function that builds or loads an index by name, each at most once."""
+
+    @cache
+    def index_of(name: str) -> Index:
+        return build_or_load(store, plugins[name], settings[name], database.vectors, database.key)
+
+    return index_of
