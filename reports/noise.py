@@ -31,7 +31,7 @@ def render(result: Result, category_Q: npt.NDArray[np.object_], sequence: str | 
     search = f"index: {index}, sequence search: {sequence}"
     parts: list[RenderableType] = []
     for kind, of_kind in rows.groupby("kind"):
-        title = f"{summary['encoder']} on {summary['benchmark']}: segment-level top-1 by category, {TITLES[str(kind)]}"
+        title = f"{summary['system']} on {summary['benchmark']}: segment-level top-1 by category, {TITLES[str(kind)]}"
         parts += [Text(title, style="italic"), _table(of_kind)]
     caption = f"per cent, with 95 % intervals; n: queries of a category, the same at all levels; {search}"
     return Group(*parts, Text(caption, style="dim"))

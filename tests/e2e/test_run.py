@@ -117,7 +117,7 @@ def test_results_by_noise_split_the_queries_of_each_noisy_cell(finished: Path) -
     parts = split.assign(hits=split["value"] * split["n"]).groupby(cell)[["hits", "n"]].sum()
     assert len(parts) == len(whole) and (parts["n"] == 4).all()
     assert (parts["hits"] / parts["n"]).to_dict() == pytest.approx(whole["value"].to_dict())
-    table = bench("results", "--by", "noise", "--sequence", "vote", "--store", str(finished)).stdout
+    table = " ".join(bench("results", "--by", "noise", "--sequence", "vote", "--store", str(finished)).stdout.split())
     assert "by category, noise and reverb" in table and "sequence search: vote" in table
 
 

@@ -28,7 +28,7 @@ def result() -> Result:
             for sequence in ("rescore", "vote")
         ]
     )
-    summary = {"encoder": "mine", "benchmark": "folder-segment/v1", "index": "exact", "sequence": "rescore"}
+    summary = {"system": "mine", "benchmark": "folder-segment/v1", "index": "exact", "sequence": "rescore"}
     return Result(cells.reindex(columns=to_frame([]).columns), hits, pd.DataFrame(), summary)
 
 
