@@ -9,6 +9,7 @@ Shape legend: H hits, R tracks (rows), U distinct places, A alignments.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,9 @@ class Alignments:
     count_A: Ints
     """How many distinct prints of the query have a hit within the window."""
 
+    score_A: npt.NDArray[np.float64]
+    """The count, plus the preference of the track."""
+
 
 def rows_of(position_H: Ints, first_R: Ints) -> tuple[Ints, Ints]:
     """Return the row and the time in its track of each global position, both (H,).
@@ -38,14 +42,22 @@ def rows_of(position_H: Ints, first_R: Ints) -> tuple[Ints, Ints]:
     return row_H, position_H - first_R[row_H]
 
 
-def find_alignments(print_H: Ints, row_H: Ints, offset_H: Ints, window: int, num_answers: int) -> Alignments:
+def find_alignments(
+    print_H: Ints,
+    row_H: Ints,
+    offset_H: Ints,
+    window: int,
+    num_answers: int,
+    preference_R: npt.NDArray[np.float64] | None = None,
+) -> Alignments:
     """Return at most `num_answers` alignments, no two of which share a hit: in one track they are over 2 windows apart.
 
     `print_H` numbers the prints of the query. The count at a place is that of the distinct prints with a hit at most
-    `window` away from it, and places are counted where there is a hit. Cost: sorting the hits twice.
+    `window` away from it, and places are counted where there is a hit. Of equal counts the track with the higher
+    preference comes first, a number of each row below 1; by default none is preferred. Cost: sorting the hits twice.
     """
     if not len(row_H):
-        return Alignments(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
+        return Alignments(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
     # One number for row and offset. The gap between rows is wider than what can be seen from a place.
     lowest = int(offset_H.min())
     span = int(offset_H.max()) - lowest + 2 * window + 1
@@ -53,13 +65,14 @@ def find_alignments(print_H: Ints, row_H: Ints, offset_H: Ints, window: int, num
     sorted_H = np.sort(place_H)
     place_U = np.unique(sorted_H)
     count_U = _count_prints(print_H, place_H, place_U, window)
-    chosen_A = _choose(place_U, count_U, 2 * window, num_answers)
+    score_U = count_U if preference_R is None else count_U + preference_R[place_U // span]
+    chosen_A = _choose(place_U, score_U, 2 * window, num_answers)
     place_A = place_U[chosen_A]
     first_A = np.searchsorted(sorted_H, place_A - window, side="left")
     end_A = np.searchsorted(sorted_H, place_A + window, side="right")
     sum_H = np.append(0, np.cumsum(sorted_H % span + lowest))
     mean_A = (sum_H[end_A] - sum_H[first_A]) / (end_A - first_A)
-    return Alignments(place_A // span, mean_A, count_U[chosen_A])
+    return Alignments(place_A // span, mean_A, count_U[chosen_A], score_U[chosen_A].astype(np.float64))
 
 
 def _count_prints(print_H: Ints, place_H: Ints, place_U: Ints, window: int) -> Ints:
@@ -77,15 +90,15 @@ def _count_prints(print_H: Ints, place_H: Ints, place_U: Ints, window: int) -> I
     return begun_U - over_U
 
 
-def _choose(place_U: Ints, count_U: Ints, apart: int, num_answers: int) -> Ints:
-    """Return the places with the highest counts, each farther than `apart` from all that were chosen before it."""
-    count_U = count_U.copy()
+def _choose(place_U: Ints, score_U: npt.NDArray[Any], apart: int, num_answers: int) -> Ints:
+    """Return the places with the highest scores, each farther than `apart` from all that were chosen before it."""
+    score_U = score_U.copy()
     chosen: list[int] = []
     while len(chosen) < num_answers:
-        best = int(np.argmax(count_U))
-        if count_U[best] < 0:
+        best = int(np.argmax(score_U))
+        if score_U[best] < 0:
             break
         chosen.append(best)
         first, end = np.searchsorted(place_U, (place_U[best] - apart, place_U[best] + apart + 1))
-        count_U[first:end] = -1
+        score_U[first:end] = -1
     return np.array(chosen, dtype=np.int64)

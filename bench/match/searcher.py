@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from bench import registry
 from bench.audio.pcm import Corpus
+from bench.errors import DataError, StoreError
 from bench.match.contract import Matcher
 from bench.registry import name_plugin, require_rule
 from bench.search.cached import build_key
@@ -99,7 +100,7 @@ def build_matcher_searcher(
 ) -> MatcherSearcher:
     """Return the prints of all test tracks, from the store or made now.
 
-    Raises: PluginError if the plug-in fails; StoreError if stored prints are damaged.
+    Raises: PluginError if the plug-in fails; DataError if stored prints are damaged.
     """
     tracks = music.numbers("test")
     key = build_key(plugin, config, digest(FORMAT, music.digest, tracks.tolist()))
@@ -113,7 +114,10 @@ def build_matcher_searcher(
 
     folder = store.fetch("matchers", key, build)
     with name_plugin("matcher", name, plugin, "cannot be loaded by load(config, folder)"):
-        matcher: Matcher = plugin.load(config, folder / "prints")
+        try:
+            matcher: Matcher = plugin.load(config, folder / "prints")
+        except StoreError as error:
+            raise DataError(f"the prints of {name} in the store cannot be used: {error}") from error
     answers = (key, registry.source_digest(plugin), digest(config))
     return MatcherSearcher(
         name, plugin, config, matcher, music, tracks, tests, answers, store.seconds("matchers", key), store.timed

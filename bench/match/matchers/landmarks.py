@@ -42,7 +42,8 @@ HASH_BITS, FREQUENCY_SHIFT, DIFFERENCE_SHIFT, SIX_BITS = 20, 12, 6, 63
 FRAMES_APART = (2, 62)  # between the peaks of a pair
 MOST_BINS_APART = 30
 BLOCK_FRAMES = 1_024  # transformed at once: 4 MB
-FIRST_FRAMES = "first_frames"  # the file with the first frame of every track, beside those of the table
+# The files with the first frame and the number of landmarks of every track, beside those of the table.
+FIRST_FRAMES, SIZES = "first_frames.npy", "sizes.npy"
 
 
 @dataclass(frozen=True)
@@ -105,26 +106,30 @@ def build(config: Config, tracks: Iterable[npt.NDArray[np.int16]], folder: Path)
         hashes.append(hash_L)
         first_frame.append(first_frame[-1] + _num_frames(len(wave_T)))
     build_table(np.concatenate(hashes).astype(np.uint32), np.concatenate(frames)).save(folder)
-    np.save(folder / f"{FIRST_FRAMES}.npy", np.array(first_frame, dtype=np.int64))
+    np.save(folder / FIRST_FRAMES, np.array(first_frame, dtype=np.int64))
+    np.save(folder / SIZES, np.array([len(hash_L) for hash_L in hashes[1:]], dtype=np.int64))
 
 
 def load(config: Config, folder: Path) -> Landmarks:
     """Return the matcher of the table in a folder. Raises: StoreError if a file is missing or damaged."""
-    table, path = load_table(folder), folder / f"{FIRST_FRAMES}.npy"
+    table, path = load_table(folder), folder / FIRST_FRAMES
     first_frame_R = load_array(path)
-    is_whole = first_frame_R.ndim == 1 and len(first_frame_R) > 0 and (np.diff(first_frame_R) >= 0).all()
+    size_R = load_array(folder / SIZES)
+    is_whole = first_frame_R.shape == (len(size_R) + 1,) and (np.diff(first_frame_R) >= 0).all()
+    is_whole &= int(size_R.sum()) == len(table.position_N)
     if not is_whole or (len(table.position_N) and int(table.position_N.max()) >= first_frame_R[-1]):
         raise StoreError(f"{path} is damaged (it is not of this table); delete the folder {folder} and run again")
-    return Landmarks(config, table, np.array(first_frame_R))
+    return Landmarks(config, table, np.array(first_frame_R), np.array(size_R))
 
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """The table of all landmarks, and the first frame of every track."""
+    """The table of all landmarks, and the first frame and the number of landmarks of every track."""
 
     config: Config
     table: InvertedTable
     first_frame_R: Ints
+    size_R: Ints
 
     shortest_s = 2 * HOP / OWN_RATE_HZ  # three frames: the peaks of a pair are two apart
     fixed_bytes = 0
@@ -132,10 +137,13 @@ class Landmarks:
     @property
     def num_bytes(self) -> int:
         """Return the size of the table and of the tracks' first frames."""
-        return self.table.num_bytes + self.first_frame_R.nbytes
+        return self.table.num_bytes + self.first_frame_R.nbytes + self.size_R.nbytes
 
     def find(self, wave_BT: Floats, num_answers: int, without_B: Ints | None = None) -> Found:
-        """Return the best answers, scored by the number of distinct landmarks that agree within the window."""
+        """Return the best answers, scored by the number of distinct landmarks that agree within the window.
+
+        As in the original, of equal counts the track with more hits for its size comes first: the score has a fraction.
+        """
         shape = (len(wave_BT), num_answers)
         row_BA, start_BA, score_BA = np.full(shape, -1), np.full(shape, -1), np.full(shape, np.nan, np.float32)
         for query, wave_T in enumerate(wave_BT):
@@ -144,7 +152,7 @@ class Landmarks:
             start_A = np.maximum(np.round(found.offset_A * (RATE_HZ / OWN_RATE_HZ)), 0)
             row_BA[query, :count] = found.row_A[:count]
             start_BA[query, :count] = start_A[:count]
-            score_BA[query, :count] = found.count_A[:count]
+            score_BA[query, :count] = found.score_A[:count]
         return Found(row_BA, start_BA, score_BA)
 
     def _align(self, wave_T: Floats, num_answers: int, without: int) -> Alignments:
@@ -159,7 +167,8 @@ class Landmarks:
         # Where the query would begin before the track, there is no start to answer with.
         is_wanted_H = (row_H != without) & (offset_H >= -window)
         kept = print_L[landmark_H[is_wanted_H]], row_H[is_wanted_H], offset_H[is_wanted_H]
-        return find_alignments(*kept, window, num_answers)
+        hits_R = np.bincount(row_H, minlength=len(self.size_R)) / np.maximum(self.size_R, 1)
+        return find_alignments(*kept, window, num_answers, hits_R / (1 + hits_R))
 
 
 def find_shifted_landmarks(config: Config, wave_T: Floats) -> tuple[Ints, npt.NDArray[np.uint32]]:

@@ -54,3 +54,11 @@ def test_answers_of_one_track_share_no_hit() -> None:
 def test_positions_become_rows_and_times_of_their_own() -> None:
     row, time = rows_of(np.array([0, 4, 5, 8, 9]), np.array([0, 5, 5, 9, 12]))  # track 1 is empty
     assert (row.tolist(), time.tolist()) == ([0, 0, 2, 2, 3], [0, 4, 0, 3, 0])
+
+
+def test_of_equal_counts_the_preferred_track_comes_first_and_no_preference_beats_a_count() -> None:
+    # Rows 0 and 2 have two prints that agree, row 1 has one.
+    print_, row, offset = np.array([0, 1, 0, 0, 1]), np.array([0, 0, 1, 2, 2]), np.full(5, 7)
+    found = find_alignments(print_, row, offset, 0, 3, np.array([0.1, 0.9, 0.2]))
+    assert found.row_A.tolist() == [2, 0, 1]
+    assert found.score_A == pytest.approx([2.2, 2.1, 1.9]) and found.count_A.tolist() == [2, 2, 1]

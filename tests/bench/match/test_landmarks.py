@@ -185,7 +185,7 @@ def test_fewer_landmarks_than_the_minimum_are_no_answer(small: Landmarks) -> Non
     query = music(1, 20)[None, 50_000:130_000]
     score = small.find(query, 5).score_QR[0]
     least = int(score[1]) + 1
-    strict = Landmarks(Config(min_count=least), small.table, small.first_frame_R).find(query, 5)
+    strict = Landmarks(Config(min_count=least), small.table, small.first_frame_R, small.size_R).find(query, 5)
     assert strict.row_QR[0].tolist() == [1, -1, -1, -1, -1] and np.isnan(strict.score_QR[0, 1:]).all()
 
 
