@@ -28,7 +28,7 @@ def count_bit_errors(word_N: Words, word_W: Words, place_P: Ints) -> npt.NDArray
     """
     errors_P = np.empty(len(place_P), np.int32)
     if len(place_P):
-        assert 0 <= place_P.min() and place_P.max() + len(word_W) <= len(word_N)
+        assert place_P.min() >= 0 and place_P.max() + len(word_W) <= len(word_N)
         _count(word_N, word_W, place_P, errors_P)
     return errors_P
 

@@ -78,5 +78,7 @@ def load_prints(folder: Path, dtype: npt.DTypeLike, shape: tuple[int, ...] = ())
     is_rising = first_R.ndim == 1 and len(first_R) > 1 and first_R[0] == 0 and bool(np.all(np.diff(first_R) >= 0))
     fits = is_rising and first_R.dtype == np.int64 and first_R[-1] == len(print_N)
     if not fits or print_N.dtype != dtype or print_N.shape[1:] != shape:
-        raise StoreError(f"the prints in {folder} are damaged (their parts do not fit); delete the folder and run again")
+        raise StoreError(
+            f"the prints in {folder} are damaged (their parts do not fit); delete the folder and run again"
+        )
     return TrackPrints(np.asarray(print_N), np.asarray(first_R))

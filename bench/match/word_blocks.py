@@ -17,11 +17,18 @@ WORD_BITS = 32
 
 
 def propose_places(
-    prints: TrackPrints, table: InvertedTable, key_K: Words, word_K: Ints, num_words: int, without: int, longest: int
+    prints: TrackPrints,
+    table: InvertedTable,
+    key_K: Words,
+    word_K: Ints,
+    num_words: int,
+    without: int,
+    longest: int | None = None,
 ) -> Ints:
     """Return the places (P,) at which a query begins if one of its keys is where the table has it, ascending.
 
-    `word_K` is the number of the query's word that each key is of. The whole query has to fit into one track.
+    `word_K` is the number of the query's word that each key is of. The whole query has to fit into one track, which is
+    not that of row `without`. Keys with more than `longest` places are passed over.
     """
     key_H, position_H = table.look_up(key_K, longest)
     place_H = position_H - word_K[key_H]

@@ -1,9 +1,9 @@
 """Philips: 32-bit words whose bits are signs of energy differences, compared by their bit error rate (BER).
 
-Frames of 0.37 s every 11.56 ms; the power E of a frame in 33 bands, a semitone wide each, from 300 to 2,000 Hz. Bit m of
-frame n is 1 if (E[n, m] - E[n, m + 1]) - (E[n - 1, m] - E[n - 1, m + 1]) > 0, so that each frame but the first gives one
-word. Each word of a query, and its variants with the least certain bits flipped, is looked up in a table of all words of
-the database; each hit proposes a place, and the BER of the whole query there decides.
+Frames of 0.37 s every 11.56 ms; the power E of a frame in 33 bands, a semitone wide each, from 300 to 2,000 Hz. Bit m
+of frame n is 1 if (E[n, m] - E[n, m + 1]) - (E[n - 1, m] - E[n - 1, m + 1]) > 0, so that each frame but the first gives
+one word. Each word of a query, and its variants with the least certain bits flipped, is looked up in a table of all
+words of the database; each hit proposes a place, and the BER of the whole query there decides.
 
 What is read from implementations and from papers that quote this one: the frames, the bands, the bit, the three flipped
 bits. Ours: 16 kHz instead of 5 kHz, blocks as long as the query (the paper's have 256 words, 3 s), a ranking of places

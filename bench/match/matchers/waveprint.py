@@ -199,9 +199,9 @@ def paint(power_QFM: Powers, image: Literal["power", "magnitude", "log"]) -> Pow
         return power_QFM
     if image == "magnitude":
         return np.sqrt(power_QFM)
-    loudest_Q11 = power_QFM.max(axis=(1, 2), keepdims=True)
-    # Silence stays all zeros.
-    return np.log(np.maximum(power_QFM, SPAN * loudest_Q11) / np.where(loudest_Q11 > 0, SPAN * loudest_Q11, 1) + (loudest_Q11 == 0))
+    floor_Q11 = SPAN * power_QFM.max(axis=(1, 2), keepdims=True)
+    floor_Q11 = np.where(floor_Q11 > 0, floor_Q11, 1)  # silence stays all zeros
+    return np.log(np.maximum(power_QFM, floor_Q11) / floor_Q11)
 
 
 def hash_pictures(picture_QFM: Powers, rank_WP: Bytes) -> Bytes:
