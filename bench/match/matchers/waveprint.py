@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import StoreError
+from bench.kernels.min_hash import find_least_ranks, find_meetings, find_signs
 from bench.match.answers import collect_answers, keep_alignments, no_answer
 from bench.match.band_power import (
     FRAME_HOPS,
@@ -172,10 +173,7 @@ class Waveprint:
             first, end = self.prints.first_R[without : without + 2]
             is_kept_H = (position_H < first) | (position_H >= end)
             asked_H, position_H = asked_H[is_kept_H], position_H[is_kept_H]
-        num_stored = len(self.prints.print_N)
-        pair_H, tables_H = np.unique(asked_H // TABLES * num_stored + position_H, return_counts=True)
-        pair_H = pair_H[tables_H >= self.config.min_tables]
-        return pair_H // num_stored, pair_H % num_stored
+        return find_meetings(asked_H // TABLES, position_H, len(self.prints.print_N), self.config.min_tables)
 
 
 def hash_wave(
@@ -206,8 +204,7 @@ def paint(power_QFM: Powers, image: Literal["power", "magnitude", "log"]) -> Pow
 
 def hash_pictures(picture_QFM: Powers, rank_WP: Bytes) -> Bytes:
     """Return the Min-Hashes (Q, P) of pictures; all LATEST if a picture has no wavelets."""
-    hash_QP: Bytes = rank_WP[find_largest_signs(transform(picture_QFM))].min(axis=1)
-    return hash_QP
+    return find_least_ranks(find_largest_signs(transform(picture_QFM)), rank_WP)
 
 
 def transform(picture_QFM: Powers) -> Powers:
@@ -224,19 +221,8 @@ def build_haar(size: int) -> Powers:
 
 
 def find_largest_signs(wavelet_QFM: Powers) -> Ints:
-    """Return the bits (Q, K) that are set: 2 w if wavelet w is positive, 2 w + 1 if negative, of the 200 largest.
-
-    Of equal magnitudes the first is larger. A wavelet of 0 has no sign: its bit is NUM_BITS, which is none.
-    """
-    wavelet_QW = wavelet_QFM.reshape(len(wavelet_QFM), -1)
-    num_wavelets = wavelet_QW.shape[1]
-    # Positive floats have the order of their bits; below them the position, so that no two keys are equal.
-    magnitude_QW = np.abs(wavelet_QW, dtype=np.float32, casting="same_kind").view(np.int32).astype(np.int64)
-    key_QW = magnitude_QW * num_wavelets + (num_wavelets - 1 - np.arange(num_wavelets))
-    largest_QK = np.partition(key_QW, num_wavelets - LARGEST, axis=1)[:, -LARGEST:]
-    wavelet_QK = num_wavelets - 1 - largest_QK % num_wavelets
-    is_negative_QK = np.take_along_axis(wavelet_QW, wavelet_QK, axis=1) < 0
-    return np.where(largest_QK >= num_wavelets, 2 * wavelet_QK + is_negative_QK, NUM_BITS)
+    """Return the bits (Q, K) that are set, as `find_signs` orders wavelets; magnitudes are compared as float32."""
+    return find_signs(wavelet_QFM.reshape(len(wavelet_QFM), -1).astype(np.float32), LARGEST)
 
 
 def draw_ranks(seed: int) -> Bytes:
