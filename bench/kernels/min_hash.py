@@ -76,12 +76,14 @@ def _find_signs(magnitude_QW, is_negative_QW, bits_QK):  # type: ignore[no-untyp
 
 @kernel
 def _find_least_ranks(bits_QK, rank_BP, least_QP):  # type: ignore[no-untyped-def]
+    num_permutations = rank_BP.shape[1]
     for q in range(len(bits_QK)):
         least_P = least_QP[q]
         for k in range(bits_QK.shape[1]):
             rank_P = rank_BP[bits_QK[q, k]]
-            for p in range(len(least_P)):
-                least_P[p] = min(least_P[p], rank_P[p])
+            for p in range(num_permutations):
+                rank, least = rank_P[p], least_P[p]
+                least_P[p] = rank if rank < least else least  # uses all lanes; `min` would not
 
 
 @kernel

@@ -9,11 +9,13 @@ Shape legend: T samples, N frames, F frequency bins, M bands.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from bench.values import RATE_HZ, Floats
+from bench.values import RATE_HZ
 
 FRAME_SAMPLES = 5_920  # 0.37 s
 HOP_SAMPLES = 185  # 11.56 ms
@@ -33,7 +35,7 @@ def space_edges(low_hz: float, high_hz: float, num_bands: int) -> Powers:
     return np.geomspace(low_hz, high_hz, num_bands + 1)
 
 
-def band_power(wave_T: Floats | npt.NDArray[np.int16], edges_hz: Powers) -> Powers:
+def band_power(wave_T: npt.NDArray[Any], edges_hz: Powers) -> Powers:
     """Return the power (N, M) of each frame in each band: the sum of squared magnitudes of the bins from edge to edge.
 
     In double precision: neighbouring frames share 31/32 of their samples, and bits are signs of their differences.

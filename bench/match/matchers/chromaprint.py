@@ -117,8 +117,8 @@ class Chromaprint:
         return collect_answers(answers, num_answers)
 
     def _find(self, wave_T: Floats, num_answers: int, without: int) -> tuple[Ints, Ints, Floats]:
-        wave_T = np.rint(wave_T * np.float32(INT16_PEAK)).astype(np.int16)
-        word_W = _list_items(self.library, self.config, wave_T)
+        sample_T = np.rint(wave_T * np.float32(INT16_PEAK)).astype(np.int16)
+        word_W = _list_items(self.library, self.config, sample_T)
         heard_W = np.flatnonzero(word_W != self.silent_item)
         if not len(heard_W):
             return no_answer()

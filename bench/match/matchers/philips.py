@@ -133,7 +133,8 @@ def difference_powers(wave_T: Floats | npt.NDArray[np.int16]) -> Powers:
 
 def sign_differences(difference_WM: Powers) -> Words:
     """Return the words (W,); bit m is set where the difference is above 0. Shape: (W, M), M at most 32."""
-    return np.where(difference_WM > 0, BITS_M[: difference_WM.shape[1]], 0).sum(axis=1, dtype=np.uint32)
+    word_W: Words = np.where(difference_WM > 0, BITS_M[: difference_WM.shape[1]], 0).sum(axis=1, dtype=np.uint32)
+    return word_W
 
 
 def flip_bits(difference_WM: Powers, word_W: Words, flips: int) -> tuple[Words, Ints]:

@@ -229,7 +229,9 @@ def draw_ranks(seed: int) -> Bytes:
     """Return the place of each bit in each permutation (W + 1, P), at most LATEST; the last row is of no bit."""
     draw = np.random.default_rng(seed)
     rank_PW = np.stack([draw.permutation(NUM_BITS) for _ in range(BYTES)])
-    return np.vstack([np.minimum(rank_PW.T, LATEST), np.full((1, BYTES), LATEST)]).astype(np.uint8)
+    rank_WP = np.full((NUM_BITS + 1, BYTES), LATEST, dtype=np.uint8)  # row by row in memory, as the kernel reads it
+    rank_WP[:-1] = np.minimum(rank_PW.T, LATEST)
+    return rank_WP
 
 
 def keys_of(hash_QP: Bytes) -> npt.NDArray[np.uint64]:
@@ -240,7 +242,8 @@ def keys_of(hash_QP: Bytes) -> npt.NDArray[np.uint64]:
 
 def can_be_heard(hash_QP: Bytes) -> npt.NDArray[np.bool_]:
     """Return which pictures (Q,) have wavelets: those of silence have none."""
-    return np.any(hash_QP != LATEST, axis=1)
+    is_heard_Q: npt.NDArray[np.bool_] = np.any(hash_QP != LATEST, axis=1)
+    return is_heard_Q
 
 
 def sum_votes(row_H: Ints, offset_H: Ints, votes_H: Ints, stride: int) -> tuple[Ints, Ints, Ints, Powers]:
