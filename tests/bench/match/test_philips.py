@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from songs import add_noise, cut_query, draw_song
 
+from bench.audio.decode import decode
 from bench.errors import ConfigError, StoreError
 from bench.match.matchers import philips
 from bench.match.matchers.philips import Config, Philips, difference_powers, flip_bits, sign_differences
@@ -200,3 +201,26 @@ def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
 
 def test_presets_differ_in_the_search_alone() -> None:
     assert philips.presets()["table"] == Config() and philips.presets()["exhaustive"] == Config(exhaustive=True)
+
+
+def read_real_songs(root: Path, number: int) -> list[np.ndarray]:
+    files = sorted((root / "fma" / "fma_large").glob("*/*.mp3"))
+    return [(decode(path)[:480_000] * 32_767).astype(np.int16) for path in files[:: len(files) // number][:number]]
+
+
+def test_errors_by_shift_and_between_unrelated_music_are_those_measured_before(real_data: Path) -> None:
+    """Source: the measurements of 12 tracks in the notes that this system was built by; within 20 %."""
+    songs = read_real_songs(real_data, 24)
+    for shift, expected in ((93, 0.035), (185, 0.070), (368, 0.138), (800, 0.290)):
+        pairs = [(words_of(song[80_000:112_000]), words_of(song[80_000 + shift : 112_000 + shift])) for song in songs]
+        ber = np.mean([np.bitwise_count(a ^ b).mean() / 32 for a, b in pairs])
+        assert ber == pytest.approx(expected, rel=0.2), shift
+    words, draw = [words_of(song) for song in songs], np.random.default_rng(0)
+    for num_words, expected in ((51, 0.031), (140, 0.019), (400, 0.011)):
+        rates = []
+        for _ in range(2_000):
+            a, b = draw.choice(len(words), 2, replace=False)
+            i, j = draw.integers(2_000, size=2)
+            rates.append(np.bitwise_count(words[a][i : i + num_words] ^ words[b][j : j + num_words]).mean() / 32)
+        assert np.mean(rates) == pytest.approx(0.5, abs=0.01)
+        assert np.std(rates) == pytest.approx(expected, rel=0.2), num_words
