@@ -1,7 +1,7 @@
 """Chromaprint: the fingerprints of AcoustID, made by the library itself, compared by their bit error rate (BER).
 
 Of 12 pitch classes over time, 16 trained filters give 32 bits each 0.12 s (`algorithm` 1, which the library calls 2) or
-0.09 s (4, which it calls 5). It is made for whole clean files: the first item takes 2.7 or 2.0 s of sound, and the grid
+0.09 s (4, which it calls 5). It is made for whole files: the first item takes 2.7 or 2.0 s of sound, and the grid
 of the default is coarser than a tolerance of 50 ms.
 
 Items, and the key of 12 bits, are the library's; that a query is ranked by the BER of all its items, as in `philips`,
