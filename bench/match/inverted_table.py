@@ -55,7 +55,7 @@ class InvertedTable:
     def save(self, folder: Path) -> None:
         """Write the table below the folder."""
         for name, array in zip(FILES, (self.key_U, self.first_U, self.position_N), strict=True):
-            np.save(folder / f"{name}.npy", array)
+            np.save(folder / f"{name}.npy", np.asarray(array))
 
 
 def build_table(key_N: Keys, position_N: Ints) -> InvertedTable:
