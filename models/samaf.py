@@ -1,9 +1,10 @@
 """SAMAF (Baez-Suarez et al. 2020): an LSTM that can rebuild its input has a state that is a fingerprint.
 
 Of the paper only the abstract was read, and no code of its authors was found: this is our reading of it
-(docs/encoders/samaf.md says which part is whose). The encoder's loss is its own: mean squared error of the rebuilt input,
-a hash loss that draws similar blocks together, and an entropy loss that makes the bits of similar blocks agree.
-`objective="contrastive"` trains the same network with the suite's loss: which tells whether network or loss is at fault.
+(docs/encoders/samaf.md says which part is whose). The encoder's loss is its own: mean squared error of the rebuilt
+input, a hash loss that draws similar blocks together, and an entropy loss that makes the bits of similar blocks agree.
+`objective="contrastive"` trains the same network with the suite's loss, which tells whether network or loss is at
+fault.
 
 Shape legend: B batch, M = anchors then positives, T samples, C coefficients, W frames, D dimensions of the fingerprint.
 """

@@ -122,7 +122,7 @@ class Transformer(nn.Module):
 
     def tokens(self, patch_B1FW: Tensor) -> Tensor:
         """Return the tokens (B, N, C) that enter the first layer, each from ten frames, with their positions added."""
-        patch_BNP = patch_B1FW.squeeze(1).unflatten(2, (TOKENS, TOKEN_FRAMES)).transpose(1, 2).flatten(2)
+        patch_BNP = patch_B1FW.reshape(-1, BANDS, TOKENS, TOKEN_FRAMES).transpose(1, 2).flatten(2)
         token_BNC: Tensor = self.patch(patch_BNP)
         if self.viewed:
             token_BNC = token_BNC.transpose(1, 2).reshape(token_BNC.shape)

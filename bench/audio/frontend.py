@@ -90,8 +90,8 @@ def _levels(mel: Any, wave_BT: Tensor) -> Tensor:
 class Mfcc(nn.Module):
     """Turns segments at 16 kHz into 13 mel-frequency cepstral coefficients, each standardised over its segment.
 
-    Frames of 25 ms every 10 ms, the last one dropped; the cosine transform of the levels in dB of 40 bands. A coefficient
-    that hardly changes within the segment (silence) is left near 0 instead of being blown up.
+    Frames of 25 ms every 10 ms, the last one dropped; the cosine transform of the levels in dB of 40 bands. A
+    coefficient that hardly changes within the segment (silence) is left near 0 instead of being blown up.
     Source: definition; what is standardised over, and thereby that the level of a segment plays no part, is ours.
     """
 
