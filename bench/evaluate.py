@@ -68,7 +68,7 @@ def evaluate(
     """
     hop = hop_samples(config)
     database = fingerprint_tracks(store, embedder, data.music, data.music.numbers("test"), hop, progress)
-    plugins = {format_plugin_name(name): registry.load("index", name) for name in config.indexes}
+    plugins = {format_plugin_name(name): registry.load("index", name.partition(":")[0]) for name in config.indexes}
     settings = {name: (indexes or {}).get(name) or plugin.Config() for name, plugin in plugins.items()}
     index_keys = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in plugins]
     index_of = _builder(store, plugins, settings, database)

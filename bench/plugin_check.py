@@ -32,11 +32,11 @@ NORMALISE = "end embed with torch.nn.functional.normalize(vectors, dim=1)"
 
 
 def check_index(name: str, config: Any, dim: int) -> None:
-    """Check that the index plug-in `name` (or its path) can be built of two vectors, and searched.
+    """Check that the index plug-in `name` (or its path, a preset after a colon) can be built, and searched.
 
     Raises: PluginError if it cannot, or if its library is not installed.
     """
-    plugin, vectors_ND = registry.load("index", name), np.eye(2, dim, dtype=np.float32)
+    plugin, vectors_ND = registry.load("index", name.partition(":")[0]), np.eye(2, dim, dtype=np.float32)
     called = format_plugin_name(name)
     with name_plugin("index", called, plugin, "cannot be built by build(config, vectors_ND)"):
         index = plugin.build(config, vectors_ND)

@@ -345,7 +345,10 @@ class EvalConfig:
     """A hit is at most this many ms from the true start, above 0."""
 
     indexes: tuple[str, ...] = ("exact", "falconn")
-    """Index plug-ins that are searched, at least one; the headline is of the first."""
+    """Index plug-ins that are searched, at least one, each perhaps with a preset after a colon: `faiss:hnsw32`.
+
+    The headline is of the first.
+    """
 
     sequences: tuple[str, ...] = ("vote", "rescore", "interpolate")
     """How the neighbours of a query's segments become a ranking; docs/metrics.md defines each.

@@ -24,7 +24,11 @@ KINDS = {
     "ivf-pq by inner product": Config(kind="ivf-pq", metric="inner_product", nlist=32, nprobe=8, sub_quantisers=8),
     "ivf-pq-refine": Config(kind="ivf-pq-refine", nlist=32, nprobe=8, sub_quantisers=8, bits=6),
     "hnsw": Config(kind="hnsw"),
+    "binary-flat": Config(kind="binary-flat"),
+    "binary-ivf": Config(kind="binary-ivf", nlist=32, nprobe=8),
+    "binary-hash": Config(kind="binary-hash", hash_bits=8, hash_flips=2),
 }
+BINARY = [name for name in KINDS if "binary" in name]
 CODED = [name for name in KINDS if "pq" in name]
 every_kind = pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 
