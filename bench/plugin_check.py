@@ -32,11 +32,11 @@ NORMALISE = "end embed with torch.nn.functional.normalize(vectors, dim=1)"
 
 
 def check_index(name: str, config: Any, dim: int) -> None:
-    """Check that the index plug-in `name` (or its path) can be built of two vectors, and searched.
+    """Check that the index plug-in `name` (or its path, a preset after a colon) can be built, and searched.
 
     Raises: PluginError if it cannot, or if its library is not installed.
     """
-    plugin, vectors_ND = registry.load("index", name), np.eye(2, dim, dtype=np.float32)
+    plugin, vectors_ND = registry.load("index", name.partition(":")[0]), np.eye(2, dim, dtype=np.float32)
     called = format_plugin_name(name)
     with name_plugin("index", called, plugin, "cannot be built by build(config, vectors_ND)"):
         index = plugin.build(config, vectors_ND)
@@ -77,8 +77,8 @@ def check_encoder(encoder: Any, plugin: ModuleType, name: str, config: Any, *, t
     """Check an encoder with a few segments on the CPU, as a run uses it, and with a step of training if it `trains`.
 
     Rules: its vectors have shape (B, dim), are finite and of unit length, and do not depend on the rest of the batch;
-    those of overlapping segments are those of each by itself; training works, and `masks` needs features with four
-    axes.
+    those of overlapping segments are those of each by itself; training works, with an objective of its own if it has
+    one, and `masks` needs features with four axes.
     Raises: PluginError with the rule that is broken, or with the error that the plug-in raised.
     """
     settings = _format_changes(config)
@@ -153,6 +153,19 @@ def _check_training(encoder: Any, wave_BT: Tensor, masks: bool) -> None:
             vector_BD.requires_grad, "weights get gradients from embed's vectors", "vectors without a gradient"
         )
         vector_BD.float().sum().backward()
+        if hasattr(encoder, "objective"):
+            _check_objective(encoder, feature_BCFW)
+
+
+def _check_objective(encoder: Any, feature_BCFW: Tensor) -> None:
+    both_MCFW = torch.cat([feature_BCFW, feature_BCFW])
+    vector_MD = encoder.embed(both_MCFW)
+    loss = encoder.objective(both_MCFW, vector_MD, vector_MD.float().square().mean())
+    rule = "objective(feature_M, vector_MD, contrastive) returns a finite scalar with a gradient"
+    require_rule(isinstance(loss, Tensor), rule, type(loss).__name__)
+    require_rule(loss.ndim == 0 and loss.requires_grad, rule, f"shape {tuple(loss.shape)}, {loss.requires_grad=}")
+    require_rule(loss.isfinite(), rule, loss.item())
+    loss.backward()
 
 
 def _format_changes(config: Any) -> str:

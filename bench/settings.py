@@ -367,7 +367,10 @@ class EvalConfig:
     """Reverberation times of the cells in measured rooms, in s, from 0.05 to 2; a room belongs to the nearest one."""
 
     indexes: tuple[str, ...] = ("exact", "falconn")
-    """Index plug-ins that are searched, at least one; the headline is of the first."""
+    """Index plug-ins that are searched, at least one, each perhaps with a preset after a colon: `faiss:hnsw32`.
+
+    The headline is of the first.
+    """
 
     sequences: tuple[str, ...] = ("vote", "rescore", "interpolate")
     """How the neighbours of a query's segments become a ranking; docs/metrics.md defines each.

@@ -133,6 +133,11 @@ class Encoder(Protocol):
     whole segments of longer waves, one every hop, equal to `features` of each within rounding. It is then called where
     segments overlap, so that what they share is computed once. Waves and hop are at the rate of the corpus, so an
     encoder with another rate is not asked.
+
+    An encoder may also have an objective of its own: `objective(feature_M, vector_MD, contrastive)`, which returns the
+    loss of a training step as a scalar. It is given the features of a batch (M, ...), anchors and then their positives
+    in the same order, the vectors (M, D) that `embed` made of them, and the loss of `train.loss` on these; without it,
+    `contrastive` is the loss. With it, a batch is never cut into pieces, and training runs in one process.
     """
 
     rate_hz: int

@@ -1,6 +1,6 @@
 """Log-mel front ends of the encoders. Every value of a patch depends on that patch's segment alone.
 
-Shape legend: B batch, T samples, M mel bands, W frames, N segments of a wave.
+Shape legend: B batch, T samples, M mel bands, W frames, N segments of a wave, C cepstral coefficients.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 FLOOR_DB = 80.0  # dynamic range below a segment's loudest bin; quieter bins are raised to it
 POWER_FLOOR = 1e-10  # -100 dB re full scale; keeps the logarithm of silence finite
+LEAST_DEVIATION_DB = 1e-2  # of a coefficient over a segment: rounding alone moves it by some 1e-4
 MAGNITUDE_OFFSET = 0.06  # added to magnitudes before the logarithm, as in NAFP
 
 
@@ -23,20 +24,25 @@ class LogMel(nn.Module):
     depend on the other segments of its batch.
     Source: the scaling is that of NMFP (ISMIR 2025), 1 + dB / 40 with a floor of -80 dB. The STFT settings are those
     of the released code of Singh et al. (window 512, hop 160, 64 HTK bands of power to 8 kHz, centred, last frame
-    dropped), which give 64 x 96 for 0.96 s.
+    dropped), which give 64 x 96 for 0.96 s. With `last_frame`, the frame centred on the end of a segment is kept: 64 x
+    100 for 0.99 s.
     """
 
-    def __init__(self, rate_hz: int = 16_000, num_bands: int = 64, window: int = 512, hop: int = 160) -> None:
+    def __init__(
+        self, rate_hz: int = 16_000, num_bands: int = 64, window: int = 512, hop: int = 160, last_frame: bool = False
+    ) -> None:
         super().__init__()
         from torchaudio.transforms import MelSpectrogram
 
+        self.last_frame = last_frame
         self.mel: Any = make_nonpersistent(
             MelSpectrogram(rate_hz, n_fft=window, hop_length=hop, n_mels=num_bands, power=2.0)
         )
 
     def forward(self, wave_BT: Tensor) -> Tensor:
         """Return patches (B, 1, M, W) in [-1, 1] of segments (B, T); a silent segment gives all ones."""
-        return _scale_by_top(_level_db(mel_power(self.mel, wave_BT)[..., :-1])).unsqueeze(1)
+        power_BMW = mel_power(self.mel, wave_BT)
+        return _scale_by_top(_level_db(power_BMW if self.last_frame else power_BMW[..., :-1])).unsqueeze(1)
 
     def of_windows(self, wave_BT: Tensor, segment_samples: int, hop_samples: int) -> Tensor:
         """Return the patches (B, N, 1, M, W) of all whole segments of each wave, one every `hop_samples`.
@@ -45,27 +51,79 @@ class LogMel(nn.Module):
         them, so that each is computed once; frames that reach over an end are mirrored there, and are of one segment
         alone. At a hop of 100 ms a segment of 0.96 s has 13 frames of its own instead of 97.
         """
-        step, reach = self.mel.hop_length, self.mel.n_fft // 2
-        # Frame w of a segment is centred at w x step; the last one, at or before its end, is dropped.
-        num_frames = segment_samples // step
-        left = -(-reach // step)  # frames that begin before the segment
-        right = num_frames - 1 - (segment_samples - reach) // step  # frames that end after it
-        if hop_samples % step or left < 2 or right < 1 or segment_samples < 2 * self.mel.n_fft:
+        num_frames = segment_samples // self.mel.hop_length + self.last_frame
+        level_BNMW = _levels_of_windows(self.mel, num_frames, wave_BT, segment_samples, hop_samples)
+        if level_BNMW is None:
             return _patches_of_each(self, wave_BT, segment_samples, hop_samples)
-        segment_BNT = wave_BT.unfold(1, segment_samples, hop_samples)
-        inner = num_frames - left - right
-        heads_BNT = segment_BNT[..., : (left - 1) * step + reach]
-        tails_BNT = segment_BNT[..., (num_frames - right) * step - reach :]
-        beyond = (num_frames - 1) * step + reach - segment_samples
-        heads_BNMW = self._levels(_mirror(heads_BNT, reach, 0))
-        tails_BNMW = self._levels(_mirror(tails_BNT, 0, beyond))
-        shared_BMW = self._levels(wave_BT[:, left * step - reach :])
-        inner_BNMW = shared_BMW.unfold(2, inner, hop_samples // step)[:, :, : segment_BNT.shape[1]].transpose(1, 2)
-        return _scale_by_top(torch.cat([heads_BNMW, inner_BNMW, tails_BNMW], dim=3)).unsqueeze(2)
+        return _scale_by_top(level_BNMW).unsqueeze(2)
 
-    def _levels(self, wave_BT: Tensor) -> Tensor:
-        """Return the levels (..., M, W) in dB of all frames that lie wholly within a wave (..., T)."""
-        return _level_db(mel_power(self.mel, wave_BT, centred=False))
+
+def _levels_of_windows(
+    mel: Any, num_frames: int, wave_BT: Tensor, segment_samples: int, hop_samples: int
+) -> Tensor | None:
+    """Return the levels (B, N, M, W) in dB of all whole segments, each frame computed once; None where none is shared.
+
+    Frame w of a segment is centred at w x step, the last of `num_frames` at or before its end.
+    """
+    step, reach = mel.hop_length, mel.n_fft // 2
+    left = -(-reach // step)  # frames that begin before the segment
+    right = num_frames - 1 - (segment_samples - reach) // step  # frames that end after it
+    if hop_samples % step or left < 2 or right < 1 or segment_samples < 2 * mel.n_fft:
+        return None
+    segment_BNT = wave_BT.unfold(1, segment_samples, hop_samples)
+    inner = num_frames - left - right
+    heads_BNT = segment_BNT[..., : (left - 1) * step + reach]
+    tails_BNT = segment_BNT[..., (num_frames - right) * step - reach :]
+    beyond = (num_frames - 1) * step + reach - segment_samples
+    heads_BNMW = _levels(mel, _mirror(heads_BNT, reach, 0))
+    tails_BNMW = _levels(mel, _mirror(tails_BNT, 0, beyond))
+    shared_BMW = _levels(mel, wave_BT[:, left * step - reach :])
+    inner_BNMW = shared_BMW.unfold(2, inner, hop_samples // step)[:, :, : segment_BNT.shape[1]].transpose(1, 2)
+    return torch.cat([heads_BNMW, inner_BNMW, tails_BNMW], dim=3)
+
+
+def _levels(mel: Any, wave_BT: Tensor) -> Tensor:
+    """Return the levels (..., M, W) in dB of all frames that lie wholly within a wave (..., T)."""
+    return _level_db(mel_power(mel, wave_BT, centred=False))
+
+
+class Mfcc(nn.Module):
+    """Turns segments at 16 kHz into 13 mel-frequency cepstral coefficients, each standardised over its segment.
+
+    Frames of 25 ms every 10 ms, the last one dropped; the cosine transform of the levels in dB of 40 bands. A
+    coefficient that hardly changes within the segment (silence) is left near 0 instead of being blown up.
+    Source: definition; what is standardised over, and thereby that the level of a segment plays no part, is ours.
+    """
+
+    dct_MC: Tensor
+
+    def __init__(self, num_coefficients: int = 13, num_bands: int = 40) -> None:
+        super().__init__()
+        from torchaudio.functional import create_dct
+        from torchaudio.transforms import MelSpectrogram
+
+        self.mel: Any = make_nonpersistent(
+            MelSpectrogram(16_000, n_fft=512, win_length=400, hop_length=160, n_mels=num_bands, power=2.0)
+        )
+        self.register_buffer("dct_MC", create_dct(num_coefficients, num_bands, "ortho"), persistent=False)
+
+    def forward(self, wave_BT: Tensor) -> Tensor:
+        """Return the coefficients (B, 1, C, W) of segments (B, T), W = T // 160; those of silence are zeros."""
+        return self._standardise(_level_db(mel_power(self.mel, wave_BT)[..., :-1])).unsqueeze(1)
+
+    def of_windows(self, wave_BT: Tensor, segment_samples: int, hop_samples: int) -> Tensor:
+        """Return the coefficients (B, N, 1, C, W) of all whole segments of each wave, as `LogMel.of_windows` does."""
+        num_frames = segment_samples // self.mel.hop_length
+        level_BNMW = _levels_of_windows(self.mel, num_frames, wave_BT, segment_samples, hop_samples)
+        if level_BNMW is None:
+            return _patches_of_each(self, wave_BT, segment_samples, hop_samples)
+        return self._standardise(level_BNMW).unsqueeze(2)
+
+    def _standardise(self, level_MW: Tensor) -> Tensor:
+        """Return the coefficients (..., C, W) of levels (..., M, W), with mean 0 and deviation 1 over W."""
+        value_CW = self.dct_MC.T @ level_MW
+        deviation_C1, mean_C1 = torch.std_mean(value_CW, dim=-1, correction=0, keepdim=True)
+        return (value_CW - mean_C1) / deviation_C1.clamp_min(LEAST_DEVIATION_DB)
 
 
 def mel_power(mel: Any, wave_BT: Tensor, centred: bool = True) -> Tensor:

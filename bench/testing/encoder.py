@@ -23,7 +23,7 @@ def check_encoder(plugin: ModuleType, config: Any = None) -> None:
     whatever else is in the batch; calling the encoder is `features`, then `embed`; features have four axes (training
     masks the last two) and no weights to train; `window_features`, if there is one, gives the features of each segment
     of a longer wave; the same seed gives the same weights, which survive a checkpoint bit for bit; every weight takes
-    part in training.
+    part in training; `objective`, if there is one, returns a finite scalar.
     """
     import torch
 
@@ -145,11 +145,27 @@ def _check_learning(encoder: Any, wave_BT: torch.Tensor) -> None:
         return  # a control that does not learn
     encoder.train()
     with torch.no_grad():
-        feature_BCFW = encoder.features(wave_BT)
-    target_BD = torch.from_numpy(draw_clusters(len(wave_BT), encoder.dim, 1)[0])
-    (encoder.embed(feature_BCFW) * target_BD).sum().backward()
+        feature_BCFW = encoder.features(torch.cat([wave_BT, wave_BT.flip(0)]))
+    target_MD = torch.from_numpy(draw_clusters(len(feature_BCFW), encoder.dim, 1)[0])
+    vector_MD = encoder.embed(feature_BCFW)
+    loss = (vector_MD * target_MD).sum()
+    if hasattr(encoder, "objective"):
+        loss = _check_objective(encoder, feature_BCFW, vector_MD, loss)
+    loss.backward()
     encoder.eval()
     idle = [name for name, weight in weights.items() if weight.grad is None or not weight.grad.any()]
     expect(not idle, "every weight takes part in training", f"no gradient for {', '.join(idle)}")
     broken = [name for name, weight in weights.items() if not torch.isfinite(weight.grad).all()]
     expect(not broken, "gradients are finite", f"NaN or infinity for {', '.join(broken)}")
+
+
+def _check_objective(
+    encoder: Any, feature_MCFW: torch.Tensor, vector_MD: torch.Tensor, contrastive: torch.Tensor
+) -> Any:
+    import torch
+
+    loss = encoder.objective(feature_MCFW, vector_MD, contrastive)
+    what = loss if not isinstance(loss, torch.Tensor) else f"the shape {tuple(loss.shape)}"
+    expect(isinstance(loss, torch.Tensor) and loss.ndim == 0, "objective returns a scalar", what)
+    expect(torch.isfinite(loss), "objective is finite", loss)
+    return loss

@@ -21,15 +21,15 @@ CODE_TOLERANCE = 0.1  # of a similarity: what codes of 8 bytes may confuse
 FOUND_BY_CODES = 0.95  # share of the stored vectors that an inexact index must find when asked for them
 
 
-def check_index(plugin: ModuleType, config: Any = None) -> None:
+def check_index(plugin: ModuleType, config: Any = None, code_tolerance: float = CODE_TOLERANCE) -> None:
     """Check an index plug-in, built with its default config if none is given.
 
-    Rules: neighbours are whole numbers (Q, K) of database vectors, best first by inner product (to 0.1 where `exact` is
-    False, as codes may confuse them), none twice, -1 only at the end, equal ones by number; any number of queries
-    works, 0 included, and a K above the size of the database; read-only vectors are accepted and left unchanged; the
-    same query has the same answer; a stored vector finds itself (19 in 20 do where `exact` is False). An exact index
-    agrees with all inner products. An index that can be saved gives the same answers when it is loaded again, and
-    refuses half a file.
+    Rules: neighbours are whole numbers (Q, K) of database vectors, best first by inner product (to `code_tolerance`
+    where `exact` is False, as codes may confuse them; signs confuse more than 0.1), none twice, -1 only at the end,
+    equal ones by number; any number of queries works, 0 included, and a K above the size of the database; read-only
+    vectors are accepted and left unchanged; the same query has the same answer; a stored vector finds itself (19 in 20
+    do where `exact` is False). An exact index agrees with all inner products. An index that can be saved gives the same
+    answers when it is loaded again, and refuses half a file.
     """
     check_module(plugin)
     config = plugin.Config() if config is None else config
@@ -39,7 +39,7 @@ def check_index(plugin: ModuleType, config: Any = None) -> None:
     index = plugin.build(config, vectors_ND)
     expect(isinstance(index.exact, bool), "exact is a truth value", index.exact)
     expect(isinstance(index.num_bytes, int) and index.num_bytes > 0, "num_bytes is a size", index.num_bytes)
-    tolerance = TOLERANCE if index.exact else CODE_TOLERANCE
+    tolerance = TOLERANCE if index.exact else code_tolerance
     _check_answers(index, vectors_ND, queries_QD, tolerance)
     expect(np.array_equal(vectors_ND, copy_ND), "the database is left as it was", "other values")
     few = plugin.build(config, vectors_ND[:7])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench.errors import BenchError
+from bench.errors import BenchError, ConfigError
 from bench.fingerprint import resample_to
 from bench.settings import TrainConfig
 from bench.timing import Timer, untimed
@@ -93,6 +93,10 @@ def build_step(
 class Stepper:
     """Takes the loss of a step and leaves its gradients in the encoder.
 
+    An encoder with an objective of its own (`bench.values.Encoder`) has the last word on the loss. It sees the whole
+    batch, which is then never cut into chunks, and trains in one process: gradients are summed over processes, so that
+    what each would compute of its own share alone would count several times.
+
     `chunk` is how many segments are embedded at a time, 0 for the whole batch; it is halved when memory runs out.
     In chunks, each segment is embedded twice: first for the loss over the whole batch, then for the gradients. The
     gradient is the same unless the encoder has batch normalisation, whose batch is then the chunk.
@@ -109,6 +113,11 @@ class Stepper:
     embed: Callable[[Tensor], Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.has_objective and self.ranks.world_size > 1:
+            raise ConfigError(
+                f"an encoder with an objective of its own trains in one process, got {self.ranks.world_size}; start "
+                "it without torchrun"
+            )
         self.loss = build_loss(self.config)
         embed: Any = self.encoder.embed
         on_gpu = next((p.is_cuda for p in self.encoder.parameters()), False)
@@ -120,6 +129,11 @@ class Stepper:
     def trainable(self) -> list[nn.Parameter]:
         """Return the weights that are trained."""
         return [p for p in self.encoder.parameters() if p.requires_grad]
+
+    @property
+    def has_objective(self) -> bool:
+        """Return whether the encoder has an objective of its own."""
+        return hasattr(self.encoder, "objective")
 
     @torch.no_grad()
     def features(self, anchor_BT: Tensor, positive_BT: Tensor, stripe_BC22: Tensor) -> Tensor:
@@ -133,7 +147,8 @@ class Stepper:
     def backpropagate(self, feature_M: Tensor, step: int, timed: Timer = untimed) -> Tensor:
         """Return the loss over all pairs, and leave the gradients of this process's share in the encoder.
 
-        Raises: TrainingError if not even one segment fits into memory, or, with several processes, the batch does not.
+        Raises: TrainingError if not even one segment fits into memory, or, with several processes or an objective of
+        the encoder's own, the batch does not.
         """
         while True:
             try:
@@ -146,7 +161,8 @@ class Stepper:
         chunks = torch.split(feature_M, self.chunk or len(feature_M))
         if len(chunks) == 1:
             with timed("forward"):
-                loss = self.batch_loss(self.embed_chunk(feature_M, step, 0))
+                vector_MD = self.embed_chunk(feature_M, step, 0)
+                loss = self.objective(feature_M, vector_MD, self.batch_loss(vector_MD))
             with timed("backward"):
                 loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
@@ -166,8 +182,20 @@ class Stepper:
         # What an encoder draws (dropped paths) is a function of the step and the chunk, so both passes draw the same.
         seeds = np.random.SeedSequence([self.seed, step, self.ranks.rank, number])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
-        with torch.autocast(feature_M.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with self._precision(feature_M):
             return self.embed(feature_M).float()
+
+    def objective(self, feature_M: Tensor, vector_MD: Tensor, contrastive: Tensor) -> Tensor:
+        """Return the encoder's own loss of a batch, or the contrastive one if it has no objective of its own."""
+        if not self.has_objective:
+            return contrastive
+        encoder: Any = self.encoder
+        with self._precision(feature_M):
+            loss: Tensor = encoder.objective(feature_M, vector_MD, contrastive)
+        return loss
+
+    def _precision(self, feature_M: Tensor) -> torch.autocast:
+        return torch.autocast(feature_M.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def batch_loss(self, vector_MD: Tensor) -> Tensor:
         """Return the loss over the pairs of all processes, given this process's vectors (M, D)."""
@@ -179,7 +207,7 @@ class Stepper:
         if not _is_out_of_memory(error):
             raise error
         chunk = self.chunk or segments
-        if self.ranks.world_size > 1 or chunk == 1:
+        if self.ranks.world_size > 1 or chunk == 1 or self.has_objective:
             raise memory_error(self.config, f"a step of {segments} segments, {chunk} at a time,") from error
         self.chunk = -(-chunk // 2)
         self.encoder.zero_grad(set_to_none=True)

@@ -68,6 +68,20 @@ def context(store: Path) -> RunContext:
     return RunContext(registry.load("encoder", ENCODER), None, Store(store), no_progress, pytest.fail)
 
 
+def test_a_run_accepts_presets_of_an_index_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="faiss-cpu is installed by `make setup`")
+    names = ["faiss:binary-flat", "faiss:hnsw32"]
+    config = settings('eval.indexes=["exact", "faiss:binary-flat", "faiss:hnsw32"]', "index.faiss:hnsw32.ef_search=99")
+    check_run(config, context(tmp_path))
+    assert [config.index[name].kind for name in names] == ["binary-flat", "hnsw"]
+    assert (config.index["faiss:hnsw32"].hnsw_m, config.index["faiss:hnsw32"].ef_search) == (32, 99)
+
+
+def test_a_preset_that_an_index_does_not_have_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"preset of the index 'faiss'.*'binary-flt'.*binary-flat"):
+        settings('eval.indexes=["faiss:binary-flt"]')
+
+
 def test_a_run_accepts_an_index_by_path(path: Path, tmp_path: Path) -> None:
     config = settings(f'eval.indexes=["exact", "{path}"]', "index.my-index.scale=2.0")
     check_run(config, context(tmp_path))

@@ -63,6 +63,13 @@ BROKEN = {
         ("def build(config):\n    return Mine(config)", "def build():\n    return Mine(Config())"),
         r"encoder 'mine' \(mine.py\) cannot be built by build\(config\): TypeError: build\(\) takes 0 positional",
     ),
+    "an objective that is no scalar": (
+        (
+            "    def embed(",
+            "    def objective(self, feature, vector, contrastive):\n        return vector\n\n    def embed(",
+        ),
+        r"breaks its contract: objective\(feature_M, vector_MD, contrastive\) returns a finite scalar.*got shape \(6, 16\)",
+    ),
     "vectors without unit length": (
         (NORMALISED, "self.out(self.norm(self.conv(patch)).relu().flatten(1))"),
         r"breaks its contract: vectors have length 1 \(end embed with .*normalize.*\), got lengths of ",

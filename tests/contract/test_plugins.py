@@ -140,6 +140,8 @@ class Toy(torch.nn.Module):
         self.fault = fault
         self.linear = torch.nn.Linear(64, 8)
         self.idle = torch.nn.Linear(2, 2) if fault == "idle weight" else None
+        if fault == "objective of vectors":
+            self.objective = lambda feature, vector, contrastive: vector
         self.secret = torch.randn(8) if fault == "not in the checkpoint" else torch.zeros(8)
 
     def features(self, wave_BT: torch.Tensor) -> torch.Tensor:
@@ -189,6 +191,7 @@ def test_sound_toy_encoder_passes() -> None:
         ("windows shifted", "features of each segment by itself"),
         ("too few windows", "window_features are .* at a hop of 800 samples"),
         ("idle weight", "no gradient for idle.weight"),
+        ("objective of vectors", r"objective returns a scalar; found the shape \(10, 8\)"),
         ("not in the checkpoint", "survive a checkpoint"),
     ],
 )

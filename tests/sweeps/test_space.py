@@ -37,7 +37,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("encoder", ["now-playing", "attention-cnn", "grafprint"])
+@pytest.mark.parametrize("encoder", ["now-playing", "attention-cnn", "grafprint", "transformer", "samaf"])
 def test_space_of_every_encoder_keeps_the_rules_and_holds_the_preset(encoder: str) -> None:
     path = space_file(encoder)
     space = load_space(path)
@@ -46,7 +46,7 @@ def test_space_of_every_encoder_keeps_the_rules_and_holds_the_preset(encoder: st
     assert to_params(space, own.config(space.budget)).keys() == space.parameters.keys()
 
 
-@pytest.mark.parametrize("encoder", ["now-playing", "attention-cnn", "grafprint"])
+@pytest.mark.parametrize("encoder", ["now-playing", "attention-cnn", "grafprint", "transformer", "samaf"])
 @pytest.mark.parametrize("preset", presets())
 def test_space_of_every_encoder_works_with_every_preset(encoder: str, preset: str) -> None:
     path = space_file(encoder)

@@ -115,8 +115,8 @@ def load(config: Config, folder: Path) -> Landmarks:
     table, path = load_table(folder), folder / FIRST_FRAMES
     first_frame_R = load_array(path)
     size_R = load_array(folder / SIZES)
-    is_whole = first_frame_R.shape == (len(size_R) + 1,) and (np.diff(first_frame_R) >= 0).all()
-    is_whole &= int(size_R.sum()) == len(table.position_N)
+    is_whole = first_frame_R.shape == (len(size_R) + 1,) and bool((np.diff(first_frame_R) >= 0).all())
+    is_whole = is_whole and int(size_R.sum()) == len(table.position_N)
     if not is_whole or (len(table.position_N) and int(table.position_N.max()) >= first_frame_R[-1]):
         raise StoreError(f"{path} is damaged (it is not of this table); delete the folder {folder} and run again")
     return Landmarks(config, table, np.array(first_frame_R), np.array(size_R))

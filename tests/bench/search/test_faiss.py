@@ -24,7 +24,11 @@ KINDS = {
     "ivf-pq by inner product": Config(kind="ivf-pq", metric="inner_product", nlist=32, nprobe=8, sub_quantisers=8),
     "ivf-pq-refine": Config(kind="ivf-pq-refine", nlist=32, nprobe=8, sub_quantisers=8, bits=6),
     "hnsw": Config(kind="hnsw"),
+    "binary-flat": Config(kind="binary-flat"),
+    "binary-ivf": Config(kind="binary-ivf", nlist=32, nprobe=8),
+    "binary-hash": Config(kind="binary-hash", hash_bits=8, hash_flips=2),
 }
+BINARY = [name for name in KINDS if "binary" in name]
 CODED = [name for name in KINDS if "pq" in name]
 every_kind = pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 
@@ -62,13 +66,18 @@ def file_of(config: Config, vectors_ND: np.ndarray, folder: Path) -> bytes:
 
 @every_kind
 def test_every_kind_keeps_the_contract(config: Config) -> None:
-    check_index(faiss, replace(config, bits=8))
+    check_index(faiss, replace(config, bits=8), 2.0 if "binary" in config.kind else 0.1)
 
 
 @every_kind
 def test_most_true_neighbours_of_clustered_vectors_are_found(config: Config) -> None:
-    vectors, queries = clustered(1500)
+    vectors, queries = clustered(1500, dim=64 if "binary" in config.kind else D)
     true = slow_neighbours(vectors, queries, 5)
+    if "binary" in config.kind:  # a bit per dimension tells clusters apart, and little of their members
+        found = build(config, vectors).neighbours(queries, 5)
+        assert (np.take(vectors, found[:, 0], 0) * queries).sum(1).min() > 0.3
+        assert np.mean(found[:, 0] == true[:, 0]) > 0.3
+        return
     found = build(config, vectors).neighbours(queries, 5)
     share = np.mean([len(set(f) & set(t)) / 5 for f, t in zip(found.tolist(), true.tolist(), strict=True)])
     assert share > (0.75 if "pq" in config.kind else 0.97)
@@ -114,13 +123,49 @@ def test_vectors_of_equal_codes_come_by_number(kind: str) -> None:
     np.testing.assert_array_equal(found, np.arange(40)[:, None] + [0, 40, 80])
 
 
+def signs(num_vectors: int, dim: int = 32) -> np.ndarray:
+    drawn = np.random.default_rng(0).integers(0, 2, (num_vectors, dim)) * 2 - 1
+    return (drawn / dim**0.5).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def test_binary_flat_finds_of_signs_what_all_inner_products_find() -> None:
+    vectors = signs(700)
+    bit = vectors > 0
+    differ = (bit[:17, None] != bit).sum(2)
+    np.testing.assert_allclose(vectors[:17] @ vectors.T, 1 - 2 * differ / 32, atol=1e-6)
+    right = np.argsort(differ, axis=1, kind="stable")[:, :9]  # of whole numbers, many equal
+    np.testing.assert_array_equal(build(KINDS["binary-flat"], vectors).neighbours(vectors[:17], 9), right)
+    all_lists = replace(KINDS["binary-ivf"], nprobe=32)
+    found = build(all_lists, vectors).neighbours(vectors[:17], 9)
+    np.testing.assert_array_equal(np.take_along_axis(differ, found, 1), np.take_along_axis(differ, right, 1))
+
+
+def test_binary_hash_finds_what_differs_in_few_of_its_first_bits_alone() -> None:
+    vectors = signs(700)
+    config = Config(kind="binary-hash", hash_bits=8, hash_flips=1)
+    found = build(config, vectors).neighbours(vectors[:9], 20)
+    for query, row in zip(vectors[:9], found, strict=True):
+        near = np.flatnonzero(((vectors[:, :8] > 0) != (query[:8] > 0)).sum(1) <= 1)
+        assert set(row[row >= 0]) <= set(near.tolist()) and len(row[row >= 0]) == min(20, len(near))
+
+
+def test_signs_of_dimensions_that_fill_no_byte_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"binary-flat packs eight signs .* multiple of 8, got 12; .* with 16"):
+        build(KINDS["binary-flat"], clustered(20, dim=12)[0])
+
+
 @every_kind
 @pytest.mark.parametrize("num_vectors", [0, 1, 2, 7])
 def test_database_of_next_to_nothing_is_answered(config: Config, num_vectors: int, tmp_path: Path) -> None:
     vectors = clustered(40)[0][:num_vectors]
     queries = clustered(40)[0][:3]
-    index = build(replace(config, nprobe=32), vectors)
+    index = build(replace(config, nprobe=32, hash_flips=config.hash_bits), vectors)
     save(index, tmp_path)
+    if "binary" in config.kind:
+        found = index.neighbours(queries, 9)
+        assert (np.sort(found, axis=1)[:, 9 - num_vectors :] == np.arange(num_vectors)).all()
+        assert (found >= 0).sum() == 3 * num_vectors
+        return
     for answering in (index, load(config, tmp_path, vectors)):
         np.testing.assert_array_equal(answering.neighbours(queries, 9), slow_neighbours(vectors, queries, 9))
         assert answering.neighbours(queries[:0], 9).shape == (0, 9)
@@ -171,7 +216,7 @@ def test_same_seed_gives_the_same_index(config: Config, tmp_path: Path) -> None:
     one, two = (file_of(config, vectors, tmp_path) for _ in range(2))
     other = file_of(replace(config, seed=5), vectors, tmp_path)
     assert one == two
-    assert (one == other) == (config.kind == "flat")
+    assert (one == other) == (config.kind in ("flat", "binary-flat", "binary-hash"))
 
 
 def test_graph_is_the_same_where_there_are_several_threads(tmp_path: Path) -> None:
@@ -200,6 +245,8 @@ def test_size_is_that_of_codes_or_vectors() -> None:
     assert per_vector["flat"] == pytest.approx(4 * D, abs=0.1)
     assert per_vector["ivf-flat"] == pytest.approx(4 * D + 8, abs=3)  # 8 for the number, 32 centres
     links = 4 * 2 * KINDS["hnsw"].hnsw_m + 12  # twice as many below, and where they begin
+    assert per_vector["binary-flat"] == pytest.approx(D / 8, abs=0.1)
+    assert per_vector["binary-ivf"] == pytest.approx(D / 8 + 8, abs=1)
     assert per_vector["hnsw"] == pytest.approx(4 * D + links, rel=0.1)
     tables = 4 * (32 * D + 64 * D + 32 * 8 * 64) / 2000  # centres, centroids of codes, products of both
     assert per_vector["ivf-pq"] == pytest.approx(6 + 8 + tables, abs=1)
@@ -279,7 +326,8 @@ def test_missing_file_and_index_of_something_else_are_refused(tmp_path: Path) ->
     [
         {"nlist": 0, "nprobe": 0}, {"nprobe": 0}, {"nprobe": 257}, {"sub_quantisers": 0}, {"bits": 0}, {"bits": 17},
         {"refine_sub_quantisers": 0}, {"refine_bits": 17}, {"refine_factor": 0}, {"hnsw_m": 1}, {"ef_construction": 0},
-        {"ef_search": 0}, {"train_vectors": 0}, {"seed": -1}, {"seed": 2**31},
+        {"ef_search": 0}, {"train_vectors": 0}, {"hash_bits": 0}, {"hash_bits": 33}, {"hash_flips": -1},
+        {"seed": -1}, {"seed": 2**31},
         {"metric": "inner_product", "kind": "ivf-pq-refine"},
     ],
     ids=str,
@@ -319,6 +367,8 @@ def test_presets_are_the_published_settings() -> None:
     assert (refined.refine_sub_quantisers, refined.refine_bits) == (4, 4)
     assert (graph.kind, graph.hnsw_m, graph.ef_construction) == ("hnsw", 16, 80)
     assert presets()["nafp-flat"].kind == "flat"
+    assert presets()["hnsw32"].hnsw_m == 32
+    assert [presets()[kind].kind for kind in BINARY] == BINARY
     assert Config() == presets()["nafp"]
 
 

@@ -86,6 +86,42 @@ def test_paths_are_dropped_alike_both_times_a_piece_is_embedded_and_anew_each_st
     assert float(of.backpropagate(features(), 8)) != moved
 
 
+class OwnAim(Small):
+    """Has an objective of its own: the contrastive loss and the mean square of its features' first map."""
+
+    def objective(self, patch: torch.Tensor, vector: torch.Tensor, contrastive: torch.Tensor) -> torch.Tensor:
+        assert len(patch) == len(vector) == 12
+        return contrastive + self.first(patch.flatten(1)).square().mean()
+
+
+def with_own_aim(ranks: Ranks = ALONE) -> Stepper:
+    torch.manual_seed(1)
+    return Stepper(OwnAim(), CONFIG, 3, ranks, pytest.fail)
+
+
+def test_an_encoder_s_own_objective_is_the_loss_of_a_step() -> None:
+    plain, own = stepper(), with_own_aim()
+    with torch.no_grad():
+        more = float(own.encoder.first(features().flatten(1)).square().mean())
+    loss = float(own.backpropagate(features(), 0))
+    assert more > 0.1 and loss == pytest.approx(float(plain.backpropagate(features(), 0)) + more, rel=1e-5)
+    last = [of.encoder.last.weight.grad for of in (plain, own)]
+    torch.testing.assert_close(*last)  # which the added term does not reach
+    assert (plain.encoder.first.weight.grad - own.encoder.first.weight.grad).abs().max() > 1e-3
+
+
+def test_a_batch_with_an_objective_of_its_own_is_not_cut_when_memory_runs_out() -> None:
+    of = with_own_aim()
+    of.embed = Hungry(3).embed
+    with pytest.raises(TrainingError, match="12 segments, 12 at a time, does not fit into memory"):
+        of.backpropagate(features(), 0)
+
+
+def test_an_objective_of_its_own_is_refused_on_several_processes() -> None:
+    with pytest.raises(ConfigError, match=r"trains in one process, got 2; start it without torchrun"):
+        with_own_aim(Ranks(0, 2))
+
+
 class Hungry(Small):
     """Runs out of memory for more than `room` segments at a time."""
 
