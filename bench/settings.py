@@ -372,7 +372,7 @@ class EvalConfig:
     The headline is of the first.
     """
 
-    sequences: tuple[str, ...] = ("vote", "rescore", "interpolate")
+    sequences: tuple[str, ...] = ("vote", "vote-50", "rescore", "interpolate")
     """How the neighbours of a query's segments become a ranking; docs/metrics.md defines each.
 
     Any of SEQUENCES; `rescore`, the headline, is always one of them.

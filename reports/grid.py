@@ -39,7 +39,35 @@ def render(result: Result, sequence: str | None = None) -> RenderableType:
     floor = select_rows(result.rows, RANDOM_PROJECTION, "exact", HEADLINE_SEQUENCE if sequence == OWN else sequence)
     search = f"index: {index}, sequence search: {sequence}"
     tables = [_table(rows, floor, metric, title, summary, search) for metric, title in METRICS.items()]
-    return Group(*tables, _headline(summary))
+    costs = [_cost_table(result)] if len(result.costs) else []
+    return Group(*tables, *costs, _headline(summary))
+
+
+def _cost_table(result: Result) -> Table:
+    first = result.costs.iloc[0]
+    where = "one thread, CPU time" if first["device"] == "cpu" else f"{first['device']}, wall time"
+    table = Table(
+        title="costs of an answer",
+        caption=f"ms from the wave of one query to its answer, median of {int(first['n'])} ({where}); MB per hour of "
+        "the database's music; x real time: seconds of music fingerprinted per second",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("index")
+    lengths = sorted(result.costs["length_s"].unique())
+    for column in (*(f"ms, {length_s:g} s" for length_s in lengths), "MB/h", "x real time"):
+        table.add_column(column, justify="right")
+    for index, rows in result.costs.groupby("index", sort=False):
+        ms = dict(zip(rows["length_s"], rows["ms_per_query"], strict=True))
+        table.add_row(
+            str(index),
+            *(f"{ms[length_s]:.3g}" for length_s in lengths),
+            f"{rows['bytes_per_hour'].iloc[0] / 1e6:.3g}",
+            f"{rows['audio_s_per_s'].iloc[0]:,.0f}",
+        )
+    return table
 
 
 def _table(

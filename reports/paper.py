@@ -47,6 +47,7 @@ KINDS: dict[CellKind, str] = {
 MIX, MEANS = "mix", "mean"
 ABLATED_ENCODER, ABLATED_SETTING = "attention-cnn", "model.attention"
 SETTINGS = "settings"
+VOTED = "vote-50"  # the sequence search of published votes
 # Widths in characters.
 WIDTHS = {"share": 11, "points": 16, "": 11}  # of a number with its mark and interval, by unit
 NUMBERS = {"share": 4, "points": 5}  # of the number alone
@@ -337,9 +338,11 @@ def _build_lines(
         Line(label(result), "run", notes[i], tuple(column[i] for column in columns), group)
         for i, result in enumerate(runs.results)
     ]
+    near = select_length(others, length_s)
+    if any(number.search == "vote" for number in near):
+        lines += _build_voted_lines(runs.results, metric, cells, length_s)
     floor = _floor(runs.results, metric, cells, length_s)
     lines += [Line("random projection", "control", "control", floor, group)] if any(floor) else []
-    near = select_length(others, length_s)
     published = [[number for number in near if matches_cell(number.cell, cell)] for cell in cells]
     # Each under the length and the rooms that it is of: below the runs of this length, or under a heading of its own.
     groups = sorted({group_name(number) for column in published for number in column}, key=lambda name: name != group)
@@ -347,6 +350,25 @@ def _build_lines(
         columns_of_group = [[number for number in column if group_name(number) == each] for column in published]
         lines += _build_published_lines(columns_of_group, each)
     return lines
+
+
+def _build_voted_lines(results: Sequence[Result], metric: str, cells: Sequence[Cell], length_s: float) -> list[Line]:
+    """Return the lines of the runs searched by the published vote with its 50 % rule, of those that were."""
+    lines = []
+    for result in results:
+        rows = select_rows(result.rows, result.summary["system"], result.summary["index"], VOTED)
+        entries = _select_entries(rows, metric, cells, length_s)
+        if any(entries):
+            lines.append(Line(f"{label(result)}, {VOTED}", "control", VOTED, entries, f"{length_s:g} s"))
+    return lines
+
+
+def _select_entries(
+    rows: pd.DataFrame, metric: str, cells: Sequence[Cell], length_s: float
+) -> tuple[Entry | None, ...]:
+    rows = rows[(rows["metric"] == metric) & (rows["length_s"] == length_s)]
+    by_cell = {row["cell"]: Entry(row["value"], row["low"], row["high"], row["n"]) for row in rows.to_dict("records")}
+    return tuple(by_cell.get(cell.name) for cell in cells)
 
 
 def _compare_shares(hits: Sequence[Bools | None]) -> list[Entry | None]:
@@ -390,12 +412,9 @@ def _floor(results: Sequence[Result], metric: str, cells: Sequence[Cell], length
     for result in results:
         sequence = HEADLINE_SEQUENCE if result.summary["sequence"] == OWN else result.summary["sequence"]
         rows = select_rows(result.rows, RANDOM_PROJECTION, "exact", sequence)
-        rows = rows[(rows["metric"] == metric) & (rows["length_s"] == length_s)]
-        if len(rows) and result.summary["system"] != RANDOM_PROJECTION:
-            by_cell = {
-                row["cell"]: Entry(row["value"], row["low"], row["high"], row["n"]) for row in rows.to_dict("records")
-            }
-            return tuple(by_cell.get(cell.name) for cell in cells)
+        entries = _select_entries(rows, metric, cells, length_s)
+        if any(entries) and result.summary["system"] != RANDOM_PROJECTION:
+            return entries
     return ()
 
 
@@ -433,10 +452,11 @@ def _caption(runs: _Runs) -> str:
         "published: different data set, database and noise, not directly comparable, and searched as their notes say, "
         f"the runs by {runs.results[0].summary['sequence']}; "
     )
+    rule = f"{VOTED}: the published vote with its rule that half of a query must agree; "
     return (
         f"per cent with 95 % intervals (Wilson), n = {n} queries per condition; "
         + (test if len(runs.results) > 1 else "")
-        + (beside if runs.published else "")
+        + (beside + rule if runs.published else "")
         + "random projection: an untrained control"
     )
 
