@@ -68,7 +68,7 @@ BROKEN = {
             "    def embed(",
             "    def objective(self, feature, vector, contrastive):\n        return vector\n\n    def embed(",
         ),
-        r"breaks its contract: objective\(feature_M, vector_MD, contrastive\) returns a finite scalar.*got shape \(6, 16\)",
+        r"breaks its contract: objective\(feature_M, vector_MD, contrastive\) returns a finite sc.*got shape \(6, 16\)",
     ),
     "vectors without unit length": (
         (NORMALISED, "self.out(self.norm(self.conv(patch)).relu().flatten(1))"),

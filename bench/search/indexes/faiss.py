@@ -214,8 +214,8 @@ def _stored(config: Config, vectors_ND: Floats) -> Any:
 
 
 def pack_signs(vectors_ND: Floats) -> npt.NDArray[np.uint8]:
-    """Return the signs of vectors as bytes (N, D / 8), a bit each, 1 where a value is at least 0."""
-    return np.packbits(np.asarray(vectors_ND) >= 0, axis=1)
+    """Return the signs of vectors as bytes (N, D / 8), a bit each, 1 where a value is above 0."""
+    return np.packbits(np.asarray(vectors_ND) > 0, axis=1)
 
 
 @dataclass(frozen=True)
