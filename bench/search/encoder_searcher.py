@@ -89,7 +89,7 @@ class EncoderSearcher:
             yield Answers(
                 index,
                 sequence,
-                ranking.found(self.database, vectors_QMD.shape[1], segment_samples),
+                ranking.found(self.database, segment_samples),
                 score_Q,
                 repetitions,
             )

@@ -44,10 +44,10 @@ class Ranking:
             return start_QR
         return start_QR + np.rint(self.shift_QR * database.hop_samples).astype(np.int64)
 
-    def found(self, database: Fingerprints, num_segments: int, segment_samples: int) -> Found:
-        """Return the places as answers: tracks and times, of queries of M segments of a length."""
+    def found(self, database: Fingerprints, segment_samples: int) -> Found:
+        """Return the places as answers: tracks and times. A segment's length is that from its vector to an end."""
         row_QR = np.where(self.places_QR >= 0, database.track_row_of(np.maximum(self.places_QR, 0)), -1)
-        end_QR = None if self.ends_QR is None else self.ends(database, num_segments, segment_samples)
+        end_QR = None if self.ends_QR is None else self.ends(database, 1, segment_samples)
         return Found(row_QR, self.starts(database), self.scores_QR, end_QR)
 
     def ends(self, database: Fingerprints, num_segments: int, segment_samples: int) -> Ints:

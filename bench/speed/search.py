@@ -349,7 +349,7 @@ def quality_of(
     """Return the recall of brute force's answers, and the segment-level top-1 after `rescore`."""
     num_queries, num_segments = queries.vectors_QMD.shape[:2]
     ranking = rescore(queries.vectors_QMD, near_PK.reshape(num_queries, num_segments, -1), database, 1)
-    found = ranking.found(database, num_segments, 0)
+    found = ranking.found(database, 0)
     truth = (queries.track_Q, queries.start_Q)
     scored = score_hits(found, database.tracks, *truth, tolerance_samples, tolerance_samples)
     hits = int(scored["hit"].sum())

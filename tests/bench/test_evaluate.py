@@ -105,7 +105,7 @@ def test_every_cell_length_and_search_has_every_query_once(found: Evaluation) ->
     assert list(found.hits) == list_cells(CONFIG)
     for cell in found.hits:
         groups = of(found, cell).groupby(["length_s", "index", "sequence"])["query"].apply(list).to_dict()
-        searches = ("interpolate", "rescore", "vote")
+        searches = ("interpolate", "rescore", "vote", "vote-50")
         wanted = [(length, "exact", sequence) for length in (0.96, 1.5) for sequence in searches]
         assert groups == {group: list(range(TRACKS)) for group in wanted}
 
@@ -140,7 +140,7 @@ def test_impostor_is_the_best_place_outside_the_own_track(found: Evaluation, sto
 
 def test_votes_have_no_impostor(found: Evaluation) -> None:
     hits = of(found, Cell("clean"))
-    assert hits.loc[hits["sequence"] == "vote", "impostor_score"].isna().all()
+    assert hits.loc[hits["sequence"].isin(["vote", "vote-50"]), "impostor_score"].isna().all()
 
 
 def test_the_search_of_all_places_stands_under_the_exact_index_and_loses_nothing(
@@ -166,7 +166,7 @@ def test_times_between_places_are_nearer_to_the_truth_and_change_nothing_else(fo
 
 def test_thresholds_are_set_where_a_score_is_a_similarity(found: Evaluation) -> None:
     for cell, hits in add_thresholds(found).items():
-        similar = (hits["sequence"] != "vote") & (cell.kind != "identity")
+        similar = ~hits["sequence"].isin(["vote", "vote-50"]) & (cell.kind != "identity")
         assert hits.loc[similar, "threshold"].notna().all() and hits.loc[~similar, "threshold"].isna().all()
         assert len(hits) == len(of(found, cell))
 

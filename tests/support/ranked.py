@@ -26,7 +26,7 @@ def score_ranking(
         again = partial(find_repetitions, ranking, database, num_segments, tolerance_samples)
     near = tolerance_samples + database.hop_samples
     return score_hits(
-        ranking.found(database, 1, database.hop_samples),
+        ranking.found(database, database.hop_samples),
         database.tracks,
         track_Q,
         start_Q,
