@@ -25,7 +25,7 @@ from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
 from bench.values import RATE_HZ, Cell, Progress
 
-FORMAT = 1
+FORMAT = 2  # of the costs in the store
 COSTS = "costs.parquet"
 COLUMNS = (
     "index", "sequence", "length_s", "ms_per_query", "ms_per_query_p90", "n", "bytes_per_hour", "fixed_bytes",
@@ -44,7 +44,7 @@ def measure_costs(
     `ms_per_query` is the median over `n` queries, answered one at a time with `eval.top_k` places, from the wave at
     16 kHz to the answer; `bytes_per_hour` is what the database takes per hour of its music, without `fixed_bytes`;
     `audio_s_per_s` is how many seconds of music are fingerprinted per second. `busy_cores` tells how many cores of the
-    machine were busy just before.
+    machine were busy just before. The times are NaN, with an `n` of 0, at a length that is too short for the system.
     """
     key = digest(
         FORMAT, searcher.key, data.queries.key, config.lengths_s, config.top_k, config.cost_queries, str(device)
@@ -68,9 +68,11 @@ def _measure_queries(
 ) -> pd.DataFrame:
     rows, searches = [], searcher.searches()
     queries = range(min(config.cost_queries, len(data.queries.table)))
+    too_short = searcher.facts.get("lengths_too_short_s", ())
     for i, length_s in enumerate(config.lengths_s):
         progress("costs", i, len(config.lengths_s))
-        waves = [data.queries.wave(QUERY_CELL, query, length_s)[None] for query in queries]
+        asked = () if length_s in too_short else queries
+        waves = [data.queries.wave(QUERY_CELL, query, length_s)[None] for query in asked]
         for search in searches:
             for wave_1T in waves[:WARM_UP]:
                 search.answer(wave_1T)
@@ -80,8 +82,8 @@ def _measure_queries(
                     "index": search.index,
                     "sequence": search.sequence,
                     "length_s": length_s,
-                    "ms_per_query": float(np.median(ms)),
-                    "ms_per_query_p90": float(np.quantile(ms, 0.9)),
+                    "ms_per_query": float(np.median(ms)) if ms else np.nan,
+                    "ms_per_query_p90": float(np.quantile(ms, 0.9)) if ms else np.nan,
                     "n": len(ms),
                     "num_bytes": search.num_bytes,
                     "fixed_bytes": search.fixed_bytes,

@@ -48,8 +48,8 @@ def _cost_table(result: Result) -> Table:
     where = "one thread, CPU time" if first["device"] == "cpu" else f"{first['device']}, wall time"
     table = Table(
         title="costs of an answer",
-        caption=f"ms from the wave of one query to its answer, median of {int(first['n'])} ({where}); MB per hour of "
-        "the database's music; x real time: seconds of music fingerprinted per second",
+        caption=f"ms from the wave of one query to its answer, median of {int(result.costs['n'].max())} ({where}); "
+        "MB per hour of the database's music; x real time: seconds of music fingerprinted per second",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
@@ -63,7 +63,7 @@ def _cost_table(result: Result) -> Table:
         ms = dict(zip(rows["length_s"], rows["ms_per_query"], strict=True))
         table.add_row(
             str(index),
-            *(f"{ms[length_s]:.3g}" for length_s in lengths),
+            *("-" if pd.isna(ms[length_s]) else f"{ms[length_s]:.3g}" for length_s in lengths),
             f"{rows['bytes_per_hour'].iloc[0] / 1e6:.3g}",
             f"{rows['audio_s_per_s'].iloc[0]:,.0f}",
         )

@@ -259,7 +259,7 @@ def _costs(result: Result, lengths_s: Sequence[float]) -> tuple[Entry | None, ..
         *(ms.get(length_s) for length_s in lengths_s),
         result.summary["seconds"].get("training"),
     )
-    return tuple(None if cost is None else Entry(float(cost)) for cost in costs)
+    return tuple(None if cost is None or np.isnan(cost) else Entry(float(cost)) for cost in costs)
 
 
 def _top1(runs: _Runs, metric: str, kind: CellKind, lengths_s: Sequence[float]) -> PaperTable:
@@ -448,9 +448,11 @@ def _caption(runs: _Runs) -> str:
         "bold: best run; =: not significantly worse than the best (McNemar's test on the same queries, Holm's "
         "correction over the runs of a column); "
     )
+    searches = [result.summary["sequence"] for result in runs.results]
+    by = " or ".join("a search of their own" if name == OWN else name for name in dict.fromkeys(searches))
     beside = (
         "published: different data set, database and noise, not directly comparable, and searched as their notes say, "
-        f"the runs by {runs.results[0].summary['sequence']}; "
+        f"the runs by {by}; "
     )
     rule = f"{VOTED}: the published vote with its rule that half of a query must agree; "
     return (

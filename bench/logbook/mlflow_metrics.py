@@ -83,7 +83,7 @@ def _costs(result: Result) -> dict[str, float]:
     if costs.empty:
         return {}
     rows = costs.to_dict("records")
-    per_query = {f"cost/ms_per_query_{row['length_s']:g}s": float(row["ms_per_query"]) for row in rows}
+    per_query = {f"cost/ms_per_query_{row['length_s']:g}s": float(row["ms_per_query"]) for row in rows if row["n"]}
     return per_query | {f"cost/{name}": float(rows[0][name]) for name in ("bytes_per_hour", "audio_s_per_s")}
 
 
