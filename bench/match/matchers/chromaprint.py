@@ -56,9 +56,9 @@ class Config:
 
     def __post_init__(self) -> None:
         known = self.algorithm in HOPS
-        require(known, f"matcher.chromaprint.algorithm must be one of {sorted(HOPS)}; 1 is usual", self.algorithm)
-        require(8 <= self.key_bits <= 32, "matcher.chromaprint.key_bits must be from 8 to 32", self.key_bits)
-        require(0 < self.max_ber <= 1, "matcher.chromaprint.max_ber must be above 0 and at most 1", self.max_ber)
+        require(known, f"model.algorithm must be one of {sorted(HOPS)}; 1 is usual", self.algorithm)
+        require(8 <= self.key_bits <= 32, "model.key_bits must be from 8 to 32", self.key_bits)
+        require(0 < self.max_ber <= 1, "model.max_ber must be above 0 and at most 1", self.max_ber)
 
 
 def presets() -> dict[str, Config]:

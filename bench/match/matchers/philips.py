@@ -58,10 +58,10 @@ class Config:
     """Places with a higher BER are no answers, above 0; the paper accepts up to 0.35, and 1 ranks all places."""
 
     def __post_init__(self) -> None:
-        rule = f"matcher.philips.flips must be from 0 to {MOST_FLIPS}; 3 is usual"
+        rule = f"model.flips must be from 0 to {MOST_FLIPS}; 3 is usual"
         require(0 <= self.flips <= MOST_FLIPS, rule, self.flips)
-        require(self.longest_row >= 1, "matcher.philips.longest_row must be >= 1", self.longest_row)
-        require(0 < self.max_ber <= 1, "matcher.philips.max_ber must be above 0 and at most 1", self.max_ber)
+        require(self.longest_row >= 1, "model.longest_row must be >= 1", self.longest_row)
+        require(0 < self.max_ber <= 1, "model.max_ber must be above 0 and at most 1", self.max_ber)
 
 
 def presets() -> dict[str, Config]:

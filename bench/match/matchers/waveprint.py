@@ -76,10 +76,10 @@ class Config:
     """Tables of the 25 in which two pictures have to meet, at least 1."""
 
     def __post_init__(self) -> None:
-        rule = f"matcher.waveprint.stride must be from 1 to {PICTURE_FRAMES}"
+        rule = f"model.stride must be from 1 to {PICTURE_FRAMES}"
         require(1 <= self.stride <= PICTURE_FRAMES, rule, self.stride)
-        require(self.seed >= 0, "matcher.waveprint.seed must be >= 0", self.seed)
-        rule = f"matcher.waveprint.min_tables must be from 1 to {TABLES}"
+        require(self.seed >= 0, "model.seed must be >= 0", self.seed)
+        rule = f"model.min_tables must be from 1 to {TABLES}"
         require(1 <= self.min_tables <= TABLES, rule, self.min_tables)
 
 
