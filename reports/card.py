@@ -31,7 +31,7 @@ def render(result: Result, settings: Mapping[str, Any], origin: str) -> str:
     rows = "\n".join(
         f"| `{name}` | {value} |" for name, value in settings.items() if str(name).startswith(SHOWN_SETTINGS)
     )
-    return f"""# {summary["encoder"]} {summary["run"][:6]}
+    return f"""# {summary["system"]} {summary["run"][:6]}
 
 An encoder with {summary["parameters"]:,} parameters. It computes audio fingerprints of {summary["dim"]} dimensions \
 from segments of {summary["segment_s"]:g} s of mono audio. {origin}
@@ -70,7 +70,7 @@ test.
 
 
 def _format_grid(result: Result) -> str:
-    grid = select_rows(result.rows, result.summary["encoder"], result.summary["index"], result.summary["sequence"])
+    grid = select_rows(result.rows, result.summary["system"], result.summary["index"], result.summary["sequence"])
     grid = grid[grid["metric"] == "segment_top1"]
     lengths = sorted(grid["length_s"].unique())
     head = "| condition | " + " | ".join(f"{length_s:g} s" for length_s in lengths) + " |"

@@ -28,7 +28,7 @@ from bench.values import Progress
 CHAMPION = "champion"
 SCORE = "segment_top1/mean"
 METRIC, MEAN = "segment_top1", "mean"  # in the table of `bench compare`
-SAME = ("encoder", "benchmark", "digests", "index", "sequence")  # of the summaries of runs that can be compared
+SAME = ("system", "benchmark", "digests", "index", "sequence")  # of the summaries of runs that can be compared
 SECTIONS = ("model.", "train.")  # what distinguishes the settings of runs that were tested alike
 
 

@@ -78,13 +78,13 @@ def _scalars(result: Result) -> dict[str, float]:
 
 
 def _costs(result: Result) -> dict[str, float]:
-    """Return what an answer of the headline search costs, at each query length, on one thread."""
+    """Return what an answer of the headline search costs: memory, and time for the longest queries, on one thread."""
     costs = headline_costs(result)
     if costs.empty:
         return {}
-    rows = costs.to_dict("records")
-    per_query = {f"cost/ms_per_query_{row['length_s']:g}s": float(row["ms_per_query"]) for row in rows if row["n"]}
-    return per_query | {f"cost/{name}": float(rows[0][name]) for name in ("bytes_per_hour", "audio_s_per_s")}
+    longest = costs.loc[costs["length_s"].idxmax()]
+    names = ("bytes_per_hour", "audio_s_per_s", *(("ms_per_query",) if longest["n"] else ()))
+    return {f"cost/{name}": float(longest[name]) for name in names}
 
 
 def _select_alignment_errors(result: Result, config: RunConfig, num_free: int) -> dict[str, float]:

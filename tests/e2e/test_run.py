@@ -310,10 +310,10 @@ def test_every_encoder_runs_and_is_compared_with_another_on_the_same_queries(
     compared = bench("compare", *keys, "--store", str(prepared), "--format", "json")
     assert compared.returncode == 0, compared.stderr
     rows = pd.DataFrame(json.loads(compared.stdout))
-    assert set(rows["encoder"]) == {model, "now-playing"} and (rows["n"] == 4).all()
+    assert set(rows["system"]) == {model, "now-playing"} and (rows["n"] == 4).all()
     cells = rows[rows["cell"] != "mean"]
     assert cells["p"].dropna().between(0, 1).all() and cells["p"].notna().sum() == len(cells) / 2
-    assert set(rows[rows["cell"] == "mean"]["encoder"]) == {model, "now-playing"}
+    assert set(rows[rows["cell"] == "mean"]["system"]) == {model, "now-playing"}
 
 
 def test_two_processes_of_torchrun_train_one_encoder_and_write_one_run(prepared: Path) -> None:

@@ -33,7 +33,7 @@ def build_result(run: str, num_found: int, **changes: Any) -> Result:
     hits = pd.DataFrame({"query": range(NUM_QUERIES), "hit": [q < num_found for q in range(NUM_QUERIES)]})
     rows = [names | {"kind": "noise", "snr_db": 0.0, "system": "now-playing", "metric": "segment_top1", "queries": "q"}]
     summary = {
-        "run": run, "benchmark": "synth-segment/v1", "encoder": "now-playing", "index": "exact", "sequence": "rescore",
+        "run": run, "benchmark": "synth-segment/v1", "system": "now-playing", "index": "exact", "sequence": "rescore",
         "digests": {"music": "m"}, "seconds": {"training": 1.0}, "queries_per_cell": NUM_QUERIES,
         "database_vectors": 9, "database_tracks": 9, "parameters": 7,
     }  # fmt: skip
@@ -67,7 +67,7 @@ def test_promoted_run_is_compared_with_the_run_of_the_preset(
         {"benchmark": "fma-segment/v1"},
         {"digests": {"music": "other"}},
         {"seconds": {}},  # tested with weights that another run trained
-        {"encoder": "grafprint"},
+        {"system": "grafprint"},
     ],
 )
 def test_run_that_is_not_of_the_preset_on_the_same_data_is_not_compared_with(

@@ -37,7 +37,7 @@ QUERY_SETTINGS = ("max_ber",)
 
 LIBRARY_RATE_HZ = 11_025  # to which the library resamples what it is fed
 HOPS = {1: 1_365, 4: 1_024}  # samples at that rate from one item to the next
-SHORTEST_SAMPLES = {1: 43_600, 4: 31_232}  # at the corpus rate, for one item; tried with libchromaprint 1.5.1
+SHORTEST_SAMPLES = {1: 43_596, 4: 31_222}  # at the corpus rate, for one item; tried with libchromaprint 1.5.1
 WINDOW_ITEMS = 3  # 0.37 or 0.28 s: places closer together are one
 
 
@@ -117,6 +117,8 @@ class Chromaprint:
         return collect_answers(answers, num_answers)
 
     def _find(self, wave_T: Floats, num_answers: int, without: int) -> tuple[Ints, Ints, Floats]:
+        if len(wave_T) < SHORTEST_SAMPLES[self.config.algorithm]:
+            return no_answer()  # other versions of the library may need less
         sample_T = np.rint(wave_T * np.float32(INT16_PEAK)).astype(np.int16)
         word_W = _list_items(self.library, self.config, sample_T)
         heard_W = np.flatnonzero(word_W != self.silent_item)
