@@ -101,13 +101,13 @@ def build(config: Config, vectors_ND: Floats) -> BalancedCodes:
     for start in range(0, len(vectors_ND), BLOCK_VECTORS):
         block = slice(start, start + BLOCK_VECTORS)
         code_N[block] = codes_of(_values(head, vectors_ND[block]))
-    return _fill_buckets(config, head, code_N, vectors_ND)
+    return _fill_buckets(config, head, bits, code_N, vectors_ND)
 
 
 def save(index: BalancedCodes, folder: Path) -> None:
     """Write the codes and the head to one file."""
     weights = {f"head.{name}": value.numpy() for name, value in index.head.state_dict().items()}
-    np.savez(folder / FILE, codes=index.code_N, **weights)  # type: ignore[arg-type]
+    np.savez(folder / FILE, codes=index.code_N, **weights)
 
 
 def load(config: Config, folder: Path, vectors_ND: Floats) -> BalancedCodes:
@@ -127,7 +127,7 @@ def load(config: Config, folder: Path, vectors_ND: Floats) -> BalancedCodes:
         raise StoreError(
             f"{path} has codes of {len(code_N)} vectors, expected {len(vectors_ND)}; delete the folder {folder.parent}"
         )
-    return _fill_buckets(config, head.eval(), code_N, vectors_ND)
+    return _fill_buckets(config, head.eval(), bits, code_N, vectors_ND)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class BalancedCodes:
     def num_bytes(self) -> int:
         """Return the size of the vectors, of their order by buckets, of the buckets and of the head."""
         weights = sum(4 * value.numel() for value in self.head.state_dict().values())
-        return self.vectors_ND.nbytes + self.row_N.nbytes + self.first_C.nbytes + weights
+        return int(self.vectors_ND.nbytes + self.row_N.nbytes + self.first_C.nbytes + weights)
 
     @property
     def measures(self) -> dict[str, float]:
@@ -230,7 +230,8 @@ def entropy_bits(size_C: Ints) -> float:
 def corners(bits: int) -> Tensor:
     """Return all corners (C, K) as +-1/sqrt(K), in the order of their codes."""
     code_C = torch.arange(2**bits)
-    return ((code_C[:, None] >> torch.arange(bits) & 1) * 2 - 1) / bits**0.5
+    corner_CK: Tensor = ((code_C[:, None] >> torch.arange(bits) & 1) * 2 - 1) / bits**0.5
+    return corner_CK
 
 
 def transport(kernel_MC: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
@@ -292,7 +293,7 @@ def _learn_block(head: nn.Sequential, optimiser: torch.optim.Optimizer, vector_M
     views = (vector_MD, noisy_MD)
     with torch.no_grad():
         of_vector_MK, of_noisy_MK = (balanced_targets(functional.normalize(head(view), dim=1)) for view in views)
-    for part in torch.randperm(len(vector_MD)).split(BATCH):
+    for part in torch.split(torch.randperm(len(vector_MD)), BATCH):
         vector_MK, noisy_MK = (functional.normalize(head(view[part]), dim=1) for view in views)
         loss = code_loss(noisy_MK, of_vector_MK[part]) + code_loss(vector_MK, of_noisy_MK[part])
         optimiser.zero_grad()
@@ -308,8 +309,7 @@ def _values(head: nn.Sequential, vectors_ND: Floats) -> Floats:
     return values
 
 
-def _fill_buckets(config: Config, head: nn.Sequential, code_N: Rows, vectors_ND: Floats) -> BalancedCodes:
-    bits = head[3].out_features
+def _fill_buckets(config: Config, head: nn.Sequential, bits: int, code_N: Rows, vectors_ND: Floats) -> BalancedCodes:
     row_N = np.argsort(code_N, kind="stable").astype(np.uint32)
     first_C = np.concatenate([[0], np.cumsum(np.bincount(code_N, minlength=2**bits))]).astype(np.int64)
     return BalancedCodes(head, code_N, row_N, first_C, vectors_ND, config.probes)
