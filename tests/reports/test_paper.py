@@ -126,7 +126,8 @@ def test_tables_have_the_conditions_as_columns_and_the_lengths_as_groups() -> No
     lengths = ["0.96 s", "1 s", "2 s", "3 s", "5 s"]
     assert list(dict.fromkeys(line.group for line in tables["segment_noise"].lines)) == lengths
     assert list(dict.fromkeys(line.group for line in tables["segment_noise_reverb"].lines)) == [
-        "0.96 s", "1 s, t60 not stated", "2 s", "2 s, t60 not stated", "3 s", "5 s",
+        "0.96 s", "1 s, t60 not stated", "2 s", "2 s, t60 not stated", "3 s", "3 s, t60 not stated", "5 s",
+        "5 s, t60 not stated",
     ]  # fmt: skip
     assert {line.group for line in tables["audio_noise"].lines} == {"5 s"}
     assert [entry and entry.value for entry in runs(tables["audio_noise"].lines)[0].entries] == [1.0] * 5
@@ -238,6 +239,9 @@ TRANSCRIBED = [  # a second time by hand, from the collected tables of the paper
     ("Audfprint", "audio_top1", Cell("noise_reverb", 10, 0.5), 5, 87.2, "table 7", "A"),
     ("GraFPrint", "segment_top1", Cell("noise_reverb", 0, None), 2, 80.0, "thesis", "B"),
     ("Transformer + LSH", "segment_top1", Cell("noise", 10, None), 1, 87.6, "thesis", "B"),
+    ("Singh et al., encoder + LSH", "segment_top1", Cell("noise_reverb", 5, None), 1, 67.5, "FlowHash", "A"),
+    ("Singh et al., encoder + balanced codes", "segment_top1", Cell("noise", 0, None), 3, 85.0, "FlowHash", "A"),
+    ("Singh et al., encoder + balanced codes", "segment_top1", Cell("reverb", None, 0.8), 5, 74.9, "FlowHash", "A"),
     ("NAFP, N = 120", "segment_top1", None, 3, 94.30, "reproduction", "B"),
 ]
 
@@ -256,8 +260,9 @@ def test_published_numbers_are_those_of_the_papers(row: tuple[Any, ...]) -> None
 
 def test_every_published_number_says_what_it_is_of_and_is_certain_enough() -> None:
     numbers = load_published_segments()
-    # Tables 3, 4, 5: eight rows of 4, 5, 4; table 6: two of 5; table 7: four of 4, two of 5; thesis: eight of 2; NAFP.
-    assert len(numbers) == 8 * (4 + 5 + 4) + 2 * 5 + (4 * 4 + 2 * 5) + 8 * 2 + (6 + 1)
+    # Tables 3, 4, 5: eight rows of 4, 5, 4; table 6: two of 5; table 7: four of 4, two of 5; thesis: eight of 2; NAFP;
+    # FlowHash: three conditions with five rows of 5.
+    assert len(numbers) == 8 * (4 + 5 + 4) + 2 * 5 + (4 * 4 + 2 * 5) + 8 * 2 + (6 + 1) + 3 * 5 * 5
     assert {number.confidence for number in numbers} == {"A", "B"}
     assert all(0 < number.value < 1 and number.source and number.data for number in numbers)
     assert all((number.tolerance_ms is None) == (number.metric == "audio_top1") for number in numbers)
@@ -299,7 +304,9 @@ def test_another_sequence_search_can_be_shown_for_the_runs() -> None:
 
 def test_nothing_published_stands_beside_another_t60() -> None:
     longer = result("a", {(Cell("noise_reverb", 0, 0.8), 5): MANY})
-    assert {line.origin for line in table([longer], "segment_noise_reverb").lines} == {"run"}
+    lines = table([longer], "segment_noise_reverb").lines
+    assert {line.origin for line in lines if line.group == "5 s"} == {"run"}
+    assert {line.group for line in lines if line.origin == "published"} == {"5 s, t60 not stated"}
 
 
 @pytest.mark.parametrize("width", [80, 200])
