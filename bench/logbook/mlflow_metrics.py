@@ -82,7 +82,7 @@ def _costs(result: Result) -> dict[str, float]:
     costs = headline_costs(result)
     if costs.empty:
         return {}
-    longest = costs.loc[costs["length_s"].idxmax()]
+    longest = costs.sort_values("length_s").iloc[-1]
     names = ("bytes_per_hour", "audio_s_per_s", *(("ms_per_query",) if longest["n"] else ()))
     return {f"cost/{name}": float(longest[name]) for name in names}
 
