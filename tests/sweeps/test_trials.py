@@ -76,7 +76,8 @@ def queue_in(store: Store, warned: list[str], url: str | None = None, name: str 
 def started(tmp_path: Path, url: str | None, num_trials: int, *more: str) -> subprocess.Popen[str]:
     here = tmp_path / "code"
     here.mkdir(exist_ok=True)
-    (here / "tests_trials.py").write_text(Path(__file__).read_text())
+    if not (here / "tests_trials.py").exists():  # an earlier worker may be reading it
+        (here / "tests_trials.py").write_text(Path(__file__).read_text())
     return subprocess.Popen(
         [sys.executable, "-c", WORKER, str(tmp_path / "store"), url or "", str(num_trials), *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(here)},
