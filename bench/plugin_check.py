@@ -8,8 +8,10 @@ Shape legend: B batch, T samples, D dimensions, C channels, F mel bands, W frame
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from dataclasses import MISSING, fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import registry
-from bench.config import format_plugin_name, format_setting
+from bench.config import format_plugin_name, format_setting, load_plugin
 from bench.errors import PluginError
 from bench.fingerprint import embed, embed_windows, resample_to, shares_windows
+from bench.match.searcher import check_answers
 from bench.registry import name_plugin, require_rule
-from bench.values import GRID_HOP_SAMPLES, RATE_HZ
+from bench.values import GRID_HOP_SAMPLES, INT16_PEAK, RATE_HZ
 
+MATCHER_PARTS = ("shortest_s", "num_bytes", "fixed_bytes", "find")
+MATCHER_SAMPLES = 10 * RATE_HZ  # of each track that a matcher is checked with
 ENCODER_PARTS = ("rate_hz", "segment_s", "dim", "features", "embed")
 SEGMENTS = 3
 TOLERANCE = 1e-3  # of a unit vector: float32 sums in another order differ by far less
@@ -36,7 +40,7 @@ def check_index(name: str, config: Any, dim: int) -> None:
 
     Raises: PluginError if it cannot, or if its library is not installed.
     """
-    plugin, vectors_ND = registry.load("index", name.partition(":")[0]), np.eye(2, dim, dtype=np.float32)
+    plugin, vectors_ND = load_plugin("index", name)[0], np.eye(2, dim, dtype=np.float32)
     called = format_plugin_name(name)
     with name_plugin("index", called, plugin, "cannot be built by build(config, vectors_ND)"):
         index = plugin.build(config, vectors_ND)
@@ -45,6 +49,25 @@ def check_index(name: str, config: Any, dim: int) -> None:
         rule = "neighbours(queries_QD, top_k) returns an int64 array of shape (Q, top_k), here (2, 2)"
         found = (getattr(found_QK, "dtype", type(found_QK).__name__), getattr(found_QK, "shape", "no shape"))
         require_rule(found == (np.int64, (2, 2)), rule, " ".join(map(str, found)))
+
+
+def check_matcher(plugin: ModuleType, name: str, config: Any) -> None:
+    """Check that a matcher can be built of two short tracks, loaded and asked.
+
+    Raises: PluginError if it cannot, or if its library is not installed.
+    """
+    tracks = np.random.default_rng(0).normal(0, 3_000, (2, MATCHER_SAMPLES)).astype(np.int16)
+    with tempfile.TemporaryDirectory() as folder:
+        with name_plugin("matcher", name, plugin, "cannot be built by build(config, tracks, folder)"):
+            plugin.build(config, iter(tracks), Path(folder))
+        with name_plugin("matcher", name, plugin, "cannot be loaded by load(config, folder)"):
+            matcher = plugin.load(config, Path(folder))
+            missing = [part for part in MATCHER_PARTS if not hasattr(matcher, part)]
+            require_rule(not missing, f"load returns what has {', '.join(missing)}", type(matcher).__name__)
+        with name_plugin("matcher", name, plugin, "cannot be asked by find(wave_BT, num_answers, without_B)"):
+            wave_BT = tracks[:1, RATE_HZ : 6 * RATE_HZ].astype(np.float32) / INT16_PEAK
+            for without_B in (None, np.zeros(1, dtype=np.int64)):
+                check_answers(matcher.find(wave_BT, 3, without_B), (1, 3), len(tracks))
 
 
 def build_encoder(plugin: ModuleType, name: str, config: Any) -> Any:

@@ -25,7 +25,7 @@ from bench.data import prepare_training
 from bench.errors import ConfigError
 from bench.logbook import provenance
 from bench.logbook.journal import read_provenance
-from bench.match.searcher import check_matcher
+from bench.plugin_check import check_matcher
 from bench.results import Result
 from bench.run import RunContext, Task, check_run, prepare_test_data, run_key
 from bench.run import run as run_again
@@ -174,7 +174,7 @@ def prepare_attempt(
     config, task, settings = _restore_settings(record, plugin)
     context = RunContext(plugin, root, separate, progress, warn, weights, tags={"bench.reproduces": record.run})
     if is_matcher:
-        check_matcher(config.matcher, plugin, config.model)
+        check_matcher(plugin, config.matcher, config.model)
     else:
         check_run(config, context)
     digests, key = _digest_data(config, context, task)

@@ -34,7 +34,7 @@ from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
 from bench.logbook import Logbook, check_tracking, labels, open_book, provenance
 from bench.logbook.mlflow_metrics import log_result
 from bench.machine import keep_freed_memory
-from bench.match.searcher import build_matcher_searcher, check_matcher
+from bench.match.searcher import build_matcher_searcher
 from bench.results import Result, start_result, with_alignment, with_segments, write_result
 from bench.search.encoder_searcher import build_encoder_searcher
 from bench.search.searcher import Searcher
@@ -142,7 +142,7 @@ def _run_matcher(config: RunConfig, context: RunContext, task: Task) -> Result:
         config = replace(config, eval=validation_config(config.eval))
     # 1. Check everything that could stop the run later.
     check_tracking()
-    check_matcher(config.matcher, context.plugin, config.model)
+    plugin_check.check_matcher(context.plugin, config.matcher, config.model)
     set_up_device(config)
 
     # 2. Prepare the audio and the queries.

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from bench import registry
 from bench.audio.crop import read_looped
 from bench.audio.pcm import Corpus
 from bench.catalogue.folder import (
@@ -25,7 +24,7 @@ from bench.catalogue.folder import (
     read_catalogue,
     write_catalogue,
 )
-from bench.config import format_plugin_name
+from bench.config import format_plugin_name, load_plugin
 from bench.data import prepare_corpora
 from bench.degrade.mix import noise_gain, normalise_peak
 from bench.degrade.queries import draw_audible_start, draw_noise_start, hop_samples
@@ -109,7 +108,7 @@ def build_catalogue(
     database = fingerprint_tracks(store, embedder, music, tracks, hop_samples(config.eval), progress)
     name = config.eval.indexes[0]
     index = build_or_load(
-        store, registry.load("index", name), config.index[format_plugin_name(name)], database.vectors, database.key
+        store, load_plugin("index", name)[0], config.index[format_plugin_name(name)], database.vectors, database.key
     )
     unseen = np.isin(tracks, music.numbers("test")) if is_trained_on else np.ones(len(tracks), dtype=bool)
     limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts, unseen)
@@ -117,7 +116,7 @@ def build_catalogue(
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named_tracks = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
     write_catalogue(folder, config, weights, embedder, named_tracks, left_out, database, index, limits, calibration_QD)
-    return read_catalogue(folder, model, embedder.device, trust=True, index=name)
+    return read_catalogue(folder, model, embedder.device, trust=True, index=name.partition(":")[0])
 
 
 def _choose_tracks(music: Corpus, embedder: Embedder, test_side: bool) -> tuple[Ints, pd.DataFrame]:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from bench import registry
-from bench.config import format_plugin_name, parse_section
+from bench.config import format_plugin_name, load_plugin, parse_section
 from bench.errors import BenchError, ConfigError, DataError
 from bench.fingerprint import Embedder
 from bench.plugin_check import build_encoder
@@ -161,14 +161,15 @@ def write_catalogue(
     `tracks`, `left_out` and `calibration_QD` are as in `Catalogue`; the index is the first of `config.eval.indexes`.
     """
     index_name = format_plugin_name(config.eval.indexes[0])
+    index_config = config.index[index_name]
     with write_whole(folder) as partial:
         (partial / INDEX).mkdir(parents=True)
         shutil.copyfile(weights, partial / WEIGHTS)
         _link_or_copy(Path(str(database.vectors.filename)), partial / VECTORS)  # type: ignore[attr-defined]
         write_frame(partial / TRACKS, tracks)
         np.save(partial / CALIBRATION, calibration_QD)
-        index_plugin = registry.load("index", config.eval.indexes[0])
-        if keeps(index_plugin, config.index[index_name]):
+        index_plugin = load_plugin("index", config.eval.indexes[0])[0]
+        if keeps(index_plugin, index_config):
             index_plugin.save(index, partial / INDEX)
         library = getattr(index_plugin, "LIBRARY", "")
         about = {
@@ -178,7 +179,11 @@ def write_catalogue(
             "precision": embedder.precision,
             "hop_samples": database.hop_samples,
             "first_vector": database.first_vector.tolist(),
-            "index": {"name": index_name, "config": asdict(config.index[index_name]), "library": version_of(library)},
+            "index": {
+                "name": index_name.partition(":")[0],
+                "config": asdict(config.index[index_name]),
+                "library": version_of(library),
+            },
             "known_sound": _embed_known_sound(embedder).tolist(),
             "limits": [asdict(limit) for limit in limits.whole],
             "part_limits": [asdict(limit) for limit in limits.parts],

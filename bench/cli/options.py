@@ -127,10 +127,10 @@ def resolve_settings(
 
     The name of a matcher may have a preset after a colon.
     """
-    from bench.config import format_plugin_name, resolve
+    from bench.config import format_plugin_name, load_plugin, resolve
     from bench.registry import load
 
-    plugin = load(kind, model.partition(":")[0] if kind == "matcher" else model)
+    plugin = load_plugin(kind, model)[0] if kind == "matcher" else load(kind, model)
     files = [config] if config else []
     return plugin, resolve(
         format_plugin_name(model), plugin, preset, dataset=dataset, files=files, overrides=overrides or [], kind=kind

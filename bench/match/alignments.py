@@ -9,11 +9,11 @@ Shape legend: H hits, R tracks (rows), U distinct places, A alignments.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.match.answers import keep_alignments
 from bench.values import Ints
 
 
@@ -66,7 +66,7 @@ def find_alignments(
     place_U = np.unique(sorted_H)
     count_U = _count_prints(print_H, place_H, place_U, window)
     score_U = count_U if preference_R is None else count_U + preference_R[place_U // span]
-    chosen_A = _choose(place_U, score_U, 2 * window, num_answers)
+    chosen_A = keep_alignments(place_U // span, place_U % span, score_U, num_answers, 2 * window + 1)
     place_A = place_U[chosen_A]
     first_A = np.searchsorted(sorted_H, place_A - window, side="left")
     end_A = np.searchsorted(sorted_H, place_A + window, side="right")
@@ -88,17 +88,3 @@ def _count_prints(print_H: Ints, place_H: Ints, place_U: Ints, window: int) -> I
     begun_U = np.searchsorted(np.sort(first_H), place_U, side="right")
     over_U = np.searchsorted(np.sort(end_H), place_U, side="right")
     return begun_U - over_U
-
-
-def _choose(place_U: Ints, score_U: npt.NDArray[Any], apart: int, num_answers: int) -> Ints:
-    """Return the places with the highest scores, each farther than `apart` from all that were chosen before it."""
-    score_U = score_U.copy()
-    chosen: list[int] = []
-    while len(chosen) < num_answers:
-        best = int(np.argmax(score_U))
-        if score_U[best] < 0:
-            break
-        chosen.append(best)
-        first, end = np.searchsorted(place_U, (place_U[best] - apart, place_U[best] + apart + 1))
-        score_U[first:end] = -1
-    return np.array(chosen, dtype=np.int64)

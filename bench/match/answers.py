@@ -5,13 +5,13 @@ Shape legend: P places, K kept places, B queries, R ranked answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.values import Found, Ints
+from bench.values import Floats, Found, Ints
 
 
 def keep_alignments(row_P: Ints, place_P: Ints, score_P: npt.NDArray[Any], num_kept: int, window: int) -> Ints:
@@ -36,19 +36,25 @@ def keep_alignments(row_P: Ints, place_P: Ints, score_P: npt.NDArray[Any], num_k
     return np.array(kept, dtype=np.int64)
 
 
-def collect_answers(answers: Iterable[tuple[Ints, Ints, npt.NDArray[Any]]], num_answers: int) -> Found:
-    """Return the answers of all queries, each given as rows, starts in samples and scores, best first."""
-    answers = list(answers)
-    row_BR = np.full((len(answers), num_answers), -1, dtype=np.int64)
+Answer = tuple[Ints, Ints, npt.NDArray[Any]]
+"""The answers to one query, best first: rows, starts in samples, scores, each (R,)."""
+
+
+def answer_each(
+    answer: Callable[[Floats, int, int], Answer], wave_BT: Floats, num_answers: int, without_B: Ints | None
+) -> Found:
+    """Return the answers to all queries, each asked alone as answer(wave_T, num_answers, row to leave out or -1)."""
+    row_BR = np.full((len(wave_BT), num_answers), -1, dtype=np.int64)
     start_BR = np.zeros_like(row_BR)
     score_BR = np.full(row_BR.shape, np.nan, dtype=np.float32)
-    for query, (row_R, start_R, score_R) in enumerate(answers):
+    for query, wave_T in enumerate(wave_BT):
+        row_R, start_R, score_R = answer(wave_T, num_answers, -1 if without_B is None else int(without_B[query]))
         row_BR[query, : len(row_R)] = row_R
         start_BR[query, : len(row_R)] = np.maximum(start_R, 0)
         score_BR[query, : len(row_R)] = score_R
     return Found(row_BR, start_BR, score_BR)
 
 
-def no_answer() -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
+def no_answer() -> Answer:
     """Return the answers to a query in which nothing can be heard."""
     return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)

@@ -27,11 +27,9 @@ from bench.search.searcher import Answers, Bools, Search
 from bench.settings import EvalConfig
 from bench.store import Store, digest
 from bench.timing import Timer
-from bench.values import INT16_PEAK, OWN, RATE_HZ, Floats, Found, Ints, Progress
+from bench.values import OWN, RATE_HZ, Floats, Found, Ints, Progress
 
 FORMAT = 1  # of the prints in the store
-CHECKED_SAMPLES = 10 * RATE_HZ  # of the tracks that a matcher is checked with before a run
-MATCHER_PARTS = ("shortest_s", "num_bytes", "fixed_bytes", "find")
 PROBE_SAMPLES = 512  # compared first at every lag, where a track may repeat itself
 
 
@@ -92,7 +90,7 @@ class MatcherSearcher:
             return _find_nothing(len(wave_BT), num_answers)
         with name_plugin("matcher", self.name, self.plugin, f"fails on queries of {wave_BT.shape[1] / RATE_HZ:g} s"):
             found = self.matcher.find(wave_BT, num_answers, without_B)
-            return _check_answers(found, (len(wave_BT), num_answers), len(self.tracks))
+            return check_answers(found, (len(wave_BT), num_answers), len(self.tracks))
 
 
 def build_matcher_searcher(
@@ -162,26 +160,7 @@ def find_repetitions(
     return repeats_QR
 
 
-def check_matcher(name: str, plugin: ModuleType, config: Any) -> None:
-    """Check that a matcher can be built of two short tracks, loaded and asked, before a run starts to work.
-
-    Raises: PluginError if it cannot, or if its library is not installed.
-    """
-    tracks = np.random.default_rng(0).normal(0, 3_000, (2, CHECKED_SAMPLES)).astype(np.int16)
-    with tempfile.TemporaryDirectory() as folder:
-        with name_plugin("matcher", name, plugin, "cannot be built by build(config, tracks, folder)"):
-            plugin.build(config, iter(tracks), Path(folder))
-        with name_plugin("matcher", name, plugin, "cannot be loaded by load(config, folder)"):
-            matcher = plugin.load(config, Path(folder))
-            missing = [part for part in MATCHER_PARTS if not hasattr(matcher, part)]
-            require_rule(not missing, f"load returns what has {', '.join(missing)}", type(matcher).__name__)
-        with name_plugin("matcher", name, plugin, "cannot be asked by find(wave_BT, num_answers, without_B)"):
-            wave_BT = tracks[:1, RATE_HZ : 6 * RATE_HZ].astype(np.float32) / INT16_PEAK
-            for without_B in (None, np.zeros(1, dtype=np.int64)):
-                _check_answers(matcher.find(wave_BT, 3, without_B), (1, 3), len(tracks))
-
-
-def _check_answers(found: Found, shape: tuple[int, int], num_tracks: int) -> Found:
+def check_answers(found: Found, shape: tuple[int, int], num_tracks: int) -> Found:
     """Return answers with whole starts that are not below 0. Raises: BrokenRuleError."""
     shapes = {np.shape(part) for part in (found.row_QR, found.start_QR, found.score_QR)}
     require_rule(shapes == {shape}, f"find returns arrays of shape (B, num_answers), here {shape}", shapes)

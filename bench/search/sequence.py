@@ -45,21 +45,18 @@ class Ranking:
         return start_QR + np.rint(self.shift_QR * database.hop_samples).astype(np.int64)
 
     def found(self, database: Fingerprints, segment_samples: int) -> Found:
-        """Return the places as answers: tracks and times. A segment's length is that from its vector to an end."""
-        row_QR = np.where(self.places_QR >= 0, database.track_row_of(np.maximum(self.places_QR, 0)), -1)
-        end_QR = None if self.ends_QR is None else self.ends(database, 1, segment_samples)
-        return Found(row_QR, self.starts(database), self.scores_QR, end_QR)
-
-    def ends(self, database: Fingerprints, num_segments: int, segment_samples: int) -> Ints:
-        """Return the sample of its track at which each query ends (Q, R), as `starts` does: of M segments of a length.
+        """Return the places as answers: tracks and times. A query ends with its last segment, if that was searched for.
 
         The samples of a query after its last whole segment are not counted.
         """
+        row_QR = np.where(self.places_QR >= 0, database.track_row_of(np.maximum(self.places_QR, 0)), -1)
+        start_QR = self.starts(database)
         if self.ends_QR is None:
-            return self.starts(database) + (num_segments - 1) * database.hop_samples + segment_samples
-        end_QR = np.maximum(self.ends_QR, 0)
-        first_QR = database.first_vector[database.track_row_of(end_QR)]
-        return (end_QR - first_QR) * database.hop_samples + segment_samples
+            return Found(row_QR, start_QR, self.scores_QR)
+        last_QR = np.maximum(self.ends_QR, 0)
+        first_QR = database.first_vector[database.track_row_of(last_QR)]
+        end_QR = (last_QR - first_QR) * database.hop_samples + segment_samples
+        return Found(row_QR, start_QR, self.scores_QR, end_QR)
 
 
 def vote(neighbours_QMK: Ints, database: Fingerprints, num_places: int) -> Ranking:

@@ -1,6 +1,6 @@
 """The whole of an evaluation on a few made-up tracks, with an encoder that hears well."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as functional
+from one_room import OneRoom
 
 from bench.audio.pcm import prepare_corpus
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.degrade.queries import prepare_queries
-from bench.degrade.room import Response, align_direct_sound, prepare_rooms
+from bench.degrade.room import prepare_rooms
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, evaluate
 from bench.fingerprint import Embedder
 from bench.results import add_thresholds
@@ -47,20 +48,6 @@ class Toy(torch.nn.Module):
         return functional.normalize(patch.flatten(1) @ self.matrix, dim=1)
 
 
-@dataclass(frozen=True)
-class Rooms:
-    def names(self) -> list[str]:
-        return ["one"]
-
-    def load(self, name: str) -> Response:
-        decay = np.random.default_rng(0).standard_normal(3_200) * 10 ** (-3 * np.arange(3_200) / 3_200)
-        decay[0] = 8
-        return Response(name, align_direct_sound(decay.astype(np.float32)), "test", 0.2)
-
-    def digest(self) -> str:
-        return "one"
-
-
 def sound(seed: int, seconds: float) -> np.ndarray:
     """Return noise whose level and colour change every 200 ms."""
     draw = np.random.default_rng(seed)
@@ -78,7 +65,7 @@ def data(store: Store) -> BenchmarkData:
     waves = {f"m{i}": sound(i, 3 + i / 5) for i in range(TRACKS)}
     music = prepare_corpus(store, "m", Arrays(waves, dict.fromkeys(waves, "test")), min_track_s=1, workers=1)
     noise = prepare_corpus(store, "n", Arrays({"n": sound(99, 4.0)}, {"n": "test"}), min_track_s=1, workers=1)
-    rooms = prepare_rooms(store, "toy", Rooms(), no_progress)
+    rooms = prepare_rooms(store, "toy", OneRoom(), no_progress)
     return BenchmarkData(music, noise, (rooms,), prepare_queries(store, CONFIG, music, noise, rooms, no_progress))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from bench import registry
 from bench.catalogue.build import build_catalogue
-from bench.catalogue.folder import read_catalogue
+from bench.catalogue.folder import Catalogue, read_catalogue
 from bench.config import flatten, resolve, restore_config
 from bench.errors import ConfigError, DataError, PluginError
 from bench.fingerprint import build_random_projection
@@ -122,7 +122,8 @@ def test_an_index_by_path_can_be_measured(path: Path) -> None:
     assert [spec.config.scale for spec in specs if spec.index == str(path)] == [3.0]
 
 
-def test_a_catalogue_with_an_index_by_path_is_built_and_read_with_its_file(path: Path, tmp_path: Path) -> None:
+def build(tmp_path: Path, index: str) -> Catalogue:
+    """Return a catalogue of three short tracks with this index, in tmp_path / "catalogue"."""
     music = tmp_path / "music"
     music.mkdir()
     for number in range(3):
@@ -130,10 +131,23 @@ def test_a_catalogue_with_an_index_by_path_is_built_and_read_with_its_file(path:
     embedder = build_random_projection(torch.device("cpu"))
     checkpoint.save(tmp_path / "weights.safetensors", dict(embedder.encoder.state_dict()), {})  # type: ignore[attr-defined]
     config = resolve(
-        ENCODER, registry.load("encoder", ENCODER), "tiny", dataset="folder", overrides=[f'eval.indexes=["{path}"]']
+        ENCODER, registry.load("encoder", ENCODER), "tiny", dataset="folder", overrides=[f'eval.indexes=["{index}"]']
     )
+    weights, store = tmp_path / "weights.safetensors", Store(tmp_path / "store")
+    return build_catalogue(tmp_path / "catalogue", config, embedder, weights, music, store)
+
+
+def test_a_catalogue_with_a_preset_of_an_index_is_read_with_its_settings(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="faiss-cpu is installed by `make setup`")
+    made = build(tmp_path, "faiss:hnsw32")
+    assert (made.about["index"]["name"], made.about["index"]["config"]["hnsw_m"]) == ("faiss", 32)
+    again = read_catalogue(tmp_path / "catalogue", trust=True)
+    assert again.index.neighbours(np.array(again.database.vectors[7:8]), 1).tolist() == [[7]]
+
+
+def test_a_catalogue_with_an_index_by_path_is_built_and_read_with_its_file(path: Path, tmp_path: Path) -> None:
+    made = build(tmp_path, str(path))
     folder = tmp_path / "catalogue"
-    made = build_catalogue(folder, config, embedder, tmp_path / "weights.safetensors", music, Store(tmp_path / "store"))
     assert made.about["index"]["name"] == "my-index"
     with pytest.raises(DataError, match="'my-index', which is not installed; give its file as --index-file"):
         read_catalogue(folder)

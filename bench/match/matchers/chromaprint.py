@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from bench.errors import PluginError, StoreError
 from bench.kernels.bit_errors import Words
-from bench.match.answers import collect_answers, no_answer
+from bench.match.answers import answer_each, no_answer
 from bench.match.inverted_table import InvertedTable, build_table, load_table
 from bench.match.prints import TrackPrints, load_prints, stack_prints
 from bench.match.word_blocks import WORD_BITS, propose_places, rank_places
@@ -110,11 +110,7 @@ class Chromaprint:
 
     def find(self, wave_BT: Floats, num_answers: int, without_B: Ints | None = None) -> Found:
         """Return the places with the lowest BER."""
-        without_B = np.full(len(wave_BT), -1) if without_B is None else without_B
-        answers = (
-            self._find(wave_T, num_answers, int(without)) for wave_T, without in zip(wave_BT, without_B, strict=True)
-        )
-        return collect_answers(answers, num_answers)
+        return answer_each(self._find, wave_BT, num_answers, without_B)
 
     def _find(self, wave_T: Floats, num_answers: int, without: int) -> tuple[Ints, Ints, Floats]:
         if len(wave_T) < SHORTEST_SAMPLES[self.config.algorithm]:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from bench.errors import StoreError
 from bench.kernels.landmarks import pair_peaks, pick_peaks
 from bench.match.alignments import Alignments, find_alignments, rows_of
+from bench.match.answers import Answer, answer_each
 from bench.match.inverted_table import InvertedTable, build_table, load_array, load_table
 from bench.settings import require
 from bench.values import INT16_SCALE, RATE_HZ, Floats, Found, Ints
@@ -144,16 +145,13 @@ class Landmarks:
 
         As in the original, of equal counts the track with more hits for its size comes first: the score has a fraction.
         """
-        shape = (len(wave_BT), num_answers)
-        row_BA, start_BA, score_BA = np.full(shape, -1), np.full(shape, -1), np.full(shape, np.nan, np.float32)
-        for query, wave_T in enumerate(wave_BT):
-            found = self._align(wave_T, num_answers, -1 if without_B is None else int(without_B[query]))
-            count = int(np.count_nonzero(found.count_A >= self.config.min_count))
-            start_A = np.maximum(np.round(found.offset_A * (RATE_HZ / OWN_RATE_HZ)), 0)
-            row_BA[query, :count] = found.row_A[:count]
-            start_BA[query, :count] = start_A[:count]
-            score_BA[query, :count] = found.score_A[:count]
-        return Found(row_BA, start_BA, score_BA)
+        return answer_each(self._find, wave_BT, num_answers, without_B)
+
+    def _find(self, wave_T: Floats, num_answers: int, without: int) -> Answer:
+        found = self._align(wave_T, num_answers, without)
+        count = int(np.count_nonzero(found.count_A >= self.config.min_count))
+        start_A = np.round(found.offset_A * (RATE_HZ / OWN_RATE_HZ)).astype(np.int64)
+        return found.row_A[:count], start_A[:count], found.score_A[:count]
 
     def _align(self, wave_T: Floats, num_answers: int, without: int) -> Alignments:
         """Return the alignments of one query with all tracks but one, offsets in samples at the own rate."""

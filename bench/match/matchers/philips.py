@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from bench.errors import StoreError
 from bench.kernels.bit_errors import Words
-from bench.match.answers import collect_answers, no_answer
+from bench.match.answers import answer_each, no_answer
 from bench.match.band_power import FRAME_HOPS, FRAME_SAMPLES, HOP_SAMPLES, Powers, band_power, space_edges
 from bench.match.inverted_table import InvertedTable, build_table, load_table
 from bench.match.prints import TrackPrints, load_prints, stack_prints
@@ -103,11 +103,7 @@ class Philips:
 
     def find(self, wave_BT: Floats, num_answers: int, without_B: Ints | None = None) -> Found:
         """Return the places with the lowest BER; places within a frame of a better one are the same place."""
-        without_B = np.full(len(wave_BT), -1) if without_B is None else without_B
-        answers = (
-            self._find(wave_T, num_answers, int(without)) for wave_T, without in zip(wave_BT, without_B, strict=True)
-        )
-        return collect_answers(answers, num_answers)
+        return answer_each(self._find, wave_BT, num_answers, without_B)
 
     def _find(self, wave_T: Floats, num_answers: int, without: int) -> tuple[Ints, Ints, Floats]:
         difference_WM = difference_powers(wave_T)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from bench.errors import StoreError
 from bench.kernels.min_hash import find_least_ranks, find_meetings, find_signs
-from bench.match.answers import collect_answers, keep_alignments, no_answer
+from bench.match.answers import answer_each, keep_alignments, no_answer
 from bench.match.band_power import (
     FRAME_HOPS,
     FRAME_SAMPLES,
@@ -139,11 +140,7 @@ class Waveprint:
 
     def find(self, wave_BT: Floats, num_answers: int, without_B: Ints | None = None) -> Found:
         """Return the alignments with the largest sums of votes; those closer than a frame or a stride are the same."""
-        without_B = np.full(len(wave_BT), -1) if without_B is None else without_B
-        answers = (
-            self._find(wave_T, num_answers, int(without)) for wave_T, without in zip(wave_BT, without_B, strict=True)
-        )
-        return collect_answers(answers, num_answers)
+        return answer_each(self._find, wave_BT, num_answers, without_B)
 
     def _find(self, wave_T: Floats, num_answers: int, without: int) -> tuple[Ints, Ints, Floats]:
         hash_QP = hash_wave(wave_T, self.config.image, 1, self.rank_WP)
@@ -212,6 +209,7 @@ def transform(picture_QFM: Powers) -> Powers:
     return build_haar(PICTURE_FRAMES) @ picture_QFM @ build_haar(BANDS).T
 
 
+@cache
 def build_haar(size: int) -> Powers:
     """Return the orthonormal Haar matrix, of a size that is a power of 2: the mean first, then coarse to fine."""
     haar = np.ones((1, 1))

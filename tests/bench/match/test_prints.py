@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.errors import StoreError
-from bench.match.answers import collect_answers, keep_alignments, no_answer
+from bench.match.answers import Answer, answer_each, keep_alignments, no_answer
 from bench.match.prints import load_prints, stack_prints
 
 
@@ -64,7 +64,14 @@ def test_places_in_a_window_are_one_and_equal_scores_come_by_row() -> None:
     assert keep_alignments(row, place, score, 9, 4).tolist() == [3, 0, 2]
 
 
-def test_answers_are_filled_up_with_none_and_starts_are_not_negative() -> None:
-    found = collect_answers([no_answer(), (np.array([4]), np.array([-3]), np.array([0.5], np.float32))], 2)
+def test_each_query_is_asked_alone_and_its_answers_are_filled_up_with_none() -> None:
+    asked: list[tuple[float, int, int]] = []
+
+    def answer(wave_T: np.ndarray, num_answers: int, without: int) -> Answer:
+        asked.append((float(wave_T[0]), num_answers, without))
+        return (np.array([4]), np.array([-3]), np.array([0.5], np.float32)) if wave_T[0] else no_answer()
+
+    found = answer_each(answer, np.array([[0], [1]], np.float32), 2, np.array([-1, 7]))
+    assert asked == [(0.0, 2, -1), (1.0, 2, 7)]
     assert found.row_QR.tolist() == [[-1, -1], [4, -1]] and found.start_QR[1, 0] == 0
     assert np.isnan(found.score_QR).tolist() == [[True, True], [False, True]]

@@ -10,14 +10,16 @@ import correlating_matcher
 import numpy as np
 import pandas as pd
 import pytest
+from one_room import OneRoom
 
 from bench.audio.pcm import prepare_corpus
 from bench.data import BenchmarkData
 from bench.degrade.queries import prepare_queries
-from bench.degrade.room import Response, align_direct_sound, prepare_rooms
+from bench.degrade.room import prepare_rooms
 from bench.errors import PluginError
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, evaluate
-from bench.match.searcher import MatcherSearcher, build_matcher_searcher, check_matcher, find_repetitions
+from bench.match.searcher import MatcherSearcher, build_matcher_searcher, find_repetitions
+from bench.plugin_check import check_matcher
 from bench.settings import EvalConfig
 from bench.store import Store
 from bench.testing import Arrays
@@ -27,19 +29,6 @@ CONFIG = EvalConfig(
     snr_db=(10.0,), t60_s=(0.2,), noise_reverb_t60_s=0.2, lengths_s=(0.05, 0.5, 1.0), indexes=("exact",), top_k=4
 )
 CLEAN = Cell("clean")
-
-
-class Rooms:
-    def names(self) -> list[str]:
-        return ["one"]
-
-    def load(self, name: str) -> Response:
-        decay = np.random.default_rng(0).standard_normal(3_200) * 10 ** (-3 * np.arange(3_200) / 3_200)
-        decay[0] = 8
-        return Response(name, align_direct_sound(decay.astype(np.float32)), "test", 0.2)
-
-    def digest(self) -> str:
-        return "one"
 
 
 def noise(seed: int, seconds: float) -> np.ndarray:
@@ -57,7 +46,7 @@ def data(store: Store) -> BenchmarkData:
     waves = {f"m{i}": noise(i, 2.5 + i / 5) for i in range(3)} | {"loop": np.tile(loop, 5)}
     music = prepare_corpus(store, "m", Arrays(waves, dict.fromkeys(waves, "test")), min_track_s=1, workers=1)
     hiss = prepare_corpus(store, "n", Arrays({"n": noise(99, 4.0)}, {"n": "test"}), min_track_s=1, workers=1)
-    rooms = prepare_rooms(store, "toy", Rooms(), no_progress)
+    rooms = prepare_rooms(store, "toy", OneRoom(), no_progress)
     return BenchmarkData(music, hiss, (rooms,), prepare_queries(store, CONFIG, music, hiss, rooms, no_progress))
 
 
@@ -156,13 +145,13 @@ def test_answers_that_break_the_contract_are_told_before_a_run(answer: object, t
 
     plugin = altered(load=lambda config, folder: Broken())
     with pytest.raises(PluginError, match=told):
-        check_matcher("toy", plugin, plugin.Config())
+        check_matcher(plugin, "toy", plugin.Config())
 
 
 def test_a_matcher_without_its_parts_is_told_which() -> None:
     plugin = altered(load=lambda config, folder: object())
     with pytest.raises(PluginError, match="shortest_s, num_bytes, fixed_bytes, find"):
-        check_matcher("toy", plugin, plugin.Config())
+        check_matcher(plugin, "toy", plugin.Config())
 
 
 def test_a_build_that_was_killed_leaves_nothing_behind(tmp_path: Path, data: BenchmarkData) -> None:

@@ -332,11 +332,11 @@ def test_ends_are_those_of_the_last_segments() -> None:
     data = database([10, 10])  # a hop of 1600 samples
     places = np.array([[4, 12, -1]])
     ranking = Ranking(places, np.float32([[1, 1, np.nan]]))
-    assert ranking.ends(data, 3, 16_000)[0, :2].tolist() == [6 * 1600 + 16_000, 4 * 1600 + 16_000]
-    later = replace(ranking, ends_QR=np.array([[7, 13, -1]]))
-    assert later.ends(data, 3, 16_000)[0, :2].tolist() == [7 * 1600 + 16_000, 3 * 1600 + 16_000]
-    shifted = replace(ranking, shift_QR=np.float32([[0.25, -0.5, 0]]))
-    assert shifted.ends(data, 1, 16_000)[0, :2].tolist() == [4 * 1600 + 400 + 16_000, 2 * 1600 - 800 + 16_000]
+    assert ranking.found(data, 16_000).end_QR is None  # a search that finds no ends
+    found = replace(ranking, ends_QR=np.array([[7, 13, -1]])).found(data, 16_000)
+    assert found.row_QR.tolist() == [[0, 1, -1]] and found.start_QR[0, :2].tolist() == [4 * 1600, 2 * 1600]
+    assert found.end_QR is not None
+    assert found.end_QR[0, :2].tolist() == [7 * 1600 + 16_000, 3 * 1600 + 16_000]
 
 
 def test_tied_places_are_ordered_by_number() -> None:
