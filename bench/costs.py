@@ -37,7 +37,7 @@ QUERY_CELL = Cell("clean")
 
 
 def measure_costs(
-    searcher: Searcher, data: BenchmarkData, config: EvalConfig, device: torch.device, store: Store, progress: Progress
+    searcher: Searcher, data: BenchmarkData, config: EvalConfig, store: Store, progress: Progress
 ) -> pd.DataFrame:
     """Return one row for each search and query length, with COLUMNS; measured once, then kept in the store.
 
@@ -46,9 +46,8 @@ def measure_costs(
     `audio_s_per_s` is how many seconds of music are fingerprinted per second. `busy_cores` tells how many cores of the
     machine were busy just before. The times are NaN, with an `n` of 0, at a length that is too short for the system.
     """
-    key = digest(
-        FORMAT, searcher.key, data.queries.key, config.lengths_s, config.top_k, config.cost_queries, str(device)
-    )
+    device, settings = searcher.device, (config.lengths_s, config.top_k, config.cost_queries)
+    key = digest(FORMAT, searcher.key, data.queries.key, settings, str(device))
 
     def build(folder: Path) -> None:
         busy = find_busy_cores()

@@ -68,8 +68,8 @@ class Result:
 
 def start_result(key: str, benchmark: str, config: RunConfig, facts: dict[str, Any]) -> Result:
     """Return the result of a run whose encoder is trained, or whose matcher is ready, but not yet tested."""
-    kind = "matcher" if config.matcher else "encoder"
-    names = {"run": key, "benchmark": benchmark, "system": config.system, kind: config.system, "preset": config.preset}
+    names = {"run": key, "benchmark": benchmark, "preset": config.preset}
+    names |= {"system": config.system, config.kind: config.system}
     return Result(to_frame([]), pd.DataFrame(), pd.DataFrame(), names | {"headline": {}} | facts)
 
 
@@ -154,7 +154,7 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
     system_rows = select_rows(rows, config.system, *search)
     shortest = min(config.eval.lengths_s)
     degraded = system_rows[system_rows["kind"].isin(DEGRADED)]
-    floor = select_rows(rows, RANDOM_PROJECTION, "exact")
+    floor = select_floor(rows)
     floor = floor[floor["length_s"] == shortest]
     whole = min((length_s for length_s in config.eval.lengths_s if length_s >= segment_s), default=shortest)
     identity = system_rows[(system_rows["kind"] == "identity") & (system_rows["metric"] == "segment_top1")]
@@ -267,6 +267,11 @@ def headline_costs(result: Result) -> pd.DataFrame:
     """Return the costs of the headline search, one row per query length; empty if none were measured."""
     costs = result.costs
     return costs[costs["index"] == result.summary["index"]] if len(costs) else costs
+
+
+def select_floor(rows: pd.DataFrame, sequence: str = HEADLINE_SEQUENCE) -> pd.DataFrame:
+    """Return the rows of the random projection by exact search; beside a matcher, by HEADLINE_SEQUENCE."""
+    return select_rows(rows, RANDOM_PROJECTION, "exact", HEADLINE_SEQUENCE if sequence == OWN else sequence)
 
 
 def mean_of(rows: pd.DataFrame, metric: str) -> float:

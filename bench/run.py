@@ -34,7 +34,7 @@ from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
 from bench.logbook import Logbook, check_tracking, labels, open_book, provenance
 from bench.logbook.mlflow_metrics import log_result
 from bench.machine import keep_freed_memory
-from bench.match.searcher import build_matcher_searcher
+from bench.match.searcher import CPU, build_matcher_searcher
 from bench.results import Result, start_result, with_alignment, with_segments, write_result
 from bench.search.encoder_searcher import build_encoder_searcher
 from bench.search.searcher import Searcher
@@ -50,7 +50,6 @@ from bench.values import Progress, no_progress
 Task = Literal["all", "segments", "validation", "alignment"]
 TASKS: tuple[Task, ...] = get_args(Task)
 MIN_IDENTITY = 0.995  # top-1 of clean queries that start on the database's grid; a lower one points to a bug
-CPU = torch.device("cpu")  # where matchers run
 TRAIN, DO_NOT_TRAIN = 1.0, 0.0  # what the first process broadcasts to the others
 
 
@@ -328,12 +327,11 @@ def _test_segments(
     book.dataset(config.data.dataset, data.queries.key, "eval", config.data.dataset)
     evaluation = evaluate(searcher, data, config.eval, context.store, context.progress)
     with context.store.timed("random projection"):
-        floor = evaluate_floor(config, context, data, pick_device(config.device))
+        floor = evaluate_floor(config, context, data, searcher.device)
     costs = pd.DataFrame()
     if config.eval.cost_queries:
-        device = CPU if config.matcher else pick_device(config.device)
         with context.store.timed("costs"):
-            costs = measure_costs(searcher, data, config.eval, device, context.store, context.progress)
+            costs = measure_costs(searcher, data, config.eval, context.store, context.progress)
     with context.store.timed("score"):
         return with_segments(result, context.store, config, data, evaluation, floor, costs)
 

@@ -497,6 +497,11 @@ class RunConfig:
         require(self.seed >= 0, "seed must be >= 0", self.seed)
 
     @property
+    def kind(self) -> Literal["encoder", "matcher"]:
+        """Return what kind of plug-in is tested."""
+        return "matcher" if self.matcher else "encoder"
+
+    @property
     def system(self) -> str:
         """Return the name of what is tested, the encoder or the matcher."""
         return self.encoder or self.matcher

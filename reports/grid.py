@@ -8,9 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.fingerprint import RANDOM_PROJECTION
-from bench.results import DEGRADED, HEADLINE_SEQUENCE, Result, select_rows
-from bench.values import OWN
+from bench.results import DEGRADED, Result, select_floor, select_rows
 
 TITLES = {
     "identity": "on the grid",
@@ -36,7 +34,7 @@ def render(result: Result, sequence: str | None = None) -> RenderableType:
     # `diagonal` compares all database segments without an index, so its rows are labelled "exact".
     index = "exact" if sequence == "diagonal" else summary["index"]
     rows = select_rows(result.rows, summary["system"], index, sequence)
-    floor = select_rows(result.rows, RANDOM_PROJECTION, "exact", HEADLINE_SEQUENCE if sequence == OWN else sequence)
+    floor = select_floor(result.rows, sequence)
     search = f"index: {index}, sequence search: {sequence}"
     tables = [_table(rows, floor, metric, title, summary, search) for metric, title in METRICS.items()]
     costs = [_cost_table(result)] if len(result.costs) else []

@@ -26,7 +26,7 @@ from bench.errors import ConfigError
 from bench.fingerprint import RANDOM_PROJECTION
 from bench.registry import format_unknown
 from bench.reports._published import PublishedShare, group_name, matches_cell, select_length, select_published
-from bench.results import DEGRADED, HEADLINE_SEQUENCE, Result, headline_costs, select_rows
+from bench.results import DEGRADED, Result, headline_costs, select_floor, select_rows
 from bench.score.statistics import bootstrap_mean, holm, mcnemar, wilson
 from bench.settings import require
 from bench.values import OWN, Cell, CellKind
@@ -410,8 +410,7 @@ def _compare_means(shares: Sequence[npt.NDArray[np.float64]]) -> list[Entry | No
 def _floor(results: Sequence[Result], metric: str, cells: Sequence[Cell], length_s: float) -> tuple[Entry | None, ...]:
     """Return the entries of the random projection, from the first run that has them: all runs share the queries."""
     for result in results:
-        sequence = HEADLINE_SEQUENCE if result.summary["sequence"] == OWN else result.summary["sequence"]
-        rows = select_rows(result.rows, RANDOM_PROJECTION, "exact", sequence)
+        rows = select_floor(result.rows, result.summary["sequence"])
         entries = _select_entries(rows, metric, cells, length_s)
         if any(entries) and result.summary["system"] != RANDOM_PROJECTION:
             return entries

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from bench.config import SystemKind
     from bench.settings import RunConfig
     from bench.store import Store
 
@@ -121,7 +122,7 @@ def resolve_settings(
     dataset: str | None = None,
     config: Path | None = None,
     overrides: list[str] | None = None,
-    kind: Literal["encoder", "matcher"] = "encoder",
+    kind: SystemKind = "encoder",
 ) -> tuple[ModuleType, RunConfig]:
     """Return the plug-in of an encoder or matcher, and the settings of a run of it. Raises: PluginError, ConfigError.
 

@@ -46,7 +46,7 @@ def provenance() -> dict[str, str]:
 def labels(config: RunConfig, device: torch.device, data_digest: str) -> dict[str, str]:
     """Return the tags to filter runs by: encoder or matcher, preset, digest of the music, "cpu" or the GPU's name."""
     return {
-        f"bench.{'matcher' if config.matcher else 'encoder'}": config.system,
+        f"bench.{config.kind}": config.system,
         "bench.preset": config.preset,
         "bench.data_digest": data_digest,
         "bench.device": device.type if device.type == "cpu" else _gpu() or device.type,

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bench import registry
 from bench.audio.pcm import Corpus
@@ -29,6 +30,7 @@ from bench.store import Store, digest
 from bench.timing import Timer
 from bench.values import OWN, RATE_HZ, Floats, Found, Ints, Progress
 
+CPU = torch.device("cpu")  # where matchers run
 FORMAT = 1  # of the prints in the store
 PROBE_SAMPLES = 512  # compared first at every lag, where a track may repeat itself
 
@@ -47,6 +49,7 @@ class MatcherSearcher:
     key: tuple[object, ...]
     seconds: float
     timed: Timer
+    device: torch.device = CPU
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bench import registry
 from bench.audio.pcm import Corpus
@@ -49,6 +50,11 @@ class EncoderSearcher:
     def tracks(self) -> Ints:
         """Return the numbers of the database's tracks."""
         return self.database.tracks
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the network runs."""
+        return self.embedder.device
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bench.values import Floats, Found, Ints
 
@@ -73,6 +74,11 @@ class Searcher(Protocol):
     @property
     def facts(self) -> dict[str, Any]:
         """Return what a run's summary tells about the database."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Return where it computes."""
         ...
 
     @property

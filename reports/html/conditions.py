@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from bench.fingerprint import RANDOM_PROJECTION
 from bench.reports.html.blocks import (
     Block,
     Collapsible,
@@ -32,7 +31,7 @@ from bench.reports.html.svg import (
     label_width,
     render_svg,
 )
-from bench.results import select_rows
+from bench.results import select_floor, select_rows
 
 METRIC = "segment_top1"
 AXES = {
@@ -58,7 +57,7 @@ def select_system_rows(run: Run, metric: str = METRIC) -> pd.DataFrame:
 def curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return a figure for each kind of degradation, with one panel per query length; each panel shows all runs."""
     rows = {run.key: select_system_rows(run) for run in runs}
-    floor = select_rows(runs[0].result.rows, RANDOM_PROJECTION, "exact")
+    floor = select_floor(runs[0].result.rows)
     floor = floor[floor["metric"] == METRIC]
     blocks: list[Block] = []
     for kind, (column, title, unit) in AXES.items():

@@ -18,7 +18,6 @@ from bench.settings import EvalConfig
 from bench.store import Store
 from bench.values import RATE_HZ, Floats, Ints, no_progress
 
-CPU = torch.device("cpu")
 CONFIG = EvalConfig(lengths_s=(0.1, 1.0), cost_queries=6)
 TRACK_S, TRACKS = 90.0, 3
 
@@ -37,6 +36,7 @@ class Slow:
     tracks = np.arange(TRACKS)
     facts: dict[str, Any] = {"lengths_too_short_s": [0.1]}  # noqa: RUF012
     seconds = 0.0
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
@@ -67,7 +67,7 @@ def measured(tmp_path: Path, searcher: Slow) -> Any:
         key="q", table=range(20), wave=lambda cell, query, length_s: np.zeros(round(length_s * RATE_HZ), np.float32)
     )
     data: Any = SimpleNamespace(music=music, queries=queries)
-    return measure_costs(searcher, data, CONFIG, CPU, Store(tmp_path), no_progress)
+    return measure_costs(searcher, data, CONFIG, Store(tmp_path), no_progress)
 
 
 def test_costs_are_those_of_one_query_on_one_thread(tmp_path: Path) -> None:
