@@ -8,6 +8,7 @@ Shape legend: Q queries.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -487,14 +488,20 @@ def render_tables(tables: Sequence[PaperTable]) -> RenderableType:
 
 @dataclass(frozen=True)
 class TerminalTable:
-    """A table for a terminal. A narrow terminal gets no intervals, and long names wrapped over several lines."""
+    """A table for a terminal. A narrow one gets no intervals, names in several lines, or columns in several parts."""
 
     table: PaperTable
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield title, head, the lines of each group below a rule, and caption. The name is of rich's protocol."""
-        table, widths = self.table, _widths(self.table, options.max_width)
-        yield Text(f"\n{table.title}", style="bold")
+        yield Text(f"\n{self.table.title}", style="bold")
+        for part in _split_columns(self.table, options.max_width):
+            yield from self._render_columns(part, console, options)
+        yield from [Text(self.table.caption, style="italic dim")] if self.table.caption else []
+
+    @staticmethod
+    def _render_columns(table: PaperTable, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = _widths(table, options.max_width)
         yield Text(" " * widths.name + "".join(f"{column:>{widths.cell}}" for column in table.columns))
         for i, (group, lines) in enumerate(groupby(table.lines, key=lambda line: line.group)):
             rule = Rule(Text(group), align="left", style="dim")
@@ -504,7 +511,30 @@ class TerminalTable:
                 for line in lines_of_note:
                     yield _row(line, table.unit, widths)
                     yield from [Text(f"  {line.note}", style="dim")] if i == 0 and _note_below(line) else []
-        yield from [Text(table.caption, style="italic dim")] if table.caption else []
+
+
+def _split_columns(table: PaperTable, width: int) -> list[PaperTable]:
+    """Return the table, or several with as many of its columns as fit beside whole names, if it is too wide."""
+    longest = max((len(line.label) for line in table.lines), default=0)
+    columns, cell = len(table.columns), _narrowest(table) + 1
+    if min(longest, LEAST_NAME) + columns * cell <= width:
+        return [table]
+    most = max(1, (width - longest) // cell)
+    size = math.ceil(columns / math.ceil(columns / most))  # tables of about the same width
+    return [
+        replace(
+            table,
+            columns=table.columns[first : first + size],
+            lines=tuple(replace(line, entries=line.entries[first : first + size]) for line in table.lines),
+        )
+        for first in range(0, columns, size)
+    ]
+
+
+def _narrowest(table: PaperTable) -> int:
+    """Return the characters that the widest column head or number without its interval takes."""
+    numbers = [format_number(entry, table.unit) for line in table.lines for entry in line.entries]
+    return max(NARROW, *map(len, table.columns), *map(len, numbers))
 
 
 @dataclass(frozen=True)
@@ -523,7 +553,7 @@ def _widths(table: PaperTable, width: int) -> _Widths:
     """
     longest = max((len(line.label) for line in table.lines), default=0)
     shortest = min(longest, LEAST_NAME)
-    number = max(NARROW, *map(len, table.columns))
+    number = _narrowest(table)
     for least, cell in ((longest, WIDTHS[table.unit] + 3), (shortest, WIDTHS[table.unit] + 1)):
         if least + len(table.columns) * cell <= width:
             return _Widths(min(longest, width - len(table.columns) * cell), cell, intervals=True)

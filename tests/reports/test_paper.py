@@ -348,6 +348,28 @@ def test_a_narrow_terminal_gets_the_numbers_without_intervals() -> None:
     assert row.split()[2:] == ["90.0"] * 5
 
 
+def test_columns_that_do_not_fit_are_shown_in_several_parts_beside_whole_names() -> None:
+    measured = pd.DataFrame(
+        {
+            "index": "exact",
+            "length_s": [1.0, 2.0, 3.0, 5.0],
+            "ms_per_query": [1.0, 2.0, 3.0, 5.0],
+            "bytes_per_hour": 18_432_000.0,
+            "audio_s_per_s": 250.0,
+        }
+    )
+    costs = paper.cost_table([replace(result("a", {(NOISE, 3): MANY}, seconds={"training": 60.0}), costs=measured)])
+    narrow, wide = (shown(paper.render_tables([costs]), width).splitlines() for width in (60, 200))
+    assert max(map(len, narrow)) <= 60
+    assert (
+        sum(line.startswith("mine aaaaaa") for line in narrow)
+        > 1
+        == sum(line.startswith("mine aaaaaa") for line in wide)
+    )
+    heads = [line for line in narrow if line.startswith("  ") and not line.strip().startswith("bytes/h:")]
+    assert all(" ".join(heads).count(column) == 1 for column in costs.columns)
+
+
 def test_best_is_bold_and_alike_is_marked_and_published_is_dim() -> None:
     hits = [FEW, MANY, [False, *MANY[1:]]]
     own = [result(run, {(NOISE, 0.96): found}) for run, found in zip("abc", hits, strict=True)]
