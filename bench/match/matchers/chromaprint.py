@@ -152,7 +152,8 @@ def _library() -> Any:
         import chromaprint
     except ModuleNotFoundError as error:
         raise PluginError(
-            "chromaprint needs the package pyacoustid, which is not installed; run pip install -c constraints.txt pyacoustid"
+            "chromaprint needs the package pyacoustid, which is not installed; run pip install -c constraints.txt "
+            "pyacoustid"
         ) from error
     except ImportError as error:
         raise PluginError(
