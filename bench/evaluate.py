@@ -7,22 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
-from bench.degrade.queries import hop_samples
+from bench.degrade.queries import WaveBatches, hop_samples
 from bench.score.hits import score_hits
+from bench.search.repetitions import find_repeated_samples
 from bench.search.searcher import Searcher
+from bench.search.sign_bits import prepare_sign_bits
+from bench.search.verify import verify_everywhere
 from bench.settings import EvalConfig
 from bench.store import Store, decisive_settings, digest, read_frame, write_frame
 from bench.timing import Timer
-from bench.values import RATE_HZ, Cell, Progress
+from bench.values import RATE_HZ, Cell, Ints, Progress
 
-FORMAT = 4  # of the hits in the store
+FORMAT = 5  # of the hits in the store
 QUERY_BATCH = 32  # queries answered at once
 UNSHUFFLED, SHUFFLED = "own", "shuffled"
 # The control of shuffled labels compares each answer with the truth of the previous query.
@@ -50,7 +55,9 @@ def evaluate(
     The store keeps each cell separately: a killed process loses only the cell in progress.
     """
     cells = list_cells(config)
-    searched = decisive_settings(replace(config, recall_at=(), cost_queries=0))  # what hits depend on
+    searched = decisive_settings(
+        replace(config, recall_at=(), cost_queries=0, ceiling_queries=0)
+    )  # what hits depend on
     hits, seconds = {}, {"database": searcher.seconds, "queries": 0.0}
     for i, cell in enumerate(cells):
         progress("test cells", i, len(cells))
@@ -88,5 +95,43 @@ def _hits_of(
                         near_samples,
                         answers.find_repetitions,
                     )
+                compared = answers.are_candidates
+                candidate = np.nan if compared is None else compared(np.roll(own_Q, shift), truth_Q[1]).astype(float)
                 hits = hits.assign(length_s=length_s, index=answers.index, sequence=answers.sequence, truth=truth)
-                yield hits.assign(impostor_score=answers.impostor_Q)
+                yield hits.assign(candidate=candidate, impostor_score=answers.impostor_Q)
+
+
+def find_ceiling(
+    data: BenchmarkData, config: EvalConfig, store: Store, progress: Progress, device: torch.device
+) -> dict[Cell, pd.DataFrame]:
+    """Return the hits of the matched filter, the waves compared with every place of every track, in every cell.
+
+    Of each cell it answers `eval.ceiling_queries` of the shortest queries, at equal distances among all. What it misses
+    can hardly be found by a fingerprint of this audio. It is the same for all encoders and matchers: it depends on the
+    music and the queries alone, and is kept in the store.
+    Cost: for each query of a cell, one transform of the whole database.
+    """
+    tracks = data.music.numbers("test")
+    bits = prepare_sign_bits(store, data.music, tracks, progress)
+    length_s, num_queries = min(config.lengths_s), len(data.queries.table)
+    query_Q = np.unique(np.linspace(0, num_queries - 1, min(config.ceiling_queries, num_queries)).round().astype(int))
+    tolerance_samples = round(config.tolerance_ms * RATE_HZ / 1000)
+    hits = {}
+    for cell in list_cells(config):
+        track_Q, start_Q = (truth[query_Q] for truth in data.queries.truth(cell))
+        settings = (length_s, query_Q.tolist(), config.top_k, config.tolerance_ms, config.hop_ms)
+        key = digest(FORMAT, bits.key, data.queries.key, asdict(cell), settings)
+
+        def build(folder: Path, cell: Cell = cell, track_Q: Ints = track_Q, start_Q: Ints = start_Q) -> None:
+            waves = WaveBatches(data.queries, cell, length_s, len(query_Q), query_Q.tolist())
+            own_Q = np.searchsorted(tracks, track_Q)
+            found, impostor_Q = verify_everywhere(waves, own_Q, bits, config.top_k, progress, device)
+            num_samples = round(length_s * RATE_HZ)
+            repetitions = partial(find_repeated_samples, data.music, tracks, found, num_samples, tolerance_samples)
+            near_samples = tolerance_samples + hop_samples(config)
+            table = score_hits(found, tracks, track_Q, start_Q, tolerance_samples, near_samples, repetitions)
+            table = table.assign(query=query_Q, length_s=length_s, index="exact", sequence="verify", truth=UNSHUFFLED)
+            write_frame(folder / "hits.parquet", table.assign(candidate=np.nan, impostor_score=impostor_Q))
+
+        hits[cell] = read_frame(store.fetch("ceilings", key, build) / "hits.parquet")
+    return hits

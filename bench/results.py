@@ -36,7 +36,7 @@ SUBMISSIONS = "submissions"
 TABLES = (ROWS, HITS, CONDITIONS, ALIGNMENT, KEYPOINTS, COSTS)
 HEADLINE_SEQUENCE, HEADLINE_ALIGNER = "rescore", "fingerprint-path"
 DEGRADED = ("noise", "reverb", "noise_reverb")
-SHUFFLED_LABELS = "shuffled-labels"
+SHUFFLED_LABELS, MATCHED_FILTER = "shuffled-labels", "matched-filter"
 ALIGNMENT_NUMBERS = ("align_mse/", "align_mae_ms/")
 
 
@@ -90,9 +90,13 @@ def with_segments(
     data: BenchmarkData,
     evaluation: Evaluation,
     floor: Evaluation,
+    ceiling: Mapping[Cell, pd.DataFrame],
     costs: pd.DataFrame,
 ) -> Result:
-    """Return the result with a system's hits, and those of the random projection (`floor`) on the same queries."""
+    """Return the result with a system's hits, and those of two controls on the same queries.
+
+    These are the random projection (`floor`) and the matched filter (`ceiling`, empty if it was left out).
+    """
     rows: list[Row] = []
     names = {name: result.summary[name] for name in ("run", "benchmark")} | {"queries": data.queries.key}
     of_run = names | {"recall_at": config.eval.recall_at}
@@ -106,6 +110,8 @@ def with_segments(
                 system=RANDOM_PROJECTION,
                 **of_run,
             )
+        if cell in ceiling:
+            rows += score(ceiling[cell], cell, system=MATCHED_FILTER, **of_run)
         rows += score(_select_truth(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **of_run)
     table = to_frame(rows)
     conditions = _conditions(store, config, data)
@@ -169,6 +175,9 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
         "control/random_projection": mean_of(floor[floor["kind"].isin(DEGRADED)], "segment_top1"),
         "control/shuffled_labels": mean_of(select_rows(rows, SHUFFLED_LABELS, *search), "segment_top1"),
     }
+    ceiling = select_rows(rows, MATCHED_FILTER, "exact", "verify")
+    if len(ceiling):
+        numbers["control/matched_filter"] = mean_of(ceiling[ceiling["kind"].isin(DEGRADED)], "segment_top1")
     # 2. The other indexes and sequence searches, as differences from the first index and HEADLINE_SEQUENCE.
     for name in () if config.matcher else config.eval.indexes[1:]:
         index = format_plugin_name(name)
@@ -266,12 +275,17 @@ def _select_truth(truth: str, hits: pd.DataFrame) -> pd.DataFrame:
 def headline_costs(result: Result) -> pd.DataFrame:
     """Return the costs of the headline search, one row per query length; empty if none were measured."""
     costs = result.costs
-    return costs[costs["index"] == result.summary["index"]] if len(costs) else costs
+    if not len(costs):
+        return costs
+    is_headline = (costs["index"] == result.summary["index"]) & (costs["sequence"] == result.summary["sequence"])
+    of_headline: pd.DataFrame = costs[is_headline]
+    return of_headline
 
 
 def select_floor(rows: pd.DataFrame, sequence: str = HEADLINE_SEQUENCE) -> pd.DataFrame:
-    """Return the rows of the random projection by exact search; beside a matcher, by HEADLINE_SEQUENCE."""
-    return select_rows(rows, RANDOM_PROJECTION, "exact", HEADLINE_SEQUENCE if sequence == OWN else sequence)
+    """Return the rows of the random projection by exact search; by HEADLINE_SEQUENCE beside a matcher or `verify`."""
+    of_floor = HEADLINE_SEQUENCE if sequence in (OWN, "verify") else sequence
+    return select_rows(rows, RANDOM_PROJECTION, "exact", of_floor)
 
 
 def mean_of(rows: pd.DataFrame, metric: str) -> float:

@@ -29,7 +29,7 @@ from bench.data import BenchmarkData, TrainingSet, format_left_out, prepare_trai
 from bench.degrade.cells import benchmark_name, validation_config
 from bench.device import limit_threads, pick_device, use_full_fp32
 from bench.errors import ConfigError, Pruned, StoreError
-from bench.evaluate import Evaluation, evaluate
+from bench.evaluate import Evaluation, evaluate, find_ceiling
 from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
 from bench.logbook import Logbook, check_tracking, labels, open_book, provenance
 from bench.logbook.mlflow_metrics import log_result
@@ -45,7 +45,7 @@ from bench.train.checkpoint import WEIGHTS
 from bench.train.loop import Watch, fit, load_history, watch_nothing
 from bench.train.ranks import Ranks, init_ranks
 from bench.train.unusual_settings import find_unusual_settings
-from bench.values import Progress, no_progress
+from bench.values import Cell, Progress, no_progress
 
 Task = Literal["all", "segments", "validation", "alignment"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -315,7 +315,8 @@ def help_train(
 def evaluate_floor(config: RunConfig, context: RunContext, data: BenchmarkData, device: torch.device) -> Evaluation:
     """Return the hits of the random projection on the shortest queries, by exact search: equal for all encoders."""
     embedder = build_random_projection(device)
-    short = replace(config.eval, lengths_s=(min(config.eval.lengths_s),), indexes=("exact",))
+    sequences = tuple(name for name in config.eval.sequences if name != "verify")
+    short = replace(config.eval, lengths_s=(min(config.eval.lengths_s),), indexes=("exact",), sequences=sequences)
     searcher = build_encoder_searcher(embedder, data.music, short, context.store, context.progress)
     return evaluate(searcher, data, short, context.store, context.progress)
 
@@ -328,12 +329,16 @@ def _test_segments(
     evaluation = evaluate(searcher, data, config.eval, context.store, context.progress)
     with context.store.timed("random projection"):
         floor = evaluate_floor(config, context, data, searcher.device)
+    ceiling: dict[Cell, pd.DataFrame] = {}
+    if config.eval.ceiling_queries and "verify" in config.eval.sequences:
+        with context.store.timed("ceiling"):
+            ceiling = find_ceiling(data, config.eval, context.store, context.progress, searcher.device)
     costs = pd.DataFrame()
     if config.eval.cost_queries:
         with context.store.timed("costs"):
             costs = measure_costs(searcher, data, config.eval, context.store, context.progress)
     with context.store.timed("score"):
-        return with_segments(result, context.store, config, data, evaluation, floor, costs)
+        return with_segments(result, context.store, config, data, evaluation, floor, ceiling, costs)
 
 
 def _test_alignment(result: Result, embedder: Embedder, config: RunConfig, context: RunContext) -> Result:

@@ -13,7 +13,7 @@ from bench.errors import ConfigError
 from bench.store import ADDED_LATER
 from bench.values import STANDARD_HOP_MS
 
-SEQUENCES = ("vote", "vote-50", "rescore", "interpolate", "edit", "diagonal")
+SEQUENCES = ("vote", "vote-50", "rescore", "interpolate", "verify", "edit", "diagonal")
 COUNTING_SEQUENCES = ("vote", "vote-50", "edit")  # whose scores are shares and no similarities, without impostors
 
 
@@ -372,7 +372,7 @@ class EvalConfig:
     The headline is of the first.
     """
 
-    sequences: tuple[str, ...] = ("vote", "vote-50", "rescore", "interpolate")
+    sequences: tuple[str, ...] = ("vote", "vote-50", "rescore", "interpolate", "verify")
     """How the neighbours of a query's segments become a ranking; docs/metrics.md defines each.
 
     Any of SEQUENCES; `rescore`, the headline, is always one of them.
@@ -380,6 +380,22 @@ class EvalConfig:
 
     top_k: int = 20
     """Neighbours that an index returns for each segment, and places ranked for each query; from 1 to 1,000."""
+
+    verify_candidates: int = field(default=500, metadata=ADDED_LATER)
+    """Neighbours of a query that `verify` compares with its wave, divided among its segments; from 1 to 1,000.
+
+    A segment has at least `top_k` of them, and as many places as it has neighbours are compared.
+    """
+
+    verify_speed: float = field(default=0.0, metadata=ADDED_LATER)
+    """Largest change of speed that `verify` tries, as a share, from 0 (none) to 0.02; each speed costs a transform."""
+
+    ceiling_queries: int = field(default=40, metadata=ADDED_LATER)
+    """Queries of each cell that are compared with every place of every track, for the ceiling of all fingerprints.
+
+    0 leaves it out: it takes a third of a second of a core for each hour of the database, query and cell, once for all
+    encoders. Without `verify` among the sequence searches there is no ceiling either.
+    """
 
     cost_queries: int = 50
     """Queries of each length that are answered one at a time to measure what an answer costs; 0 measures no costs."""
@@ -421,6 +437,11 @@ class EvalConfig:
         require(all(k >= 1 for k in self.recall_at), "eval.recall_at must hold numbers >= 1", self.recall_at)
         require(0 <= self.cost_queries <= 10_000, "eval.cost_queries must be between 0 and 10000", self.cost_queries)
         require(1 <= self.top_k <= 1000, "eval.top_k must be between 1 and 1000", self.top_k)
+        candidates = self.verify_candidates
+        require(1 <= candidates <= 1000, "eval.verify_candidates must be between 1 and 1000", candidates)
+        ceiling = self.ceiling_queries
+        require(0 <= ceiling <= 10_000, "eval.ceiling_queries must be between 0 and 10000", ceiling)
+        require(0 <= self.verify_speed <= 0.02, "eval.verify_speed must be between 0 and 0.02", self.verify_speed)
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,9 @@ class Found:
     end_QR: Ints | None = None
     """The sample at which the query ends; None for searches that suppose it to end after its length."""
 
+    speed_QR: Floats | None = None
+    """How fast the query plays, as a multiple of the track's speed, NaN without an answer; None if not searched for."""
+
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total) by anything that takes over two seconds."""

@@ -53,14 +53,14 @@ def _cost_table(result: Result) -> Table:
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("index")
+    table.add_column("search")
     lengths = sorted(result.costs["length_s"].unique())
     for column in (*(f"ms, {length_s:g} s" for length_s in lengths), "MB/h", "x real time"):
         table.add_column(column, justify="right")
-    for index, rows in result.costs.groupby("index", sort=False):
+    for (index, sequence), rows in result.costs.groupby(["index", "sequence"], sort=False):
         ms = dict(zip(rows["length_s"], rows["ms_per_query"], strict=True))
         table.add_row(
-            str(index),
+            str(index) if index == sequence else f"{index}, {sequence}",
             *("-" if pd.isna(ms[length_s]) else f"{ms[length_s]:.3g}" for length_s in lengths),
             f"{rows['bytes_per_hour'].iloc[0] / 1e6:.3g}",
             f"{rows['audio_s_per_s'].iloc[0]:,.0f}",

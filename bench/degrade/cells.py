@@ -62,6 +62,11 @@ def validation_config(config: EvalConfig) -> EvalConfig:
     cell in measured rooms: they belong to the test, and stay out of training alike.
     """
     short = replace(
-        config, lengths_s=(min(config.lengths_s),), indexes=("exact",), sequences=("rescore",), cost_queries=0
+        config,
+        lengths_s=(min(config.lengths_s),),
+        indexes=("exact",),
+        sequences=("rescore",),
+        cost_queries=0,
+        ceiling_queries=0,
     )
     return replace(short, measured_t60_s=()) if config.measured_rooms else short

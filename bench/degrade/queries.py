@@ -69,11 +69,9 @@ class QuerySet:
         gain = noise_gain(music_T, noise_T, cell.snr_db)
         return music_T + np.float32(gain) * noise_T, music_T
 
-    def batches(self, cell: Cell, length_s: float, batch: int) -> Iterator[Floats]:
-        """Yield all queries of a cell in order, as arrays (up to batch, T)."""
-        for start in range(0, len(self.table), batch):
-            rows = range(start, min(start + batch, len(self.table)))
-            yield np.stack([self.wave(cell, q, length_s) for q in rows])
+    def batches(self, cell: Cell, length_s: float, batch: int) -> WaveBatches:
+        """Return all queries of a cell in order, as arrays (up to batch, T), mixed each time they are read."""
+        return WaveBatches(self, cell, length_s, batch, range(len(self.table)))
 
     def truth(self, cell: Cell) -> tuple[Ints, Ints]:
         """Return the track number and the start sample of each query, both (Q,)."""
@@ -97,6 +95,23 @@ class QuerySet:
         if not path.is_file() or path.stat().st_size != 2 * shape[0] * shape[1]:
             raise StoreError(f"{path} is missing or cut off; delete the folder {self.folder} and run again")
         return np.memmap(path, dtype="<i2", mode="r", shape=shape)
+
+
+@dataclass(frozen=True)
+class WaveBatches:
+    """Degraded queries of one cell and length, which can be read several times and are never all in memory."""
+
+    queries: QuerySet
+    cell: Cell
+    length_s: float
+    batch: int
+    rows: Sequence[int]
+
+    def __iter__(self) -> Iterator[Floats]:
+        """Yield arrays (up to batch, T)."""
+        for start in range(0, len(self.rows), self.batch):
+            some = self.rows[start : start + self.batch]
+            yield np.stack([self.queries.wave(self.cell, query, self.length_s) for query in some])
 
 
 def prepare_queries(

@@ -24,7 +24,8 @@ from bench.errors import DataError, StoreError
 from bench.match.contract import Matcher
 from bench.registry import name_plugin, require_rule
 from bench.search.cached import build_key
-from bench.search.searcher import Answers, Bools, Search
+from bench.search.repetitions import find_repeated_samples
+from bench.search.searcher import Answers, Search
 from bench.settings import EvalConfig
 from bench.store import Store, digest
 from bench.timing import Timer
@@ -32,7 +33,6 @@ from bench.values import OWN, RATE_HZ, Floats, Found, Ints, Progress
 
 CPU = torch.device("cpu")  # where matchers run
 FORMAT = 1  # of the prints in the store
-PROBE_SAMPLES = 512  # compared first at every lag, where a track may repeat itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class MatcherSearcher:
         with tempfile.TemporaryDirectory() as folder:
             self.plugin.build(self.settings, tracks, Path(folder))
 
-    def search(self, waves: Iterator[Floats], own_Q: Ints) -> Iterator[Answers]:
+    def search(self, waves: Iterable[Floats], own_Q: Ints) -> Iterator[Answers]:
         """Yield the matcher's answers; a query that is too short for it has none, and is a miss."""
         found, impostors, num_samples, first = [], [], 0, 0
         for wave_BT in waves:
@@ -84,7 +84,7 @@ class MatcherSearcher:
                 impostors.append(self.answer(wave_BT, 1, own_B).score_QR[:, 0])
         answers = _join(found)
         tolerance_samples = round(self.config.tolerance_ms * RATE_HZ / 1000)
-        repetitions = partial(find_repetitions, self.music, self.tracks, answers, num_samples, tolerance_samples)
+        repetitions = partial(find_repeated_samples, self.music, self.tracks, answers, num_samples, tolerance_samples)
         yield Answers(OWN, OWN, answers, np.concatenate(impostors), repetitions)
 
     def answer(self, wave_BT: Floats, num_answers: int, without_B: Ints | None = None) -> Found:
@@ -130,37 +130,6 @@ def _read_tracks(music: Corpus, tracks: Ints, progress: Progress) -> Iterator[np
         progress("database", i, len(tracks))
         yield music.read(int(track), 0, music.num_samples(int(track)))
     progress("database", len(tracks), len(tracks))
-
-
-def find_repetitions(
-    music: Corpus,
-    tracks: Ints,
-    found: Found,
-    num_samples: int,
-    tolerance_samples: int,
-    wrong_QR: Bools,
-    start_Q: Ints,
-) -> Bools:
-    """Return which of the wrong answers, all in the right track, are right because the track repeats itself there.
-
-    Somewhere within the tolerance of the answer, the track must have the samples of the query's music, one by one.
-    """
-    repeats_QR = np.zeros(wrong_QR.shape, dtype=bool)
-    for query, rank in zip(*np.nonzero(wrong_QR), strict=True):
-        track, start = int(tracks[found.row_QR[query, rank]]), int(start_Q[query])
-        at = int(found.start_QR[query, rank])
-        query_T = music.read(track, start, num_samples)
-        first = max(0, at - tolerance_samples)
-        last = min(at + tolerance_samples, music.num_samples(track) - num_samples)
-        if last < first:
-            continue
-        nearby_T = music.read(track, first, last - first + num_samples)
-        probe_LT = np.lib.stride_tricks.sliding_window_view(nearby_T, min(PROBE_SAMPLES, num_samples))
-        same_L = (probe_LT[: last - first + 1] == query_T[:PROBE_SAMPLES]).all(axis=1)
-        repeats_QR[query, rank] = any(
-            np.array_equal(nearby_T[lag : lag + num_samples], query_T) for lag in np.flatnonzero(same_L)
-        )
-    return repeats_QR
 
 
 def check_answers(found: Found, shape: tuple[int, int], num_tracks: int) -> Found:

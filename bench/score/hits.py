@@ -30,8 +30,8 @@ def score_hits(
 
     `tracks` are the numbers of the database's tracks in the corpus, `track_Q` those of the queries' own tracks,
     `start_Q` the true starts in samples. Columns: query, track, start_s, found_track, found_s (-1 and NaN if nothing
-    was found), found_end_s (NaN also if the search finds no ends), score, hit (right track, start within the
-    tolerance), near (within `near_samples` instead), track_hit (right track), rank: the rank, from 1, of the first
+    was found), found_end_s and found_speed (NaN also if the search finds none), score, hit (right track, start within
+    the tolerance), near (within `near_samples` instead), track_hit (right track), rank: the rank, from 1, of the first
     answer that is a hit, and track_rank: that of the right track among the tracks found; 0 if there is none.
     """
     found_QR = found.row_QR >= 0
@@ -52,6 +52,7 @@ def score_hits(
             "found_track": found_track_QR[:, 0],
             "found_s": _first_s(found.start_QR, found_QR),
             "found_end_s": np.nan if found.end_QR is None else _first_s(found.end_QR, found_QR),
+            "found_speed": np.nan if found.speed_QR is None else found.speed_QR[:, 0],
             "score": found.score_QR[:, 0],
             "hit": hit_QR[:, 0],
             "near": near_QR[:, 0],

@@ -90,3 +90,6 @@ DECISIONS: dict[str, Metric] = {
     "false_reject": _share(lambda hits: ~(hits["track_hit"] & (hits["score"] >= hits["threshold"]))),
 }
 """Metrics of searches whose score is a similarity: whether the threshold (`bench.score.threshold`) decides rightly."""
+
+AMONG_CANDIDATES: dict[str, Metric] = {"among_candidates": _share(lambda hits: hits["candidate"])}
+"""The metric of searches that choose among candidates of another: whether the true start was one of them."""

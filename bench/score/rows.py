@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.score.metrics import DECISIONS, RECALL_AT, list_metrics, list_track_metrics
+from bench.score.metrics import AMONG_CANDIDATES, DECISIONS, RECALL_AT, list_metrics, list_track_metrics
 from bench.values import Cell
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,16 @@ def score(
 ) -> list[Row]:
     """Return the rows of one cell's hits: one per query length, index, sequence search and metric.
 
-    The metrics include DECISIONS if all hits have a threshold.
+    The metrics include DECISIONS if all hits have a threshold, and AMONG_CANDIDATES if all tell whether they were one.
     """
     rows, recall_at = [], tuple(recall_at)
     metrics = list_metrics(recall_at) | list_track_metrics(recall_at)
     for group, group_hits in hits.groupby(["length_s", "index", "sequence"], sort=True):
         length_s, index, sequence = (str(part) for part in group)
         has_threshold = "threshold" in group_hits and bool(group_hits["threshold"].notna().all())
-        for metric, measure in (metrics | (DECISIONS if has_threshold else {})).items():
+        has_candidates = "candidate" in group_hits and bool(group_hits["candidate"].notna().all())
+        of_group = (DECISIONS if has_threshold else {}) | (AMONG_CANDIDATES if has_candidates else {})
+        for metric, measure in (metrics | of_group).items():
             value, low, high = measure(group_hits)
             rows.append(
                 Row(

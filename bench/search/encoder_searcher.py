@@ -1,6 +1,6 @@
 """Searches the fingerprints of an encoder: embed, nearest neighbours by each index, sequence search.
 
-Shape legend: B batch, T samples, Q queries, M segments of a query, D dimensions, K neighbours.
+Shape legend: B batch, T samples, Q queries, M segments of a query, D dimensions, K neighbours, C candidates.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from bench.search.contract import Index
 from bench.search.diagonal import Scan, Wanted, scan
 from bench.search.edit_distance import align_by_edits
 from bench.search.neighbours import MARGIN, neighbours_of, shares_product
-from bench.search.repetitions import find_repetitions
+from bench.search.repetitions import find_repeated_samples, find_repetitions
 from bench.search.searcher import Answers, Search
 from bench.search.sequence import Ranking, interpolate, rescore, vote, vote_half
+from bench.search.sign_bits import SignBits, prepare_sign_bits
+from bench.search.verify import are_candidates, list_speeds, verify
 from bench.settings import COUNTING_SEQUENCES, EvalConfig
 from bench.store import Store
 from bench.timing import Timer
-from bench.values import RATE_HZ, Fingerprints, Floats, Ints, Progress
+from bench.values import RATE_HZ, Fingerprints, Floats, Found, Ints, Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,10 @@ class EncoderSearcher:
 
     embedder: Embedder
     database: Fingerprints
+    music: Corpus
+    bits: SignBits | None
+    """The whitened tracks; None unless `verify` is among the sequence searches."""
+
     config: EvalConfig
     index_of: Callable[[str], Index]
     key: tuple[object, ...]
@@ -62,12 +68,18 @@ class EncoderSearcher:
         return {"database_tracks": len(self.database.tracks), "database_vectors": len(self.database.vectors)}
 
     def searches(self) -> list[Search]:
-        """Return the search of each index with `rescore`."""
-        return [
+        """Return the search of each index with `rescore`, and that of the first index with `verify`."""
+        searches = [
             Search(name, "rescore", partial(self._answer, index), index.num_bytes, 0)
             for name in map(format_plugin_name, self.config.indexes)
             for index in [self.index_of(name)]
         ]
+        if self.bits is not None:
+            name = format_plugin_name(self.config.indexes[0])
+            index = self.index_of(name)
+            num_bytes = index.num_bytes + self.bits.packed.nbytes
+            searches.append(Search(name, "verify", partial(self._answer_by_wave, index), num_bytes, 0))
+        return searches
 
     def fingerprint(self, tracks: Iterable[npt.NDArray[np.int16]]) -> None:
         """Embed whole tracks and drop the vectors."""
@@ -79,10 +91,14 @@ class EncoderSearcher:
         neighbours_QMK = neighbours_of(index, vectors_QMD, self.database, self.config.top_k)
         return rescore(vectors_QMD, neighbours_QMK, self.database, self.config.top_k)
 
-    def search(self, waves: Iterator[Floats], own_Q: Ints) -> Iterator[Answers]:
+    def _answer_by_wave(self, index: Index, wave_BT: Floats) -> Found:
+        vectors_QMD = fingerprint_queries(self.embedder, iter([wave_BT]), self.database.hop_samples)
+        return self._verify([wave_BT], self._find_candidates(vectors_QMD, index))
+
+    def search(self, waves: Iterable[Floats], own_Q: Ints) -> Iterator[Answers]:
         """Yield the answers of each index and sequence search; the scores of COUNTING_SEQUENCES are no similarities."""
         with self.timed("mix and embed"):
-            vectors_QMD = fingerprint_queries(self.embedder, waves, self.database.hop_samples)
+            vectors_QMD = fingerprint_queries(self.embedder, iter(waves), self.database.hop_samples)
         with self.timed("scan"):
             found = self._scan(vectors_QMD, own_Q)
         impostor_Q = found.rankings[0].scores_QR[:, 0]
@@ -99,17 +115,57 @@ class EncoderSearcher:
                 score_Q,
                 repetitions,
             )
+        if self.bits is not None:
+            yield from self._search_by_wave(waves, vectors_QMD, found)
+
+    def _search_by_wave(self, waves: Iterable[Floats], vectors_QMD: Floats, found: Scan) -> Iterator[Answers]:
+        """Yield the answers of `verify` with each index; an impostor has candidates from the exact search."""
+        num_samples = next(iter(waves)).shape[1]
+        tolerance_samples = round(self.config.tolerance_ms * RATE_HZ / 1000)
+        with self.timed("verify impostors"):
+            impostor_Q = self._verify(waves, found.rankings[0]).score_QR[:, 0]
+        for name in map(format_plugin_name, self.config.indexes):
+            with self.timed("verify"):
+                candidates = self._find_candidates(vectors_QMD, self.index_of(name), found)
+                answers = self._verify(waves, candidates)
+            repetitions = partial(
+                find_repeated_samples, self.music, self.tracks, answers, num_samples, tolerance_samples
+            )
+            compared = partial(are_candidates, *self._locate(candidates))
+            yield Answers(name, "verify", answers, impostor_Q, repetitions, compared)
+
+    def _find_candidates(self, vectors_QMD: Floats, index: Index, found: Scan | None = None) -> Ranking:
+        """Return the places (Q, C) that `verify` compares."""
+        count = self._num_candidates(vectors_QMD)
+        neighbours_QMK = neighbours_of(index, vectors_QMD, self.database, count, found)
+        return rescore(vectors_QMD, neighbours_QMK, self.database, count)
+
+    def _num_candidates(self, vectors_QMD: Floats) -> int:
+        """Return the number of neighbours of a segment, and of places of a query, that `verify` compares."""
+        shared: int = -(-self.config.verify_candidates // vectors_QMD.shape[1])
+        return max(self.config.top_k, shared)
+
+    def _verify(self, waves: Iterable[Floats], candidates: Ranking) -> Found:
+        assert self.bits is not None
+        speeds = list_speeds(self.config.verify_speed, next(iter(waves)).shape[1] / RATE_HZ)
+        return verify(waves, *self._locate(candidates), self.bits, self.config.top_k, speeds, self.device)
+
+    def _locate(self, candidates: Ranking) -> tuple[Ints, Ints]:
+        """Return the tracks (Q, C) of candidates, -1 for none, and their start samples."""
+        found = candidates.found(self.database, self.embedder.segment_samples)
+        return found.row_QR, found.start_QR
 
     def _scan(self, vectors_QMD: Floats, own_Q: Ints) -> Scan:
         """Return the impostors, the best places outside each query's own track, and what the same products give.
 
         These are the places of `diagonal`, the second ranking, and candidates for the indexes that share the product.
         """
-        searches = [Wanted(1, own_Q)]
+        verified = self._num_candidates(vectors_QMD) if self.bits is not None else 0
+        searches = [Wanted(max(1, verified), own_Q)]
         if "diagonal" in self.config.sequences:
             searches.append(Wanted(self.config.top_k))
         shares = any(shares_product(self.index_of(name)) for name in map(format_plugin_name, self.config.indexes))
-        num_candidates = self.config.top_k + MARGIN if shares else 0
+        num_candidates = max(self.config.top_k, verified) + MARGIN if shares else 0
         return scan(vectors_QMD, self.database, searches, num_candidates, self.embedder.device)
 
     def _rankings(self, vectors_QMD: Floats, found: Scan) -> Iterator[tuple[str, str, Ranking]]:
@@ -158,7 +214,9 @@ def build_encoder_searcher(
     index_keys = [(name, registry.source_digest(plugins[name]), asdict(settings[name])) for name in plugins]
     seconds = store.seconds("fingerprints", database.key)
     index_of = _index_builder(store, plugins, settings, database)
-    return EncoderSearcher(embedder, database, config, index_of, (database.key, index_keys), seconds, store.timed)
+    bits = prepare_sign_bits(store, music, database.tracks, progress) if "verify" in config.sequences else None
+    key = (database.key, index_keys, *((bits.key,) if bits else ()))
+    return EncoderSearcher(embedder, database, music, bits, config, index_of, key, seconds, store.timed)
 
 
 def _index_builder(

@@ -40,6 +40,12 @@ class Answers:
 
     find_repetitions: FindRepetitions
 
+    are_candidates: Callable[[Ints, Ints], Bools] | None = None
+    """Called with the rows and start samples of the true answers (Q,); returns which of them were compared at all.
+
+    None for searches that choose among all places.
+    """
+
 
 @dataclass(frozen=True)
 class Search:
@@ -94,8 +100,8 @@ class Searcher(Protocol):
         """Make the prints of whole tracks as for a database, and drop them: to be timed."""
         ...
 
-    def search(self, waves: Iterator[Floats], own_Q: Ints) -> Iterator[Answers]:
-        """Yield the answers of each search to queries of one length, given as batches (B, T).
+    def search(self, waves: Iterable[Floats], own_Q: Ints) -> Iterator[Answers]:
+        """Yield the answers of each search to queries of one length, given as batches (B, T) that can be read again.
 
         `own_Q` are the rows of `tracks` that the queries are from; they are left out to find the impostors.
         """

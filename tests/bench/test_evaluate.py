@@ -15,7 +15,7 @@ from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.degrade.queries import prepare_queries
 from bench.degrade.room import prepare_rooms
-from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, evaluate
+from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, evaluate, find_ceiling
 from bench.fingerprint import Embedder
 from bench.results import add_thresholds
 from bench.search.encoder_searcher import EncoderSearcher, build_encoder_searcher
@@ -92,7 +92,7 @@ def test_every_cell_length_and_search_has_every_query_once(found: Evaluation) ->
     assert list(found.hits) == list_cells(CONFIG)
     for cell in found.hits:
         groups = of(found, cell).groupby(["length_s", "index", "sequence"])["query"].apply(list).to_dict()
-        searches = ("interpolate", "rescore", "vote", "vote-50")
+        searches = ("interpolate", "rescore", "verify", "vote", "vote-50")
         wanted = [(length, "exact", sequence) for length in (0.96, 1.5) for sequence in searches]
         assert groups == {group: list(range(TRACKS)) for group in wanted}
 
@@ -102,7 +102,38 @@ def test_clean_queries_on_the_grid_are_found_without_exception(found: Evaluation
     assert hits["hit"].all() and (hits["rank"] == 1).all()
     places = hits[hits["sequence"] != "interpolate"]
     np.testing.assert_allclose(places["found_s"], places["start_s"])
-    np.testing.assert_allclose(hits["score"], 1, atol=1e-4)
+    np.testing.assert_allclose(hits.loc[hits["sequence"] != "verify", "score"], 1, atol=1e-4)
+
+
+def test_verified_answers_are_exact_to_the_sample_in_noise(found: Evaluation) -> None:
+    hits = of(found, Cell("noise", snr_db=0.0)).query("sequence == 'verify'")
+    assert hits["hit"].all() and hits["candidate"].all()
+    assert (hits["found_s"] - hits["start_s"]).abs().max() <= 1.01 / RATE_HZ
+    assert (hits["score"] > 2 * hits["impostor_score"]).all()
+    others = of(found, Cell("noise", snr_db=0.0)).query("sequence != 'verify'")
+    assert others["candidate"].isna().all() and others["found_speed"].isna().all()
+
+
+def test_what_is_not_among_the_candidates_is_told(store: Store, data: BenchmarkData) -> None:
+    config = replace(CONFIG, lengths_s=(0.96,), top_k=1, verify_candidates=1)
+    hits = of(evaluated(store, data, config), Cell("noise", snr_db=0.0)).query("sequence == 'verify'")
+    rescored = of(evaluated(store, data, config), Cell("noise", snr_db=0.0)).query("sequence == 'rescore'")
+    # With one candidate, what is compared is what the fingerprints answer, a tile of 0.75 s and 0.15 s around it.
+    near = rescored["track_hit"] & ((rescored["found_s"] - rescored["start_s"]).abs() <= 0.1)
+    assert hits["candidate"].astype(bool).to_numpy()[near.to_numpy()].all()
+    assert not hits["hit"].to_numpy()[~hits["candidate"].astype(bool).to_numpy()].any()
+
+
+def test_ceiling_finds_all_in_noise_and_depends_on_no_encoder(store: Store, data: BenchmarkData) -> None:
+    config = replace(CONFIG, ceiling_queries=4)
+    hits = find_ceiling(data, config, store, no_progress, torch.device("cpu"))
+    assert list(hits) == list_cells(CONFIG)
+    noisy = hits[Cell("noise", snr_db=0.0)]
+    assert noisy["query"].tolist() == [0, 2, 3, 5]  # at equal distances among six
+    assert noisy["hit"].all() and noisy["impostor_score"].notna().all()
+    assert (noisy["length_s"] == 0.96).all()
+    again = find_ceiling(data, config, store, no_progress, torch.device("cpu"))
+    pd.testing.assert_frame_equal(noisy, again[Cell("noise", snr_db=0.0)])
 
 
 def test_impostor_is_the_best_place_outside_the_own_track(found: Evaluation, store: Store, data: BenchmarkData) -> None:

@@ -76,7 +76,7 @@ def rows(found: pd.DataFrame, run: str, encoder: str, queries: str, benchmark: s
         for metric in ("segment_top1", "audio_top1"):
             made.append(
                 {
-                    "schema_version": 4, "run": run, "benchmark": benchmark, "queries": queries, "system": encoder,
+                    "schema_version": 5, "run": run, "benchmark": benchmark, "queries": queries, "system": encoder,
                     "cell": name, "kind": cell.kind, "snr_db": cell.snr_db, "t60_s": cell.t60_s, "length_s": length_s,
                     "index": "exact", "sequence": "rescore", "metric": metric, "value": n / len(own), "n": len(own),
                     "low": low, "high": high,

@@ -18,8 +18,9 @@ from bench.degrade.queries import prepare_queries
 from bench.degrade.room import prepare_rooms
 from bench.errors import PluginError
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, evaluate
-from bench.match.searcher import MatcherSearcher, build_matcher_searcher, find_repetitions
+from bench.match.searcher import MatcherSearcher, build_matcher_searcher
 from bench.plugin_check import check_matcher
+from bench.search.repetitions import find_repeated_samples
 from bench.settings import EvalConfig
 from bench.store import Store
 from bench.testing import Arrays
@@ -110,7 +111,7 @@ def test_a_repetition_has_the_very_samples_of_the_query(data: BenchmarkData) -> 
     def repeats(row: int, start: int, found_start: int, num_samples: int = 8_000) -> bool:
         answer = Found(np.array([[row]]), np.array([[found_start]]), np.array([[1.0]], np.float32))
         wrong, starts = np.array([[True]]), np.array([start])
-        return bool(find_repetitions(data.music, tracks, answer, num_samples, 800, wrong, starts)[0, 0])
+        return bool(find_repeated_samples(data.music, tracks, answer, num_samples, 800, wrong, starts)[0, 0])
 
     assert repeats(row, 1_000, 1_000 + loop)
     assert repeats(row, 1_000 + 2 * loop, 1_000 + 800)

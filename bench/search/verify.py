@@ -1,0 +1,290 @@
+"""Sequence search by the wave itself: a query is correlated with the tracks around its candidates, sample by sample.
+
+Query and tracks are whitened (`bench.audio.whiten`), and of the tracks one bit per sample is kept. The correlation has
+a peak one sample wide where the query is from, however loud the noise: 0.96 s hold 7,680 samples, all of which add up
+there and cancel each other elsewhere. It answers to a fraction of a millisecond, and the direct sound of a room is its
+peak, so that a tail does not move it.
+
+It is no fingerprint: it needs a copy of the music, a fifth of the size of float fingerprints, and the query must be a
+recording of the very same samples. Nothing about it is comparable with the published numbers of fingerprints.
+
+Confidence C, our reading: the parts are textbook methods; no paper was found that uses them for this.
+
+Shape legend: Q queries, B of them in a batch, T samples of a query, R ranked answers, C candidates, W windows, L lags,
+S speeds, F frequencies. Samples are at `bench.audio.whiten.RATE_HZ` where no other rate is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bench.audio.whiten import RATE_HZ, halve_rate, whiten
+from bench.search.sign_bits import SignBits
+from bench.values import RATE_HZ as CORPUS_RATE_HZ
+from bench.values import Floats, Found, Ints, Progress
+
+REACH = round(0.15 * RATE_HZ)  # lags searched before and after a candidate: a place and a half of the database's grid
+TILE = round(0.75 * RATE_HZ)  # a track's starts come in tiles of this length: candidates in one are verified together
+WIDE_TILE = 1 << 16  # where every place is verified, as few long transforms are faster than many short ones
+BLOCK_SAMPLES = 1 << 18  # of windows transformed at once: what a cache holds
+SCORE_STEP = 0.001  # scores are multiples of it, so that rounding decides nothing
+# Starts in one track that score within this share of the best are tied, as those of an exact repetition are but for
+# what the whitening hears before and after it.
+TIE = 0.02
+# Between neighbouring speeds, times the length of the query in s: half of it moves the ends of a query by half a ms.
+SPEED_STEP_S = 0.002
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """A batch of queries, whitened and scaled to energy 1, each at every speed."""
+
+    spectrum_BSF: Tensor
+    """Their conjugate spectra, complex64."""
+
+    fft_samples: int
+    speeds: Sequence[float]
+
+    lengths: Sequence[int]
+    """The number of samples at each speed."""
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Excerpts of tracks that are correlated with a query each: lag l is for a start at sample `first` + l."""
+
+    query: Ints
+    row: Ints
+    first: Ints
+    num_lags: int
+
+    def __getitem__(self, rows: slice) -> _Windows:
+        return _Windows(self.query[rows], self.row[rows], self.first[rows], self.num_lags)
+
+    def blocks(self, fft_samples: int) -> Iterator[_Windows]:
+        """Yield them in order, as many at once as a processor's cache holds."""
+        block = max(1, BLOCK_SAMPLES // fft_samples)
+        for start in range(0, len(self.row), block):
+            yield self[start : start + block]
+
+    @staticmethod
+    def join(parts: Sequence[_Windows], num_lags: int) -> _Windows:
+        """Return all of them in order."""
+        query, row, first = (
+            np.concatenate([getattr(part, name) for part in parts] or [np.empty(0, np.int64)])
+            for name in ("query", "row", "first")
+        )
+        return _Windows(query, row, first, num_lags)
+
+
+@dataclass(frozen=True)
+class _Peaks:
+    """The highest correlation of each window (W,): its score, start sample and speed; a score of 0 is none."""
+
+    score: Floats
+    start: Ints
+    speed: Floats
+
+    @staticmethod
+    def join(parts: Sequence[_Peaks]) -> _Peaks:
+        """Return all of them in order."""
+        none = _Peaks(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.float32))
+        return _Peaks(
+            *(np.concatenate([getattr(part, n) for part in (none, *parts)]) for n in ("score", "start", "speed"))
+        )
+
+
+def list_speeds(largest_change: float, length_s: float) -> tuple[float, ...]:
+    """Return the speeds tried for queries of a length: 1, then all from 1 - change to 1 + change, one step apart."""
+    step = SPEED_STEP_S / length_s
+    count = int(np.ceil(largest_change / step - 1e-9))
+    changes = [sign * min(i * step, largest_change) for i in range(1, count + 1) for sign in (-1, 1)]
+    return (1.0, *(1 + change for change in changes))
+
+
+def verify(
+    batches: Iterable[Floats],
+    row_QC: Ints,
+    start_QC: Ints,
+    bits: SignBits,
+    num_answers: int,
+    speeds: Sequence[float] = (1.0,),
+    device: torch.device | None = None,
+) -> Found:
+    """Return the best answers near the candidates of each query, best first, at most one in each tile of a track.
+
+    Queries of one length come in batches (B, T) at the corpus rate. `row_QC` and `start_QC` are tracks and start
+    samples at the corpus rate; a row of -1 is no candidate. The score is the correlation in units of the deviation that
+    it has where a query is not from: the largest of a thousand lags is about 3.5 by chance. Of starts in the best track
+    that score within TIE of the best, the earliest is first. The whole query lies in its track. Silence has no answer.
+    Cost: two transforms for each tile, and one more for each speed after the first.
+    """
+    parts, first = [], 0
+    for wave_BT in batches:
+        queries = _whiten_queries(wave_BT, speeds, TILE + 2 * REACH, device)
+        rows = slice(first, first + len(wave_BT))
+        first += len(wave_BT)
+        windows, peaks = _cut_tiles(row_QC[rows], start_QC[rows]), []
+        for query, spectrum_SF in enumerate(queries.spectrum_BSF):
+            begin, end = np.searchsorted(windows.query, (query, query + 1))
+            for some in windows[begin:end].blocks(queries.fft_samples):
+                peaks.append(_correlate(_transform(some, bits, queries), some, spectrum_SF, bits, queries))
+        parts.append(_rank(windows, _Peaks.join(peaks), len(wave_BT), num_answers))
+    return _join(parts, num_answers)
+
+
+def are_candidates(row_QC: Ints, start_QC: Ints, row_Q: Ints, start_Q: Ints) -> npt.NDArray[np.bool_]:
+    """Return which starts (Q,) `verify` compares, given its candidates: those in a tile of one, or near it."""
+    first_QC = start_QC * RATE_HZ // CORPUS_RATE_HZ // TILE * TILE - REACH
+    lag_QC = start_Q[:, None] * RATE_HZ // CORPUS_RATE_HZ - first_QC
+    inside_QC = (row_QC == row_Q[:, None]) & (row_QC >= 0) & (lag_QC >= 0) & (lag_QC < TILE + 2 * REACH)
+    compared_Q: npt.NDArray[np.bool_] = inside_QC.any(axis=1)
+    return compared_Q
+
+
+def verify_everywhere(
+    batches: Iterable[Floats],
+    own_Q: Ints,
+    bits: SignBits,
+    num_answers: int,
+    progress: Progress,
+    device: torch.device | None = None,
+) -> tuple[Found, Floats]:
+    """Return the best answers among all places of all tracks (the matched filter), and the impostors' scores (Q,).
+
+    The impostor of a query is its best answer outside of its own track, row `own_Q`; NaN if there is none.
+    Cost: a transform for each WIDE_TILE of the database, and one more for each query of a batch.
+    """
+    parts, impostors, first = [], [], 0
+    tiles = _cut_everything(bits)
+    for wave_BT in batches:
+        queries = _whiten_queries(wave_BT, (1.0,), WIDE_TILE, device)
+        own_B = own_Q[first : first + len(wave_BT)]
+        first += len(wave_BT)
+        blocks, found, done = [], [], 0
+        for some in tiles.blocks(queries.fft_samples):
+            progress("matched filter", done, len(tiles.row))
+            done += len(some.row)
+            window_WF = _transform(some, bits, queries)
+            for query, spectrum_SF in enumerate(queries.spectrum_BSF):
+                blocks.append(replace(some, query=np.full_like(some.row, query)))
+                found.append(_correlate(window_WF, some, spectrum_SF, bits, queries))
+        progress("matched filter", done, len(tiles.row))
+        windows, peaks = _Windows.join(blocks, WIDE_TILE), _Peaks.join(found)
+        parts.append(_rank(windows, peaks, len(wave_BT), num_answers))
+        is_own_W = windows.row == own_B[windows.query]
+        others = replace(peaks, score=np.where(is_own_W, np.float32(0), peaks.score))
+        impostors.append(_rank(windows, others, len(wave_BT), 1).score_QR[:, 0])
+    return _join(parts, num_answers), np.concatenate([*impostors, np.empty(0, np.float32)])
+
+
+def _whiten_queries(wave_BT: Floats, speeds: Sequence[float], num_lags: int, device: torch.device | None) -> _Queries:
+    from scipy.signal import resample
+
+    halved = [halve_rate(wave_T) for wave_T in wave_BT]
+    lengths = [round(len(halved[0]) * speed) for speed in speeds]
+    fft_samples = _fast_length(max(lengths) + num_lags - 1)
+    spectrum_BSF = torch.empty(len(halved), len(speeds), fft_samples // 2 + 1, dtype=torch.complex64, device=device)
+    for query, wave_T in enumerate(halved):
+        for i, length in enumerate(lengths):
+            # Music that is played 1 % faster is stretched by as much.
+            played_T = wave_T if length == len(wave_T) else resample(wave_T, length).astype(np.float32)
+            white_T = torch.from_numpy(_scale(whiten(played_T))).to(spectrum_BSF.device)
+            spectrum_BSF[query, i] = torch.fft.rfft(white_T, fft_samples).conj()
+    return _Queries(spectrum_BSF, fft_samples, speeds, lengths)
+
+
+def _fast_length(num_samples: int) -> int:
+    """Return the next power of two, or three quarters of it: the fastest transforms, and whole bytes of windows."""
+    power: int = 1 << (num_samples - 1).bit_length()
+    return power * 3 // 4 if num_samples <= power * 3 // 4 else power
+
+
+def _scale(white_T: Floats) -> Floats:
+    """Return a query with energy 1: its correlation with random signs has a deviation of 1. Silence stays silence."""
+    energy = float(np.sum(np.square(white_T, dtype=np.float64)))
+    return white_T / np.float32(np.sqrt(energy)) if energy > 0 else white_T
+
+
+def _cut_tiles(row_BC: Ints, start_BC: Ints) -> _Windows:
+    """Return the tiles that hold the candidates of each query, in the order of queries, tracks and times."""
+    query_P, candidate_P = np.nonzero(row_BC >= 0)
+    start_P = start_BC[query_P, candidate_P] * RATE_HZ // CORPUS_RATE_HZ
+    candidates_3P = np.stack([query_P, row_BC[query_P, candidate_P], start_P // TILE])
+    query_W, row_W, tile_W = np.unique(candidates_3P, axis=1)
+    return _Windows(query_W, row_W, tile_W * TILE - REACH, TILE + 2 * REACH)
+
+
+def _cut_everything(bits: SignBits) -> _Windows:
+    """Return all tiles of all tracks."""
+    count = -(-bits.num_samples // WIDE_TILE)
+    row_W = np.repeat(np.arange(len(count)), count)
+    tile_W = np.arange(len(row_W)) - np.repeat(np.cumsum(count) - count, count)
+    return _Windows(np.zeros_like(row_W), row_W, tile_W * WIDE_TILE, WIDE_TILE)
+
+
+def _transform(windows: _Windows, bits: SignBits, queries: _Queries) -> Tensor:
+    """Return the spectra (W, F) of windows of tracks."""
+    sign_WN = bits.read_windows(windows.row, windows.first, queries.fft_samples)
+    window_WF: Tensor = torch.fft.rfft(torch.from_numpy(sign_WN).to(queries.spectrum_BSF.device))
+    return window_WF
+
+
+def _correlate(window_WF: Tensor, windows: _Windows, spectrum_SF: Tensor, bits: SignBits, queries: _Queries) -> _Peaks:
+    """Return the highest correlation of each window with one query, at any speed; of equal ones the first."""
+    shape = len(window_WF)
+    best_W, lag_W, speed_W = np.zeros(shape, np.float32), np.zeros(shape, np.int64), np.ones(shape, np.float32)
+    for speed, length, spectrum_F in zip(queries.speeds, queries.lengths, spectrum_SF, strict=True):
+        score_WL = torch.fft.irfft(window_WF * spectrum_F, queries.fft_samples)[:, : windows.num_lags].abs_()
+        last_W = bits.num_samples[windows.row] - length - windows.first  # the last lag at which the query fits
+        for w in np.flatnonzero((windows.first < 0) | (last_W < windows.num_lags - 1)):
+            score_WL[w, : max(0, -windows.first[w])] = 0
+            score_WL[w, max(0, last_W[w] + 1) :] = 0
+        top_W = score_WL.amax(dim=1, keepdim=True)
+        first_W = (score_WL >= top_W - SCORE_STEP).cpu().numpy().argmax(axis=1)
+        score_W = (top_W[:, 0] / SCORE_STEP).round_().cpu().numpy() * np.float32(SCORE_STEP)
+        better_W = score_W > best_W
+        best_W, lag_W = np.where(better_W, score_W, best_W), np.where(better_W, first_W, lag_W)
+        speed_W = np.where(better_W, np.float32(speed), speed_W)
+    return _Peaks(best_W, windows.first + lag_W, speed_W)
+
+
+def _rank(windows: _Windows, peaks: _Peaks, num_queries: int, num_answers: int) -> Found:
+    """Return the best peaks of each query as answers, their starts at the corpus rate; none has a score of 0."""
+    shape = (num_queries, num_answers)
+    row_QR, start_QR = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
+    score_QR, speed_QR = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    best_Q, best_row_Q = np.zeros(num_queries, np.float32), np.full(num_queries, -1, np.int64)
+    order = np.lexsort((-peaks.start, -windows.row, peaks.score, windows.query))  # the best comes last, and stays
+    best_Q[windows.query[order]], best_row_Q[windows.query[order]] = peaks.score[order], windows.row[order]
+    is_tied_W = (windows.row == best_row_Q[windows.query]) & (peaks.score >= (1 - TIE) * best_Q[windows.query])
+    order = np.lexsort((peaks.start, windows.row, np.where(is_tied_W, -np.inf, -peaks.score), windows.query))
+    order = order[peaks.score[order] > 0]
+    # One peak may lie in two windows, whose reaches overlap.
+    named_3W = np.stack([windows.query[order], windows.row[order], peaks.start[order]])
+    order = order[np.sort(np.unique(named_3W, axis=1, return_index=True)[1])]
+    query = windows.query[order]
+    rank = np.arange(len(order)) - np.searchsorted(query, query)
+    ranked = rank < num_answers
+    at, order = (query[ranked], rank[ranked]), order[ranked]
+    row_QR[at], score_QR[at], speed_QR[at] = windows.row[order], peaks.score[order], peaks.speed[order]
+    start_QR[at] = peaks.start[order] * CORPUS_RATE_HZ // RATE_HZ
+    return Found(row_QR, start_QR, score_QR, speed_QR=speed_QR)
+
+
+def _join(parts: Sequence[Found], num_answers: int) -> Found:
+    """Return the answers to all batches."""
+    empty = np.empty((0, num_answers))
+    row_QR, start_QR = (
+        np.concatenate([empty, *(getattr(p, n) for p in parts)]).astype(np.int64) for n in ("row_QR", "start_QR")
+    )
+    score_QR, speed_QR = (
+        np.concatenate([empty, *(getattr(p, n) for p in parts)]).astype(np.float32) for n in ("score_QR", "speed_QR")
+    )
+    return Found(row_QR, start_QR, score_QR, speed_QR=speed_QR)
