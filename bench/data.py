@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ import numpy as np
 from bench import registry
 from bench.audio.pcm import Corpus, prepare_corpus
 from bench.config import format_plugin_name
-from bench.degrade.cells import measured_classes
+from bench.degrade.cells import measured_classes, noise_reverb_time, reverb_times
 from bench.degrade.measured import NO_MEASURED_ROOMS, MeasuredRooms, keep_from_training, sort_by_t60, split_by_room
 from bench.degrade.queries import QuerySet, prepare_queries
 from bench.degrade.room import ResponseSource, RoomBank, prepare_rooms
@@ -48,7 +48,11 @@ class TrainingSet:
         """Return the content key of the training and validation sides; the test side does not change it."""
         music, noise = (corpus.tracks[["id", "sha256", "split"]] for corpus in (self.music, self.noise))
         tracks = (music[music["split"] != "test"], noise[noise["split"] == "train"])
-        rooms = [[sha256(bank.response(i).tobytes()).hexdigest() for i in bank.numbers("train")] for bank in self.banks]
+        rooms = [
+            [sha256(bank.response(i).tobytes()).hexdigest() for i in numbers]
+            for bank in self.banks
+            if len(numbers := bank.numbers("train"))  # which rooms are tested in changes nothing
+        ]
         return digest([rows.to_numpy().tolist() for rows in tracks], rooms)
 
     @property
@@ -231,8 +235,13 @@ def _build_training_measured(config: RunConfig, root: Path | None) -> tuple[str,
     return _build_measured_rooms("data.rir", "" if name == "rooms" else name, root)
 
 
-def _build_measured_rooms(setting: str, name: str, root: Path | None) -> tuple[str, ResponseSource] | None:
-    """Return name and source of the measured responses that a setting names; None if it is empty."""
+def _build_measured_rooms(
+    setting: str, name: str, root: Path | None, version: str = "v1"
+) -> tuple[str, ResponseSource] | None:
+    """Return name and source of the measured responses that a setting names; None if it is empty.
+
+    From `v2` on their direct sound is the first peak, where the plug-in has the setting `direct_sound`.
+    """
     if not name:
         return None
     folder = root
@@ -244,7 +253,9 @@ def _build_measured_rooms(setting: str, name: str, root: Path | None) -> tuple[s
         )
     plugin, called = _plugin("rir", name), format_plugin_name(name)
     with registry.name_plugin("dataset", called, plugin, "cannot be built by build(config, root)"):
-        source: ResponseSource = plugin.build(plugin.Config(), folder)
+        finds_first = version != "v1" and "direct_sound" in {item.name for item in fields(plugin.Config)}
+        settings = plugin.Config(direct_sound="first") if finds_first else plugin.Config()
+        source: ResponseSource = plugin.build(settings, folder)
     with registry.name_plugin("dataset", called, plugin, "cannot list its responses by names() and digest()"):
         source.names()
         source.digest()
@@ -253,7 +264,7 @@ def _build_measured_rooms(setting: str, name: str, root: Path | None) -> tuple[s
 
 def _prepare_measured(config: RunConfig, root: Path | None, store: Store, progress: Progress) -> MeasuredRooms:
     """Return the measured rooms that `eval.measured_rooms` names to be tested in."""
-    source = _build_measured_rooms("eval.measured_rooms", config.eval.measured_rooms, root)
+    source = _build_measured_rooms("eval.measured_rooms", config.eval.measured_rooms, root, config.eval.version)
     if source is None:
         return NO_MEASURED_ROOMS
     bank = split_by_room(prepare_rooms(store, *source, progress))
@@ -261,12 +272,13 @@ def _prepare_measured(config: RunConfig, root: Path | None, store: Store, progre
 
 
 def _prepare_simulated(config: RunConfig, store: Store, progress: Progress) -> list[RoomBank]:
-    """Return the banks of simulated rooms: that of the test rooms, which holds the usual training rooms too, first.
+    """Return the banks of simulated rooms: that of the test rooms, which in `v1` holds the usual training rooms, first.
 
-    Training rooms of another t60 are a bank of their own, as queries have the key of the first.
+    Training rooms of another t60, and all beside the test rooms of `v2`, are a bank of their own, as queries have the
+    key of the first.
     """
     rooms = prepare_rooms(store, "rooms", _build_test_rooms(config), progress)
-    if config.train.t60_s == TrainConfig().t60_s:
+    if config.train.t60_s == TrainConfig().t60_s and config.eval.version == "v1":
         return [rooms]
     plugin = _plugin("rir", "rooms")
     own: ResponseSource = plugin.build(plugin.Config((), train_t60_s=config.train.t60_s), None)
@@ -276,9 +288,12 @@ def _prepare_simulated(config: RunConfig, store: Store, progress: Progress) -> l
 
 def _build_test_rooms(config: RunConfig, changes: Mapping[str, int] | None = None) -> ResponseSource:
     """Return simulated rooms at every t60 of the grid; `changes` are other settings than the defaults."""
-    plugin = _plugin("rir", "rooms")
-    t60_s = tuple(sorted({*config.eval.t60_s, config.eval.noise_reverb_t60_s}))
-    source: ResponseSource = plugin.build(plugin.Config(t60_s, config.eval.rooms_per_t60, **(changes or {})), None)
+    plugin, tests = _plugin("rir", "rooms"), config.eval
+    t60_s = tuple(sorted({*reverb_times(tests), noise_reverb_time(tests)}))
+    more: dict[str, Any] = dict(changes or {})
+    if tests.version == "v2":
+        more |= {"train_rooms": 0, "direct_to_reverberant_db": tests.v2.direct_to_reverberant_db}
+    source: ResponseSource = plugin.build(plugin.Config(t60_s, tests.rooms_per_t60, **more), None)
     return source
 
 

@@ -6,7 +6,7 @@ Shape legend: Q queries.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def evaluate(
     hits, seconds = {}, {"database": searcher.seconds, "queries": 0.0}
     for i, cell in enumerate(cells):
         progress("test cells", i, len(cells))
-        key = digest(FORMAT, searcher.key, data.queries.key, searched, asdict(cell))
+        key = digest(FORMAT, searcher.key, data.queries.key, searched, decisive_settings(cell))
 
         def build(folder: Path, cell: Cell = cell) -> None:
             tables = _hits_of(cell, searcher, data, config, store.timed)
@@ -120,7 +120,7 @@ def find_ceiling(
     for cell in list_cells(config):
         track_Q, start_Q = (truth[query_Q] for truth in data.queries.truth(cell))
         settings = (length_s, query_Q.tolist(), config.top_k, config.tolerance_ms, config.hop_ms)
-        key = digest(FORMAT, bits.key, data.queries.key, asdict(cell), settings)
+        key = digest(FORMAT, bits.key, data.queries.key, decisive_settings(cell), settings)
 
         def build(folder: Path, cell: Cell = cell, track_Q: Ints = track_Q, start_Q: Ints = start_Q) -> None:
             waves = WaveBatches(data.queries, cell, length_s, len(query_Q), query_Q.tolist())

@@ -14,6 +14,7 @@ from bench.store import ADDED_LATER
 from bench.values import STANDARD_HOP_MS
 
 SEQUENCES = ("vote", "vote-50", "rescore", "interpolate", "verify", "edit", "diagonal")
+MP3_KBPS = (16, 24, 32, 40, 48, 56, 64)  # constant rates of MPEG-2 layer 3 at 16 kHz; libsndfile cannot write 8
 COUNTING_SEQUENCES = ("vote", "vote-50", "edit")  # whose scores are shares and no similarities, without impostors
 
 
@@ -326,11 +327,104 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class GridV2:
+    """The conditions of `fma-segment/v2`, which `v1` has no use for; an empty list leaves out its cells.
+
+    They are chosen so that a test of all takes no longer than one of `v1` does by half: two levels of what `v1` has five
+    of, and one or two of each other kind. docs/metrics.md, "What `v2` adds", says why each value is what it is.
+    """
+
+    snr_db: tuple[float, ...] = (0.0, 10.0)
+    """Signal-to-noise ratios of the noisy cells, in dB, and of the loudspeaker heard in a room."""
+
+    t60_s: tuple[float, ...] = (0.4, 0.8)
+    """Reverberation times of the reverberant cells, in s, from 0.15 to 2."""
+
+    noise_reverb_t60_s: float = 0.5
+    """Reverberation time of the rooms with noise, and of the loudspeaker's, in s, from 0.15 to 2."""
+
+    direct_to_reverberant_db: float = 0.0
+    """Energy of the direct sound of the simulated test rooms to that of all later sound, in dB, from -20 to 20."""
+
+    speeds: tuple[float, ...] = (0.98, 0.99, 0.995, 1.005, 1.01, 1.02)
+    """Speeds at which the music plays, its pitch along with it, as multiples of its own; from 0.5 to 2, but not 1."""
+
+    tempos: tuple[float, ...] = (0.96, 1.04)
+    """Speeds at which the music plays at its own pitch; from 0.5 to 2, but not 1."""
+
+    pitch_cents: tuple[float, ...] = (-50.0, 50.0)
+    """Shifts of the pitch at the music's own tempo, in hundredths of a semitone, from -1,200 to 1,200, but not 0."""
+
+    codecs: tuple[str, ...] = ("mp3-16", "mp3-32", "opus-8")
+    """Lossy codecs and their bit rates in kbit/s: `mp3` at one of its constant rates, `opus` from 6.5 to 64."""
+
+    clip_db: tuple[float, ...] = (12.0,)
+    """How far below its peak the music is cut off, in dB, above 0 and at most 60."""
+
+    compression_ratios: tuple[float, ...] = (8.0,)
+    """Ratios of a dynamic compressor above its threshold, above 1 and at most 100."""
+
+    devices: tuple[Literal["telephone", "loudspeaker"], ...] = ("telephone", "loudspeaker")
+    """Devices that the music passes.
+
+    `telephone` is a line of 300 to 3,400 Hz with 8-bit mu-law at 8 kHz; `loudspeaker` a small loudspeaker, a room with
+    noise, and the microphone of a phone.
+    """
+
+    def __post_init__(self) -> None:
+        for name in (
+            "snr_db", "t60_s", "speeds", "tempos", "pitch_cents", "codecs", "clip_db", "compression_ratios", "devices",
+        ):  # fmt: skip
+            values = getattr(self, name)
+            require(len(set(values)) == len(values), f"eval.v2.{name} must not name anything twice", values)
+        both_s, ratio_db = self.noise_reverb_t60_s, self.direct_to_reverberant_db
+        require(all(0.15 <= t <= 2 for t in self.t60_s), "eval.v2.t60_s must be between 0.15 and 2", self.t60_s)
+        require(0.15 <= both_s <= 2, "eval.v2.noise_reverb_t60_s must be between 0.15 and 2", both_s)
+        require(-20 <= ratio_db <= 20, "eval.v2.direct_to_reverberant_db must be between -20 and 20", ratio_db)
+        for name in ("speeds", "tempos"):
+            values = getattr(self, name)
+            rule = f"eval.v2.{name} must be between 0.5 and 2, and not 1, which changes nothing"
+            require(all(0.5 <= value <= 2 and value != 1 for value in values), rule, values)
+        cents = self.pitch_cents
+        rule = "eval.v2.pitch_cents must be between -1200 and 1200, and not 0, which changes nothing"
+        require(all(-1200 <= shift <= 1200 and shift != 0 for shift in cents), rule, cents)
+        require(all(0 < depth <= 60 for depth in self.clip_db), "eval.v2.clip_db must be in (0, 60]", self.clip_db)
+        ratios = self.compression_ratios
+        require(all(1 < ratio <= 100 for ratio in ratios), "eval.v2.compression_ratios must be in (1, 100]", ratios)
+        for codec in self.codecs:
+            _check_codec(codec)
+        has_noise = bool(self.snr_db) or "loudspeaker" not in self.devices
+        rule = "eval.v2.devices with loudspeaker needs levels of the noise in eval.v2.snr_db; give one, or leave it out"
+        require(has_noise, rule, self.snr_db)
+
+    @property
+    def fastest(self) -> float:
+        """Return the highest speed or tempo, at least 1: how much of its track a query covers, in its own lengths."""
+        return max((1.0, *self.speeds, *self.tempos))
+
+
+def _check_codec(codec: str) -> None:
+    name, _, rate = codec.partition("-")
+    known = {"mp3": [str(kbps) for kbps in MP3_KBPS], "opus": None}
+    rule = "eval.v2.codecs must name mp3 or opus with a rate in kbit/s, such as mp3-16 or opus-8"
+    require(name in known, rule, repr(codec))
+    try:
+        kbps = float(rate)
+    except ValueError as error:
+        raise ConfigError(f"{rule}, got {codec!r}") from error
+    if name == "mp3":
+        require(rate in (known["mp3"] or []), f"the rate of mp3 at 16 kHz must be one of {MP3_KBPS}", repr(codec))
+    else:
+        require(6.5 <= kbps <= 64, "the rate of opus must be between 6.5 and 64", repr(codec))
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """What is tested, and how it is searched. The defaults are those of `fma-segment/v1`.
 
     Another value of any setting from `snr_db` to `measured_t60_s` names the benchmark `custom`; the others, which say
-    how it is searched, leave the name as it is.
+    how it is searched, leave the name as it is. With `version = "v2"`, the group `v2` says what `snr_db`, `t60_s` and
+    `noise_reverb_t60_s` say in `v1`.
     """
 
     snr_db: tuple[float, ...] = (0.0, 5.0, 10.0, 15.0, 20.0)
@@ -365,6 +459,12 @@ class EvalConfig:
 
     measured_t60_s: tuple[float, ...] = field(default=(0.2, 0.4, 0.5, 0.7, 0.8), metadata=ADDED_LATER)
     """Reverberation times of the cells in measured rooms, in s, from 0.05 to 2; a room belongs to the nearest one."""
+
+    version: Literal["v1", "v2"] = field(default="v1", metadata=ADDED_LATER)
+    """The benchmark: `v1`, or `v2` with changes of speed, codecs, devices and rooms with more direct sound."""
+
+    v2: GridV2 = field(default_factory=GridV2, metadata=ADDED_LATER)
+    """The conditions of `v2`."""
 
     indexes: tuple[str, ...] = ("exact", "falconn")
     """Index plug-ins that are searched, at least one, each perhaps with a preset after a colon: `faiss:hnsw32`.

@@ -6,11 +6,13 @@ Shape legend: T samples, B batch, N vectors, D dimensions of a fingerprint.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from bench.store import ADDED_LATER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +73,10 @@ class Source(Protocol):
         ...
 
 
-CellKind = Literal["identity", "clean", "noise", "reverb", "measured_reverb", "noise_reverb"]
+CellKind = Literal[
+    "identity", "clean", "noise", "reverb", "measured_reverb", "noise_reverb", "speed", "tempo", "pitch", "codec",
+    "dynamics", "device",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ class Cell:
     kind: CellKind
     """What queries are degraded by; `identity` is a control: clean queries that start on the database's grid.
 
-    `reverb` and `noise_reverb` are of simulated rooms, `measured_reverb` is of measured ones.
+    `reverb` and `noise_reverb` are of simulated rooms, `measured_reverb` is of measured ones. `speed` and the kinds after
+    it are tested from `v2` on, and have a distortion.
     """
 
     snr_db: float | None = None
@@ -90,12 +96,16 @@ class Cell:
     t60_s: float | None = None
     """Reverberation time in s, None without reverberation; measured rooms are near it."""
 
+    distortion: str = field(default="", metadata=ADDED_LATER)
+    """What else is done to the music, such as `speed_1.01` (`bench.degrade.distort`); empty for nothing."""
+
     @property
     def name(self) -> str:
-        """Return the cell's name in rows and logs, such as `noise_reverb/snr_0/t60_0.5`."""
+        """Return the cell's name in rows and logs, such as `noise_reverb/snr_0/t60_0.5` or `codec/mp3_16`."""
         parts: list[str] = [self.kind]
         parts += [f"snr_{self.snr_db:g}"] if self.snr_db is not None else []
         parts += [f"t60_{self.t60_s:g}"] if self.t60_s is not None else []
+        parts += [self.distortion] if self.distortion else []
         return "/".join(parts)
 
 

@@ -13,9 +13,9 @@ import os
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from bench.audio.files import stamp_file
 from bench.datasets.rir_folder import align_response, read_first_channel
 from bench.degrade.room import Response
 from bench.errors import DataError
-from bench.store import digest
+from bench.store import ADDED_LATER, digest
 from bench.values import Floats, Split
 
 KIND = "rir"
@@ -57,6 +57,9 @@ class Config:
 
     max_t60_s: float = 2.0
     """Largest reverberation time in s; responses that ring longer, as those of the Aula Carolina do, are left out."""
+
+    direct_sound: Literal["largest", "first"] = field(default="largest", metadata=ADDED_LATER)
+    """What is taken for the direct sound: the largest peak, as in `fma-segment/v1`, or the first one, as in `v2`."""
 
 
 def build(config: Config, root: Path | None) -> Air:
@@ -104,7 +107,8 @@ class Air:
             _read_mat(self.folder / path) if path.endswith(".mat") else read_first_channel(self.folder / path)
         )
         split: Split = "test" if set(TEST_ROOMS) & set(room.split("_")) else "train"
-        aligned_T = align_response(self.folder / path, wave_T, rate_hz, self.config.max_t60_s)
+        config = self.config
+        aligned_T = align_response(self.folder / path, wave_T, rate_hz, config.max_t60_s, config.direct_sound)
         return Response(name, aligned_T, split, licence="MIT")
 
     def digest(self) -> str:

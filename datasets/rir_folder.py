@@ -10,8 +10,9 @@ Shape legend: T samples, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from bench.audio.decode import Recording
 from bench.audio.files import find_audio, stamp_file
 from bench.degrade.room import Response, align_direct_sound, measure_t60
 from bench.errors import DataError
-from bench.store import digest
+from bench.store import ADDED_LATER, digest
 from bench.values import RATE_HZ, Floats
 
 KIND = "rir"
@@ -34,6 +35,9 @@ class Config:
 
     max_t60_s: float = 2.0
     """Largest reverberation time in s; responses that ring longer (mausoleums, sports halls) are left out."""
+
+    direct_sound: Literal["largest", "first"] = field(default="largest", metadata=ADDED_LATER)
+    """What is taken for the direct sound: the largest peak, as in `fma-segment/v1`, or the first one, as in `v2`."""
 
 
 def build(config: Config, root: Path | None) -> RirFolder:
@@ -62,7 +66,11 @@ class RirFolder:
     def load(self, name: str) -> Response:
         """Return one response at 16 kHz. Raises: DataError if it cannot be read, is silent or rings too long."""
         wave_T, rate_hz = read_first_channel(self.folder / name)
-        return Response(name, align_response(self.folder / name, wave_T, rate_hz, self.config.max_t60_s), "train")
+        return Response(name, self._align(name, wave_T, rate_hz), "train")
+
+    def _align(self, name: str, wave_T: Floats, rate_hz: int) -> Floats:
+        path, config = self.folder / name, self.config
+        return align_response(path, wave_T, rate_hz, config.max_t60_s, config.direct_sound)
 
     def digest(self) -> str:
         """Return a digest of the settings, and of the names, sizes and times of the files."""
@@ -81,7 +89,9 @@ def read_first_channel(path: Path) -> tuple[Floats, int]:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def align_response(path: Path, wave_T: Floats, rate_hz: int, max_t60_s: float) -> Floats:
+def align_response(
+    path: Path, wave_T: Floats, rate_hz: int, max_t60_s: float, direct_sound: Literal["largest", "first"] = "largest"
+) -> Floats:
     """Return a response as `Response.wave_T` has it: at 16 kHz, aligned, its peak 1.
 
     Raises: DataError if it is not finite, is silent, has no decay or rings for longer than `max_t60_s`.
@@ -91,7 +101,7 @@ def align_response(path: Path, wave_T: Floats, rate_hz: int, max_t60_s: float) -
     wave_T = wave_T if rate_hz == RATE_HZ else soxr.resample(wave_T, rate_hz, RATE_HZ)
     if not np.isfinite(wave_T).all():
         raise DataError(f"{path} holds NaN or infinite samples")
-    aligned_T = align_direct_sound(wave_T)
+    aligned_T = align_direct_sound(wave_T, "v1" if direct_sound == "largest" else "v2")
     t60_s, _method = measure_t60(aligned_T)
     if t60_s > max_t60_s:
         raise DataError(f"{path.name} rings for {t60_s:.1f} s, longer than max_t60_s = {max_t60_s:g}")

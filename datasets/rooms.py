@@ -3,19 +3,22 @@
 The sides of a shoebox room are drawn at random; image sources give the early part of the response and ray tracing its
 tail. Sabine's formula is wrong by up to a third, so the absorption is corrected until the t60 measured from the
 response is within a few per cent of its target. The same seed gives the same response on every machine.
+
+With a direct-to-reverberant ratio, the direct sound is computed once more by itself and scaled to it, and its time is
+that of the geometry; without one, the largest peak is taken for it, as `fma-segment/v1` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from bench.degrade.room import Response, align_direct_sound, measure_t60
+from bench.degrade.room import Response, align_direct_sound, measure_t60, set_direct_ratio
 from bench.errors import ConfigError, DataError
-from bench.store import digest
+from bench.store import ADDED_LATER, decisive_settings, digest
 from bench.values import RATE_HZ, Floats, Split
 
 KIND = "rir"
@@ -54,6 +57,9 @@ class Config:
     seed: int = 0
     """Seed of all random draws."""
 
+    direct_to_reverberant_db: float | None = field(default=None, metadata=ADDED_LATER)
+    """Energy of the direct sound to that of all later sound, in dB; None leaves it to distance and walls, as `v1`."""
+
     def __post_init__(self) -> None:
         if min((*self.test_t60_s, *self.train_t60_s), default=1.0) < SMALL_T60_S:
             raise ConfigError(f"t60 must be >= {SMALL_T60_S} s (no simulated room is drier), got {self}")
@@ -82,39 +88,67 @@ class Rooms:
         seed = int(digest("rooms", self.config.seed, name)[:8], 16)
         draw = np.random.default_rng(seed)
         target_s = float(rest[0]) if split == "test" else float(draw.uniform(*self.config.train_t60_s))
-        return Response(name, _draw_response(target_s, draw), split, target_s, "generated")
+        return Response(name, _draw_response(target_s, draw, self.config.direct_to_reverberant_db), split, target_s, "generated")
 
     def digest(self) -> str:
         """Return a digest of the settings and the version of pyroomacoustics."""
         import pyroomacoustics
 
-        return digest("rooms", 1, asdict(self.config), pyroomacoustics.__version__)
+        return digest("rooms", 1, decisive_settings(self.config), pyroomacoustics.__version__)
 
 
-def _draw_response(t60_s: float, draw: np.random.Generator) -> Floats:
+def _draw_response(t60_s: float, draw: np.random.Generator, ratio_db: float | None) -> Floats:
     for _ in range(MAX_DRAWS):
         # Longer reverberation times belong to larger rooms.
         size = np.clip((t60_s - SMALL_T60_S) / (LARGE_T60_S - SMALL_T60_S), 0, 1)
         sides_m = (np.array(SMALL_ROOM) * (1 - size) + np.array(LARGE_ROOM) * size) * draw.uniform(0.8, 1.2, 3)
         source_m, microphone_m = (draw.uniform(MARGIN_M, sides_m - MARGIN_M) for _ in range(2))
         seed = int(draw.integers(2**31))
-        wave_T, measured_s = _fit_absorption(t60_s, sides_m, source_m, microphone_m, seed)
+        try:
+            wave_T, measured_s = _fit_absorption(t60_s, Shoebox(sides_m, source_m, microphone_m, seed, ratio_db))
+        except DataError:
+            if ratio_db is None:
+                raise
+            continue  # reflections close behind the direct sound alone are above the ratio
         if abs(measured_s / t60_s - 1) <= ACCEPTABLE:
             return wave_T
     raise DataError(
-        f"no room with a t60 of {t60_s:g} s +- {ACCEPTABLE:.0%} was found in {MAX_DRAWS} draws; "
-        "change the seed or the t60"
+        f"no room with a t60 of {t60_s:g} s +- {ACCEPTABLE:.0%}{_format_ratio(ratio_db)} was found in {MAX_DRAWS} "
+        "draws; change the seed or the t60"
     )
 
 
-def _fit_absorption(
-    t60_s: float, sides_m: Floats, source_m: Floats, microphone_m: Floats, seed: int
-) -> tuple[Floats, float]:
+def _format_ratio(ratio_db: float | None) -> str:
+    return "" if ratio_db is None else f" and a direct-to-reverberant ratio of {ratio_db:g} dB"
+
+
+@dataclass(frozen=True)
+class Shoebox:
+    """A room and who is where in it; all but `seed` and `ratio_db` are of shape (3,) in m."""
+
+    sides_m: Floats
+    source_m: Floats
+    microphone_m: Floats
+
+    seed: int
+    """Seed of the rays."""
+
+    ratio_db: float | None
+    """The direct-to-reverberant ratio, as in Config."""
+
+    @property
+    def surface_m2(self) -> float:
+        """Return the area of the walls, the floor and the ceiling."""
+        length, width, height = self.sides_m
+        return float(2 * (length * width + length * height + width * height))
+
+
+def _fit_absorption(t60_s: float, box: Shoebox) -> tuple[Floats, float]:
     """Return the response with the absorption that brings its t60 closest to t60_s, and the t60 measured from it."""
-    absorption = min(0.95, float(0.161 * np.prod(sides_m) / (t60_s * _surface(sides_m))))  # Sabine's formula
+    absorption = min(0.95, float(0.161 * np.prod(box.sides_m) / (t60_s * box.surface_m2)))  # Sabine's formula
     best: tuple[Floats, float] = (np.zeros(0, dtype=np.float32), np.inf)
     for _ in range(MAX_CORRECTIONS):
-        wave_T = _simulate(absorption, sides_m, source_m, microphone_m, seed)
+        wave_T = _simulate(absorption, box)
         measured_s, _method = measure_t60(wave_T)
         if abs(measured_s / t60_s - 1) < abs(best[1] / t60_s - 1):
             best = (wave_T, measured_s)
@@ -125,25 +159,37 @@ def _fit_absorption(
     return best
 
 
-def _surface(sides_m: Floats) -> float:
-    length, width, height = sides_m
-    return float(2 * (length * width + length * height + width * height))
-
-
-def _simulate(absorption: float, sides_m: Floats, source_m: Floats, microphone_m: Floats, seed: int) -> Floats:
+def _simulate(absorption: float, box: Shoebox) -> Floats:
     import pyroomacoustics as pra
 
-    pra.random.seed(seed)
+    wave_T = _compute_response(absorption, box)
+    if box.ratio_db is None:
+        return align_direct_sound(wave_T)
+    alone_T = _compute_response(absorption, box, direct_alone=True)
+    direct_T = np.pad(alone_T, (0, max(0, len(wave_T) - len(alone_T))))[: len(wave_T)]
+    # An impulse begins half a filter of fractional delay after its time, so that what rises before it is kept.
+    delay_s = float(np.linalg.norm(box.source_m - box.microphone_m)) / pra.constants.get("c")
+    at = round(delay_s * RATE_HZ) + pra.constants.get("frac_delay_length") // 2
+    with_ratio_T = set_direct_ratio(direct_T, wave_T - direct_T, at, box.ratio_db)
+    return align_direct_sound(with_ratio_T, direct=at)
+
+
+def _compute_response(absorption: float, box: Shoebox, direct_alone: bool = False) -> Floats:
+    """Return the response of a room as pyroomacoustics has it, or its direct sound alone."""
+    import pyroomacoustics as pra
+
+    pra.random.seed(box.seed)
     room = pra.ShoeBox(
-        sides_m,
+        box.sides_m,
         fs=RATE_HZ,
         materials=pra.Material(absorption),
-        max_order=IMAGE_ORDER,
-        ray_tracing=True,
+        max_order=0 if direct_alone else IMAGE_ORDER,
+        ray_tracing=not direct_alone,
         air_absorption=True,
     )
-    room.set_ray_tracing(n_rays=RAYS)
-    room.add_source(source_m)
-    room.add_microphone(microphone_m)
+    if not direct_alone:
+        room.set_ray_tracing(n_rays=RAYS)
+    room.add_source(box.source_m)
+    room.add_microphone(box.microphone_m)
     room.compute_rir()
-    return align_direct_sound(np.asarray(room.rir[0][0], dtype=np.float32))
+    return np.asarray(room.rir[0][0], dtype=np.float32)

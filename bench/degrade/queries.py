@@ -3,7 +3,8 @@
 The store holds stems: each query's music and noise as 16-bit audio, dry and reverberated in each room.
 A cell's query is music + gain x noise, with the gain set so that the SNR over the whole query, at its
 length, is the nominal one. One set of stems thus serves every SNR and length, all SNRs of a query share
-one noise (the curve is paired), and the mixture is a function of what is stored.
+one noise (the curve is paired), and the mixture is a function of what is stored. In `v2` each distortion is one more stem
+of the music.
 
 Shape legend: Q queries, T samples.
 """
@@ -20,13 +21,15 @@ import pandas as pd
 
 from bench.audio.crop import read_looped, read_padded
 from bench.audio.pcm import Corpus
+from bench.degrade import distort
+from bench.degrade.cells import LOUDSPEAKER, list_distortions, noise_levels, noise_reverb_time, reverb_times
 from bench.degrade.measured import NO_MEASURED_ROOMS, MeasuredRooms
 from bench.degrade.mix import noise_gain, normalise_peak
-from bench.degrade.room import DIRECT_AT, RoomBank, reverberate
+from bench.degrade.room import DIRECT_AT, RoomBank, measure_direct_ratio, reverberate
 from bench.errors import DataError, StoreError
 from bench.settings import EvalConfig
 from bench.store import Store, digest, read_frame, write_frame
-from bench.values import INT16_PEAK, RATE_HZ, Cell, CellKind, Floats, Ints, Progress
+from bench.values import INT16_PEAK, INT16_SCALE, RATE_HZ, Cell, CellKind, Floats, Ints, Progress
 
 FORMAT = 1
 CONTEXT_S = 1.0  # audio before the query, so that a room is already reverberating where it starts
@@ -35,9 +38,11 @@ SEED = 20_220_912  # of the benchmark, not of the run: the queries never change
 QUERY_GATE_POWER = 1e-4
 GATE_SAMPLES = round(0.96 * RATE_HZ)  # of a query's beginning that must be audible
 MEASURED_STREAM = 1  # seeds a separate generator, so that all else is drawn alike with and without measured rooms
+V2_STREAM = 2  # seeds the draws of v2, whose queries are others than those of v1
 MAX_DRAWS = 100  # of a start, until one passes the gate
 STEM_PEAK = 0.99 * INT16_PEAK
 MEASURED: CellKind = "measured_reverb"
+GRID_DISTANCE = "grid_distance_samples"
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class QuerySet:
     `table` has query, track, start_sample, identity_sample (the nearest start on the database's grid), noise,
     noise_start_sample, and for each t60 the row of its room in the bank and that room's measured t60. The names of
     these columns begin with `room_` and `measured_`, and end as `_name_room` says.
+    In `v2` it also has grid_distance_samples (start_sample - identity_sample), the direct-to-reverberant ratio of each
+    room, in columns that begin with `drr_db_`, and what was measured on each distorted query, in columns such as
+    `achieved/mp3_16/kbit_per_s`.
     """
 
     folder: Path
@@ -79,7 +87,11 @@ class QuerySet:
         return self.table["track"].to_numpy(np.int64), self.table[start].to_numpy(np.int64)
 
     def conditions(self, cell: Cell, length_s: float) -> dict[str, float]:
-        """Return the achieved conditions of a cell: SNR measured on the mixtures, t60 of the rooms."""
+        """Return the achieved conditions of a cell: SNR measured on the mixtures, t60 of the rooms.
+
+        In `v2` also the rooms' direct-to-reverberant ratio, what the cell's distortion measured on the longest queries,
+        and the distance of a query's start to the nearest vector of the database, which is signed.
+        """
         achieved: dict[str, float] = {}
         if cell.snr_db is not None:
             measured = np.array([_snr_db(*self.parts(cell, q, length_s)) for q in range(len(self.table))])
@@ -87,7 +99,21 @@ class QuerySet:
         if cell.t60_s is not None:
             t60_s = self.table[f"measured_{_name_room(cell.t60_s, cell.kind == MEASURED)}"]
             achieved |= {"t60_s_min": t60_s.min(), "t60_s_mean": t60_s.mean(), "t60_s_max": t60_s.max()}
+        for name, value_Q in self._further_conditions(cell).items():
+            achieved |= {f"{name}_min": value_Q.min(), f"{name}_mean": value_Q.mean(), f"{name}_max": value_Q.max()}
         return {name: float(value) for name, value in achieved.items()}
+
+    def _further_conditions(self, cell: Cell) -> dict[str, pd.Series]:
+        """Return what v2 measures on each query of a cell, by name with unit."""
+        found: dict[str, pd.Series] = {}
+        if cell.t60_s is not None:
+            name = f"drr_db_{_name_room(cell.t60_s, cell.kind == MEASURED)}"
+            found |= {"drr_db": self.table[name]} if name in self.table else {}
+        prefix = f"achieved/{cell.distortion}/"
+        found |= {str(name).removeprefix(prefix): self.table[name] for name in self.table if name.startswith(prefix)}
+        if GRID_DISTANCE in self.table and cell.kind != "identity":
+            found["grid_distance_ms"] = self.table[GRID_DISTANCE] * 1000 / RATE_HZ
+        return found
 
     def _stem(self, name: str) -> npt.NDArray[np.int16]:
         shape = (len(self.table), self.stem_samples)
@@ -131,18 +157,22 @@ def prepare_queries(
     Raises: DataError if no test track is long enough, or a cell has no noise or room.
     """
     hop = hop_samples(config)
-    t60_s = (sorted(_t60s(config)), config.noise_reverb_t60_s if config.snr_db else None)
+    t60_s = (sorted(_t60s(config)), noise_reverb_time(config) if noise_levels(config) else None)
     recipe = (FORMAT, SEED, CONTEXT_S, QUERY_GATE_POWER, hop, config.max_queries, max(config.lengths_s), t60_s)
     # What is not used adds nothing, so that earlier keys stay valid.
-    extra = (*(() if per_track == 1 else (per_track,)), *((measured.key,) if measured.rows_of else ()))
+    extra: tuple[object, ...] = (*(() if per_track == 1 else (per_track,)), *((measured.key,) if measured.rows_of else ()))
+    if config.version != "v1":
+        extra += (config.version, list(list_distortions(config)), config.v2.fastest, distort.list_versions())
     key = digest(recipe, music.digest, noise.digest, rooms.digest, *extra)
     stem_samples = round(max(config.lengths_s) * RATE_HZ)
 
     def build(folder: Path) -> None:
         table = _draw_queries(config, music, noise, rooms, stem_samples, hop, per_track)
         _draw_measured_rooms(table, measured)
-        _write_stems(folder, table, config, music, noise, rooms, measured, stem_samples, progress)
-        write_frame(folder / "queries.parquet", table)
+        if config.version != "v1":
+            table = _add_direct_ratios(table, rooms, measured)
+        achieved = _write_stems(folder, table, config, music, noise, rooms, measured, stem_samples, progress)
+        write_frame(folder / "queries.parquet", pd.concat([table, pd.DataFrame(achieved, index=table.index)], axis=1))
 
     folder = store.fetch("queries", key, build)
     return QuerySet(folder, read_frame(folder / "queries.parquet"), stem_samples, key)
@@ -154,7 +184,8 @@ def hop_samples(config: EvalConfig) -> int:
 
 
 def _t60s(config: EvalConfig) -> set[float]:
-    return {*config.t60_s, config.noise_reverb_t60_s} if config.snr_db else set(config.t60_s)
+    times_s = set(reverb_times(config))
+    return {*times_s, noise_reverb_time(config)} if noise_levels(config) else times_s
 
 
 def _name_room(t60_s: float, is_measured: bool) -> str:
@@ -165,10 +196,14 @@ def _name_room(t60_s: float, is_measured: bool) -> str:
 def _music_stem(cell: Cell) -> str:
     if cell.kind == "identity":
         return "identity"
+    if cell.distortion:
+        return f"music_{cell.distortion}"
     return "music" if cell.t60_s is None else f"music_{_name_room(cell.t60_s, cell.kind == MEASURED)}"
 
 
 def _noise_stem(cell: Cell) -> str:
+    if cell.distortion:
+        return f"noise_{cell.distortion}"
     return "noise" if cell.t60_s is None else f"noise_t60_{cell.t60_s:g}"
 
 
@@ -181,27 +216,38 @@ def _draw_queries(
     config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, stem_samples: int, hop: int, per_track: int
 ) -> pd.DataFrame:
     """Return the table of queries: where each starts, its noise, its room for every t60."""
-    draw = np.random.default_rng(SEED)
+    is_v1 = config.version == "v1"
+    draw = np.random.default_rng(SEED if is_v1 else [SEED, V2_STREAM])
     noises = noise.numbers("test")
-    if config.snr_db and not len(noises):
+    if noise_levels(config) and not len(noises):
         raise DataError("the noise set has no usable file on its test side; put some below noise/test/<category>/")
     tracks = music.numbers("test")
     # Half a hop more than the query, so that the nearest grid point after its start also fits the track.
-    long_enough = np.array([t for t in tracks if music.num_samples(t) >= stem_samples + hop // 2])
+    needed = (stem_samples if is_v1 else int(np.ceil(stem_samples * config.v2.fastest))) + hop // 2
+    long_enough = np.array([t for t in tracks if music.num_samples(t) >= needed])
     if not len(long_enough):
+        faster = "" if is_v1 or config.v2.fastest == 1 else f" at {config.v2.fastest:g} times its speed"
         raise DataError(
-            f"none of the {len(tracks)} test tracks is as long as the longest query ({max(config.lengths_s):g} s); "
+            f"none of the {len(tracks)} test tracks is as long as the longest query ({max(config.lengths_s):g} s{faster}); "
             f"give longer tracks or set eval.lengths_s to shorter ones"
         )
     if len(long_enough) > config.max_queries:
         long_enough = np.sort(draw.choice(long_enough, config.max_queries, replace=False))
+    asked = np.repeat(long_enough, per_track)
+    offset_Q = None if is_v1 else draw_offsets(len(asked), hop, draw)
     rows = []
-    for track in np.repeat(long_enough, per_track):
-        start = draw_audible_start(music, int(track), music.num_samples(track) - stem_samples - hop // 2, draw)
+    for i, track in enumerate(asked):
+        last_start = music.num_samples(track) - needed
+        if offset_Q is None:
+            start = draw_audible_start(music, int(track), last_start, draw)
+        else:
+            start = draw_audible_start(music, int(track), last_start, draw, int(offset_Q[i]), hop)
         if start is None:
             continue
         row: dict[str, float | int] = {"track": int(track), "start_sample": start}
         row["identity_sample"] = round(start / hop) * hop
+        if not is_v1:
+            row[GRID_DISTANCE] = start - row["identity_sample"]
         if len(noises):
             row["noise"] = int(draw.choice(noises))
             row["noise_start_sample"] = draw_noise_start(noise, int(row["noise"]), draw)
@@ -215,6 +261,16 @@ def _draw_queries(
     return pd.DataFrame(rows).rename_axis("query").reset_index()
 
 
+def draw_offsets(num_queries: int, hop: int, draw: np.random.Generator) -> Ints:
+    """Return the distance of each query's start from the grid point before it, in samples, shape (Q,).
+
+    They are stratified: each of Q equal parts of the hop has one, so that no set of queries is closer to the grid than
+    another.
+    """
+    share_Q = (draw.permutation(num_queries) + draw.random(num_queries)) / num_queries
+    return (share_Q * hop).astype(np.int64)
+
+
 def _draw_measured_rooms(table: pd.DataFrame, measured: MeasuredRooms) -> None:
     """Add a measured room for each query and t60 to the table, and its measured t60."""
     draw = np.random.default_rng([SEED, MEASURED_STREAM])
@@ -224,6 +280,19 @@ def _draw_measured_rooms(table: pd.DataFrame, measured: MeasuredRooms) -> None:
         table[f"measured_{name}"] = measured.bank.table["t60_s"].to_numpy(np.float64)[room_Q]
 
 
+def _add_direct_ratios(table: pd.DataFrame, rooms: RoomBank, measured: MeasuredRooms) -> pd.DataFrame:
+    """Return the table with the direct-to-reverberant ratio of each query's room at every t60, in dB."""
+    ratios = {
+        f"drr_db_{str(column).removeprefix('room_')}": [
+            measure_direct_ratio((measured.bank if "_real_" in str(column) else rooms).response(int(room)))
+            for room in table[column]
+        ]
+        for column in table
+        if str(column).startswith("room_")
+    }
+    return table.assign(**ratios)
+
+
 def _rooms_of(rooms: RoomBank, t60_s: float) -> Ints:
     numbers = rooms.numbers("test", t60_s)
     if not len(numbers):
@@ -231,11 +300,17 @@ def _rooms_of(rooms: RoomBank, t60_s: float) -> Ints:
     return numbers
 
 
-def draw_audible_start(music: Corpus, track: int, last_start: int, draw: np.random.Generator) -> int | None:
-    """Return a random start whose first GATE_SAMPLES are above QUERY_GATE_POWER, None if no draw finds one."""
+def draw_audible_start(
+    music: Corpus, track: int, last_start: int, draw: np.random.Generator, offset: int = 0, hop: int = 1
+) -> int | None:
+    """Return a random start whose first GATE_SAMPLES are above QUERY_GATE_POWER, None if no draw finds one.
+
+    It is `offset` samples after a multiple of `hop`, where the track has room for that.
+    """
     threshold = QUERY_GATE_POWER * _peak(music, track) ** 2
+    offset = offset % (last_start + 1)
     for _ in range(MAX_DRAWS):
-        start = int(draw.integers(last_start + 1))
+        start = offset + hop * int(draw.integers((last_start - offset) // hop + 1))
         wave_T = music.read(track, start, min(GATE_SAMPLES, music.num_samples(track) - start)).astype(np.float64)
         power = float(np.mean(np.square(wave_T)))
         if power > threshold:
@@ -259,26 +334,35 @@ def draw_noise_start(noise: Corpus, track: int, draw: np.random.Generator) -> in
 def _write_stems(
     folder: Path, table: pd.DataFrame, config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank,
     measured: MeasuredRooms, stem_samples: int, progress: Progress,
-) -> None:  # fmt: skip
+) -> list[dict[str, float]]:  # fmt: skip
+    """Write the stems of all queries, and return what was measured on the distorted ones, one dict for each query."""
     names = _stem_names(config, measured)
     files = {name: (folder / f"{name}.i16").open("wb") for name in names}
+    achieved = []
     try:
         for i, record in enumerate(table.to_dict("records")):
             progress("query set", i, len(table))
             row = {str(name): value for name, value in record.items()}
             stems = _stems_of(row, config, music, noise, rooms, measured, stem_samples)
+            distorted, achieved_of_query = _distort_stems(row, config, music, noise, rooms, stem_samples)
+            achieved.append(achieved_of_query)
+            stems |= distorted
             for name in names:
                 files[name].write(stems[name].tobytes())
     finally:
         for file in files.values():
             file.close()
     progress("query set", len(table), len(table))
+    return achieved
 
 
 def _stem_names(config: EvalConfig, measured: MeasuredRooms) -> Sequence[str]:
     names = ["identity", "music", *(f"music_{_name_room(t60_s, False)}" for t60_s in sorted(_t60s(config)))]
     names += [f"music_{_name_room(t60_s, True)}" for t60_s in measured.rows_of]
-    return [*names, "noise", f"noise_t60_{config.noise_reverb_t60_s:g}"] if config.snr_db else names
+    distortions = list_distortions(config)
+    names += [f"music_{name}" for name in distortions]
+    names += [f"noise_{LOUDSPEAKER}"] if LOUDSPEAKER in distortions else []
+    return [*names, "noise", f"noise_t60_{noise_reverb_time(config):g}"] if noise_levels(config) else names
 
 
 def _stems_of(
@@ -296,15 +380,42 @@ def _stems_of(
     heard_in += [(measured.bank, _name_room(t60_s, True)) for t60_s in measured.rows_of]
     for bank, name in heard_in:
         stems[f"music_{name}"] = _as_int16(reverberate(music_T, bank.response(row[f"room_{name}"]))[context:])
-    if config.snr_db:
-        first = (row["noise_start_sample"] - context) % noise.num_samples(row["noise"])
-        noise_T = read_looped(noise, row["noise"], first, context + stem_samples + DIRECT_AT)
-        t60_s = config.noise_reverb_t60_s
+    if noise_levels(config):
+        noise_T = _read_noise(noise, row, context + stem_samples + DIRECT_AT)
+        t60_s = noise_reverb_time(config)
         stems["noise"] = noise_T[context : context + stem_samples]
         stems[f"noise_t60_{t60_s:g}"] = _as_int16(
             reverberate(noise_T, rooms.response(row[f"room_t60_{t60_s:g}"]))[context:]
         )
     return stems
+
+
+def _distort_stems(
+    row: dict[str, int], config: EvalConfig, music: Corpus, noise: Corpus, rooms: RoomBank, stem_samples: int
+) -> tuple[dict[str, npt.NDArray[np.int16]], dict[str, float]]:
+    """Return the distorted stems of a query, and what was measured on them."""
+    context, start = round(CONTEXT_S * RATE_HZ), row["start_sample"]
+    stems, achieved = {}, {}
+    for name in list_distortions(config):
+        before, after = distort.count_samples(name, context, stem_samples)
+        excerpt_T = read_padded(music, row["track"], start - before, start + after) * INT16_SCALE
+        if name == LOUDSPEAKER:
+            response_T = rooms.response(row[f"room_t60_{noise_reverb_time(config):g}"])
+            sounds = {"music": distort.play_by_loudspeaker(excerpt_T), "noise": _read_noise(noise, row, before + after)}
+            for part, sound_T in sounds.items():
+                recorded_T = distort.record_in_room(sound_T.astype(np.float64), response_T)
+                stems[f"{part}_{name}"] = _as_int16(recorded_T[context : context + stem_samples])
+            continue
+        distorted = distort.distort(name, excerpt_T, context, stem_samples)
+        stems[f"music_{name}"] = _as_int16(distorted.wave_T)
+        achieved |= {f"achieved/{name}/{quantity}": value for quantity, value in distorted.achieved.items()}
+    return stems, achieved
+
+
+def _read_noise(noise: Corpus, row: dict[str, int], num_samples: int) -> npt.NDArray[np.int16]:
+    """Return a query's noise from the beginning of its context on."""
+    first = (row["noise_start_sample"] - round(CONTEXT_S * RATE_HZ)) % noise.num_samples(row["noise"])
+    return read_looped(noise, row["noise"], first, num_samples)
 
 
 def _as_int16(wave_T: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.signal import fftconvolve
 
-from bench.degrade.cells import VERSION
 from bench.errors import DataError
 from bench.store import Store, digest, read_array, read_frame, write_frame
 from bench.values import RATE_HZ, Floats, Ints, Progress, Split
@@ -93,7 +92,7 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
     Unusable responses are skipped, and listed in its `left_out`.
     Raises: DataError if none is usable.
     """
-    key = digest(FORMAT, name, source.digest(), *(() if VERSION == "v1" else (VERSION,)))
+    key = digest(FORMAT, name, source.digest())
 
     def build(folder: Path) -> None:
         rows: list[dict[str, object]] = []
@@ -134,23 +133,23 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
     return RoomBank(usable_rows, table[~usable][["name", "problem"]], read_array(folder / "samples.npy"), key)
 
 
-def align_direct_sound(wave_T: Floats, version: str = VERSION) -> Floats:
+def align_direct_sound(wave_T: Floats, version: str = "v1", direct: int | None = None) -> Floats:
     """Return the response with a peak of 1, shifted so that its direct sound is at DIRECT_AT.
 
-    Why: with a tolerance of 50 ms, a delay of 50 ms that is not removed would turn every hit into a miss. `version` is
-    that of the query set.
-    Raises: DataError if it is silent.
+    Why: with a tolerance of 50 ms, a delay of 50 ms that is not removed would turn every hit into a miss. `direct` is the
+    sample of the direct sound where it is known; otherwise it is found, as `version`, that of the query set, does.
+    Raises: DataError if the response is silent.
     """
     if not np.any(wave_T):
         raise DataError("the impulse response is empty or silent")
-    direct = find_direct_sound(wave_T, version)
+    direct = find_direct_sound(wave_T, version) if direct is None else direct
     lead = np.zeros(max(0, DIRECT_AT - direct), dtype=np.float32)
     aligned: Floats = np.concatenate([lead, wave_T[max(0, direct - DIRECT_AT) :]]).astype(np.float32)
     aligned /= np.abs(wave_T).max()
     return aligned
 
 
-def find_direct_sound(wave_T: Floats, version: str = VERSION) -> int:
+def find_direct_sound(wave_T: Floats, version: str = "v1") -> int:
     """Return the sample of the direct sound.
 
     In `v1` it is the largest peak, which in 7 of the 40 test rooms is a reflection, 3 to 17 ms later. In later versions
@@ -162,6 +161,40 @@ def find_direct_sound(wave_T: Floats, version: str = VERSION) -> int:
         return int(np.argmax(level_T))
     onset = int(np.argmax(level_T >= ONSET_SHARE * level_T.max()))
     return onset + int(np.argmax(level_T[onset : onset + ONSET_SAMPLES]))
+
+
+def measure_direct_ratio(response_T: Floats) -> float:
+    """Return the energy of the direct sound to that of all later sound, in dB.
+
+    The direct sound is what is within DIRECT_AT samples (2.5 ms) of sample DIRECT_AT; a response without any later sound
+    has the ratio 100 dB.
+    Source: Zahorik, JASA 112 (2002), for the 2.5 ms.
+    """
+    energy_T = np.square(response_T.astype(np.float64))
+    direct, later = energy_T[: 2 * DIRECT_AT + 1].sum(), energy_T[2 * DIRECT_AT + 1 :].sum()
+    return float(10 * np.log10(direct / max(later, 1e-10 * direct)))
+
+
+def set_direct_ratio(direct_T: Floats, later_T: Floats, at: int, ratio_db: float) -> Floats:
+    """Return a response whose direct sound, at sample `at`, has a given ratio to all later sound.
+
+    Shapes: direct_T (T,) is the direct sound alone, later_T (T,) all else. The direct sound is scaled, as it is by a
+    listener who moves in the field of the same room; `measure_direct_ratio` of the aligned result is `ratio_db`.
+    Source: Bryan, Impulse response data augmentation, ICASSP 2020, with the direct sound known instead of windowed.
+    Raises: DataError if reflections close behind the direct sound alone are stronger than that.
+    """
+    first = max(0, at - DIRECT_AT)
+    early = slice(first, at + DIRECT_AT + 1)
+    direct, reflected = (wave_T.astype(np.float64)[early] for wave_T in (direct_T, later_T))
+    rest = np.square(later_T[at + DIRECT_AT + 1 :].astype(np.float64)).sum()
+    # The energy within the window is a quadratic of the gain; it has one positive root, or the ratio cannot be reached.
+    squared, mixed = direct @ direct, direct @ reflected
+    missing = 10 ** (ratio_db / 10) * rest - reflected @ reflected
+    if squared == 0 or missing <= 0:
+        raise DataError(f"early reflections alone are above {ratio_db:g} dB of the later ones, or there is no direct sound")
+    gain = (np.sqrt(mixed**2 + squared * missing) - mixed) / squared
+    scaled_T: Floats = (gain * direct_T + later_T).astype(np.float32)
+    return scaled_T
 
 
 def reverberate(
