@@ -35,7 +35,8 @@ ALIGNMENT, KEYPOINTS = "alignment.parquet", "keypoints.parquet"
 SUBMISSIONS = "submissions"
 TABLES = (ROWS, HITS, CONDITIONS, ALIGNMENT, KEYPOINTS, COSTS)
 HEADLINE_SEQUENCE, HEADLINE_ALIGNER = "rescore", "fingerprint-path"
-DEGRADED = ("noise", "reverb", "noise_reverb")
+DISTORTED = ("speed", "tempo", "pitch", "codec", "dynamics", "device")  # kinds of cells that `v2` adds
+DEGRADED = ("noise", "reverb", "noise_reverb", *DISTORTED)  # kinds of cells in the means
 SHUFFLED_LABELS, MATCHED_FILTER = "shuffled-labels", "matched-filter"
 ALIGNMENT_NUMBERS = ("align_mse/", "align_mae_ms/")
 
@@ -51,7 +52,7 @@ class Result:
     """Identification: one row per query, cell, query length, index and sequence search."""
 
     conditions: pd.DataFrame
-    """Identification: the achieved SNR and t60 of each cell and query length."""
+    """Identification: the achieved SNR, t60 and distortion of each cell and query length."""
 
     summary: dict[str, Any]
     """The run's key and names, the headline numbers, and the seconds of each stage."""
@@ -237,6 +238,8 @@ def read_result(folder: Path) -> Result:
     rows, hits, conditions, alignment, keypoints, costs = (
         read_frame(folder / name) if (folder / name).exists() else pd.DataFrame() for name in TABLES
     )
+    if len(rows) and "distortion" not in rows:  # runs before 0.10.0 had none
+        rows = rows.assign(distortion=None)
     return Result(rows, hits, conditions, read_summary(folder), alignment, keypoints, costs)
 
 

@@ -26,7 +26,8 @@ from bench.align.evaluate import align_name, aligner_specs, evaluate_alignment, 
 from bench.config import flatten_run, format_plugin_name
 from bench.costs import measure_costs
 from bench.data import BenchmarkData, TrainingSet, format_left_out, prepare_training, with_queries, with_validation
-from bench.degrade.cells import benchmark_name, validation_config
+from bench.degrade.cells import benchmark_name, list_ignored_levels, validation_config
+from bench.degrade.distort import check_codecs
 from bench.device import limit_threads, pick_device, use_full_fp32
 from bench.errors import ConfigError, Pruned, StoreError
 from bench.evaluate import Evaluation, evaluate, find_ceiling
@@ -141,6 +142,7 @@ def _run_matcher(config: RunConfig, context: RunContext, task: Task) -> Result:
         config = replace(config, eval=validation_config(config.eval))
     # 1. Check everything that could stop the run later.
     check_tracking()
+    _check_benchmark(config, context)
     plugin_check.check_matcher(context.plugin, config.matcher, config.model)
     set_up_device(config)
 
@@ -179,6 +181,7 @@ def check_run(config: RunConfig, context: RunContext) -> None:
     Raises: ConfigError or PluginError, before any work starts.
     """
     check_tracking()
+    _check_benchmark(config, context)
     pick_device(config.device)
     encoder = build_encoder(context.plugin, config)
     plugin_check.check_encoder_parts(encoder, context.plugin, config.encoder)
@@ -207,6 +210,14 @@ def check_run(config: RunConfig, context: RunContext) -> None:
     trains = context.weights is None and config.train.steps > 0
     masks = config.train.mask_count > 0
     plugin_check.check_encoder(encoder, context.plugin, config.encoder, config.model, trains=trains, masks=masks)
+
+
+def _check_benchmark(config: RunConfig, context: RunContext) -> None:
+    """Check that the queries of the benchmark's version can be made here. Raises: ConfigError."""
+    if config.eval.version == "v2":
+        check_codecs(config.eval.v2.codecs)
+    if ignored := list_ignored_levels(config.eval):
+        context.warn(f"{', '.join(ignored)} are of v1 alone and not used: v2 has levels of its own in eval.v2")
 
 
 def set_up_device(config: RunConfig) -> torch.device:

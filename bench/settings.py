@@ -330,8 +330,8 @@ class TrainConfig:
 class GridV2:
     """The conditions of `fma-segment/v2`, which `v1` has no use for; an empty list leaves out its cells.
 
-    They are chosen so that a test of all takes no longer than one of `v1` does by half: two levels of what `v1` has five
-    of, and one or two of each other kind. docs/metrics.md, "What `v2` adds", says why each value is what it is.
+    Two levels of what `v1` has five of, and a few of each other kind, so that a test of all takes minutes.
+    docs/metrics.md, "What `v2` adds", says why each value is what it is.
     """
 
     snr_db: tuple[float, ...] = (0.0, 10.0)

@@ -86,8 +86,8 @@ class Cell:
     kind: CellKind
     """What queries are degraded by; `identity` is a control: clean queries that start on the database's grid.
 
-    `reverb` and `noise_reverb` are of simulated rooms, `measured_reverb` is of measured ones. `speed` and the kinds after
-    it are tested from `v2` on, and have a distortion.
+    `reverb` and `noise_reverb` are of simulated rooms, `measured_reverb` is of measured ones. `speed` and the kinds
+    after it are tested from `v2` on, and have a distortion.
     """
 
     snr_db: float | None = None

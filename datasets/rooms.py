@@ -88,7 +88,9 @@ class Rooms:
         seed = int(digest("rooms", self.config.seed, name)[:8], 16)
         draw = np.random.default_rng(seed)
         target_s = float(rest[0]) if split == "test" else float(draw.uniform(*self.config.train_t60_s))
-        return Response(name, _draw_response(target_s, draw, self.config.direct_to_reverberant_db), split, target_s, "generated")
+        return Response(
+            name, _draw_response(target_s, draw, self.config.direct_to_reverberant_db), split, target_s, "generated"
+        )
 
     def digest(self) -> str:
         """Return a digest of the settings and the version of pyroomacoustics."""

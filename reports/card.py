@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bench.degrade.cells import describe_distortion
 from bench.results import Result, select_rows
 
 KINDS = {
@@ -75,9 +76,12 @@ def _format_grid(result: Result) -> str:
     lengths = sorted(grid["length_s"].unique())
     head = "| condition | " + " | ".join(f"{length_s:g} s" for length_s in lengths) + " |"
     lines = [head, "| --- |" + " ---: |" * len(lengths)]
-    for _cell, rows in grid[grid["kind"].isin(["clean", *KINDS])].groupby("cell", sort=False):
+    for _cell, rows in grid[grid["kind"] != "identity"].groupby("cell", sort=False):
         first = rows.iloc[0]
         condition = KINDS.get(first["kind"], "clean").format(snr_db=first["snr_db"], t60_s=first["t60_s"])
+        if isinstance(distortion := first.get("distortion"), str):
+            level = f", {first['snr_db']:g} dB" if first["snr_db"] == first["snr_db"] else ""  # NaN is none
+            condition = describe_distortion(distortion) + level
         values = (_value(rows[rows["length_s"] == length_s]) for length_s in lengths)
         lines.append(f"| {condition} | " + " | ".join(values) + " |")
     return "\n".join(lines)

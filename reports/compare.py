@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bench.align.evaluate import ORACLE, summarise_sets
+from bench.degrade.cells import describe_distortion
 from bench.errors import ConfigError, PluginError
 from bench.registry import load
 from bench.reports import alignment
@@ -42,7 +43,7 @@ from bench.reports.paper import (
     paper_tables,
     render_tables,
 )
-from bench.results import Result, format_database
+from bench.results import DISTORTED, Result, format_database
 from bench.score.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar, wilson
 from bench.values import OWN
 
@@ -239,6 +240,8 @@ def _format_condition(cell: str) -> str:
     """Return a cell's name for a reader, such as `both 0 dB` for `noise_reverb/snr_0/t60_0.5`."""
     kind, *parts = cell.split("/")
     title = CONDITIONS.get(kind, kind)
+    if kind in DISTORTED:  # the last part of the name
+        title = describe_distortion(parts.pop())
     values = dict(part.split("_") for part in parts)
     if "snr" in values:
         return f"{title} {values['snr']} dB"

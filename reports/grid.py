@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bench.degrade.cells import describe_distortion
 from bench.results import DEGRADED, Result, select_floor, select_rows
 
 TITLES = {
@@ -38,7 +39,8 @@ def render(result: Result, sequence: str | None = None) -> RenderableType:
     search = f"index: {index}, sequence search: {sequence}"
     tables = [_table(rows, floor, metric, title, summary, search) for metric, title in METRICS.items()]
     costs = [_cost_table(result)] if len(result.costs) else []
-    return Group(*tables, *costs, _headline(summary))
+    tested = [kind for kind in DEGRADED if (result.rows["kind"] == kind).any()]
+    return Group(*tables, *costs, _headline(summary, tested))
 
 
 def _cost_table(result: Result) -> Table:
@@ -102,7 +104,7 @@ def _table(
 
 
 def _format_condition(row: pd.Series) -> str:
-    parts = [TITLES[row["kind"]]]
+    parts = [describe_distortion(row["distortion"]) if pd.notna(row.get("distortion")) else TITLES[row["kind"]]]
     parts += [f"{row['snr_db']:g} dB"] if pd.notna(row["snr_db"]) else []
     parts += [f"{row['t60_s']:g} s"] if row["kind"] in ("reverb", "measured_reverb") else []
     return " ".join(parts)
@@ -127,12 +129,12 @@ def _format_share(rows: pd.DataFrame) -> str:
     return f"{value} {interval:>6s}"
 
 
-def _headline(summary: dict[str, object]) -> Text:
+def _headline(summary: dict[str, object], tested: list[str]) -> Text:
     headline = summary["headline"]
     assert isinstance(headline, dict)
     lines = [f"  {name:36s} {value:9.4f}" for name, value in headline.items()]
     search = f"index: {summary['index']}, sequence search: {summary['sequence']}"
-    notes = [f"  (means of shares over the cells {', '.join(DEGRADED)} and all query lengths; {search})"]
+    notes = [f"  (means of shares over the cells {', '.join(tested)} and all query lengths; {search})"]
     if "sequence/interpolate_gains_points" in headline:
         notes.append("  (with interpolated times: bench results --sequence interpolate)")
     return Text("\n".join(["", *lines, *notes]))

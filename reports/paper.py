@@ -23,6 +23,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from bench.config import format_setting
+from bench.degrade.cells import describe_distortion
 from bench.errors import ConfigError
 from bench.fingerprint import RANDOM_PROJECTION
 from bench.registry import format_unknown
@@ -44,6 +45,12 @@ KINDS: dict[CellKind, str] = {
     "reverb": "reverb",
     "measured_reverb": "reverb of measured rooms",
     "noise_reverb": "noise and reverb",
+    "speed": "change of speed",
+    "tempo": "change of tempo",
+    "pitch": "change of pitch",
+    "codec": "lossy codecs",
+    "dynamics": "clipping and compression",
+    "device": "telephone, and a loudspeaker heard in a room",
 }
 MIX, MEANS = "mix", "mean"
 ABLATED_ENCODER, ABLATED_SETTING = "attention-cnn", "model.attention"
@@ -114,11 +121,14 @@ class _Runs:
         return sorted({float(length_s) for result in self.results for length_s in result.rows["length_s"].unique()})
 
     def cells(self, kind: CellKind) -> list[Cell]:
-        """Return the conditions of a kind that any of the runs was tested in, ordered by SNR and t60."""
+        """Return the conditions of a kind that any of the runs was tested in, ordered by SNR, t60 and distortion."""
         rows = pd.concat([result.rows for result in self.results])
-        grid = rows.loc[rows["kind"] == kind, ["snr_db", "t60_s"]].astype("float64").drop_duplicates()
-        grid = grid.sort_values(["snr_db", "t60_s"]).astype(object)
-        return [Cell(kind, snr_db, t60_s) for snr_db, t60_s in grid.where(grid.notna(), None).itertuples(index=False)]
+        rows = rows.assign(distortion=rows["distortion"].fillna("") if "distortion" in rows else "")
+        grid = rows.loc[rows["kind"] == kind, ["snr_db", "t60_s", "distortion"]].drop_duplicates()
+        # Distortions keep the order of the grid, as the sort is stable.
+        grid = grid.astype({"snr_db": "float64", "t60_s": "float64"}).sort_values(["snr_db", "t60_s"], kind="stable")
+        values = grid.astype(object).where(grid.notna(), None).itertuples(index=False)
+        return [Cell(kind, snr_db, t60_s, distortion) for snr_db, t60_s, distortion in values]
 
 
 def label(result: Result) -> str:
@@ -326,6 +336,8 @@ def _format_t60(cells: Sequence[Cell]) -> str:
 
 
 def _column_name(cell: Cell) -> str:
+    if cell.distortion:
+        return describe_distortion(cell.distortion) + ("" if cell.snr_db is None else f" {cell.snr_db:g} dB")
     return f"{cell.t60_s:g} s" if cell.snr_db is None else f"{cell.snr_db:g} dB"
 
 

@@ -56,6 +56,16 @@ def list_distortions(config: EvalConfig) -> dict[str, CellKind]:
     return {name: kind for kind, of_kind in names.items() for name in of_kind}
 
 
+def describe_distortion(name: str) -> str:
+    """Return a distortion's name for a reader, such as `speed +1 %` for `speed_1.01`."""
+    kind, _, value = name.partition("_")
+    if kind in ("speed", "tempo"):
+        return f"{kind} {100 * (float(value) - 1):+.3g} %"
+    patterns = {"pitch": "pitch {} cents", "mp3": "MP3 {} kbit/s", "opus": "Opus {} kbit/s", "clip": "clipped by {} dB",
+                "compress": "compressed {}:1"}  # fmt: skip
+    return patterns[kind].format(value) if kind in patterns else name
+
+
 def noise_levels(config: EvalConfig) -> tuple[float, ...]:
     """Return the SNR of each level of noise, in dB."""
     return config.snr_db if config.version == "v1" else config.v2.snr_db

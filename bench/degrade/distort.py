@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import fftconvolve, firwin, firwin2, welch
 
-from bench.degrade.room import DIRECT_AT, reverberate
+from bench.degrade.room import reverberate
 from bench.errors import ConfigError
 from bench.values import RATE_HZ, Floats
 
 FORMAT = 1  # of all distortions, in the key of query sets
 TAIL = 4_000  # samples read beyond a query, so that no frame, filter or stretch ends inside it
-# What LAME (576 samples) and decoders (529) add before the first sample; where a file says so in its header, which does
-# not fit into the frames of low rates, decoders take it out. Source: the technical FAQ of LAME.
+# What LAME (576 samples) and decoders (529) add before the first sample. Decoders take it out where a file's header says
+# so, which does not fit into the frames of low rates. Source: the technical FAQ of LAME.
 MP3_DELAY = 576 + 529
 OPUS_KBPS = (6.0, 256.0)  # the rates at the ends of libsndfile's scale of compression, 1 and 0
 MP3_LIMITS_KBPS = (8.0, 160.0)  # the same at 16 kHz
@@ -39,10 +39,13 @@ BLOCK = 16  # samples (1 ms) of one level
 NUM_TAPS = 513  # of a filter of linear phase: transitions of about 100 Hz
 TELEPHONE_HZ = (300.0, 3_400.0)  # the band of ITU-T G.712
 TELEPHONE_RATE_HZ = 8_000
-# Simulated devices: level in dB at some frequencies in Hz, linear in between. They are round numbers for the loudspeaker
-# of a phone or laptop, which has a resonance below 1 kHz and no bass, and for a phone's microphone with its rise towards
-# 5 kHz. DEVIATION: real ones have minimum phase and delay by up to a millisecond; ours have none, so that times are true.
-LOUDSPEAKER_DB = {0: -60, 100: -45, 200: -30, 400: -10, 600: 0, 800: 4, 1_200: 0, 3_000: 2, 5_000: 0, 7_000: -8, 8_000: -20}
+# Simulated devices: level in dB at some frequencies in Hz, linear in between (confidence C). They are round numbers for
+# the loudspeaker of a phone or laptop, which has a resonance below 1 kHz and no bass, and for a phone's microphone, which
+# rises towards 5 kHz.
+# DEVIATION: real ones have minimum phase and delay by up to a millisecond; ours have none, so that times are true.
+LOUDSPEAKER_DB = {
+    0: -60, 100: -45, 200: -30, 400: -10, 600: 0, 800: 4, 1_200: 0, 3_000: 2, 5_000: 0, 7_000: -8, 8_000: -20,
+}  # fmt: skip
 MICROPHONE_DB = {0: -40, 50: -20, 100: -8, 200: -2, 400: 0, 2_500: 0, 5_000: 4, 7_000: 2, 8_000: -12}
 DRIVE_DB = 6.0  # of the loudspeaker: its peak is this far above where its limit, a hyperbolic tangent, would be linear
 
@@ -134,8 +137,8 @@ def stretch(wave_T: Wave, tempo: float = 1.0, pitch_cents: float = 0.0) -> Wave:
     stretcher.preset(1, RATE_HZ)
     stretcher.timeFactor = tempo
     stretcher.setTransposeSemitones(pitch_cents / 100)
-    changed_T: Wave = stretcher.process(wave_T.astype(np.float32)[None])[0].astype(np.float64)
-    return changed_T
+    changed_CT = np.asarray(stretcher.process(wave_T.astype(np.float32)[None]))
+    return changed_CT[0].astype(np.float64)
 
 
 def code(wave_T: Wave, codec: str, kbps: float) -> tuple[Wave, float]:
@@ -237,16 +240,20 @@ def measure_pitch(before_T: Wave, after_T: Wave, nominal_cents: float) -> float:
     It is the shift at which the logarithmic power spectra, on a logarithmic axis, correlate best.
     """
     cents = np.arange(0, 1200 * np.log2(PITCH_BAND_HZ[1] / PITCH_BAND_HZ[0]), PITCH_STEP_CENTS)
+    reach = np.arange(-PITCH_REACH_CENTS, PITCH_REACH_CENTS + 1, PITCH_STEP_CENTS)
 
-    def spectrum(wave_T: Wave, shift_cents: float = 0.0) -> Wave:
+    def log_spectrum(wave_T: Wave, from_cents: float, num: int) -> Wave:
         frequency_hz, power = welch(wave_T, RATE_HZ, nperseg=min(8192, len(wave_T)))
-        at_hz = PITCH_BAND_HZ[0] * 2 ** ((cents + shift_cents) / 1200)
+        at_hz = PITCH_BAND_HZ[0] * 2 ** ((from_cents + PITCH_STEP_CENTS * np.arange(num)) / 1200)
         level: Wave = np.interp(at_hz, frequency_hz, np.log(power + 1e-12 * power.max() + 1e-30))
-        return level - level.mean()
+        return level
 
-    original = spectrum(before_T)
-    shifts = nominal_cents + np.arange(-PITCH_REACH_CENTS, PITCH_REACH_CENTS + 1, PITCH_STEP_CENTS)
-    return float(shifts[int(np.argmax([original @ spectrum(after_T, shift) for shift in shifts]))])
+    original = log_spectrum(before_T, 0.0, len(cents))
+    moved = log_spectrum(after_T, nominal_cents - PITCH_REACH_CENTS, len(cents) + len(reach) - 1)
+    windows = np.lib.stride_tricks.sliding_window_view(moved, len(cents))
+    centred = windows - windows.mean(axis=1, keepdims=True)
+    likeness = centred @ (original - original.mean()) / (np.linalg.norm(centred, axis=1) + 1e-30)
+    return float(nominal_cents + reach[int(np.argmax(likeness))])
 
 
 def _filter(wave_T: Wave, level_db: dict[int, int]) -> Wave:
@@ -262,8 +269,9 @@ def _measure(kind: str, value: str, before_T: Wave, after_T: Wave) -> dict[str, 
         return {"pitch_cents": measure_pitch(before_T, after_T, float(value))}
     if kind in ("clip", "compress"):
         measured = {"crest_change_db": _crest_db(after_T) - _crest_db(before_T)}
-        top = np.abs(after_T).max(initial=0.0)
-        return measured | ({"clipped_percent": 100 * float(np.mean(np.abs(after_T) >= top))} if kind == "clip" else {})
+        if kind == "compress":
+            return measured | {"level_range_change_db": _level_range_db(after_T) - _level_range_db(before_T)}
+        return measured | {"clipped_percent": 100 * float(np.mean(np.abs(after_T) < np.abs(before_T)))}
     if kind == "telephone":
         frequency_hz, power = welch(after_T, RATE_HZ, nperseg=min(4096, len(after_T)))
         outside = (frequency_hz < TELEPHONE_HZ[0]) | (frequency_hz > TELEPHONE_HZ[1])
@@ -274,6 +282,14 @@ def _measure(kind: str, value: str, before_T: Wave, after_T: Wave) -> dict[str, 
 def _crest_db(wave_T: Wave) -> float:
     mean_power = float(np.mean(np.square(wave_T)))
     return 10 * float(np.log10(np.abs(wave_T).max() ** 2 / mean_power)) if mean_power > 0 else 0.0
+
+
+def _level_range_db(wave_T: Wave) -> float:
+    """Return how far the 95 % quantile of the level of 50 ms is above the 10 % quantile, in dB."""
+    block = RATE_HZ // 20
+    power_B = np.square(wave_T[: len(wave_T) // block * block]).reshape(-1, block).mean(axis=1)
+    level_db_B = 10 * np.log10(power_B + 1e-10 * np.square(wave_T).max(initial=0.0) + 1e-30)
+    return float(np.quantile(level_db_B, 0.95) - np.quantile(level_db_B, 0.1)) if len(level_db_B) else 0.0
 
 
 _Function = Callable[[Wave, float], tuple[Wave, dict[str, float]]]

@@ -3,8 +3,8 @@
 The store holds stems: each query's music and noise as 16-bit audio, dry and reverberated in each room.
 A cell's query is music + gain x noise, with the gain set so that the SNR over the whole query, at its
 length, is the nominal one. One set of stems thus serves every SNR and length, all SNRs of a query share
-one noise (the curve is paired), and the mixture is a function of what is stored. In `v2` each distortion is one more stem
-of the music.
+one noise (the curve is paired), and the mixture is a function of what is stored. In `v2` each distortion is one more
+stem of the music.
 
 Shape legend: Q queries, T samples.
 """
@@ -110,7 +110,8 @@ class QuerySet:
             name = f"drr_db_{_name_room(cell.t60_s, cell.kind == MEASURED)}"
             found |= {"drr_db": self.table[name]} if name in self.table else {}
         prefix = f"achieved/{cell.distortion}/"
-        found |= {str(name).removeprefix(prefix): self.table[name] for name in self.table if name.startswith(prefix)}
+        names = [str(name) for name in self.table if str(name).startswith(prefix)]
+        found |= {name.removeprefix(prefix): self.table[name] for name in names}
         if GRID_DISTANCE in self.table and cell.kind != "identity":
             found["grid_distance_ms"] = self.table[GRID_DISTANCE] * 1000 / RATE_HZ
         return found
@@ -160,7 +161,10 @@ def prepare_queries(
     t60_s = (sorted(_t60s(config)), noise_reverb_time(config) if noise_levels(config) else None)
     recipe = (FORMAT, SEED, CONTEXT_S, QUERY_GATE_POWER, hop, config.max_queries, max(config.lengths_s), t60_s)
     # What is not used adds nothing, so that earlier keys stay valid.
-    extra: tuple[object, ...] = (*(() if per_track == 1 else (per_track,)), *((measured.key,) if measured.rows_of else ()))
+    extra: tuple[object, ...] = (
+        *(() if per_track == 1 else (per_track,)),
+        *((measured.key,) if measured.rows_of else ()),
+    )
     if config.version != "v1":
         extra += (config.version, list(list_distortions(config)), config.v2.fastest, distort.list_versions())
     key = digest(recipe, music.digest, noise.digest, rooms.digest, *extra)
@@ -226,10 +230,10 @@ def _draw_queries(
     needed = (stem_samples if is_v1 else int(np.ceil(stem_samples * config.v2.fastest))) + hop // 2
     long_enough = np.array([t for t in tracks if music.num_samples(t) >= needed])
     if not len(long_enough):
-        faster = "" if is_v1 or config.v2.fastest == 1 else f" at {config.v2.fastest:g} times its speed"
+        faster = "" if is_v1 or config.v2.fastest == 1 else f", {config.v2.fastest:g} times as fast"
         raise DataError(
-            f"none of the {len(tracks)} test tracks is as long as the longest query ({max(config.lengths_s):g} s{faster}); "
-            f"give longer tracks or set eval.lengths_s to shorter ones"
+            f"none of the {len(tracks)} test tracks is as long as the longest query "
+            f"({max(config.lengths_s):g} s{faster}); give longer tracks or set eval.lengths_s to shorter ones"
         )
     if len(long_enough) > config.max_queries:
         long_enough = np.sort(draw.choice(long_enough, config.max_queries, replace=False))
@@ -395,15 +399,16 @@ def _distort_stems(
 ) -> tuple[dict[str, npt.NDArray[np.int16]], dict[str, float]]:
     """Return the distorted stems of a query, and what was measured on them."""
     context, start = round(CONTEXT_S * RATE_HZ), row["start_sample"]
-    stems, achieved = {}, {}
+    stems: dict[str, npt.NDArray[np.int16]] = {}
+    achieved: dict[str, float] = {}
     for name in list_distortions(config):
         before, after = distort.count_samples(name, context, stem_samples)
-        excerpt_T = read_padded(music, row["track"], start - before, start + after) * INT16_SCALE
+        excerpt_T = read_padded(music, row["track"], start - before, start + after).astype(np.float64) * INT16_SCALE
         if name == LOUDSPEAKER:
             response_T = rooms.response(row[f"room_t60_{noise_reverb_time(config):g}"])
-            sounds = {"music": distort.play_by_loudspeaker(excerpt_T), "noise": _read_noise(noise, row, before + after)}
-            for part, sound_T in sounds.items():
-                recorded_T = distort.record_in_room(sound_T.astype(np.float64), response_T)
+            noise_T = _read_noise(noise, row, before + after).astype(np.float64)
+            for part, sound_T in (("music", distort.play_by_loudspeaker(excerpt_T)), ("noise", noise_T)):
+                recorded_T = distort.record_in_room(sound_T, response_T)
                 stems[f"{part}_{name}"] = _as_int16(recorded_T[context : context + stem_samples])
             continue
         distorted = distort.distort(name, excerpt_T, context, stem_samples)

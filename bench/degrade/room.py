@@ -136,8 +136,8 @@ def prepare_rooms(store: Store, name: str, source: ResponseSource, progress: Pro
 def align_direct_sound(wave_T: Floats, version: str = "v1", direct: int | None = None) -> Floats:
     """Return the response with a peak of 1, shifted so that its direct sound is at DIRECT_AT.
 
-    Why: with a tolerance of 50 ms, a delay of 50 ms that is not removed would turn every hit into a miss. `direct` is the
-    sample of the direct sound where it is known; otherwise it is found, as `version`, that of the query set, does.
+    Why: with a tolerance of 50 ms, a delay of 50 ms that is not removed would turn every hit into a miss. `direct` is
+    the sample of the direct sound where it is known; otherwise it is found, as `version`, that of the query set, does.
     Raises: DataError if the response is silent.
     """
     if not np.any(wave_T):
@@ -166,8 +166,8 @@ def find_direct_sound(wave_T: Floats, version: str = "v1") -> int:
 def measure_direct_ratio(response_T: Floats) -> float:
     """Return the energy of the direct sound to that of all later sound, in dB.
 
-    The direct sound is what is within DIRECT_AT samples (2.5 ms) of sample DIRECT_AT; a response without any later sound
-    has the ratio 100 dB.
+    The direct sound is what is within DIRECT_AT samples (2.5 ms) of sample DIRECT_AT; a response without any later
+    sound has the ratio 100 dB.
     Source: Zahorik, JASA 112 (2002), for the 2.5 ms.
     """
     energy_T = np.square(response_T.astype(np.float64))
@@ -191,7 +191,9 @@ def set_direct_ratio(direct_T: Floats, later_T: Floats, at: int, ratio_db: float
     squared, mixed = direct @ direct, direct @ reflected
     missing = 10 ** (ratio_db / 10) * rest - reflected @ reflected
     if squared == 0 or missing <= 0:
-        raise DataError(f"early reflections alone are above {ratio_db:g} dB of the later ones, or there is no direct sound")
+        raise DataError(
+            f"early reflections alone are above {ratio_db:g} dB of the later ones, or there is no direct sound"
+        )
     gain = (np.sqrt(mixed**2 + squared * missing) - mixed) / squared
     scaled_T: Floats = (gain * direct_T + later_T).astype(np.float32)
     return scaled_T

@@ -14,7 +14,7 @@ from bench.logbook.note import format_note
 from bench.results import (
     ALIGNMENT_NUMBERS,
     CONFIG,
-    DEGRADED,
+    DISTORTED,
     HEADLINE_ALIGNER,
     SUMMARY,
     Result,
@@ -28,6 +28,7 @@ from bench.settings import RunConfig
 
 METRIC_KEYS = 60  # an MLflow run has fewer
 OTHER_KEYS = 4 + 8 + 5  # keys of training and validation, of the machine, and of one GPU
+CURVES = ("noise", "reverb", "noise_reverb", "measured_reverb")  # have a level or a t60 as the step of their metric
 STAGES_LOGGED = ("training", "database", "queries", "alignment")
 
 
@@ -52,9 +53,7 @@ def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
     """Return (metric, step, value) of the headline search; track-level top-1 of the longest queries only."""
     system_rows = select_rows(result.rows, config.system, *headline_search(config))
     longest = system_rows["metric"].eq("audio_top1") & system_rows["length_s"].eq(max(config.eval.lengths_s))
-    shown = system_rows[
-        system_rows["kind"].isin((*DEGRADED, "measured_reverb")) & (system_rows["metric"].eq("segment_top1") | longest)
-    ]
+    shown = system_rows[system_rows["kind"].isin(CURVES) & (system_rows["metric"].eq("segment_top1") | longest)]
     return [
         (
             f"{row['metric']}_{row['length_s']:g}s/{row['kind']}",
@@ -74,7 +73,20 @@ def _scalars(result: Result) -> dict[str, float]:
         numbers["segment_top1/clean"] = mean_of(clean, "segment_top1")
     spent = {f"cost/{stage}_s": summary["seconds"][stage] for stage in STAGES_LOGGED if stage in summary["seconds"]}
     size = {"cost/parameters": summary["parameters"]} if "parameters" in summary else {}
-    return numbers | spent | size | _costs(result)
+    return numbers | _summarise_distortions(result) | spent | size | _costs(result)
+
+
+def _summarise_distortions(result: Result) -> dict[str, float]:
+    """Return the mean top-1 of the shortest queries over the cells of each kind that is no curve, as of v2."""
+    summary = result.summary
+    if not len(result.rows):
+        return {}
+    rows = select_rows(result.rows, summary["system"], summary.get("index", ""), summary.get("sequence", ""))
+    rows = rows[rows["kind"].isin(DISTORTED) & (rows["length_s"] == rows["length_s"].min())]
+    length_s = rows["length_s"].min()
+    return {
+        f"segment_top1_{length_s:g}s/{kind}": mean_of(of_kind, "segment_top1") for kind, of_kind in rows.groupby("kind")
+    }
 
 
 def _costs(result: Result) -> dict[str, float]:

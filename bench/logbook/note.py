@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.align.evaluate import summarise_sets
+from bench.degrade.cells import describe_distortion
 from bench.results import ALIGNMENT_NUMBERS, Result, format_database, select_rows
 
 
@@ -42,7 +43,9 @@ def _grid_note(result: Result) -> str:
 
 
 def _format_condition(row: pd.Series) -> str:
-    parts = [row["kind"].replace("_", " + ")]
+    parts = [
+        describe_distortion(row["distortion"]) if pd.notna(row.get("distortion")) else row["kind"].replace("_", " + ")
+    ]
     parts += [f"{row['snr_db']:g} dB"] if pd.notna(row["snr_db"]) else []
     parts += [f"{row['t60_s']:g} s"] if pd.notna(row["t60_s"]) else []
     return ", ".join(parts)

@@ -25,7 +25,7 @@ class Row:
     """One number with its interval.
 
     `queries` identifies the query set: compare only rows of the same one. `system` is the encoder, or a control. `n` is
-    the number of queries; `low` and `high` are the ends of the 95 % interval.
+    the number of queries; `low` and `high` are the ends of the 95 % interval. `distortion` is None in cells without.
     """
 
     schema_version: int
@@ -37,6 +37,7 @@ class Row:
     kind: str
     snr_db: float | None
     t60_s: float | None
+    distortion: str | None
     length_s: float
     index: str
     sequence: str
@@ -81,6 +82,7 @@ def score(
                     kind=cell.kind,
                     snr_db=cell.snr_db,
                     t60_s=cell.t60_s,
+                    distortion=cell.distortion or None,
                     length_s=float(length_s),
                     index=index,
                     sequence=sequence,

@@ -28,7 +28,8 @@ from bench.store import Store
 TEMPLATES = Path(__file__).with_name("templates")
 GRID_CAPTION = (
     "Segment-level top-1 in per cent. Rows: SNR in dB, the first without noise. Columns: t60 in seconds, the first "
-    "without reverberation. Hatched: not measured; most benchmarks combine noise and reverberation at few t60 only."
+    "without reverberation. Hatched: not measured; most benchmarks combine noise and reverberation at few t60 only. "
+    "Distortions, as of v2, have one row each."
 )
 SEPARATE_PARTS = (
     "These runs answered different queries, so they are shown in {} separate parts. Numbers from different parts are "

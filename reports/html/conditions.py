@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from bench.degrade.cells import describe_distortion
 from bench.reports.html.blocks import (
     Block,
     Collapsible,
@@ -127,11 +128,17 @@ def _describe_curve(name: str, rows: pd.DataFrame, column: str) -> str:
 def heat_maps(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Return the heat maps of each run, one per query length: SNR in rows, t60 in columns, gaps if not measured.
 
-    Measured rooms, which are tested in without noise, are the last row.
+    Measured rooms, which are tested in without noise, are the last row. Distortions have a map of their own, with query
+    lengths in columns.
     """
     rows = [select_system_rows(run) for run in runs]
-    grid = _collect_axes(rows)
-    maps = [Heats(names[run.key], _maps(of_run, grid)) for run, of_run in zip(runs, rows, strict=True)]
+    distorted = [_select_distorted(of_run) for of_run in rows]
+    rows = [of_run.drop(index=part.index) for of_run, part in zip(rows, distorted, strict=True)]
+    grid, conditions = _collect_axes(rows), _list_distortions(distorted)
+    maps = [
+        Heats(names[run.key], [*_maps(of_run, grid), *_distortion_map(part, conditions, grid[2])])
+        for run, of_run, part in zip(runs, rows, distorted, strict=True)
+    ]
     hidden = [Collapsible(f"The other {len(maps) - OPEN_MAPS} runs", maps[OPEN_MAPS:])] if len(maps) > OPEN_MAPS else []
     return [*maps[:OPEN_MAPS], *hidden]
 
@@ -167,6 +174,30 @@ def _maps(rows: pd.DataFrame, grid: tuple[list[float], list[float], list[float]]
         )
         for length in lengths
     ]  # fmt: skip
+
+
+def _select_distorted(rows: pd.DataFrame) -> pd.DataFrame:
+    is_distorted = rows["distortion"].notna() if "distortion" in rows else pd.Series(False, index=rows.index)
+    return rows[is_distorted]
+
+
+def _list_distortions(tables: Sequence[pd.DataFrame]) -> dict[str, str]:
+    """Return the text of each distorted cell that any of the runs was tested in, by the cell's name."""
+    return {
+        str(row["cell"]): describe_distortion(row["distortion"])
+        + ("" if pd.isna(row["snr_db"]) else f", {row['snr_db']:g} dB")
+        for table in tables
+        for row in table.drop_duplicates("cell").to_dict("records")
+    }
+
+
+def _distortion_map(rows: pd.DataFrame, conditions: Mapping[str, str], lengths: Sequence[float]) -> list[Heat]:
+    """Return the map of the distorted cells, if any run has some: one in each row, query lengths in columns."""
+    if not conditions:
+        return []
+    found = {(row["cell"], float(row["length_s"])): row for row in rows.to_dict("records")}
+    cells = [(text, [_heat(found.get((cell, length))) for length in lengths]) for cell, text in conditions.items()]
+    return [Heat("distortions", "", [f"{length:g} s" for length in lengths], cells)]
 
 
 def _condition_key(row: Mapping[Hashable, Any]) -> _Condition:

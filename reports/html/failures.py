@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
+from bench.degrade.cells import describe_distortion
 from bench.degrade.queries import QuerySet
 from bench.reports.html.blocks import Block, Miss, Table, TableCell, Text
 from bench.reports.html.conditions import select_system_rows
@@ -84,7 +85,8 @@ def describe_condition(cell: Condition) -> str:
     """Return a condition as text for readers."""
     noise = f"noise at {cell.snr_db:g} dB" if cell.snr_db is not None else "no noise"
     room = "measured rooms of t60" if cell.kind == "measured_reverb" else "t60"
-    return noise if cell.t60_s is None else f"{noise}, {room} {cell.t60_s:g} s"
+    distortion = f"{describe_distortion(cell.distortion)}, " if cell.distortion else ""
+    return f"{distortion}{noise}" + ("" if cell.t60_s is None else f", {room} {cell.t60_s:g} s")
 
 
 def _select_answers(run: Run, cell: Condition, length_s: float) -> pd.DataFrame:
