@@ -24,8 +24,8 @@ from bench.values import RATE_HZ, Floats
 
 FORMAT = 1  # of all distortions, in the key of query sets
 TAIL = 4_000  # samples read beyond a query, so that no frame, filter or stretch ends inside it
-# What LAME (576 samples) and decoders (529) add before the first sample. Decoders take it out where a file's header says
-# so, which does not fit into the frames of low rates. Source: the technical FAQ of LAME.
+# What LAME (576 samples) and decoders (529) add before the first sample. Decoders take it out where a file's header
+# says so, which does not fit into the frames of low rates. Source: the technical FAQ of LAME.
 MP3_DELAY = 576 + 529
 OPUS_KBPS = (6.0, 256.0)  # the rates at the ends of libsndfile's scale of compression, 1 and 0
 MP3_LIMITS_KBPS = (8.0, 160.0)  # the same at 16 kHz
@@ -39,9 +39,9 @@ BLOCK = 16  # samples (1 ms) of one level
 NUM_TAPS = 513  # of a filter of linear phase: transitions of about 100 Hz
 TELEPHONE_HZ = (300.0, 3_400.0)  # the band of ITU-T G.712
 TELEPHONE_RATE_HZ = 8_000
-# Simulated devices: level in dB at some frequencies in Hz, linear in between (confidence C). They are round numbers for
-# the loudspeaker of a phone or laptop, which has a resonance below 1 kHz and no bass, and for a phone's microphone, which
-# rises towards 5 kHz.
+# Simulated devices: level in dB at some frequencies in Hz, the amplitude linear in between (confidence C). They are round
+# numbers for the loudspeaker of a phone or laptop, which has a resonance below 1 kHz and no bass, and for a phone's
+# microphone, which rises towards 5 kHz.
 # DEVIATION: real ones have minimum phase and delay by up to a millisecond; ours have none, so that times are true.
 LOUDSPEAKER_DB = {
     0: -60, 100: -45, 200: -30, 400: -10, 600: 0, 800: 4, 1_200: 0, 3_000: 2, 5_000: 0, 7_000: -8, 8_000: -20,
@@ -138,7 +138,8 @@ def stretch(wave_T: Wave, tempo: float = 1.0, pitch_cents: float = 0.0) -> Wave:
     stretcher.timeFactor = tempo
     stretcher.setTransposeSemitones(pitch_cents / 100)
     changed_CT = np.asarray(stretcher.process(wave_T.astype(np.float32)[None]))
-    return changed_CT[0].astype(np.float64)
+    changed_T: Wave = changed_CT[0].astype(np.float64)
+    return changed_T
 
 
 def code(wave_T: Wave, codec: str, kbps: float) -> tuple[Wave, float]:
