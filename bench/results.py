@@ -16,13 +16,14 @@ from bench.config import flatten_run, format_plugin_name
 from bench.costs import COSTS
 from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
+from bench.degrade.queries import GRID_DISTANCE
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation
 from bench.fingerprint import RANDOM_PROJECTION
 from bench.score.rows import Row, score, to_frame
 from bench.score.threshold import cross_fit_thresholds
 from bench.settings import COUNTING_SEQUENCES, RunConfig
 from bench.store import Store, digest, read_frame, read_json, write_frame, write_json
-from bench.values import OWN, Cell
+from bench.values import OWN, RATE_HZ, Cell
 
 ROWS, HITS, CONDITIONS, SUMMARY, CONFIG = (
     "rows.parquet",
@@ -297,8 +298,14 @@ def mean_of(rows: pd.DataFrame, metric: str) -> float:
 
 
 def _add_names(hits_of: dict[Cell, pd.DataFrame], data: BenchmarkData) -> pd.DataFrame:
-    """Return the hits of all cells in one table, with the names of cells and the ids of tracks."""
+    """Return the hits of all cells in one table, with the names of cells and the ids of tracks.
+
+    In `v2` also the distance of each query's start to the nearest grid position, in ms.
+    """
     hits = pd.concat([table.assign(cell=cell.name) for cell, table in hits_of.items()], ignore_index=True)
+    if GRID_DISTANCE in data.queries.table:
+        distance_ms_Q = data.queries.table[GRID_DISTANCE].to_numpy() * 1000 / RATE_HZ
+        hits["grid_distance_ms"] = np.where(hits["cell"] == "identity", 0.0, distance_ms_Q[hits["query"]])
     ids = data.music.tracks["id"].to_numpy()
     return hits.drop(columns="truth").assign(
         track_id=ids[hits["track"]], found_track_id=[ids[t] if t >= 0 else "" for t in hits["found_track"]]

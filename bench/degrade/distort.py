@@ -39,9 +39,9 @@ BLOCK = 16  # samples (1 ms) of one level
 NUM_TAPS = 513  # of a filter of linear phase: transitions of about 100 Hz
 TELEPHONE_HZ = (300.0, 3_400.0)  # the band of ITU-T G.712
 TELEPHONE_RATE_HZ = 8_000
-# Simulated devices: level in dB at some frequencies in Hz, the amplitude linear in between (confidence C). They are round
-# numbers for the loudspeaker of a phone or laptop, which has a resonance below 1 kHz and no bass, and for a phone's
-# microphone, which rises towards 5 kHz.
+# Simulated devices: level in dB at some frequencies in Hz, the amplitude linear in between (confidence C). They are
+# round numbers for the loudspeaker of a phone or laptop, which has a resonance below 1 kHz and no bass, and for a
+# phone's microphone, which rises towards 5 kHz.
 # DEVIATION: real ones have minimum phase and delay by up to a millisecond; ours have none, so that times are true.
 LOUDSPEAKER_DB = {
     0: -60, 100: -45, 200: -30, 400: -10, 600: 0, 800: 4, 1_200: 0, 3_000: 2, 5_000: 0, 7_000: -8, 8_000: -20,

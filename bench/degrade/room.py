@@ -191,9 +191,7 @@ def set_direct_ratio(direct_T: Floats, later_T: Floats, at: int, ratio_db: float
     squared, mixed = direct @ direct, direct @ reflected
     missing = 10 ** (ratio_db / 10) * rest - reflected @ reflected
     if squared == 0 or missing <= 0:
-        raise DataError(
-            f"early reflections alone are above {ratio_db:g} dB of the later ones, or there is no direct sound"
-        )
+        raise DataError(f"reflections within 2.5 ms alone are above {ratio_db:g} dB; choose a larger ratio or room")
     gain = (np.sqrt(mixed**2 + squared * missing) - mixed) / squared
     scaled_T: Floats = (gain * direct_T + later_T).astype(np.float32)
     return scaled_T

@@ -25,8 +25,8 @@ def row(system: str, kind: str, value: float, **more: object) -> Row:
     told |= more
     told = {"sequence": "rescore"} | told
     return Row(
-        SCHEMA_VERSION, "0" * 16, "fma-segment/v1", "q", system, kind, kind, t60_s=None, distortion=None, n=10, low=0.0, high=1.0,
-        value=value, **told,  # type: ignore[arg-type]
+        SCHEMA_VERSION, "0" * 16, "fma-segment/v1", "q", system, kind, kind, t60_s=None, distortion=None, n=10,
+        low=0.0, high=1.0, value=value, **told,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

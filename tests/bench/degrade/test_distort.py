@@ -148,8 +148,8 @@ def test_codec_that_libsndfile_lacks_is_refused_with_the_remedy(monkeypatch: pyt
     [(0, 0), (4, 8), (8, 8), (12, 16), (1_000, 988), (-1_000, -988), (32_767, 32_124), (-32_768, -32_124)],
 )
 def test_mu_law_by_the_table_of_g711(sample: int, wanted: int) -> None:
-    # In units of 16 bits: the first decision values are 4 and 12, the first outputs 0, 8 and 16. 1,000 + 132 = 1,132 is in
-    # the segment from 1,024 to 2,047 with steps of 64: step 1, whose middle is 1,120, and 1,120 - 132 = 988.
+    # In units of 16 bits: the first decision values are 4 and 12, the first outputs 0, 8 and 16. 1,000 + 132 = 1,132 is
+    # in the segment from 1,024 to 2,047 with steps of 64: step 1, whose middle is 1,120, and 1,120 - 132 = 988.
     assert round(code_mu_law(np.array([sample / 32_768]))[0] * 32_768) == wanted
 
 
@@ -263,7 +263,8 @@ def test_speed_and_tempo_are_measured_and_readers_are_told_in_per_cent() -> None
         before, after = count_samples(name, CONTEXT, QUERY)
         achieved = distort.distort(name, music((before + after) / RATE_HZ), CONTEXT, QUERY).achieved
         assert achieved[quantity] == pytest.approx(float(name.partition("_")[2]), abs=1e-4)
-    names = ("speed_1.01", "tempo_0.96", "pitch_+50", "mp3_16", "clip_12", "compress_8", "telephone")
-    assert [describe_distortion(name) for name in names] == [
-        "speed +1 %", "tempo -4 %", "pitch +50 cents", "MP3 16 kbit/s", "clipped by 12 dB", "compressed 8:1", "telephone",
-    ]  # fmt: skip
+    wanted = {
+        "speed_1.01": "speed +1 %", "tempo_0.96": "tempo -4 %", "pitch_+50": "pitch +50 cents",
+        "mp3_16": "MP3 16 kbit/s", "clip_12": "clipped by 12 dB", "compress_8": "compressed 8:1", "telephone": "telephone",
+    }  # fmt: skip
+    assert {name: describe_distortion(name) for name in wanted} == wanted
