@@ -265,6 +265,7 @@ def test_speed_and_tempo_are_measured_and_readers_are_told_in_per_cent() -> None
         assert achieved[quantity] == pytest.approx(float(name.partition("_")[2]), abs=1e-4)
     wanted = {
         "speed_1.01": "speed +1 %", "tempo_0.96": "tempo -4 %", "pitch_+50": "pitch +50 cents",
-        "mp3_16": "MP3 16 kbit/s", "clip_12": "clipped by 12 dB", "compress_8": "compressed 8:1", "telephone": "telephone",
+        "mp3_16": "MP3 16 kbit/s", "clip_12": "clipped by 12 dB", "compress_8": "compressed 8:1",
+        "telephone": "telephone",
     }  # fmt: skip
     assert {name: describe_distortion(name) for name in wanted} == wanted
