@@ -6,9 +6,10 @@ Shape legend: Q queries.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,7 @@ def evaluate(
     hits, seconds = {}, {"database": searcher.seconds, "queries": 0.0}
     for i, cell in enumerate(cells):
         progress("test cells", i, len(cells))
-        key = digest(FORMAT, searcher.key, data.queries.key, searched, decisive_settings(cell))
+        key = digest(FORMAT, searcher.key, data.queries.key, searched, _conditions_of(cell))
 
         def build(folder: Path, cell: Cell = cell) -> None:
             tables = _hits_of(cell, searcher, data, config, store.timed)
@@ -101,6 +102,11 @@ def _hits_of(
                 yield hits.assign(candidate=candidate, impostor_score=answers.impostor_Q)
 
 
+def _conditions_of(cell: Cell) -> dict[str, Any]:
+    """Return what a cell is, for a key; a cell without a distortion has the key of before there were any."""
+    return {name: value for name, value in asdict(cell).items() if name != "distortion" or value}
+
+
 def find_ceiling(
     data: BenchmarkData, config: EvalConfig, store: Store, progress: Progress, device: torch.device
 ) -> dict[Cell, pd.DataFrame]:
@@ -120,7 +126,7 @@ def find_ceiling(
     for cell in list_cells(config):
         track_Q, start_Q = (truth[query_Q] for truth in data.queries.truth(cell))
         settings = (length_s, query_Q.tolist(), config.top_k, config.tolerance_ms, config.hop_ms)
-        key = digest(FORMAT, bits.key, data.queries.key, decisive_settings(cell), settings)
+        key = digest(FORMAT, bits.key, data.queries.key, _conditions_of(cell), settings)
 
         def build(folder: Path, cell: Cell = cell, track_Q: Ints = track_Q, start_Q: Ints = start_Q) -> None:
             waves = WaveBatches(data.queries, cell, length_s, len(query_Q), query_Q.tolist())

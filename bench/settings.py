@@ -355,7 +355,7 @@ class GridV2:
     pitch_cents: tuple[float, ...] = (-50.0, 50.0)
     """Shifts of the pitch at the music's own tempo, in hundredths of a semitone, from -1,200 to 1,200, but not 0."""
 
-    codecs: tuple[str, ...] = ("mp3-16", "mp3-32", "opus-8")
+    codecs: tuple[str, ...] = ("mp3-16", "mp3-32", "opus-16")
     """Lossy codecs and their bit rates in kbit/s: `mp3` at one of its constant rates, `opus` from 6.5 to 64."""
 
     clip_db: tuple[float, ...] = (12.0,)
@@ -406,7 +406,7 @@ class GridV2:
 def _check_codec(codec: str) -> None:
     name, _, rate = codec.partition("-")
     known = {"mp3": [str(kbps) for kbps in MP3_KBPS], "opus": None}
-    rule = "eval.v2.codecs must name mp3 or opus with a rate in kbit/s, such as mp3-16 or opus-8"
+    rule = "eval.v2.codecs must name mp3 or opus with a rate in kbit/s, such as mp3-16 or opus-16"
     require(name in known, rule, repr(codec))
     try:
         kbps = float(rate)

@@ -6,13 +6,11 @@ Shape legend: T samples, B batch, N vectors, D dimensions of a fingerprint.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-from bench.store import ADDED_LATER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +94,7 @@ class Cell:
     t60_s: float | None = None
     """Reverberation time in s, None without reverberation; measured rooms are near it."""
 
-    distortion: str = field(default="", metadata=ADDED_LATER)
+    distortion: str = ""
     """What else is done to the music, such as `speed_1.01` (`bench.degrade.distort`); empty for nothing."""
 
     @property

@@ -48,9 +48,9 @@ KINDS: dict[CellKind, str] = {
     "speed": "change of speed",
     "tempo": "change of tempo",
     "pitch": "change of pitch",
-    "codec": "lossy codecs",
+    "codec": "lossy codecs, kbit/s",
     "dynamics": "clipping and compression",
-    "device": "telephone, and a loudspeaker heard in a room",
+    "device": "telephone, and a loudspeaker recorded by a phone in a room",
 }
 MIX, MEANS = "mix", "mean"
 ABLATED_ENCODER, ABLATED_SETTING = "attention-cnn", "model.attention"
@@ -335,9 +335,18 @@ def _format_t60(cells: Sequence[Cell]) -> str:
     return f" (t60 {', '.join(f'{t60_s:g}' for t60_s in t60s_s)} s)" if t60s_s else ""
 
 
+def _shorten_distortion(cell: Cell) -> str:
+    """Return a distortion as a narrow column names it, below a title that says its kind."""
+    words = describe_distortion(cell.distortion).removesuffix(" kbit/s")
+    if cell.kind in ("speed", "tempo", "pitch"):
+        return words.removeprefix(cell.kind).strip()
+    words = words.replace("clipped by", "clip").replace("compressed", "comp.")
+    return words if cell.snr_db is None else f"room {cell.snr_db:g} dB"
+
+
 def _column_name(cell: Cell) -> str:
     if cell.distortion:
-        return describe_distortion(cell.distortion) + ("" if cell.snr_db is None else f" {cell.snr_db:g} dB")
+        return _shorten_distortion(cell)
     return f"{cell.t60_s:g} s" if cell.snr_db is None else f"{cell.snr_db:g} dB"
 
 

@@ -97,6 +97,11 @@ def test_every_cell_length_and_search_has_every_query_once(found: Evaluation) ->
         assert groups == {group: list(range(TRACKS)) for group in wanted}
 
 
+def test_cell_without_a_distortion_keeps_the_key_of_before_there_were_any() -> None:
+    assert _conditions_of(Cell("noise", snr_db=0.0)) == {"kind": "noise", "snr_db": 0.0, "t60_s": None}
+    assert _conditions_of(Cell("speed", distortion="speed_1.01"))["distortion"] == "speed_1.01"
+
+
 def test_clean_queries_on_the_grid_are_found_without_exception(found: Evaluation) -> None:
     hits = of(found, Cell("identity"))
     assert hits["hit"].all() and (hits["rank"] == 1).all()

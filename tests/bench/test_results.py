@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from bench import config, registry
 from bench.errors import ConfigError, StoreError
-from bench.results import CONDITIONS, CONFIG, HITS, ROWS, SUMMARY, Result, headline, write_result
+from bench.results import CONDITIONS, CONFIG, HITS, ROWS, SUMMARY, Result, headline, read_result, write_result
 from bench.runs import find_run
 from bench.score.rows import SCHEMA_VERSION, Row, load_schema, to_frame, to_records
 from bench.settings import RunConfig
@@ -19,13 +20,18 @@ from bench.store import Store
 
 jsonschema = pytest.importorskip("jsonschema")
 
+DISTORTED_CELLS = (
+    ("speed", "speed_1.01"), ("tempo", "tempo_0.96"), ("pitch", "pitch_+50"), ("codec", "mp3_16"),
+    ("dynamics", "clip_12"), ("device", "telephone"),
+)  # fmt: skip
+
 
 def row(system: str, kind: str, value: float, **more: object) -> Row:
     told = {"snr_db": 0.0 if kind == "noise" else None, "length_s": 0.96, "index": "exact", "metric": "segment_top1"}
     told |= more
-    told = {"sequence": "rescore"} | told
+    told = {"sequence": "rescore", "distortion": None} | told
     return Row(
-        SCHEMA_VERSION, "0" * 16, "fma-segment/v1", "q", system, kind, kind, t60_s=None, distortion=None, n=10,
+        SCHEMA_VERSION, "0" * 16, "fma-segment/v1", "q", system, kind, kind, t60_s=None, n=10,
         low=0.0, high=1.0, value=value, **told,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -78,6 +84,21 @@ def test_headline_means_are_over_degraded_cells_and_the_floor_is_at_the_shortest
     assert numbers["sequence/interpolate_gains_points"] == pytest.approx(15.0)  # 0.85 instead of 0.7
     assert "sequence/vote_gains_points" not in numbers  # there are no such rows
     assert numbers["conditions/largest_snr_error_db"] == pytest.approx(0.03)
+
+
+def test_rows_of_v2_are_in_the_means_and_fit_the_schema(rows: pd.DataFrame, settings: RunConfig) -> None:
+    more = to_frame([row("mine", kind, 0.9, distortion=name) for kind, name in DISTORTED_CELLS])
+    numbers = headline(pd.concat([rows, more]), pd.DataFrame(), settings, 0.96)
+    # noise 0.5 and 0.9 as before, and six distortions
+    assert numbers["segment_top1/mean"] == pytest.approx((0.5 + 0.9 + 6 * 0.9) / 8)
+    told = to_records(more.assign(benchmark="fma-segment/v2"))
+    assert [record["distortion"] for record in told] == [name for _kind, name in DISTORTED_CELLS]
+    jsonschema.validate(told, load_schema())
+
+
+def test_run_before_there_were_distortions_is_read(tmp_path: Path, result: Result, settings: RunConfig) -> None:
+    write_result(tmp_path, replace(result, rows=result.rows.drop(columns="distortion")), settings)
+    assert read_result(tmp_path).rows["distortion"].isna().all()
 
 
 def test_records_say_null_for_what_is_not_there_and_fit_the_schema(rows: pd.DataFrame) -> None:

@@ -579,3 +579,23 @@ def test_measured_rooms_have_a_curve_and_a_row_of_the_map_of_their_own() -> None
     ]  # fmt: skip
     ((_title, without),) = [(heat.title, heat) for heat in _maps(shares[:2], ([], [0.4], [3.0]))]
     assert [name for name, _row in without.rows] == ["none"]
+
+
+def test_distortions_have_a_map_of_their_own_and_do_not_stand_for_clean_queries() -> None:
+    from bench.reports.html.conditions import _distortion_map, _list_distortions, _maps, _select_distorted
+
+    cells = (Cell("clean"), Cell("codec", distortion="mp3_16"), Cell("device", 0.0, 0.5, "loudspeaker"))
+    shares = pd.DataFrame(
+        {"cell": [c.name for c in cells], "kind": [c.kind for c in cells], "snr_db": [np.nan, np.nan, 0.0],
+         "t60_s": [np.nan, np.nan, 0.5], "distortion": [c.distortion or None for c in cells], "length_s": 3.0,
+         "value": [1.0, 0.9, 0.6], "low": 0.5, "high": 1.0, "n": 40}
+    )  # fmt: skip
+    distorted = _select_distorted(shares)
+    (grid,) = _maps(shares.drop(index=distorted.index), ([], [], [3.0]))
+    assert [(name, [entry.text for entry in row]) for name, row in grid.rows] == [("none", ["100"])]
+    (heat,) = _distortion_map(distorted, _list_distortions([distorted]), [3.0])
+    assert [(name, [entry.text for entry in row]) for name, row in heat.rows] == [
+        ("MP3 16 kbit/s", ["90"]), ("loudspeaker, 0 dB", ["60"]),
+    ]  # fmt: skip
+    old = shares[:1].drop(columns="distortion")  # a run before there were distortions
+    assert _distortion_map(_select_distorted(old), _list_distortions([_select_distorted(old)]), [3.0]) == []

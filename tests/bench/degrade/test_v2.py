@@ -81,7 +81,7 @@ def test_grid_is_that_of_the_definition() -> None:
         "noise_reverb/snr_0/t60_0.5", "noise_reverb/snr_10/t60_0.5",
         *(f"speed/speed_{speed}" for speed in (0.98, 0.99, 0.995, 1.005, 1.01, 1.02)),
         "tempo/tempo_0.96", "tempo/tempo_1.04", "pitch/pitch_-50", "pitch/pitch_+50",
-        "codec/mp3_16", "codec/mp3_32", "codec/opus_8", "dynamics/clip_12", "dynamics/compress_8", "device/telephone",
+        "codec/mp3_16", "codec/mp3_32", "codec/opus_16", "dynamics/clip_12", "dynamics/compress_8", "device/telephone",
         "device/snr_0/t60_0.5/loudspeaker", "device/snr_10/t60_0.5/loudspeaker",
     ]  # fmt: skip
     assert len(names) <= 30  # a test of them all takes minutes
@@ -116,7 +116,7 @@ def test_levels_of_v1_are_said_to_be_ignored() -> None:
         ({"speeds": (1.0,)}, r"eval\.v2\.speeds must be between 0\.5 and 2, and not 1.*\(1\.0,\)"),
         ({"tempos": (3.0,)}, r"eval\.v2\.tempos must be between 0\.5 and 2"),
         ({"pitch_cents": (0.0,)}, r"eval\.v2\.pitch_cents must be between -1200 and 1200, and not 0"),
-        ({"codecs": ("aac-32",)}, r"eval\.v2\.codecs must name mp3 or opus .* such as mp3-16 or opus-8, got 'aac-32'"),
+        ({"codecs": ("aac-32",)}, r"eval\.v2\.codecs must name mp3 or opus .* such as mp3-16 or opus-16, got 'aac-32'"),
         ({"codecs": ("mp3-8",)}, r"the rate of mp3 at 16 kHz must be one of \(16, 24, .*got 'mp3-8'"),
         ({"codecs": ("opus",)}, r"eval\.v2\.codecs must name .* got 'opus'"),
         ({"codecs": ("opus-3",)}, r"the rate of opus must be between 6\.5 and 64"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,29 @@ def test_curves_are_of_segments_at_every_length_and_of_tracks_at_the_longest(
     assert {step for name, step in heard.points if name == "segment_top1_5s/noise"} == {0, 5}  # dB
     assert {step for name, step in heard.points if name == "audio_top1_5s/reverb"} == {300}  # ms
     assert heard.points["segment_top1/clean", 0] == pytest.approx((0.096 + 0.5) / 2)
+
+
+def test_distortions_are_logged_as_one_mean_for_each_kind(
+    result: Result, settings: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"speed": ("speed_0.98", "speed_1.02"), "device": ("telephone", "loudspeaker")}
+    levels = {"loudspeaker": 0.0}
+    distorted = pd.DataFrame(
+        [
+            (*row(kind, levels.get(name, NAN), NAN, length_s, "segment_top1", value / 10), name)
+            for kind, names in kinds.items()
+            for value, name in enumerate(names, 1)
+            for length_s in (0.96, 5.0)
+        ],
+        columns=[*COLUMNS, "distortion"],
+    )
+    distorted["cell"] += "/" + distorted["distortion"]
+    rows = pd.concat([result.rows.assign(distortion=None), distorted], ignore_index=True)
+    heard = logged(replace(result, rows=rows), settings)
+    assert heard.points["segment_top1_0.96s/speed", 0] == pytest.approx(0.15)
+    assert heard.points["segment_top1_0.96s/device", 0] == pytest.approx(0.15)
+    assert not {"segment_top1_5s/speed", "segment_top1_5s/device"} & heard.keys
+    assert "| speed -2 %&nbsp;" in heard.described and "| loudspeaker, 0 dB&nbsp;" in heard.described
 
 
 def test_costs_are_those_that_depend_on_the_encoder(result: Result, settings: RunConfig) -> None:
