@@ -215,7 +215,9 @@ def check_run(config: RunConfig, context: RunContext) -> None:
 def _check_benchmark(config: RunConfig, context: RunContext) -> None:
     """Check that the queries of the benchmark's version can be made here. Raises: ConfigError."""
     if config.eval.version == "v2":
-        check_codecs(config.eval.v2.codecs)
+        check_codecs("eval.v2.codecs", config.eval.v2.codecs)
+    if not config.matcher and config.train.transforms.codec > 0:
+        check_codecs("train.transforms.codec", ("mp3-16", "opus-16"))
     if ignored := list_ignored_levels(config.eval):
         context.warn(f"{', '.join(ignored)} are of v1 alone and not used: v2 has levels of its own in eval.v2")
 

@@ -104,8 +104,8 @@ def list_versions() -> tuple[str, ...]:
     return (f"distort {FORMAT}", soundfile.__libsndfile_version__, soxr.__version__, version("python-stretch"))
 
 
-def check_codecs(names: tuple[str, ...]) -> None:
-    """Check that libsndfile can write and read these codecs, such as `mp3-16`. Raises: ConfigError."""
+def check_codecs(setting: str, names: tuple[str, ...]) -> None:
+    """Check that libsndfile can write and read the codecs of a setting, such as `mp3-16`. Raises: ConfigError."""
     import soundfile
 
     for name in names:
@@ -113,7 +113,7 @@ def check_codecs(names: tuple[str, ...]) -> None:
         formats = soundfile.available_formats()
         if container not in formats or subtype not in soundfile.available_subtypes(container):
             raise ConfigError(
-                f"eval.v2.codecs has {name}, which libsndfile {soundfile.__libsndfile_version__} cannot write; install "
+                f"{setting} uses {name}, which libsndfile {soundfile.__libsndfile_version__} cannot write; install "
                 "soundfile from PyPI, whose libsndfile can, or leave the codec out"
             )
 
@@ -232,7 +232,12 @@ def play_by_loudspeaker(wave_T: Wave) -> Wave:
 
 def record_in_room(wave_T: Wave, response_T: Floats) -> Wave:
     """Return what a phone's microphone records of a sound in a room, shorter than `wave_T` by DIRECT_AT samples."""
-    return _filter(reverberate(wave_T, response_T), MICROPHONE_DB)
+    return hear_by_microphone(reverberate(wave_T, response_T))
+
+
+def hear_by_microphone(wave_T: Wave) -> Wave:
+    """Return what a phone's microphone makes of the wave: its MICROPHONE_DB."""
+    return _filter(wave_T, MICROPHONE_DB)
 
 
 def measure_pitch(before_T: Wave, after_T: Wave, nominal_cents: float) -> float:

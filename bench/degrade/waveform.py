@@ -1,4 +1,4 @@
-"""Augmentation of waveforms by audiomentations, on the CPU in worker processes, for training.
+"""Augmentation of waveforms on the CPU in worker processes, for training: audiomentations, and the distortions of `v2`.
 
 The library draws from the global generators of Python and numpy. Here each item of a batch has a seed, and both
 generators are restored afterwards: an item is a function of its wave and its seed, not of its row in the batch or
@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.settings import Transforms
+from bench.settings import MP3_KBPS, Transforms
 from bench.values import FULL_SCALE, INT16_PEAK, INT16_SCALE, RATE_HZ, Floats, Ints
 
 PINK_DB, BROWN_DB = -3.01, -6.02  # dB per octave of the power spectral density
 COLOUR_TAPS = 512  # the colour holds from RATE_HZ / COLOUR_TAPS = 31 Hz up; below, the noise is white
 
 Step = Callable[[Floats], Floats]
+Wave = npt.NDArray[np.float64]
 
 
 def transform_waves(wave_BT: Floats, transforms: Transforms, seeds_B: Ints) -> Floats:
-    """Return the waves, each transformed by its seed, in the order: stretch, jitter, distortion, noise.
+    """Return the waves, each transformed by its seed, in the order of `_steps` and then of `_distortions`.
 
     Shapes: wave_BT float32 at RATE_HZ and the result are (B, T); seeds_B (B,), at least 0.
     A wave that becomes shorter than T is padded with silence, a longer one is cut at its end: the start does not
@@ -35,7 +36,7 @@ def transform_waves(wave_BT: Floats, transforms: Transforms, seeds_B: Ints) -> F
     """
     if transforms.is_idle:
         return wave_BT
-    steps = _steps(transforms)
+    steps = [*_steps(transforms), *_distortions(transforms)]
     result_BT = np.empty_like(wave_BT)
     for result_T, wave_T, seed in zip(result_BT, wave_BT, seeds_B, strict=True):
         with _seed_generators(int(seed)):
@@ -56,7 +57,10 @@ def transform_int16(transforms: Transforms, wave_BT: npt.NDArray[np.int16], seed
 
 
 def _steps(transforms: Transforms) -> list[Step]:
-    """Return the transforms whose probability is above 0. Each call of one draws whether it applies."""
+    """Return the transforms of audiomentations whose probability is above 0, in the order in which they are applied.
+
+    They are stretch, jitter, distortion and noise. Each call of one draws whether it applies.
+    """
     import audiomentations as library  # takes 0.7 s, and training without transforms does not need it
 
     low, high = transforms.jitter
@@ -82,6 +86,46 @@ def _steps(transforms: Transforms) -> list[Step]:
         for probability, rate_hz, variants in steps
         if probability > 0
     ]
+
+
+def _distortions(transforms: Transforms) -> list[Step]:
+    """Return the distortions of `v2` whose probability is above 0, in the order in which a recording meets them.
+
+    They are pitch, compression, clipping, codec and device; each takes the delay of its method out again.
+    """
+    from bench.degrade import distort  # imports scipy, which training without distortions does not need
+
+    uniform = random.uniform  # seeded for each item, as what audiomentations draws from
+
+    def shift_pitch(wave_T: Wave) -> Wave:
+        return distort.stretch(wave_T, pitch_cents=uniform(*transforms.pitch_cents))
+
+    def code(wave_T: Wave) -> Wave:
+        kbps = uniform(*transforms.codec_kbps)
+        if random.random() < 0.5:
+            return distort.code(wave_T, "opus", kbps)[0]
+        return distort.code(wave_T, "mp3", min(MP3_KBPS, key=lambda rate: abs(rate - kbps)))[0]
+
+    def pass_device(wave_T: Wave) -> Wave:
+        if random.random() < 0.5:
+            return distort.pass_telephone(wave_T)
+        return distort.hear_by_microphone(distort.play_by_loudspeaker(wave_T))
+
+    steps: list[tuple[float, Callable[[Wave], Wave]]] = [
+        (transforms.pitch_shift, shift_pitch),
+        (transforms.compress, lambda wave_T: distort.compress(wave_T, uniform(*transforms.compress_ratio))),
+        (transforms.clip, lambda wave_T: distort.clip(wave_T, uniform(*transforms.clip_db))),
+        (transforms.codec, code),
+        (transforms.device, pass_device),
+    ]
+    return [_perhaps(probability, change) for probability, change in steps if probability > 0]
+
+
+def _perhaps(probability: float, change: Callable[[Wave], Wave]) -> Step:
+    def step(wave_T: Floats) -> Floats:
+        return change(wave_T.astype(np.float64)).astype(np.float32) if random.random() < probability else wave_T
+
+    return step
 
 
 def _step(transform: Any, rate_hz: int) -> Step:

@@ -15,7 +15,7 @@ from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.degrade.queries import prepare_queries
 from bench.degrade.room import prepare_rooms
-from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, evaluate, find_ceiling
+from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, _conditions_of, evaluate, find_ceiling
 from bench.fingerprint import Embedder
 from bench.results import add_thresholds
 from bench.search.encoder_searcher import EncoderSearcher, build_encoder_searcher

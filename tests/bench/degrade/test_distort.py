@@ -137,10 +137,13 @@ def test_lower_rate_loses_more() -> None:
 
 
 def test_codec_that_libsndfile_lacks_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    distort.check_codecs(("mp3-16", "opus-8"))
+    distort.check_codecs("eval.v2.codecs", ("mp3-16", "opus-8"))
     monkeypatch.setattr(soundfile, "available_subtypes", lambda _: {"VORBIS": "Vorbis"})
-    with pytest.raises(ConfigError, match=r"opus-8, which libsndfile .* cannot write; install soundfile from PyPI"):
-        distort.check_codecs(("opus-8",))
+    with pytest.raises(
+        ConfigError,
+        match=r"eval\.v2\.codecs uses opus-8, which libsndfile .* cannot write; install soundfile from PyPI",
+    ):
+        distort.check_codecs("eval.v2.codecs", ("opus-8",))
 
 
 @pytest.mark.parametrize(

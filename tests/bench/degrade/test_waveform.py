@@ -17,7 +17,10 @@ from bench.errors import ConfigError
 from bench.settings import Transforms
 from bench.values import RATE_HZ, Floats
 
-ALL = Transforms(time_stretch=0.5, resample_jitter=0.5, tanh=0.5, coloured_noise=0.5)
+ALL = Transforms(
+    time_stretch=0.5, resample_jitter=0.5, tanh=0.5, coloured_noise=0.5, pitch_shift=0.5, compress=0.5, clip=0.5,
+    codec=0.5, device=0.5,
+)  # fmt: skip
 SAMPLES = RATE_HZ
 
 
@@ -246,3 +249,31 @@ def test_silence_stays_a_number() -> None:
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         Transforms(**wrong)
+
+
+# The distortions of v2
+
+
+@pytest.mark.parametrize("name", ["pitch_shift", "compress", "clip", "codec", "device"])
+def test_distortion_changes_every_wave_of_probability_1_and_moves_none(name: str) -> None:
+    draw = np.random.default_rng(2)
+    # Noise whose level changes every 100 ms, so that there are levels to compress and times to keep.
+    level = np.repeat(draw.uniform(0.05, 1, (8, 10)), SAMPLES // 10, axis=1)
+    smooth = np.apply_along_axis(np.convolve, 1, draw.standard_normal((8, SAMPLES)), np.ones(5) / 5, mode="same")
+    wave = (0.2 * level * smooth).astype(np.float32)
+    changed = transform_waves(wave, Transforms(**{name: 1.0}), seeds(8))
+    assert changed.shape == wave.shape and changed.dtype == np.float32 and np.isfinite(changed).all()
+    for before, after in zip(wave, changed, strict=True):
+        assert not np.array_equal(before, after)
+        # Of a shifted pitch only the envelope is alike, which a phase vocoder keeps to some ms.
+        pair = (np.abs(before), np.abs(after)) if name == "pitch_shift" else (before, after)
+        spectra = [np.fft.rfft(each - each.mean(), 2 * SAMPLES) for each in pair]
+        lag = int(np.argmax(np.fft.irfft(spectra[1] * np.conj(spectra[0]))))
+        assert abs(lag if lag < SAMPLES else lag - 2 * SAMPLES) <= (160 if name == "pitch_shift" else 1)
+
+
+def test_range_beyond_what_a_distortion_can_do_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train\.transforms\.codec_kbps must be \(low, high\) between 16 and 64"):
+        Transforms(codec_kbps=(8.0, 32.0))
+    with pytest.raises(ConfigError, match=r"train\.transforms\.device is a probability"):
+        Transforms(device=2.0)
