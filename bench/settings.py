@@ -364,7 +364,7 @@ class GridV2:
     """The conditions of `fma-segment/v2`, which `v1` has no use for; an empty list leaves out its cells.
 
     Two levels of what `v1` has five of, and a few of each other kind, so that a test of all takes minutes.
-    docs/metrics.md, "What `v2` adds", says why each value is what it is.
+    docs/metrics.md, "What `v2` fixes", says why each value is what it is.
     """
 
     snr_db: tuple[float, ...] = (0.0, 10.0)

@@ -19,7 +19,7 @@ from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, _conditions_of, eva
 from bench.fingerprint import Embedder
 from bench.results import add_thresholds
 from bench.search.encoder_searcher import EncoderSearcher, build_encoder_searcher
-from bench.settings import EvalConfig
+from bench.settings import EvalConfig, GridV2
 from bench.store import Store
 from bench.testing import Arrays
 from bench.values import RATE_HZ, Cell, no_progress
@@ -213,6 +213,30 @@ def test_shuffled_labels_judge_the_same_answers_by_the_truth_of_another_query(fo
     assert own["hit"].mean() > 0.5 and other["hit"].mean() < 0.2
     for cell in found.hits:
         assert (len(of(found, cell, SHUFFLED)) > 0) == (cell.kind == "clean")
+
+
+def test_v2_is_found_where_the_music_starts_and_has_no_ceiling_where_it_plays_at_another_speed(
+    store: Store, data: BenchmarkData
+) -> None:
+    grid = GridV2(
+        snr_db=(10.0,), t60_s=(0.2,), noise_reverb_t60_s=0.2, speeds=(0.99, 1.01), tempos=(), pitch_cents=(),
+        codecs=("mp3-64",), clip_db=(6.0,), compression_ratios=(), devices=("loudspeaker",),
+    )  # fmt: skip
+    config = EvalConfig(version="v2", v2=grid, lengths_s=(0.96, 1.5), indexes=("exact",), top_k=5, ceiling_queries=4)
+    queries = prepare_queries(store, config, data.music, data.noise, data.banks[0], no_progress)
+    later = replace(data, queries=queries)
+    found = evaluated(store, later, config)
+    assert list(found.hits) == list_cells(config) and len(found.hits) == 10
+    for cell in (Cell("identity"), Cell("codec", distortion="mp3_64"), Cell("dynamics", distortion="clip_6")):
+        verified = of(found, cell).query("sequence == 'verify'")
+        assert verified["hit"].all()
+        assert (verified["found_s"] - verified["start_s"]).abs().max() <= 0.001  # to the millisecond
+    # The wave of 0.96 s at 1 % more speed has moved by 5 ms in its middle: the start that fits best is as far off.
+    speeds = of(found, Cell("speed", distortion="speed_1.01")).query("sequence == 'rescore' and length_s == 0.96")
+    assert speeds["track_hit"].mean() > 0.5 and speeds.loc[speeds["track_hit"], "near"].all()
+    ceiling = find_ceiling(later, config, store, no_progress, torch.device("cpu"))
+    assert list(ceiling) == [cell for cell in list_cells(config) if cell.kind != "speed"]
+    assert ceiling[Cell("codec", distortion="mp3_64")]["hit"].all()
 
 
 class Deaf(Toy):
