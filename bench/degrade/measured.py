@@ -94,6 +94,9 @@ def _hash(wave_T: Floats) -> str:
 
 
 def _is_same(one_T: Floats, other_T: Floats) -> bool:
+    peaks = [int(np.argmax(np.abs(wave_T))) for wave_T in (one_T, other_T)]
+    if peaks[0] != peaks[1]:  # v2 aligns what it tests in by another peak than training does
+        one_T, other_T = one_T[peaks[0] :], other_T[peaks[1] :]
     length = min(len(one_T), len(other_T))
     difference = np.square(one_T[:length].astype(np.float64) - other_T[:length]).sum()
     return bool(difference < SAME_ENERGY * np.square(one_T[:length], dtype=np.float64).sum())

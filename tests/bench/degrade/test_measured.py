@@ -93,6 +93,19 @@ def test_training_gets_neither_a_tested_room_nor_a_copy_of_its_response() -> Non
     assert bank.table["split"].tolist() == ["train", "train", "train", "test"]  # values do not change
 
 
+def test_copy_is_told_though_v2_aligns_it_by_another_peak() -> None:
+    wave_T = np.pad(decay(0.3, 7), (100, 0))
+    wave_T[100 + DIRECT_AT + 160] = 1.5  # a reflection 10 ms after the direct sound, louder than it
+    both = [align_direct_sound(wave_T, version) for version in ("v1", "v2")]
+    assert int(np.argmax(np.abs(both[0]))) == DIRECT_AT and int(np.argmax(np.abs(both[1]))) == DIRECT_AT + 160
+    trained, tested = (
+        replace(bank_of((name, split, 0.3)), samples=wave_T, table=bank_of((name, split, 0.3)).table.assign(
+            num_samples=len(wave_T)))
+        for (name, split), wave_T in zip((("copies/renamed.wav", "train"), ("hall_1.wav", "test")), both, strict=True)
+    )  # fmt: skip
+    assert keep_from_training(trained, tested).table["split"].tolist() == ["none"]
+
+
 def test_same_folder_is_divided_without_a_room_on_both_sides() -> None:
     whole = bank_of(*((f"{chr(97 + i)}_{side}.wav", "train", 0.3) for i in range(12) for side in "lr"))
     tested = split_by_room(whole)
