@@ -29,6 +29,8 @@ from bench.settings import RunConfig
 METRIC_KEYS = 60  # an MLflow run has fewer
 OTHER_KEYS = 4 + 8 + 5  # keys of training and validation, of the machine, and of one GPU
 CURVES = ("noise", "reverb", "noise_reverb", "measured_reverb")  # have a level or a t60 as the step of their metric
+# Headline numbers that explain one run and compare none; result.json has them.
+NOT_COMPARED = ("conditions/largest_snr_error_db", "sequence/vote-50_gains_points")
 STAGES_LOGGED = ("training", "database", "queries", "alignment")
 
 
@@ -67,7 +69,11 @@ def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
 def _scalars(result: Result) -> dict[str, float]:
     """Return the headline numbers without alignment, and the costs that depend on the encoder."""
     summary = result.summary
-    numbers = {name: value for name, value in summary["headline"].items() if not name.startswith(ALIGNMENT_NUMBERS)}
+    numbers = {
+        name: value
+        for name, value in summary["headline"].items()
+        if not name.startswith(ALIGNMENT_NUMBERS) and name not in NOT_COMPARED
+    }
     clean = select_rows(result.rows, summary["system"], summary.get("index", ""), summary.get("sequence", ""))
     if len(clean := clean[clean["kind"] == "clean"]):
         numbers["segment_top1/clean"] = mean_of(clean, "segment_top1")

@@ -127,10 +127,10 @@ def again(finished: Store) -> Outcome:
 
 def test_the_same_code_gives_the_same_answers(again: Outcome) -> None:
     assert again.as_expected and again.changed == 0
-    # 7 cells, 2 lengths, 2 indexes, 4 sequence searches, 4 queries; 3 aligners, 2 sets of 2 files.
-    assert again.answers == 7 * 2 * 2 * 4 * 4 + 3 * 2 * 2
+    # 7 cells, 2 lengths, 2 indexes, 5 sequence searches, 4 queries; 3 aligners, 2 sets of 2 files.
+    assert again.answers == 7 * 2 * 2 * 5 * 4 + 3 * 2 * 2
     assert "bit-identical" in again.weights
-    assert again.verdict.startswith("reproduced: all 460 answers are the same")
+    assert again.verdict.startswith("reproduced: all 572 answers are the same")
     assert (again.headline["old"] == again.headline["new"]).all() and len(again.headline) > 10
 
 
@@ -151,7 +151,7 @@ def test_the_command_goes_on_from_what_is_there_and_ends_with_0(again: Outcome, 
     written = weights.stat().st_mtime_ns
     told = forked.finish("reproduce", again.run[:6], "--store", str(finished.root), COLUMNS="120")
     assert told.returncode == 0, told.stderr
-    assert "reproduced: all 460 answers are the same" in told.stdout
+    assert "reproduced: all 572 answers are the same" in told.stdout
     assert "computing anew in" in told.stdout and "training:" not in told.stderr
     assert weights.stat().st_mtime_ns == written
 

@@ -66,7 +66,8 @@ def test_a_run_shows_its_tables_and_costs_and_what_it_could_not_hear(
     shown = bench("results", "--format", "json", "--store", str(store))
     rows = json.loads(shown.stdout)
     jsonschema.validate(rows, load_schema())
-    assert {"correlating-matcher:coarse", "random-projection", "shuffled-labels"} == {row["system"] for row in rows}
+    controls = {"random-projection", "shuffled-labels", "matched-filter"}
+    assert {"correlating-matcher:coarse", *controls} == {row["system"] for row in rows}
 
 
 def test_a_repeated_run_is_the_same_run(finished: subprocess.CompletedProcess[str], store: Path) -> None:

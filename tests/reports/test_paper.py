@@ -217,6 +217,7 @@ def test_costs_by_hand() -> None:
     measured = pd.DataFrame(
         {
             "index": ["exact", "other", "exact"],
+            "sequence": "rescore",
             "length_s": [3.0, 3.0, 5.0],
             "ms_per_query": [12.3, 1.0, 20.0],
             "bytes_per_hour": [18_432_000.0, 1.0, 18_432_000.0],
@@ -353,6 +354,7 @@ def test_columns_that_do_not_fit_are_shown_in_several_parts_beside_whole_names()
         {
             "index": "exact",
             "length_s": [1.0, 2.0, 3.0, 5.0],
+            "sequence": "rescore",
             "ms_per_query": [1.0, 2.0, 3.0, 5.0],
             "bytes_per_hour": 18_432_000.0,
             "audio_s_per_s": 250.0,
