@@ -514,7 +514,7 @@ class EvalConfig:
     top_k: int = 20
     """Neighbours that an index returns for each segment, and places ranked for each query; from 1 to 1,000."""
 
-    verify_candidates: int = field(default=500, metadata=ADDED_LATER)
+    verify_candidates: int = field(default=1000, metadata=ADDED_LATER)
     """Neighbours of a query that `verify` compares with its wave, divided among its segments; from 1 to 1,000.
 
     A segment has at least `top_k` of them, and as many places as it has neighbours are compared.

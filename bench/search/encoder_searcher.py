@@ -5,7 +5,7 @@ Shape legend: B batch, T samples, Q queries, M segments of a query, D dimensions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from types import ModuleType
@@ -29,7 +29,7 @@ from bench.search.repetitions import find_repeated_samples, find_repetitions
 from bench.search.searcher import Answers, Search
 from bench.search.sequence import Ranking, interpolate, rescore, vote, vote_half
 from bench.search.sign_bits import SignBits, prepare_sign_bits
-from bench.search.verify import are_candidates, list_speeds, verify
+from bench.search.verify import Candidates, are_candidates, list_speeds, verify
 from bench.settings import COUNTING_SEQUENCES, EvalConfig
 from bench.store import Store
 from bench.timing import Timer
@@ -93,7 +93,7 @@ class EncoderSearcher:
 
     def _answer_by_wave(self, index: Index, wave_BT: Floats) -> Found:
         vectors_QMD = fingerprint_queries(self.embedder, iter([wave_BT]), self.database.hop_samples)
-        return self._verify([wave_BT], self._find_candidates(vectors_QMD, index))
+        return self._verify([wave_BT], [self._locate(self._find_candidates(vectors_QMD, index))])[0]
 
     def search(self, waves: Iterable[Floats], own_Q: Ints) -> Iterator[Answers]:
         """Yield the answers of each index and sequence search; the scores of COUNTING_SEQUENCES are no similarities."""
@@ -120,19 +120,18 @@ class EncoderSearcher:
 
     def _search_by_wave(self, waves: Iterable[Floats], vectors_QMD: Floats, found: Scan) -> Iterator[Answers]:
         """Yield the answers of `verify` with each index; an impostor has candidates from the exact search."""
+        names = [format_plugin_name(name) for name in self.config.indexes]
+        with self.timed("candidates"):
+            ranked = [self._find_candidates(vectors_QMD, self.index_of(name), found) for name in names]
+            candidates = [self._locate(each) for each in (*ranked, found.rankings[0])]
+        with self.timed("verify"):
+            *answers, impostors = self._verify(waves, candidates)
         num_samples = next(iter(waves)).shape[1]
         tolerance_samples = round(self.config.tolerance_ms * RATE_HZ / 1000)
-        with self.timed("verify impostors"):
-            impostor_Q = self._verify(waves, found.rankings[0]).score_QR[:, 0]
-        for name in map(format_plugin_name, self.config.indexes):
-            with self.timed("verify"):
-                candidates = self._find_candidates(vectors_QMD, self.index_of(name), found)
-                answers = self._verify(waves, candidates)
-            repetitions = partial(
-                find_repeated_samples, self.music, self.tracks, answers, num_samples, tolerance_samples
-            )
-            compared = partial(are_candidates, *self._locate(candidates))
-            yield Answers(name, "verify", answers, impostor_Q, repetitions, compared)
+        for name, compared, answer in zip(names, candidates, answers, strict=False):
+            again = partial(find_repeated_samples, self.music, self.tracks, answer, num_samples, tolerance_samples)
+            impostor_Q = impostors.score_QR[:, 0]
+            yield Answers(name, "verify", answer, impostor_Q, again, partial(are_candidates, compared))
 
     def _find_candidates(self, vectors_QMD: Floats, index: Index, found: Scan | None = None) -> Ranking:
         """Return the places (Q, C) that `verify` compares."""
@@ -145,15 +144,14 @@ class EncoderSearcher:
         shared: int = -(-self.config.verify_candidates // vectors_QMD.shape[1])
         return max(self.config.top_k, shared)
 
-    def _verify(self, waves: Iterable[Floats], candidates: Ranking) -> Found:
+    def _verify(self, waves: Iterable[Floats], candidates: Sequence[Candidates]) -> list[Found]:
         assert self.bits is not None
         speeds = list_speeds(self.config.verify_speed, next(iter(waves)).shape[1] / RATE_HZ)
-        return verify(waves, *self._locate(candidates), self.bits, self.config.top_k, speeds, self.device)
+        return verify(waves, candidates, self.bits, self.config.top_k, speeds, self.device)
 
-    def _locate(self, candidates: Ranking) -> tuple[Ints, Ints]:
-        """Return the tracks (Q, C) of candidates, -1 for none, and their start samples."""
-        found = candidates.found(self.database, self.embedder.segment_samples)
-        return found.row_QR, found.start_QR
+    def _locate(self, ranking: Ranking) -> Candidates:
+        found = ranking.found(self.database, self.embedder.segment_samples)
+        return Candidates(found.row_QR, found.start_QR)
 
     def _scan(self, vectors_QMD: Floats, own_Q: Ints) -> Scan:
         """Return the impostors, the best places outside each query's own track, and what the same products give.

@@ -64,7 +64,7 @@ class _Windows:
     first: Ints
     num_lags: int
 
-    def __getitem__(self, rows: slice) -> _Windows:
+    def __getitem__(self, rows: slice | Ints) -> _Windows:
         return _Windows(self.query[rows], self.row[rows], self.first[rows], self.num_lags)
 
     def blocks(self, fft_samples: int) -> Iterator[_Windows]:
@@ -91,6 +91,9 @@ class _Peaks:
     start: Ints
     speed: Floats
 
+    def __getitem__(self, rows: Ints) -> _Peaks:
+        return _Peaks(self.score[rows], self.start[rows], self.speed[rows])
+
     @staticmethod
     def join(parts: Sequence[_Peaks]) -> _Peaks:
         """Return all of them in order."""
@@ -98,6 +101,14 @@ class _Peaks:
         return _Peaks(
             *(np.concatenate([getattr(part, n) for part in (none, *parts)]) for n in ("score", "start", "speed"))
         )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Where each query may be: tracks and start samples at the corpus rate (Q, C); a row of -1 is no candidate."""
+
+    row_QC: Ints
+    start_QC: Ints
 
 
 def list_speeds(largest_change: float, length_s: float) -> tuple[float, ...]:
@@ -110,38 +121,43 @@ def list_speeds(largest_change: float, length_s: float) -> tuple[float, ...]:
 
 def verify(
     batches: Iterable[Floats],
-    row_QC: Ints,
-    start_QC: Ints,
+    candidates: Sequence[Candidates],
     bits: SignBits,
     num_answers: int,
     speeds: Sequence[float] = (1.0,),
     device: torch.device | None = None,
-) -> Found:
-    """Return the best answers near the candidates of each query, best first, at most one in each tile of a track.
+) -> list[Found]:
+    """Return the best answers near each set of candidates, best first, at most one in each tile of a track.
 
-    Queries of one length come in batches (B, T) at the corpus rate. `row_QC` and `start_QC` are tracks and start
-    samples at the corpus rate; a row of -1 is no candidate. The score is the correlation in units of the deviation that
-    it has where a query is not from: the largest of a thousand lags is about 3.5 by chance. Of starts in the best track
-    that score within TIE of the best, the earliest is first. The whole query lies in its track. Silence has no answer.
-    Cost: two transforms for each tile, and one more for each speed after the first.
+    Queries of one length come in batches (B, T) at the corpus rate; the sets have candidates for all of them. The score
+    is the correlation in units of the deviation that it has where a query is not from: the largest of a thousand lags
+    is about 3.5 by chance. Of starts in the best track that score within TIE of the best, the earliest is first. The
+    whole query lies in its track. Silence has no answer.
+    Cost: two transforms for each tile, in however many sets it is, and one more for each speed after the first.
     """
-    parts, first = [], 0
+    parts: list[list[Found]] = [[] for _ in candidates]
+    first = 0
     for wave_BT in batches:
         queries = _whiten_queries(wave_BT, speeds, TILE + 2 * REACH, device)
         rows = slice(first, first + len(wave_BT))
         first += len(wave_BT)
-        windows, peaks = _cut_tiles(row_QC[rows], start_QC[rows]), []
+        sets = [_cut_tiles(each.row_QC[rows], each.start_QC[rows]) for each in candidates]
+        windows, set_of = _unite(sets)
+        peaks = []
         for query, spectrum_SF in enumerate(queries.spectrum_BSF):
             begin, end = np.searchsorted(windows.query, (query, query + 1))
             for some in windows[begin:end].blocks(queries.fft_samples):
                 peaks.append(_correlate(_transform(some, bits, queries), some, spectrum_SF, bits, queries))
-        parts.append(_rank(windows, _Peaks.join(peaks), len(wave_BT), num_answers))
-    return _join(parts, num_answers)
+        joined = _Peaks.join(peaks)
+        for part, chosen in zip(parts, set_of, strict=True):
+            part.append(_rank(windows[chosen], joined[chosen], len(wave_BT), num_answers))
+    return [_join(part, num_answers) for part in parts]
 
 
-def are_candidates(row_QC: Ints, start_QC: Ints, row_Q: Ints, start_Q: Ints) -> npt.NDArray[np.bool_]:
+def are_candidates(candidates: Candidates, row_Q: Ints, start_Q: Ints) -> npt.NDArray[np.bool_]:
     """Return which starts (Q,) `verify` compares, given its candidates: those in a tile of one, or near it."""
-    first_QC = start_QC * RATE_HZ // CORPUS_RATE_HZ // TILE * TILE - REACH
+    row_QC = candidates.row_QC
+    first_QC = candidates.start_QC * RATE_HZ // CORPUS_RATE_HZ // TILE * TILE - REACH
     lag_QC = start_Q[:, None] * RATE_HZ // CORPUS_RATE_HZ - first_QC
     inside_QC = (row_QC == row_Q[:, None]) & (row_QC >= 0) & (lag_QC >= 0) & (lag_QC < TILE + 2 * REACH)
     compared_Q: npt.NDArray[np.bool_] = inside_QC.any(axis=1)
@@ -219,6 +235,15 @@ def _cut_tiles(row_BC: Ints, start_BC: Ints) -> _Windows:
     candidates_3P = np.stack([query_P, row_BC[query_P, candidate_P], start_P // TILE])
     query_W, row_W, tile_W = np.unique(candidates_3P, axis=1)
     return _Windows(query_W, row_W, tile_W * TILE - REACH, TILE + 2 * REACH)
+
+
+def _unite(sets: Sequence[_Windows]) -> tuple[_Windows, list[Ints]]:
+    """Return all windows of several sets once, in the order of each, and where those of each set are among them."""
+    named_3W = np.concatenate([np.stack([each.query, each.row, each.first]) for each in sets], axis=1)
+    united_3W, inverse_W = np.unique(named_3W, axis=1, return_inverse=True)
+    edges = np.cumsum([len(each.row) for each in sets])[:-1]
+    query_W, row_W, first_W = united_3W
+    return _Windows(query_W, row_W, first_W, sets[0].num_lags), np.split(inverse_W.reshape(-1), edges)
 
 
 def _cut_everything(bits: SignBits) -> _Windows:

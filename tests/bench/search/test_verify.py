@@ -11,7 +11,7 @@ from scipy.signal import resample
 from bench.audio.whiten import halve_rate, whiten
 from bench.search import verify as module
 from bench.search.sign_bits import SignBits, read_sign_bits, write_sign_bits
-from bench.search.verify import list_speeds, verify, verify_everywhere
+from bench.search.verify import Candidates, are_candidates, list_speeds, verify, verify_everywhere
 from bench.values import RATE_HZ, Found, no_progress
 
 SECOND = RATE_HZ
@@ -35,7 +35,7 @@ def search(
     bits: SignBits, wave: np.ndarray, candidates: list[tuple[int, int]], num: int = 3, **options: object
 ) -> Found:
     row, start = np.array(candidates).reshape(-1, 2).T
-    return verify([wave], row[None], start[None], bits, num, **options)  # type: ignore[arg-type]
+    return verify([wave], [Candidates(row[None], start[None])], bits, num, **options)[0]  # type: ignore[arg-type]
 
 
 def oracle(bits_of: list[np.ndarray], wave: np.ndarray) -> np.ndarray:
@@ -164,5 +164,30 @@ def test_peak_where_two_tiles_meet_is_one_answer(tmp_path: Path) -> None:
 
 def test_no_batch_has_no_answers(tmp_path: Path) -> None:
     bits = build(tmp_path, noise(2, 0))
-    found = verify([], np.empty((0, 2), np.int64), np.empty((0, 2), np.int64), bits, 4)
+    none = np.empty((0, 2), np.int64)
+    [found] = verify([], [Candidates(none, none)], bits, 4)
     assert found.row_QR.shape == (0, 4)
+
+
+def test_sets_of_candidates_are_answered_each_by_its_own(tmp_path: Path) -> None:
+    tracks = [noise(3, seed) for seed in range(4)]
+    bits = build(tmp_path, *tracks)
+    waves = np.concatenate([as_query(tracks[0], 9_000), as_query(tracks[3], 14_000)])
+    row, start = np.array([[0, 1, 2], [3, 1, 2]]), np.array([[9_000, 8_000, 9_000], [14_000, 8_000, 9_000]])
+    every, without = Candidates(row, start), Candidates(row[:, 1:], start[:, 1:])
+    both = verify([waves], [every, without], bits, 3)
+    alone = [verify([waves], [each], bits, 3)[0] for each in (every, without)]
+    for found, expected in zip(both, alone, strict=True):
+        np.testing.assert_array_equal(found.row_QR, expected.row_QR)
+        np.testing.assert_array_equal(found.start_QR, expected.start_QR)
+        np.testing.assert_array_equal(found.score_QR, expected.score_QR)
+    assert both[0].row_QR[:, 0].tolist() == [0, 3]
+    assert set(both[1].row_QR[:, :2].ravel()) == {1, 2}
+
+
+def test_what_lies_in_a_tile_of_a_candidate_or_near_it_is_compared() -> None:
+    tile, reach = 2 * module.TILE, 2 * module.REACH  # in samples of the corpus
+    candidates = Candidates(np.array([[1, -1]] * 5), np.array([[2 * tile + 50, 0]] * 5))
+    starts = np.array([2 * tile - reach, 2 * tile - reach - 2, 3 * tile + reach - 2, 3 * tile + reach, 2 * tile])
+    compared = are_candidates(candidates, np.array([1, 1, 1, 1, 0]), starts)
+    assert compared.tolist() == [True, False, True, False, False]
