@@ -25,6 +25,7 @@ def render(catalogue: Catalogue) -> RenderableType:
         "encoder": f"{about['encoder']}, weights {about['weights_sha256'][:12]}",
         "index": f"{about['index']['name']} {about['index']['library']}".rstrip()
         + f", {catalogue.index.num_bytes / MIB:.1f} MiB in memory",
+        "sign bits": "no" if catalogue.bits is None else f"{catalogue.bits.packed.nbytes / MIB:.1f} MiB",
         "on disk": f"{sum(about['sizes'].values()) / MIB:.1f} MiB in {catalogue.folder}",
     }
     reasons = [f"  left out: {path} ({reason})" for path, reason in catalogue.left_out.itertuples(index=False)]

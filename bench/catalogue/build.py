@@ -35,6 +35,7 @@ from bench.score.threshold import FALSE_ACCEPTS, threshold
 from bench.search.cached import build_or_load
 from bench.search.diagonal import search_diagonals
 from bench.search.parts import best_part_scores
+from bench.search.sign_bits import prepare_sign_bits
 from bench.settings import RunConfig
 from bench.store import Store
 from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progress, no_progress
@@ -84,6 +85,7 @@ def build_catalogue(
     test_side: bool = False,
     false_accepts: float = FALSE_ACCEPTS,
     trained_on: str = "",
+    with_bits: bool = False,
     progress: Progress = no_progress,
 ) -> Catalogue:
     """Build a catalogue of all usable tracks of a data set, or of its test side only, and return it.
@@ -98,6 +100,8 @@ def build_catalogue(
     `trained_on` is the digest of the music of the encoder's training. If that is the catalogue's own, the excerpts are
     of its test side, where that has enough tracks: an encoder tells apart what it was trained on better than other
     music, and thresholds that were set with it would accept too much.
+    `with_bits` adds one bit for each sample of the tracks at 8 kHz, 1 kB/s, by which `identify` tells times to the
+    sample.
     Raises: ConfigError if the folder exists; DataError if no track can be fingerprinted.
     """
     check_free(folder)
@@ -115,7 +119,10 @@ def build_catalogue(
     rows = music.tracks.iloc[tracks]
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named_tracks = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
-    write_catalogue(folder, config, weights, embedder, named_tracks, left_out, database, index, limits, calibration_QD)
+    bits = prepare_sign_bits(store, music, tracks, progress) if with_bits else None
+    write_catalogue(
+        folder, config, weights, embedder, named_tracks, left_out, database, index, limits, calibration_QD, bits
+    )
     return read_catalogue(folder, model, embedder.device, trust=True, index=name.partition(":")[0])
 
 

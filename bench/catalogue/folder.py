@@ -26,6 +26,7 @@ from bench.fingerprint import Embedder
 from bench.plugin_check import build_encoder
 from bench.search.cached import keeps, version_of
 from bench.search.contract import Index
+from bench.search.sign_bits import SignBits, read_sign_bits
 from bench.settings import RunConfig
 from bench.store import read_array, read_frame, read_json, write_frame, write_json, write_whole
 from bench.train import checkpoint
@@ -40,6 +41,7 @@ ABOUT, WEIGHTS, VECTORS, TRACKS, CALIBRATION, INDEX = (
     "heard.npy",
     "index",
 )
+BITS = "bits.u8"
 ALIKE = 0.999  # least cosine between the known sound's fingerprints here and on the machine that built the catalogue
 SAME_LINE = 1  # hops between two lines of a track that are one: clocks differ, and a start lies between two hops
 
@@ -104,6 +106,9 @@ class Catalogue:
     calibration_QD: Floats
     """Fingerprints of degraded excerpts, to tune an index with."""
 
+    bits: SignBits | None = None
+    """The sign bits of the tracks, by which the wave tells times to the sample; None if they were not asked for."""
+
     def threshold(self, num_segments: int) -> float | None:
         """Return the least score at which an answer to a query of so many segments is accepted, None if uncalibrated.
 
@@ -155,6 +160,7 @@ def write_catalogue(
     index: Index,
     limits: Limits,
     calibration_QD: Floats,
+    bits: SignBits | None = None,
 ) -> None:
     """Write a catalogue, under a temporary name until it is complete. Raises: ConfigError if the folder exists.
 
@@ -172,6 +178,8 @@ def write_catalogue(
         if keeps(index_plugin, index_config):
             index_plugin.save(index, partial / INDEX)
         library = getattr(index_plugin, "LIBRARY", "")
+        if bits is not None:
+            _link_or_copy(Path(str(bits.packed.filename)), partial / BITS)  # type: ignore[attr-defined]
         about = {
             "format": FORMAT,
             "encoder": config.encoder,
@@ -189,6 +197,7 @@ def write_catalogue(
             "part_limits": [asdict(limit) for limit in limits.parts],
             "pair_limits": [asdict(limit) for limit in limits.pairs],
             "left_out": left_out.to_dict("records"),
+            "bits_samples": None if bits is None else bits.num_samples.tolist(),
             "sizes": {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)},
             "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         }
@@ -245,7 +254,22 @@ def read_catalogue(
         part_limits=tuple(Limit(**limit) for limit in about.get("part_limits", [])),
         pair_limits=tuple(Limit(**limit) for limit in _pair_limits(about)),
         calibration_QD=calibration_QD,
+        bits=_read_bits(folder, about, len(tracks)),
     )
+
+
+def _read_bits(folder: Path, about: dict[str, Any], num_tracks: int) -> SignBits | None:
+    counts = about.get("bits_samples")
+    if counts is None:
+        return None
+    if len(counts) != num_tracks:
+        raise DataError(
+            f"the catalogue {folder} has the sign bits of {len(counts)} tracks, not of {num_tracks}; build it again"
+        )
+    try:
+        return read_sign_bits(folder / BITS, counts, about["weights_sha256"][:16])
+    except BenchError as error:
+        raise DataError(f"the catalogue {folder} cannot be used: {error}") from error
 
 
 def _pair_limits(about: dict[str, Any]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.catalogue.folder import SAME_LINE, Catalogue
+from bench.catalogue.wave import HeardSigns
 from bench.parabola import vertex
 from bench.values import RATE_HZ, Fingerprints, Floats, Ints
 
@@ -41,6 +42,9 @@ class Recording:
     neighbours_MK: Ints
     silent_M: npt.NDArray[np.bool_]
     num_samples: int
+
+    signs: HeardSigns | None = None
+    """Its sign bits, if the catalogue has those of its tracks."""
 
 
 @dataclass(frozen=True)

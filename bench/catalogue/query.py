@@ -11,14 +11,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from bench.audio.silence import is_silent
 from bench.catalogue.folder import Catalogue
 from bench.catalogue.lines import Line, Recording, find_stretches, offset_samples, rank_tracks, window_segments
+from bench.catalogue.wave import HeardSigns, refine_offset
 from bench.degrade.mix import normalise_peak
 from bench.errors import BenchError, DataError
 from bench.fingerprint import SHORTEST_QUERY, cut_segments, fingerprint_queries, num_segments
+from bench.search.sign_bits import SignBits, make_sign_bits
 from bench.store import read_array
 from bench.values import RATE_HZ, Floats, Ints, Progress, no_progress
 
@@ -42,6 +45,9 @@ class Match:
 
     accepted: bool
     """Whether the score reaches the threshold."""
+
+    verified: bool = False
+    """Whether the wave itself confirms the track; `start_s` is then right to a sample, else to some ten ms."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,15 @@ def listen(catalogue: Catalogue, blocks: Iterable[Floats], name: str = "the reco
     vectors: list[Floats] = []
     neighbours: list[Ints] = []
     silent: list[list[bool]] = []
+    signs: list[npt.NDArray[np.uint8]] = []
+    counts: list[int] = []
     num_samples = 0
     for window_T in _cut_windows(blocks, step - hop + size, step):
         num_samples = len(vectors) * step + len(window_T)
+        if catalogue.bits is not None:
+            packed, num_signs = make_sign_bits(window_T)
+            signs.append(packed)
+            counts.append(num_signs)
         count = num_segments(len(window_T), size, hop)
         if not vectors:
             _check_length(len(window_T), size, name)
@@ -126,7 +138,10 @@ def listen(catalogue: Catalogue, blocks: Iterable[Floats], name: str = "the reco
             neighbours.append(catalogue.index.neighbours(vectors_WD, TOP_K))
             segment_WT = cut_segments(used_T, size, hop) if len(used_T) >= size else used_T[None]
             silent.append([is_silent(each_T) for each_T in segment_WT])
-    return Recording(np.concatenate(vectors), np.concatenate(neighbours), np.concatenate(silent), num_samples)
+    heard = None
+    if catalogue.bits is not None:
+        heard = HeardSigns(SignBits(np.concatenate(signs), np.array(counts), name), step)
+    return Recording(np.concatenate(vectors), np.concatenate(neighbours), np.concatenate(silent), num_samples, heard)
 
 
 def _check_length(num_samples: int, segment_samples: int, name: str) -> None:
@@ -181,8 +196,18 @@ def _span(catalogue: Catalogue, recording: Recording, line: Line) -> tuple[float
 
 def _match(catalogue: Catalogue, recording: Recording, line: Line, from_s: float, accepted: bool = False) -> Match:
     row = catalogue.tracks.iloc[line.row]
-    start_s = max(0.0, from_s + offset_samples(catalogue.database, recording, line) / RATE_HZ)
-    return Match(row["id"], row["path"], row["label"], start_s, line.score, accepted)
+    told = offset_samples(catalogue.database, recording, line)
+    refined = _refine(catalogue, recording, line, told) if accepted else None
+    start_s = max(0.0, from_s + (told if refined is None else refined) / RATE_HZ)
+    return Match(row["id"], row["path"], row["label"], start_s, line.score, accepted, refined is not None)
+
+
+def _refine(catalogue: Catalogue, recording: Recording, line: Line, told: int) -> int | None:
+    if catalogue.bits is None or recording.signs is None:
+        return None
+    size, hop = catalogue.embedder.segment_samples, catalogue.database.hop_samples
+    span = line.begin * hop, min(recording.num_samples, (line.end - 1) * hop + size)
+    return refine_offset(recording.signs, catalogue.bits, line.row, told, *span)
 
 
 def _unknown_answers(
@@ -233,6 +258,7 @@ def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
             found = {"rank": rank, "accepted": match.accepted, "id": match.id, "start_s": match.start_s}
             judged = {"score": match.score, "threshold": answer.threshold, "path": match.path}
             rates = {name: getattr(answer, name) for name in ("false_accept", "false_reject", "excerpts")}
+            found["verified"] = match.verified
             rows.append(span | found | judged | rates | {"end_s": match.start_s + answer.to_s - answer.from_s})
         if not answer.matches:
             rows.append(span | {"rank": 0, "accepted": False, "why": answer.why})

@@ -41,6 +41,12 @@ def build(
     false_accepts: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share of excerpts of unknown tracks that may be accepted.")
     ] = 0.01,
+    with_bits: Annotated[
+        bool,
+        typer.Option(
+            "--with-bits", help="Add 1 kB per second of music, by which answers are right to the millisecond."
+        ),
+    ] = False,
     model: ModelFile = None,
     store: StoreRoot = STORE,
     set_: Set = None,
@@ -58,7 +64,8 @@ def build(
         made = build_catalogue(
             folder, settings, embedder, finished.weights().path, data_root, finished.store,
             model=model, test_side=test_side, false_accepts=false_accepts,
-            trained_on=finished.summary.get("digests", {}).get("music", ""), progress=progress,
+            trained_on=finished.summary.get("digests", {}).get("music", ""), with_bits=with_bits,
+            progress=progress,
         )  # fmt: skip
     print_report("catalogue", made)
     files = (f" --model {model}" if model else "") + (f" --index-file {index}" if index.endswith(".py") else "")

@@ -93,6 +93,54 @@ def noisy(wave_T: np.ndarray, snr_db: float = 10.0) -> np.ndarray:
     return (wave_T + gain * noise_T).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def with_bits(tmp_path_factory: pytest.TempPathFactory, music: Path) -> Catalogue:
+    folder = tmp_path_factory.mktemp("bits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "EXCERPTS", 100)
+        return built_from(folder / "catalogue", weights_of(folder), music, Store(folder / "store"), with_bits=True)
+
+
+@pytest.mark.parametrize("song", range(6))
+@pytest.mark.parametrize("seconds", [4, 5, 12])
+def test_catalogue_with_bits_tells_times_to_the_sample(with_bits: Catalogue, song: int, seconds: float) -> None:
+    start = 3_000 + 731 * song
+    (answer,) = identify(with_bits, noisy(sound(song)[start : start + round(seconds * RATE_HZ)]))
+    best = answer.matches[0]
+    assert (best.path, best.accepted, best.verified) == (f"song {song}.wav", True, True)
+    assert abs(best.start_s - (start / RATE_HZ + answer.from_s)) <= 1.01 / RATE_HZ
+    assert not any(match.verified for match in answer.matches[1:])
+
+
+def test_recording_that_begins_before_its_track_is_told_to_the_sample(with_bits: Catalogue) -> None:
+    quiet = np.random.default_rng(5).normal(0, 0.01, 54_321)
+    answers = list(identify(with_bits, np.concatenate([quiet, sound(2)]).astype(np.float32)))
+    best = next(answer.matches[0] for answer in answers if answer.matches and answer.matches[0].accepted)
+    answer = next(answer for answer in answers if answer.matches and answer.matches[0].accepted)
+    assert best.verified
+    assert abs(answer.from_s - best.start_s - 54_321 / RATE_HZ) <= 1.01 / RATE_HZ
+
+
+def test_what_are_not_the_same_samples_keeps_the_time_of_its_fingerprints(
+    opened: Catalogue, with_bits: Catalogue
+) -> None:
+    faster = soxr.resample(sound(1)[: 5 * RATE_HZ], 1_005, 1_000).astype(np.float32)
+    for catalogue_ in (opened, with_bits):
+        (answer,) = identify(catalogue_, faster)
+        assert answer.matches[0].path == "song 1.wav" and not answer.matches[0].verified
+    (told,), (same,) = (identify(each, noisy(sound(1)[: 5 * RATE_HZ])) for each in (opened, with_bits))
+    assert not told.matches[0].verified and same.matches[0].verified
+
+
+def test_catalogue_without_its_bits_says_which_file_is_damaged(with_bits: Catalogue, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(with_bits.folder, copy)
+    path = copy / "bits.u8"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"bits\.u8 has \d+ bytes where \d+ were written"):
+        read_catalogue(copy)
+
+
 @pytest.mark.parametrize("song", range(6))
 def test_an_excerpt_played_through_noise_is_found_where_it_was_cut(opened: Catalogue, song: int) -> None:
     start = 20_000 + 731 * song
