@@ -44,14 +44,23 @@ from bench.reports.paper import (
     render_tables,
 )
 from bench.results import DISTORTED, Result, format_database
-from bench.score.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar, wilson
+from bench.score.statistics import (
+    bootstrap_difference,
+    bootstrap_mean,
+    detectable_difference,
+    holm,
+    mcnemar,
+    rank_with_ties,
+    wilson,
+)
 from bench.values import OWN
 
 MEAN = "mean"
 CONDITIONS = {"identity": "on the grid", "measured_reverb": "measured room", "noise_reverb": "both"}
 COLUMNS = (
     "run", "system", "metric", "cell", "length_s", "n", "value", "low", "high", "difference", "difference_low",
-    "difference_high", "p", "p_holm", "sequence", "source", "confidence", "data", "conditions", "tolerance_ms",
+    "difference_high", "detectable", "p", "p_holm", "rank", "sequence", "source", "confidence", "data", "conditions",
+    "tolerance_ms",
 )  # fmt: skip
 Shares = npt.NDArray[np.float64]
 
@@ -60,11 +69,13 @@ def compare(results: Sequence[Result]) -> pd.DataFrame:
     """Return top-1 with its interval and its difference from the first run, one row per run, metric, cell and length.
 
     Columns: run, system, metric, cell, length_s, n, value, low, high (Wilson), then difference, difference_low and
-    difference_high (paired bootstrap), p (McNemar) and p_holm, corrected over all cells and lengths of the run and
-    metric; these are NaN for the first run. Shares lie between 0 and 1; all intervals are 95 % intervals.
+    difference_high (paired bootstrap), the smallest difference that would have been detected, p (McNemar) and p_holm,
+    corrected over all cells and lengths of the run and metric; these are NaN for the first run. Shares lie between 0
+    and 1; all intervals are 95 % intervals.
     The cells of a metric are followed by one row per run for the mean, with length NaN: the share of degraded cells and
     lengths in which a query is found, averaged over queries. Both of its intervals are bootstraps over queries; it has
-    no p, and its difference is over the cells that both runs have.
+    no p, and its difference is over the cells that both runs have. Only these rows have a rank, which runs share that
+    cannot be told apart, over the degraded cells that all runs have.
     Published results come last: without run, n and intervals, but with source, confidence, data, conditions and
     tolerance_ms. `sequence` is the sequence search.
     If all runs only aligned recorders, the rows are those of `bench.align.evaluate.summarise_sets` instead.
@@ -79,7 +90,8 @@ def compare(results: Sequence[Result]) -> pd.DataFrame:
     check_same_queries(results)
     rows = [row for metric in HITS for row in _rows(results, metric)]
     rows += [_build_published_row(number) for number in select_published(results)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64"})  # missing in published rows
+    whole = {"n": "Int64", "rank": "Int64"}  # missing in some rows
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(whole)
 
 
 def render(*results: Result) -> RenderableType:
@@ -150,11 +162,13 @@ def _rows(results: Sequence[Result], metric: str) -> list[dict[str, object]]:
     for result, of_run in zip(results[1:], hits[1:], strict=True):
         differences = _compare_cells(hits[0], of_run)
         rows += [_build_row(result, metric, key, hit_Q) | differences.get(key, {}) for key, hit_Q in of_run.items()]
-    for result, of_run in zip(results, hits, strict=True):
+    shared = [average_degraded(each) for each in intersect_hits(hits)]
+    ranks = rank_with_ties(shared) if len(shared[0]) else [pd.NA] * len(results)
+    for result, of_run, rank in zip(results, hits, ranks, strict=True):
         share_Q = average_degraded(of_run)
         if len(share_Q):
             difference = {} if of_run is hits[0] else _mean_difference(hits[0], of_run)
-            rows.append(_build_mean_row(result, metric, share_Q) | difference)
+            rows.append(_build_mean_row(result, metric, share_Q) | difference | {"rank": rank})
     return rows
 
 
@@ -177,7 +191,9 @@ def _compare_cells(first: HitsByCondition, other: HitsByCondition) -> dict[Key, 
     for key, p, p_holm in zip(shared, p_values, holm(p_values), strict=True):
         low, high = bootstrap_difference(first[key], other[key])
         difference = float(other[key].mean() - first[key].mean())
-        columns[key] = _columns(difference, low, high) | {"p": p, "p_holm": p_holm}
+        each_Q = other[key].astype(np.float64) - first[key]
+        tests = {"detectable": detectable_difference(each_Q, len(shared)), "p": p, "p_holm": p_holm}
+        columns[key] = _columns(difference, low, high) | tests
     return columns
 
 
@@ -196,7 +212,8 @@ def _mean_difference(first: HitsByCondition, other: HitsByCondition) -> dict[str
     first_Q, other_Q = (average_degraded(hits) for hits in intersect_hits([first, other]))
     if not len(first_Q):
         return {}
-    return _columns(float((other_Q - first_Q).mean()), *bootstrap_mean(other_Q - first_Q))
+    columns = _columns(float((other_Q - first_Q).mean()), *bootstrap_mean(other_Q - first_Q))
+    return columns | {"detectable": detectable_difference(other_Q - first_Q)}
 
 
 def _build_published_row(number: PublishedShare) -> dict[str, object]:
@@ -225,8 +242,17 @@ def _differences(first: Result, result: Result) -> PaperTable:
     if mean:
         low, high = 100 * mean["difference_low"], 100 * mean["difference_high"]
         title += f", mean {100 * mean['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    caption += _describe_power(mean, paired)
     columns = tuple(f"{length_s:g} s" for length_s in lengths_s)
     return PaperTable(f"difference_{result.summary['run'][:6]}", title, columns, "points", tuple(lines), caption)
+
+
+def _describe_power(mean: Mapping[str, float], paired: Mapping[Key, Mapping[str, float]]) -> str:
+    """Return the smallest differences that the tests see in 80 % of cases, as the end of a caption."""
+    seen = [each["detectable"] for each in paired.values() if np.isfinite(each["detectable"])]
+    parts = [f"of the mean {100 * mean['detectable']:.1f}"] if mean and np.isfinite(mean["detectable"]) else []
+    parts += [f"of an entry {100 * float(np.median(seen)):.1f} (median)"] if seen else []
+    return f"; seen in 80 % of cases: differences {' and '.join(parts)} points or more" if parts else ""
 
 
 def _entry(paired: Mapping[str, float] | None) -> Entry | None:

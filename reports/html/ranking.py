@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.reports.html.load import Run
 from bench.reports.paper import HitsByCondition, average_degraded, group_hits
-from bench.score.statistics import bootstrap_mean, holm, mcnemar
+from bench.score.statistics import bootstrap_mean, holm, mcnemar, rank_with_ties
 
 ALPHA = 0.05
 
@@ -35,6 +35,8 @@ class RankingRow:
     worse: int = 0
     better: int = 0
     tested: int = 0
+    rank: int = 0
+    """1 plus the number of runs that are significantly better; 0 for a run that is not ranked."""
 
     @property
     def differs(self) -> bool:
@@ -54,7 +56,11 @@ def rank_runs(runs: Sequence[Run]) -> list[RankingRow]:
     rows = [_score_run(run, by_run[run.key], len(conditions) - len(by_run[run.key])) for run in runs]
     order = sorted(rows, key=lambda row: (not row.is_ranked, -np.nan_to_num(row.value), row.run.key))
     best = by_run[order[0].run.key]
-    return [order[0], *(_compare_to_best(best, by_run[row.run.key], row) for row in order[1:])]
+    compared = [order[0], *(_compare_to_best(best, by_run[row.run.key], row) for row in order[1:])]
+    shares = [average_degraded(by_run[row.run.key]) for row in compared if row.is_ranked]
+    ranks = rank_with_ties(shares) if all(len(share_Q) for share_Q in shares) else [0] * len(shares)
+    # Runs that are not ranked come last.
+    return [replace(row, rank=rank) for row, rank in zip(compared, [*ranks, *[0] * len(compared)], strict=False)]
 
 
 def _score_run(run: Run, hits: HitsByCondition, missing: int) -> RankingRow:

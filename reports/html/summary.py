@@ -94,7 +94,7 @@ def _lead(second: RankingRow) -> Card:
 
 def _ranking(ranking: Sequence[RankingRow], names: Mapping[str, str], notes: Mapping[str, str]) -> list[Block]:
     columns = (
-        "run", "mean top-1, %", "points behind the best", "significantly worse", "conditions worse", "better",
+        "run", "rank", "mean top-1, %", "points behind the best", "significantly worse", "conditions worse", "better",
         "audio-level top-1, %", "false rejects, %",
     )  # fmt: skip
     rows = []
@@ -104,6 +104,7 @@ def _ranking(ranking: Sequence[RankingRow], names: Mapping[str, str], notes: Map
         rows.append(
             [
                 TableCell(name, kind, small=notes.get(name, "")),
+                TableCell(f"{row.rank}" if row.rank else "-", "num"),
                 TableCell(format_percent(row.value), f"num {kind}", row.value, format_interval(row.low, row.high)),
                 TableCell(f"{100 * row.behind:.1f}", "num", row.behind, _interval(row))
                 if compared
@@ -115,8 +116,10 @@ def _ranking(ranking: Sequence[RankingRow], names: Mapping[str, str], notes: Map
             ]
         )
     caption = (
-        "Intervals: 95 %, bootstrap over queries, paired for differences. Significantly worse: the interval of the "
-        "difference from the best excludes 0, without correction for the number of runs. Conditions worse, better: "
+        "Rank: 1 plus the number of runs that are significantly better, so that runs which cannot be told apart share "
+        "one (paired over the same queries, Holm's correction over all pairs of runs). Intervals: 95 %, bootstrap over "
+        "queries, paired for differences. Significantly worse: the interval of the difference "
+        "from the best excludes 0, without correction for the number of runs. Conditions worse, better: "
         "number of conditions and query lengths that differ significantly from the best (McNemar's exact test, p < "
         f"{ALPHA:g}, Holm's correction over the conditions of a run). A run that lacks conditions is compared on those "
         "that both have. Below a run's name: the settings in which runs of the same system differ."

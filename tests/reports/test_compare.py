@@ -87,7 +87,7 @@ def test_every_run_has_a_row_for_each_cell_and_length_in_the_order_tested(two: l
 def test_differences_are_paired_and_from_the_first_run(two: list[Result]) -> None:
     table = cells(two)
     first, second = table[:3], table[3:]
-    assert first[["difference", "difference_low", "difference_high", "p", "p_holm"]].isna().all(axis=None)
+    assert first[["difference", "difference_low", "difference_high", "detectable", "p", "p_holm"]].isna().all(axis=None)
     assert second["difference"].tolist() == pytest.approx([0.6, 0.0, 0.0])
     # Twelve queries found by the second alone: 2 / 2 ** 12. The clean cell: 17 both, one each alone.
     assert second["p"].tolist() == pytest.approx([2 / 2**12, 1.0, 1.0])
@@ -124,6 +124,21 @@ def test_mean_is_over_degraded_cells_and_its_difference_is_paired(two: list[Resu
     per_query = np.array([0.5] * 12 + [0.0] * 8)
     assert (means["difference_low"].iloc[1], means["difference_high"].iloc[1]) == bootstrap_mean(per_query)
     assert means["low"].iloc[0] < 0.6 < means["high"].iloc[0]
+    assert means["rank"].tolist() == [2, 1]
+    assert means["detectable"].iloc[1] == pytest.approx(2.8016 * per_query.std(ddof=1) / np.sqrt(20), rel=1e-4)
+
+
+def test_runs_that_cannot_be_told_apart_share_a_rank(two: list[Result]) -> None:
+    third = result("c" * 16, CELLS)  # as good as the first
+    means = segments([*two, third]).query("cell == 'mean'")
+    assert means["rank"].tolist() == [2, 1, 2]
+    assert cells(two)["rank"].isna().all()
+
+
+def test_table_of_differences_says_what_it_could_have_seen(two: list[Result]) -> None:
+    [table] = registry.load("report", "compare").difference_tables(two)
+    # Of the mean as above; of the entries one has twelve of twenty queries that differ, two others two, one way each.
+    assert "seen in 80 % of cases: differences of the mean 15.7 and of an entry" in table.caption
 
 
 def test_mean_is_left_out_where_nothing_is_degraded() -> None:

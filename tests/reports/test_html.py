@@ -304,6 +304,7 @@ def test_best_run_is_named_with_its_lead_and_whether_it_is_significant(two: Path
     assert "The difference is significant (paired over the same queries)" in found.text
     best, second = found.cells("Ranking")
     assert best["run"] == "better aaaaaa" and second["significantly worse"] == "yes"
+    assert (best["rank"], second["rank"]) == ("1", "2")
     assert second["points behind the best"].startswith(f"{100 * (one - other):.1f} ")
 
 
@@ -313,6 +314,7 @@ def test_two_runs_that_find_the_same_do_not_differ_significantly(tmp_path: Path)
     found = page(tmp_path)
     assert "0.0 percentage points ahead" in found.text and "not significant" in found.text
     assert found.cells("Ranking")[1]["significantly worse"] == "no"
+    assert [row["rank"] for row in found.cells("Ranking")] == ["1", "1"]
 
 
 def test_run_with_missing_cells_is_shown_with_gaps_and_not_ranked(two: Path) -> None:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.score.statistics import bootstrap_difference, holm, mcnemar
+from bench.score.statistics import (
+    LEVEL,
+    bootstrap_difference,
+    detectable_difference,
+    holm,
+    mcnemar,
+    paired_p,
+    rank_with_ties,
+)
 
 
 def outcomes(both: int, only_one: int, only_other: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,3 +106,50 @@ def test_holm_rejects_what_stepping_down_rejects(p_values: list[float], level: f
     corrected = holm(p_values)
     assert {i for i, p in enumerate(corrected) if p <= level} == rejected
     assert all(raw <= after <= 1 for raw, after in zip(p_values, corrected, strict=True))
+
+
+def test_detectable_difference_by_hand() -> None:
+    # Half of 100 differences are 1, half -1: their deviation is 1.005, and 1.960 + 0.842 = 2.802 errors are seen.
+    difference = np.array([1.0, -1.0] * 50)
+    assert detectable_difference(difference) == pytest.approx(2.8016 * 1.00504 / 10, rel=1e-4)
+    # Of ten tests each has a level of 0.5 %: 2.807 + 0.842.
+    assert detectable_difference(difference, 10) == pytest.approx(3.6486 * 1.00504 / 10, rel=1e-4)
+
+
+@pytest.mark.parametrize("difference", [[], [0.5], [0.0] * 20, [0.2] * 20])
+def test_differences_without_scatter_do_not_tell_what_is_detectable(difference: list[float]) -> None:
+    assert np.isnan(detectable_difference(np.array(difference)))
+
+
+def test_detectable_difference_is_detected_in_four_of_five_cases() -> None:
+    draw = np.random.default_rng(0)
+    shift = detectable_difference(draw.normal(0, 1, 100_000)[:400])
+    seen = [paired_p(draw.normal(shift, 1, 400)) < LEVEL for _ in range(1_000)]
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.06)
+
+
+def test_paired_p_by_hand() -> None:
+    # A mean of 0.2 with a deviation of 1 over 100 queries is two errors from 0.
+    difference = np.concatenate([np.ones(60), -np.ones(40)])
+    assert paired_p(difference) == pytest.approx(2 * (1 - 0.97884), abs=1e-3)  # 0.2 / (0.98473 / 10) = 2.031
+    assert paired_p(np.zeros(10)) == 1.0 and paired_p(np.ones(10)) == 0.0
+
+
+def test_systems_that_cannot_be_told_apart_share_a_rank() -> None:
+    draw = np.random.default_rng(0)
+    best = draw.uniform(size=500)
+    alike = best + draw.normal(0, 0.3, 500)
+    alike += best.mean() - alike.mean()
+    worse = best - 0.2 + draw.normal(0, 0.3, 500)
+    assert rank_with_ties([worse, best, alike]) == [3, 1, 1]
+    assert rank_with_ties([best]) == [1]
+    assert rank_with_ties([best, best]) == [1, 1]
+
+
+def test_rank_of_what_is_between_two_counts_who_is_better() -> None:
+    # In the middle are two that differ from the best, not from the second best: 1, 1, 2 and not 1, 2, 3.
+    draw = np.random.default_rng(1)
+    base = draw.uniform(size=400)
+    noise = [draw.normal(0, 0.4, 400) for _ in range(3)]
+    shares = [base + each - each.mean() + shift for each, shift in zip(noise, (0.06, 0.02, -0.02), strict=True)]
+    assert rank_with_ties(shares) == [1, 1, 2]
