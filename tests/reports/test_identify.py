@@ -65,6 +65,7 @@ def catalogue(limits: tuple[Limit, ...]) -> Any:
         index=SimpleNamespace(num_bytes=1 << 20),
         folder=Path("songs"),
         limits=limits,
+        bits=None,
     )
 
 
@@ -81,3 +82,9 @@ def test_a_catalogue_says_what_it_holds_and_takes() -> None:
 
 def test_a_catalogue_without_thresholds_says_why() -> None:
     assert "at least two tracks" in shown(registry.load("report", "catalogue").render(catalogue(())))
+
+
+def test_times_that_the_wave_confirms_have_four_digits() -> None:
+    matches = (Match("a", "a.mp3", "", 12.34567, 0.9, True, verified=True), Match("b", "b.mp3", "", 3.21, 0.5, False))
+    text = shown(registry.load("report", "identify").render("tape.wav", [Answer(0.0, 10.0, 0.6, matches)]))
+    assert "12.3457 s" in text and "3.21 s" in text and "confirmed by the wave itself" in " ".join(text.split())

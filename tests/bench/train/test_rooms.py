@@ -154,7 +154,7 @@ def test_rooms_of_another_t60_train_and_leave_the_test_rooms_alone(
 ) -> None:
     from bench.datasets import rooms
 
-    def simulate(t60_s: float, draw: np.random.Generator) -> np.ndarray:
+    def simulate(t60_s: float, draw: np.random.Generator, *_: object) -> np.ndarray:
         length = round(1.2 * t60_s * RATE_HZ)
         wave = 0.1 * draw.standard_normal(length) * 10.0 ** (-3 * np.arange(length) / RATE_HZ / t60_s)
         return np.concatenate([np.zeros(DIRECT_AT), [1.0], wave]).astype(np.float32)
