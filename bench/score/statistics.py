@@ -100,7 +100,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def detectable_difference(difference_Q: npt.NDArray[np.floating], num_tests: int = 1) -> float:
     """Return the smallest mean difference that a paired test of these queries sees in 80 % of cases.
 
-    The test is two-sided at 5 %, divided by the number of tests (Bonferroni, which Holm's first step is). It depends on
+    The test is two-sided at 5 %, divided by the number of tests (Bonferroni, which Holm's first step is), and by the
+    normal approximation; McNemar's exact test needs a little more where few queries differ. It depends on
     how much the differences (Q,) of single queries scatter, and on their number; NaN where they do not scatter, as then
     they do not tell.
     Source: (z[1 - level / 2] + z[power]) sigma / sqrt(n), as in Card et al., With little power comes great
@@ -127,10 +128,9 @@ def paired_p(difference_Q: npt.NDArray[np.floating]) -> float:
 def rank_with_ties(share_GQ: Sequence[npt.NDArray[np.floating]]) -> list[int]:
     """Return the rank of each system: 1 plus the number of systems that are significantly better.
 
-    Shares are of the same queries. Systems that cannot be told apart from the same ones share a rank, and one that is
-    only worse than some of a group ranks behind it by as many. Each pair is tested once (`paired_p`), all pairs
-    together by Holm's correction at 5 %.
-    Source: the rule of the rankings of WMT (Kocmi et al. 2023), with a correction for the number of pairs.
+    Shares are of the same queries. Systems that nothing is better than share the first rank; of two that cannot be told
+    apart, one may rank behind the other, if a third is better than it alone. Each pair is tested once (`paired_p`), all
+    pairs together by Holm's correction at 5 %.
     """
     pairs = [(i, j) for i in range(len(share_GQ)) for j in range(i)]
     p_holm = holm([paired_p(share_GQ[i] - share_GQ[j]) for i, j in pairs])

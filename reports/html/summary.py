@@ -116,9 +116,9 @@ def _ranking(ranking: Sequence[RankingRow], names: Mapping[str, str], notes: Map
             ]
         )
     caption = (
-        "Rank: 1 plus the number of runs that are significantly better, so that runs which cannot be told apart share "
-        "one (paired over the same queries, Holm's correction over all pairs of runs). Intervals: 95 %, bootstrap over "
-        "queries, paired for differences. Significantly worse: the interval of the difference "
+        "Rank: 1 plus the number of runs that are significantly better (paired over the same queries, Holm's "
+        "correction over all pairs of runs). Intervals: 95 %, bootstrap over queries, paired for differences. "
+        "Significantly worse: the interval of the difference "
         "from the best excludes 0, without correction for the number of runs. Conditions worse, better: "
         "number of conditions and query lengths that differ significantly from the best (McNemar's exact test, p < "
         f"{ALPHA:g}, Holm's correction over the conditions of a run). A run that lacks conditions is compared on those "
