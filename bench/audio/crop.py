@@ -1,11 +1,22 @@
-"""Excerpts of tracks, padded with silence beyond the track's ends or looped."""
+"""Whole tracks, and excerpts of them, padded with silence beyond the track's ends or looped."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.audio.pcm import Corpus
+from bench.values import Ints, Progress
+
+
+def read_tracks(corpus: Corpus, tracks: Ints, stage: str, progress: Progress) -> Iterator[npt.NDArray[np.int16]]:
+    """Yield whole tracks by their numbers, reporting each as a step of a stage."""
+    for i, track in enumerate(tracks):
+        progress(stage, i, len(tracks))
+        yield corpus.read(int(track), 0, corpus.num_samples(int(track)))
+    progress(stage, len(tracks), len(tracks))
 
 
 def read_padded(corpus: Corpus, track: int, first: int, last: int) -> npt.NDArray[np.int16]:

@@ -50,7 +50,9 @@ def refine_offset(
     for window, window_samples in enumerate(heard.bits.num_samples.tolist()):
         first = -(-max(begin - window * step, 0) // 8) * 8  # signs are read in whole bytes
         length = min(end - window * step, window_samples, first + round(LONGEST_S * RATE_HZ)) - first
-        if length < SHORTEST_S * RATE_HZ or tried == MOST_PIECES:
+        if tried == MOST_PIECES:
+            break
+        if length < SHORTEST_S * RATE_HZ:
             continue
         tried += 1
         told = window * step + first + offset

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from bench import registry
+from bench.audio.crop import read_tracks
 from bench.audio.pcm import Corpus
 from bench.errors import DataError, StoreError
 from bench.match.contract import Matcher
@@ -111,7 +112,7 @@ def build_matcher_searcher(
         shutil.rmtree(folder, ignore_errors=True)  # what a killed build left
         folder.mkdir()
         with name_plugin("matcher", name, plugin, "cannot be built by build(config, tracks, folder)"):
-            plugin.build(config, _read_tracks(music, tracks, progress), folder)
+            plugin.build(config, read_tracks(music, tracks, "database", progress), folder)
 
     folder = store.fetch("matchers", key, build)
     with name_plugin("matcher", name, plugin, "cannot be loaded by load(config, folder)"):
@@ -123,13 +124,6 @@ def build_matcher_searcher(
     return MatcherSearcher(
         name, plugin, config, matcher, music, tracks, tests, answers, store.seconds("matchers", key), store.timed
     )
-
-
-def _read_tracks(music: Corpus, tracks: Ints, progress: Progress) -> Iterator[npt.NDArray[np.int16]]:
-    for i, track in enumerate(tracks):
-        progress("database", i, len(tracks))
-        yield music.read(int(track), 0, music.num_samples(int(track)))
-    progress("database", len(tracks), len(tracks))
 
 
 def check_answers(found: Found, shape: tuple[int, int], num_tracks: int) -> Found:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bench.audio.crop import read_tracks
 from bench.audio.pcm import Corpus
-from bench.audio.whiten import halve_rate, whiten
+from bench.audio.whiten import FLOOR, FRAME, SMOOTHING_HZ, halve_rate, whiten
 from bench.errors import StoreError
 from bench.store import Store, digest
 from bench.values import Floats, Ints, Progress
@@ -74,11 +75,11 @@ def make_sign_bits(wave_T: npt.NDArray[np.int16] | Floats) -> tuple[npt.NDArray[
 
 def prepare_sign_bits(store: Store, corpus: Corpus, tracks: Ints, progress: Progress) -> SignBits:
     """Return the sign bits of whole tracks of a corpus, from the store or made now."""
-    key = digest(FORMAT, corpus.digest, tracks.tolist())
+    key = digest(FORMAT, (SMOOTHING_HZ, FRAME, FLOOR), corpus.digest, tracks.tolist())
     num_samples = -(-corpus.lengths[tracks] // 2)
 
     def build(folder: Path) -> None:
-        write_sign_bits(folder / BITS, _read_tracks(corpus, tracks, progress))
+        write_sign_bits(folder / BITS, read_tracks(corpus, tracks, "sign bits", progress))
 
     return read_sign_bits(store.fetch("sign-bits", key, build) / BITS, num_samples.tolist(), key)
 
@@ -108,10 +109,3 @@ def read_sign_bits(path: Path, num_samples: Sequence[int], key: str) -> SignBits
 
 def _count_bytes(num_samples: Ints) -> Ints:
     return -(-num_samples // 8)
-
-
-def _read_tracks(corpus: Corpus, tracks: Ints, progress: Progress) -> Iterator[npt.NDArray[np.int16]]:
-    for i, track in enumerate(tracks):
-        progress("sign bits", i, len(tracks))
-        yield corpus.read(int(track), 0, corpus.num_samples(int(track)))
-    progress("sign bits", len(tracks), len(tracks))
