@@ -35,6 +35,18 @@ def test_window_holds_the_signs_of_its_track_and_zeros_beyond_it(bits: SignBits,
         np.testing.assert_array_equal(window, padded[64 + first : 64 + first + 256])
 
 
+@pytest.mark.parametrize("step", [2, 4, 8])
+def test_means_of_samples_are_those_of_the_window(bits: SignBits, step: int) -> None:
+    inside = bits.read_windows(np.array([2]), np.array([16]), 256)
+    means = bits.read_windows(np.array([2]), np.array([16]), 256, step)
+    np.testing.assert_array_equal(means, inside.reshape(1, -1, step).mean(axis=2))
+    # Track 1 has 167 samples: from sample 160 on, 7 of them are left, and nothing before its first.
+    beyond = bits.read_windows(np.array([1, 1]), np.array([160, -16]), 32, step)
+    assert (beyond[0, -(-7 // step) :] == 0).all()
+    assert (beyond[1, : 16 // step] == 0).all()
+    assert beyond[1, 16 // step] == signs_of(TRACKS[1])[:step].mean()
+
+
 def test_eight_samples_take_a_byte() -> None:
     packed, count = make_sign_bits(TRACKS[0])
     assert (packed.nbytes, count) == (63, 500)

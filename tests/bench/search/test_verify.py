@@ -67,6 +67,31 @@ def test_best_answers_are_those_of_the_slow_oracle(tmp_path: Path, monkeypatch: 
         assert impostors[query] == pytest.approx(scores.max(), abs=module.SCORE_STEP)
 
 
+@pytest.mark.parametrize("speeds", [(1.0,), (1.0, 0.99, 1.01)])
+def test_first_look_at_a_quarter_of_the_rate_keeps_the_best_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, ...]
+) -> None:
+    tracks = [noise(6, seed) for seed in range(4)]
+    bits = build(tmp_path, *tracks)
+    candidates = [(row, start) for row in range(4) for start in range(0, 5 * SECOND, SECOND // 4)]
+    noisy = as_query(tracks[3], 36_006) + as_query(noise(2, 99), 0)
+    quiet = as_query(tracks[0], 0)
+    whole = [search(bits, wave, candidates, speeds=speeds) for wave in (noisy, quiet)]
+    monkeypatch.setattr(module, "KEPT", 2)
+    for wave, expected in zip((noisy, quiet), whole, strict=True):
+        found = search(bits, wave, candidates, speeds=speeds)
+        assert (found.row_QR[0, 0], found.start_QR[0, 0]) == (expected.row_QR[0, 0], expected.start_QR[0, 0])
+        assert found.score_QR[0, 0] == expected.score_QR[0, 0]
+        assert np.isnan(found.score_QR[0, 2]), "two tiles were kept"
+
+
+def test_first_look_keeps_the_best_of_each_query_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", 2)
+    windows = module._Windows(np.array([0, 0, 0, 1, 2, 2]), np.arange(6), np.arange(6) * 8, num_lags=8)
+    kept = module._keep_best(windows, np.array([1, 3, 2, 1, 5, 4], np.float32))
+    assert kept.row.tolist() == [1, 2, 3, 4, 5]
+
+
 def test_candidate_half_a_place_away_is_enough(tmp_path: Path) -> None:
     tracks = [noise(3, 0), noise(3, 1)]
     bits = build(tmp_path, *tracks)
