@@ -34,8 +34,8 @@ TILE = round(0.75 * RATE_HZ)  # a track's starts come in tiles of this length: c
 WIDE_TILE = 1 << 16  # where every place is verified, as few long transforms are faster than many short ones
 BLOCK_SAMPLES = 1 << 18  # of windows transformed at once: what a cache holds
 # Where a query has more tiles than KEPT, all are compared at a quarter of the rate first, and the best are kept. Of
-# 1,000 queries of held-out training tracks at 0.96 s, in noise, rooms and both, each with 658 wrong tiles, the right one
-# was among the best 128 in all but one, which the full rate does not find either.
+# 1,000 queries of held-out training tracks at 0.96 s, in noise, rooms and both, each with 658 wrong tiles, the right
+# one was among the best 128 in all but one, which the full rate does not find either.
 FIRST_STEP = 4
 KEPT = 128
 SCORE_STEP = 0.001  # scores are multiples of it, so that rounding decides nothing
