@@ -136,29 +136,44 @@ def verify(
 ) -> list[Found]:
     """Return the best answers near each set of candidates, best first, at most one in each tile of a track.
 
-    Queries of one length come in batches (B, T) at the corpus rate; the sets have candidates for all of them. The score
-    is the correlation in units of the deviation that it has where a query is not from: the largest of a thousand lags
-    is about 3.5 by chance. Of starts in the best track that score within TIE of the best, the earliest is first. The
-    whole query lies in its track. Silence has no answer.
+    Queries of one length come in batches (B, T) at the corpus rate; the sets have candidates for all of them. The
+    speeds are those of `list_speeds`. The score is the correlation in units of the deviation that it has where a query
+    is not from: the largest of a thousand lags is about 3.5 by chance. Of starts in the best track that score within
+    TIE of the best, the earliest is first. The whole query lies in its track. Silence has no answer.
     Cost: two transforms at a quarter of the rate for each tile, in however many sets it is, and two at the full rate
-    for each of the best KEPT; one more of both for each speed after the first.
+    for each of the best KEPT; one more at a quarter for every fourth speed, and at the full rate for every one.
     """
     parts: list[list[Found]] = [[] for _ in candidates]
-    num_lags, first = TILE + 2 * REACH, 0
+    first = 0
     for wave_BT in batches:
         white_BST = _whiten_queries(wave_BT, speeds)
         rows = slice(first, first + len(wave_BT))
         first += len(wave_BT)
         sets = [_cut_tiles(each.row_QC[rows], each.start_QC[rows]) for each in candidates]
         if any(np.bincount(each.query).max(initial=0) > KEPT for each in sets):
-            windows, set_of = _unite(sets)
-            peaks = _compare(windows, bits, _transform_queries(white_BST, speeds, num_lags, FIRST_STEP, device))
-            sets = [_keep_best(windows[chosen], peaks.score[chosen]) for chosen in set_of]
+            sets = _keep_by_first_look(sets, bits, white_BST, speeds, device)
         windows, set_of = _unite(sets)
-        peaks = _compare(windows, bits, _transform_queries(white_BST, speeds, num_lags, 1, device))
+        peaks = _compare(windows, bits, _transform_queries(white_BST, speeds, TILE + 2 * REACH, 1, device))
         for part, chosen in zip(parts, set_of, strict=True):
             part.append(_rank(windows[chosen], peaks[chosen], len(wave_BT), num_answers))
     return [_join(part, num_answers) for part in parts]
+
+
+def _keep_by_first_look(
+    sets: Sequence[_Windows],
+    bits: SignBits,
+    white_BST: list[list[Floats]],
+    speeds: Sequence[float],
+    device: torch.device | None,
+) -> list[_Windows]:
+    """Return the windows of each set and query that score best at the rate of the first look."""
+    windows, set_of = _unite(sets)
+    # Every fourth speed, as one sample is four times as long; 1 is in the middle of all, and among them.
+    few = np.argsort(speeds)[len(speeds) // 2 % FIRST_STEP :: FIRST_STEP].tolist()
+    white_BFT = [[white_ST[i] for i in few] for white_ST in white_BST]
+    queries = _transform_queries(white_BFT, [speeds[i] for i in few], TILE + 2 * REACH, FIRST_STEP, device)
+    score_W = _compare(windows, bits, queries).score
+    return [_keep_best(windows[chosen], score_W[chosen]) for chosen in set_of]
 
 
 def _compare(windows: _Windows, bits: SignBits, queries: _Queries) -> _Peaks:

@@ -13,7 +13,7 @@ import pandas as pd
 PANELS = {"noise": ("snr_db", "SNR in dB"), "noise_reverb": ("snr_db", "SNR in dB"), "reverb": ("t60_s", "t60 in s")}
 TITLES = {"noise": "noise", "noise_reverb": "noise + reverb, t60 0.5 s", "reverb": "reverb"}
 CONTROLS = ("random-projection", "shuffled-labels")
-SEARCHES = {"rescore": "", "interpolate": ", between places"}
+SEARCHES = {"rescore": "", "interpolate": ", between places", "verify": ", by the wave"}
 
 
 def main(picture: str, *tables: str) -> None:

@@ -67,7 +67,7 @@ def test_best_answers_are_those_of_the_slow_oracle(tmp_path: Path, monkeypatch: 
         assert impostors[query] == pytest.approx(scores.max(), abs=module.SCORE_STEP)
 
 
-@pytest.mark.parametrize("speeds", [(1.0,), (1.0, 0.99, 1.01)])
+@pytest.mark.parametrize("speeds", [(1.0,), list_speeds(0.01, 1.0), list_speeds(0.02, 1.0)])
 def test_first_look_at_a_quarter_of_the_rate_keeps_the_best_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, ...]
 ) -> None:
@@ -83,6 +83,20 @@ def test_first_look_at_a_quarter_of_the_rate_keeps_the_best_answer(
         assert (found.row_QR[0, 0], found.start_QR[0, 0]) == (expected.row_QR[0, 0], expected.start_QR[0, 0])
         assert found.score_QR[0, 0] == expected.score_QR[0, 0]
         assert np.isnan(found.score_QR[0, 2]), "two tiles were kept"
+
+
+def test_first_look_keeps_what_plays_at_a_speed_between_those_it_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracks = [noise(6, seed) for seed in range(4)]
+    played = tracks[2][36_000 : 36_000 + round(LENGTH * 1.006)] / 2**15
+    wave = resample(played, LENGTH).astype(np.float32)[None] + as_query(noise(2, 99), 0)
+    candidates = [(row, start) for row in range(4) for start in range(0, 5 * SECOND, SECOND // 4)]
+    monkeypatch.setattr(module, "KEPT", 2)
+    found = search(build(tmp_path, *tracks), wave, candidates, speeds=list_speeds(0.02, 1.0))
+    assert (found.row_QR[0, 0], found.start_QR[0, 0]) == (2, pytest.approx(36_000, abs=16))
+    assert found.speed_QR is not None
+    assert found.speed_QR[0, 0] == pytest.approx(1.006, abs=1e-3)
 
 
 def test_first_look_keeps_the_best_of_each_query_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
