@@ -146,23 +146,36 @@ def verify(
     parts: list[list[Found]] = [[] for _ in candidates]
     first = 0
     for wave_BT in batches:
-        white_BST = _whiten_queries(wave_BT, speeds)
         rows = slice(first, first + len(wave_BT))
         first += len(wave_BT)
-        sets = [_cut_tiles(each.row_QC[rows], each.start_QC[rows]) for each in candidates]
-        if any(np.bincount(each.query).max(initial=0) > KEPT for each in sets):
-            sets = _keep_by_first_look(sets, bits, white_BST, speeds, device)
-        windows, set_of = _unite(sets)
-        peaks = _compare(windows, bits, _transform_queries(white_BST, speeds, TILE + 2 * REACH, 1, device))
-        for part, chosen in zip(parts, set_of, strict=True):
-            part.append(_rank(windows[chosen], peaks[chosen], len(wave_BT), num_answers))
+        some = [Candidates(each.row_QC[rows], each.start_QC[rows]) for each in candidates]
+        white_BST = _whiten_queries(wave_BT, speeds)
+        for part, found in zip(parts, verify_white(white_BST, some, bits, num_answers, speeds, device), strict=True):
+            part.append(found)
     return [_join(part, num_answers) for part in parts]
+
+
+def verify_white(
+    white_BST: Sequence[Sequence[Floats]],
+    candidates: Sequence[Candidates],
+    bits: SignBits,
+    num_answers: int,
+    speeds: Sequence[float] = (1.0,),
+    device: torch.device | None = None,
+) -> list[Found]:
+    """Return what `verify` does, for a batch of queries at RATE_HZ that are whitened, of energy 1, and at each speed."""
+    sets = [_cut_tiles(each.row_QC, each.start_QC) for each in candidates]
+    if any(np.bincount(each.query).max(initial=0) > KEPT for each in sets):
+        sets = _keep_by_first_look(sets, bits, white_BST, speeds, device)
+    windows, set_of = _unite(sets)
+    peaks = _compare(windows, bits, _transform_queries(white_BST, speeds, TILE + 2 * REACH, 1, device))
+    return [_rank(windows[chosen], peaks[chosen], len(white_BST), num_answers) for chosen in set_of]
 
 
 def _keep_by_first_look(
     sets: Sequence[_Windows],
     bits: SignBits,
-    white_BST: list[list[Floats]],
+    white_BST: Sequence[Sequence[Floats]],
     speeds: Sequence[float],
     device: torch.device | None,
 ) -> list[_Windows]:
@@ -254,7 +267,11 @@ def _whiten_queries(wave_BT: Floats, speeds: Sequence[float]) -> list[list[Float
 
 
 def _transform_queries(
-    white_BST: list[list[Floats]], speeds: Sequence[float], num_lags: int, step: int, device: torch.device | None
+    white_BST: Sequence[Sequence[Floats]],
+    speeds: Sequence[float],
+    num_lags: int,
+    step: int,
+    device: torch.device | None,
 ) -> _Queries:
     """Return the conjugate spectra of the means of every `step` samples of queries."""
     lengths = [len(white_T) for white_T in white_BST[0]]
