@@ -163,7 +163,7 @@ def verify_white(
     speeds: Sequence[float] = (1.0,),
     device: torch.device | None = None,
 ) -> list[Found]:
-    """Return what `verify` does, for a batch of queries at RATE_HZ that are whitened, of energy 1, and at each speed."""
+    """Return what `verify` does, for queries at RATE_HZ that are whitened, have energy 1, and are at each speed."""
     sets = [_cut_tiles(each.row_QC, each.start_QC) for each in candidates]
     if any(np.bincount(each.query).max(initial=0) > KEPT for each in sets):
         sets = _keep_by_first_look(sets, bits, white_BST, speeds, device)
