@@ -1,6 +1,7 @@
 """The metrics of segment search, each a function of the hits of one cell, query length, index and sequence search.
 
-docs/metrics.md defines them in words; `bench.score.hits` defines a hit.
+docs/metrics.md defines them in words; `bench.score.hits` defines a hit. Intervals are over tracks: several queries of
+one are alike.
 
 Shape legend: Q queries, R ranked places.
 """
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.score.statistics import bootstrap_mean, wilson
+from bench.score.statistics import bootstrap_mean, share_interval
 from bench.values import Ints
 
 RECALL_AT = (3, 10)
@@ -26,7 +27,8 @@ Metric = Callable[[pd.DataFrame], Estimate]
 def _share(column: Callable[[pd.DataFrame], Any]) -> Metric:
     def measure(hits: pd.DataFrame) -> Estimate:
         is_true = np.asarray(column(hits), dtype=bool)
-        return (float(is_true.mean()) if len(is_true) else 0.0, *wilson(int(is_true.sum()), len(is_true)))
+        track_Q = hits["track"].to_numpy()
+        return (float(is_true.mean()) if len(is_true) else 0.0, *share_interval(is_true, track_Q))
 
     return measure
 
@@ -42,7 +44,7 @@ def reciprocal_rank(column: str = "rank") -> Metric:
     def measure(hits: pd.DataFrame) -> Estimate:
         rank = hits[column].to_numpy(np.float64)
         reciprocal = np.divide(1.0, rank, out=np.zeros_like(rank), where=rank > 0)
-        return (float(reciprocal.mean()) if len(rank) else 0.0, *bootstrap_mean(reciprocal))
+        return (float(reciprocal.mean()) if len(rank) else 0.0, *bootstrap_mean(reciprocal, hits["track"].to_numpy()))
 
     return measure
 

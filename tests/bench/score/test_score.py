@@ -175,7 +175,14 @@ def test_bootstrap_of_equal_values_and_of_none() -> None:
 def hits_of(ranks: list[int], length_s: float = 0.96, sequence: str = "vote") -> pd.DataFrame:
     rank = np.array(ranks)
     return pd.DataFrame(
-        {"rank": rank, "track_rank": np.minimum(rank, 1), "hit": rank == 1, "near": rank == 1, "track_hit": rank >= 1}
+        {
+            "rank": rank,
+            "track_rank": np.minimum(rank, 1),
+            "hit": rank == 1,
+            "near": rank == 1,
+            "track_hit": rank >= 1,
+            "track": np.arange(len(rank)),
+        }
         | {"length_s": length_s, "index": "exact", "sequence": sequence}
     )
 
@@ -217,7 +224,7 @@ def test_rank_of_a_track_agrees_with_a_list_without_repetitions(rows: list[list[
 
 
 def test_track_metrics_by_hand() -> None:
-    hits = pd.DataFrame({"track_rank": [1, 1, 2, 4, 0]})
+    hits = pd.DataFrame({"track_rank": [1, 1, 2, 4, 0], "track": range(5)})
     found = {name: measure(hits)[0] for name, measure in list_track_metrics((1, 5)).items()}
     assert found == pytest.approx(
         {"track_recall@1": 2 / 5, "track_recall@5": 4 / 5, "track_mrr": (2 + 1 / 2 + 1 / 4) / 5}
@@ -233,7 +240,7 @@ def test_recall_at_any_k() -> None:
 
 @pytest.mark.parametrize("metric", list_track_metrics((1,)))
 def test_track_metric_of_no_query_is_zero_and_says_that_nothing_is_known(metric: str) -> None:
-    value, low, high = list_track_metrics((1,))[metric](pd.DataFrame({"track_rank": []}))
+    value, low, high = list_track_metrics((1,))[metric](pd.DataFrame({"track_rank": [], "track": []}))
     assert value == 0.0
     assert (low, high) == (0.0, 1.0) or (math.isnan(low) and math.isnan(high))
 

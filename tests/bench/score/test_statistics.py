@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 from bench.score.statistics import (
     LEVEL,
     bootstrap_difference,
+    bootstrap_mean,
+    design_effect,
     detectable_difference,
     holm,
     mcnemar,
     paired_p,
     rank_with_ties,
+    share_interval,
+    standard_error,
+    wilson,
 )
 
 
@@ -153,3 +158,58 @@ def test_rank_of_what_is_between_two_counts_who_is_better() -> None:
     noise = [draw.normal(0, 0.4, 400) for _ in range(3)]
     shares = [base + each - each.mean() + shift for each, shift in zip(noise, (0.06, 0.02, -0.02), strict=True)]
     assert rank_with_ties(shares) == [1, 1, 2]
+
+
+# Several queries of a track
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_one_query_of_each_track_changes_nothing(found: list[bool]) -> None:
+    hit, tracks = np.array(found), np.arange(len(found))[::-1]
+    assert share_interval(hit, tracks) == wilson(int(hit.sum()), len(hit))
+    assert bootstrap_mean(hit.astype(float), tracks) == bootstrap_mean(hit.astype(float))
+    assert mcnemar(hit, hit[::-1], tracks) == mcnemar(hit, hit[::-1])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_where_all_or_none_is_found_only_the_tracks_count(share: float) -> None:
+    hit, tracks = np.full(60, bool(share)), np.repeat(np.arange(20), 3)
+    assert design_effect(hit, tracks) == pytest.approx(3)
+    assert share_interval(hit, tracks) == pytest.approx(wilson(20 * share, 20))
+
+
+def test_queries_that_agree_within_their_tracks_count_as_tracks() -> None:
+    hit, tracks = np.repeat([True, False], 30), np.repeat(np.arange(20), 3)
+    assert share_interval(hit, tracks) == pytest.approx(wilson(10, 20))
+
+
+def test_mcnemar_tosses_whole_tracks_by_hand() -> None:
+    # Differences 2, 1, 1 of three tracks: sums of at least 4 either way are 2 of 8 tosses.
+    one, tracks = np.array([1, 1, 1, 0, 1, 0], bool), np.repeat(np.arange(3), 2)
+    assert mcnemar(one, np.zeros(6, bool), tracks) == pytest.approx(2 / 8)
+    assert mcnemar(one, np.array([0, 0, 0, 0, 0, 1], bool), tracks) == pytest.approx(4 / 4 * 2 / 4)  # 2, 1 and 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.booleans()), max_size=24))
+def test_mcnemar_of_tracks_counts_all_tosses(queries: list[tuple[int, bool, bool]]) -> None:
+    tracks, one, other = (np.array(each) for each in zip(*queries, strict=True)) if queries else (np.zeros(0),) * 3
+    one, other = one.astype(bool), other.astype(bool)
+    sums = [sum(int(a) - int(b) for t, a, b in queries if t == track) for track in range(5)]
+    tosses = [abs(sum(s * d for s, d in zip(signs, sums, strict=True))) for signs in product((-1, 1), repeat=5)]
+    expected = np.mean([toss >= abs(sum(sums)) for toss in tosses])
+    assert mcnemar(one, other, tracks.astype(int)) == pytest.approx(expected)
+
+
+def test_error_of_copies_is_that_of_the_tracks() -> None:
+    values = np.array([0.1, 0.5, 0.7, 0.2])
+    assert standard_error(np.repeat(values, 5), np.repeat(np.arange(4), 5)) == pytest.approx(standard_error(values))
+
+
+def test_interval_by_tracks_covers_where_that_by_queries_is_too_narrow() -> None:
+    draw, tracks = np.random.default_rng(0), np.repeat(np.arange(100), 3)
+    by_tracks, by_queries = [], []
+    for _ in range(400):  # two queries of a track correlate by 1 / (1 + 0.225 + 0.025) = 0.8
+        hit = draw.random(300) < np.repeat(draw.beta(0.225, 0.025, 100), 3)
+        for low, high, seen in ((*share_interval(hit, tracks), by_tracks), (*wilson(hit.sum(), 300), by_queries)):
+            seen.append(low <= 0.9 <= high)
+    assert np.mean(by_tracks) > 0.92 and np.mean(by_queries) < 0.87
