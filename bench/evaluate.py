@@ -15,10 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.data import BenchmarkData
+from bench.data import BenchmarkData, split_tracks
 from bench.degrade.cells import list_cells
 from bench.degrade.queries import WaveBatches, hop_samples
+from bench.fingerprint import fingerprint_tracks
 from bench.score.hits import score_hits
+from bench.score.rows import REAL, SYNTHETIC
+from bench.search.distractors import synthetic_blocks
+from bench.search.encoder_searcher import EncoderSearcher
 from bench.search.repetitions import find_repeated_samples
 from bench.search.searcher import Searcher
 from bench.search.sign_bits import prepare_sign_bits
@@ -29,6 +33,7 @@ from bench.timing import Timer
 from bench.values import RATE_HZ, Cell, Ints, Progress
 
 FORMAT = 5  # of the hits in the store
+DISTRACTORS_FORMAT = 1  # of their scores in the store
 QUERY_BATCH = 32  # queries answered at once
 RETIMED = ("speed", "tempo", "pitch")  # kinds whose waves no longer run along with the track's
 UNSHUFFLED, SHUFFLED = "own", "shuffled"
@@ -58,7 +63,7 @@ def evaluate(
     """
     cells = list_cells(config)
     searched = decisive_settings(
-        replace(config, recall_at=(), cost_queries=0, ceiling_queries=0)
+        replace(config, recall_at=(), cost_queries=0, ceiling_queries=0, distractors=(), real_distractors=False)
     )  # what hits depend on
     hits, seconds = {}, {"database": searcher.seconds, "queries": 0.0}
     for i, cell in enumerate(cells):
@@ -106,6 +111,46 @@ def _hits_of(
 def _conditions_of(cell: Cell) -> dict[str, Any]:
     """Return what a cell is, for a key; a cell without a distortion has the key of before there were any."""
     return {name: value for name, value in asdict(cell).items() if name != "distortion" or value}
+
+
+def score_crowds(
+    searcher: EncoderSearcher, data: BenchmarkData, config: EvalConfig, store: Store, progress: Progress
+) -> dict[Cell, pd.DataFrame]:
+    """Return how well the best distractor matches each of the shortest queries, for every cell and number of them.
+
+    Columns: origin, distractors (how many fingerprints they are), query, score. Synthetic ones are made of the database
+    and never kept. Real ones, if wanted, are the tracks of the training side: held-out ones, which no training has
+    heard, then the others. Then all sizes are of both, up to as many real ones as there are.
+    Cost: an exact search of the largest size for each cell; memory that of a block, for any size.
+    """
+    sizes, crowds = set(config.distractors), {SYNTHETIC: searcher.database}
+    if config.real_distractors:
+        train, held_out = split_tracks(data.music)
+        tracks, hop = np.concatenate([held_out, train]), searcher.database.hop_samples
+        real = fingerprint_tracks(store, searcher.embedder, data.music, tracks, hop, progress)
+        crowds[REAL] = real
+        sizes |= {int(real.first_vector[len(held_out)]), len(real.vectors)}
+    cells, length_s, scores = list_cells(config), min(config.lengths_s), {}
+    for i, cell in enumerate(cells):
+        progress("distractors", i, len(cells))
+        tables = []
+        for origin, crowd in crowds.items():
+            reached = sorted(sizes if origin == SYNTHETIC else (size for size in sizes if size <= len(crowd.vectors)))
+            of_crowd = (DISTRACTORS_FORMAT, origin, crowd.key, reached)
+            key = digest(searcher.key, data.queries.key, of_crowd, length_s, _conditions_of(cell))
+
+            def build(folder: Path, cell: Cell = cell, origin: str = origin, reached: list[int] = reached) -> None:
+                waves = data.queries.batches(cell, length_s, QUERY_BATCH)
+                blocks = synthetic_blocks(crowds[origin]) if origin == SYNTHETIC else [crowds[origin]]
+                best_QS = searcher.score_distractors(waves, blocks, reached)
+                table = pd.DataFrame(best_QS, columns=reached).rename_axis("query").reset_index()
+                write_frame(folder / "scores.parquet", table.melt("query", var_name="distractors", value_name="score"))
+
+            table = read_frame(store.fetch("distractors", key, build) / "scores.parquet")
+            tables.append(table.astype({"distractors": np.int64}).assign(origin=origin))
+        scores[cell] = pd.concat(tables, ignore_index=True)
+    progress("distractors", len(cells), len(cells))
+    return scores
 
 
 def find_ceiling(

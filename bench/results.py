@@ -19,6 +19,7 @@ from bench.degrade.cells import list_cells
 from bench.degrade.queries import GRID_DISTANCE
 from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation
 from bench.fingerprint import RANDOM_PROJECTION
+from bench.score.metrics import TOP1
 from bench.score.rows import Row, score, to_frame
 from bench.score.threshold import cross_fit_thresholds
 from bench.settings import COUNTING_SEQUENCES, RunConfig
@@ -93,11 +94,13 @@ def with_segments(
     evaluation: Evaluation,
     floor: Evaluation,
     ceiling: Mapping[Cell, pd.DataFrame],
+    crowds: Mapping[Cell, pd.DataFrame],
     costs: pd.DataFrame,
 ) -> Result:
     """Return the result with a system's hits, and those of two controls on the same queries.
 
-    These are the random projection (`floor`) and the matched filter (`ceiling`, empty if it was left out).
+    These are the random projection (`floor`) and the matched filter (`ceiling`, empty if it was left out). `crowds` are
+    the scores of distractors (`bench.evaluate.score_crowds`), empty if there are none.
     """
     rows: list[Row] = []
     names = {name: result.summary[name] for name in ("run", "benchmark")} | {"queries": data.queries.key}
@@ -114,6 +117,8 @@ def with_segments(
             )
         if cell in ceiling:
             rows += score(ceiling[cell], cell, system=MATCHED_FILTER, **of_run)
+        if cell in crowds:
+            rows += score_among(crowds[cell], hits_of[cell], cell, system=config.system, **of_run)
         rows += score(_select_truth(SHUFFLED, hits), cell, system=SHUFFLED_LABELS, **of_run)
     table = to_frame(rows)
     conditions = _conditions(store, config, data)
@@ -132,6 +137,21 @@ def with_segments(
     return replace(
         result, rows=table, hits=_add_names(hits_of, data), conditions=conditions, costs=costs, summary=summary
     )
+
+
+def score_among(crowd: pd.DataFrame, hits: pd.DataFrame, cell: Cell, **names: Any) -> list[Row]:
+    """Return the rows of one cell's shortest queries by `diagonal`, for each origin and number of distractors.
+
+    An answer holds as long as no distractor scores higher; among equal scores the database's own comes first.
+    """
+    own = hits[(hits["sequence"] == "diagonal") & (hits["length_s"] == hits["length_s"].min())].set_index("query")
+    rows = []
+    for origin, size in sorted(set(zip(crowd["origin"], crowd["distractors"], strict=True))):
+        best = crowd[(crowd["origin"] == origin) & (crowd["distractors"] == size)]
+        holds = own["score"] >= best.set_index("query")["score"].reindex(own.index)
+        among = own.assign(**{column: own[column] & holds for column in ("hit", "near", "track_hit")})
+        rows += score(among, cell, distractors=size, origin=origin, **names)
+    return rows
 
 
 def add_thresholds(evaluation: Evaluation) -> dict[Cell, pd.DataFrame]:
@@ -200,8 +220,21 @@ def headline(rows: pd.DataFrame, conditions: pd.DataFrame, config: RunConfig, se
 
 
 def select_rows(rows: pd.DataFrame, system: str, index: str, sequence: str = HEADLINE_SEQUENCE) -> pd.DataFrame:
-    """Return the rows of one system, one index and one sequence search."""
-    return rows[(rows["system"] == system) & (rows["index"] == index) & (rows["sequence"] == sequence)]
+    """Return the rows of one system, one index and one sequence search, without those among distractors."""
+    is_wanted = (rows["system"] == system) & (rows["index"] == index) & (rows["sequence"] == sequence)
+    return rows[is_wanted & (rows.get("distractors", 0) == 0)]  # rows of before 0.10.0 have no such column
+
+
+def select_among_distractors(rows: pd.DataFrame, system: str) -> pd.DataFrame:
+    """Return the rows of `diagonal` that tell top-1 by the size of the database, from no distractors on.
+
+    Empty if the run has none. The rows without distractors have an `origin` of None.
+    """
+    if "origin" not in rows:
+        return rows.iloc[:0]
+    length_s = rows.loc[rows["origin"].notna(), "length_s"].unique()
+    is_wanted = (rows["system"] == system) & (rows["sequence"] == "diagonal") & rows["metric"].isin(TOP1)
+    return rows[is_wanted & rows["length_s"].isin(length_s)]
 
 
 def format_database(summary: Mapping[str, Any]) -> str:
@@ -241,6 +274,8 @@ def read_result(folder: Path) -> Result:
     )
     if len(rows) and "distortion" not in rows:  # runs before 0.10.0 had none
         rows = rows.assign(distortion=None)
+    if len(rows) and "distractors" not in rows:  # nor distractors
+        rows = rows.assign(distractors=0, origin=None)
     return Result(rows, hits, conditions, read_summary(folder), alignment, keypoints, costs)
 
 

@@ -30,14 +30,14 @@ from bench.degrade.cells import benchmark_name, list_ignored_levels, validation_
 from bench.degrade.distort import check_codecs
 from bench.device import limit_threads, pick_device, use_full_fp32
 from bench.errors import ConfigError, Pruned, StoreError
-from bench.evaluate import Evaluation, evaluate, find_ceiling
+from bench.evaluate import Evaluation, evaluate, find_ceiling, score_crowds
 from bench.fingerprint import SHORTEST_QUERY, Embedder, build_random_projection
 from bench.logbook import Logbook, check_tracking, labels, open_book, provenance
 from bench.logbook.mlflow_metrics import log_result
 from bench.machine import keep_freed_memory
 from bench.match.searcher import CPU, build_matcher_searcher
 from bench.results import Result, start_result, with_alignment, with_segments, write_result
-from bench.search.encoder_searcher import build_encoder_searcher
+from bench.search.encoder_searcher import EncoderSearcher, build_encoder_searcher
 from bench.search.searcher import Searcher
 from bench.settings import RunConfig, require
 from bench.store import Store, decisive_settings, digest
@@ -136,6 +136,10 @@ def _run_matcher(config: RunConfig, context: RunContext, task: Task) -> Result:
     if task == "alignment":
         raise ConfigError(
             f"the matcher {config.matcher} identifies queries and aligns no recordings; give --model NAME"
+        )
+    if config.eval.distractors:
+        raise ConfigError(
+            f"eval.distractors are fingerprint vectors, and the matcher {config.matcher} has none; leave them out"
         )
     task = "validation" if task == "validation" else "segments"
     if task == "validation":
@@ -346,12 +350,16 @@ def _test_segments(
     if config.eval.ceiling_queries and "verify" in config.eval.sequences:
         with context.store.timed("ceiling"):
             ceiling = find_ceiling(data, config.eval, context.store, context.progress, searcher.device)
+    crowds: dict[Cell, pd.DataFrame] = {}
+    if config.eval.distractors and isinstance(searcher, EncoderSearcher):
+        with context.store.timed("distractors"):
+            crowds = score_crowds(searcher, data, config.eval, context.store, context.progress)
     costs = pd.DataFrame()
     if config.eval.cost_queries:
         with context.store.timed("costs"):
             costs = measure_costs(searcher, data, config.eval, context.store, context.progress)
     with context.store.timed("score"):
-        return with_segments(result, context.store, config, data, evaluation, floor, ceiling, costs)
+        return with_segments(result, context.store, config, data, evaluation, floor, ceiling, crowds, costs)
 
 
 def _test_alignment(result: Result, embedder: Embedder, config: RunConfig, context: RunContext) -> Result:

@@ -530,6 +530,19 @@ class EvalConfig:
     encoders. Without `verify` among the sequence searches there is no ceiling either.
     """
 
+    distractors: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
+    """Numbers of synthetic fingerprints that the database is enlarged by, ascending, each at least 1; empty for none.
+
+    Top-1 of the shortest queries is then also told for each of these sizes. It needs `diagonal` in `eval.sequences`,
+    whose answers are compared with the best distractor.
+    """
+
+    real_distractors: bool = field(default=False, metadata=ADDED_LATER)
+    """Also enlarge the database by real tracks, held-out ones first and then those of training, to check the others.
+
+    Their sizes are those of `eval.distractors` that they reach, and the numbers of fingerprints that there are.
+    """
+
     cost_queries: int = 50
     """Queries of each length that are answered one at a time to measure what an answer costs; 0 measures no costs."""
 
@@ -574,6 +587,13 @@ class EvalConfig:
         require(1 <= candidates <= 1000, "eval.verify_candidates must be between 1 and 1000", candidates)
         ceiling = self.ceiling_queries
         require(0 <= ceiling <= 10_000, "eval.ceiling_queries must be between 0 and 10000", ceiling)
+        sizes = self.distractors
+        rule = "eval.distractors must be numbers of fingerprints >= 1, ascending"
+        require(all(size >= 1 for size in sizes) and list(sizes) == sorted(set(sizes)), rule, sizes)
+        rule = "eval.distractors needs diagonal in eval.sequences, whose answers they compete with; add it"
+        require(not sizes or "diagonal" in self.sequences, rule, self.sequences)
+        rule = "eval.real_distractors needs sizes in eval.distractors to be compared with"
+        require(bool(sizes) or not self.real_distractors, rule, sizes)
         require(0 <= self.verify_speed <= 0.02, "eval.verify_speed must be between 0 and 0.02", self.verify_speed)
 
 

@@ -131,5 +131,7 @@ def validation_config(config: EvalConfig) -> EvalConfig:
         sequences=("rescore",),
         cost_queries=0,
         ceiling_queries=0,
+        distractors=(),
+        real_distractors=False,
     )
     return replace(short, measured_t60_s=()) if config.measured_rooms else short

@@ -14,6 +14,7 @@ from bench.logbook.note import format_note
 from bench.results import (
     ALIGNMENT_NUMBERS,
     CONFIG,
+    DEGRADED,
     DISTORTED,
     HEADLINE_ALIGNER,
     SUMMARY,
@@ -22,6 +23,7 @@ from bench.results import (
     headline_search,
     mean_of,
     named_tables,
+    select_among_distractors,
     select_rows,
 )  # fmt: skip
 from bench.settings import RunConfig
@@ -35,8 +37,8 @@ STAGES_LOGGED = ("training", "database", "queries", "alignment")
 
 
 def log_result(book: Logbook, folder: Path, result: Result, config: RunConfig) -> None:
-    """Log a result: curves over SNR (step in dB) and t60 (step in ms), scalars, tables and files."""
-    curves = _curves(result, config)
+    """Log a result: curves over SNR (step in dB), t60 (step in ms) and size (step in fingerprints), scalars, tables."""
+    curves = _curves(result, config) + _curves_over_size(result)
     for name, step, value in curves:
         book.metrics({name: value}, step)
     numbers = _scalars(result)
@@ -63,6 +65,20 @@ def _curves(result: Result, config: RunConfig) -> list[tuple[str, int, float]]:
             row["value"],
         )
         for row in shown.to_dict("records")
+    ]
+
+
+def _curves_over_size(result: Result) -> list[tuple[str, int, float]]:
+    """Return (metric, step, value): mean segment-level top-1 over the degraded cells by the size of the database."""
+    rows = select_among_distractors(result.rows, result.summary["system"])
+    if rows.empty:
+        return []
+    rows = rows[rows["metric"].eq("segment_top1") & rows["kind"].isin(DEGRADED) & rows["origin"].notna()]
+    mean = rows.groupby(["length_s", "origin", "distractors"], as_index=False)["value"].mean()
+    num_real = result.summary["database_vectors"]
+    return [
+        (f"segment_top1_{length_s:g}s/{origin}_distractors", num_real + size, value)
+        for length_s, origin, size, value in mean.itertuples(index=False, name=None)
     ]
 
 

@@ -49,12 +49,18 @@ def reciprocal_rank(column: str = "rank") -> Metric:
     return measure
 
 
+TOP1: dict[str, Metric] = {
+    "segment_top1": _share(lambda hits: hits["hit"]),
+    "near_top1": _share(lambda hits: hits["near"]),
+    "audio_top1": _share(lambda hits: hits["track_hit"]),
+}
+"""Metrics of the best answer alone."""
+
+
 def list_metrics(recalls: Iterable[int]) -> dict[str, Metric]:
     """Return the metrics of every search, with recall among the first k places for each k."""
     return {
-        "segment_top1": _share(lambda hits: hits["hit"]),
-        "near_top1": _share(lambda hits: hits["near"]),
-        "audio_top1": _share(lambda hits: hits["track_hit"]),
+        **TOP1,
         **{f"recall@{k}": recall_at(k) for k in recalls},
         "mrr": reciprocal_rank(),
     }

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.score.metrics import AMONG_CANDIDATES, DECISIONS, RECALL_AT, list_metrics, list_track_metrics
+from bench.score.metrics import AMONG_CANDIDATES, DECISIONS, RECALL_AT, TOP1, list_metrics, list_track_metrics
 from bench.values import Cell
 
 SCHEMA_VERSION = 5
+SYNTHETIC, REAL = "synthetic", "real"  # where distractors are from
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Row:
 
     `queries` identifies the query set: compare only rows of the same one. `system` is the encoder, or a control. `n` is
     the number of queries; `low` and `high` are the ends of the 95 % interval. `distortion` is None in cells without.
+    `distractors` is the number of fingerprints that the database was enlarged by, and `origin` what kind they are of,
+    SYNTHETIC or REAL; 0 and None in the database of the test tracks alone.
     """
 
     schema_version: int
@@ -38,6 +41,8 @@ class Row:
     snr_db: float | None
     t60_s: float | None
     distortion: str | None
+    distractors: int
+    origin: str | None
     length_s: float
     index: str
     sequence: str
@@ -57,10 +62,13 @@ def score(
     queries: str,
     system: str,
     recall_at: Iterable[int] = RECALL_AT,
+    distractors: int = 0,
+    origin: str | None = None,
 ) -> list[Row]:
     """Return the rows of one cell's hits: one per query length, index, sequence search and metric.
 
     The metrics include DECISIONS if all hits have a threshold, and AMONG_CANDIDATES if all tell whether they were one.
+    Among distractors they are TOP1 alone: the hits tell which answers a distractor surpasses, but not how many do.
     """
     rows, recall_at = [], tuple(recall_at)
     metrics = list_metrics(recall_at) | list_track_metrics(recall_at)
@@ -69,7 +77,7 @@ def score(
         has_threshold = "threshold" in group_hits and bool(group_hits["threshold"].notna().all())
         has_candidates = "candidate" in group_hits and bool(group_hits["candidate"].notna().all())
         of_group = (DECISIONS if has_threshold else {}) | (AMONG_CANDIDATES if has_candidates else {})
-        for metric, measure in (metrics | of_group).items():
+        for metric, measure in (TOP1 if distractors else metrics | of_group).items():
             value, low, high = measure(group_hits)
             rows.append(
                 Row(
@@ -83,6 +91,8 @@ def score(
                     snr_db=cell.snr_db,
                     t60_s=cell.t60_s,
                     distortion=cell.distortion or None,
+                    distractors=distractors,
+                    origin=origin,
                     length_s=float(length_s),
                     index=index,
                     sequence=sequence,

@@ -23,6 +23,7 @@ from bench.fingerprint import Embedder, fingerprint_queries, fingerprint_tracks
 from bench.search.cached import build_or_load
 from bench.search.contract import Index
 from bench.search.diagonal import Scan, Wanted, scan
+from bench.search.distractors import score_distractors
 from bench.search.edit_distance import align_by_edits
 from bench.search.neighbours import MARGIN, neighbours_of, shares_product
 from bench.search.repetitions import find_repeated_samples, find_repetitions
@@ -85,6 +86,13 @@ class EncoderSearcher:
         """Embed whole tracks and drop the vectors."""
         for wave_T in tracks:
             self.embedder.windows(wave_T[None], self.database.hop_samples)
+
+    def score_distractors(
+        self, waves: Iterable[Floats], blocks: Iterable[Fingerprints], sizes: Sequence[int]
+    ) -> Floats:
+        """Return the best score (Q, S) of each query among the first vectors of distractors, for each size."""
+        vectors_QMD = fingerprint_queries(self.embedder, iter(waves), self.database.hop_samples)
+        return score_distractors(vectors_QMD, blocks, sizes, self.device)
 
     def _answer(self, index: Index, wave_BT: Floats) -> Ranking:
         vectors_QMD = fingerprint_queries(self.embedder, iter([wave_BT]), self.database.hop_samples)

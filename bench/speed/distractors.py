@@ -1,13 +1,7 @@
 """Enlarges a database to a given size with synthetic distractors: tracks of fingerprints derived from the real tracks.
 
-A synthetic track is the whole sequence of a real one, reflected along some principal axes of all real fingerprints:
-
-    x' = normalise(x - 2 W W'(x - mean)),    W: axes drawn at random until they hold FLIPPED of the variance.
-
-A reflection preserves angles, so that adjacent segments overlap and music repeats as in the real track; a reflection
-along principal axes preserves the covariance; and yet the track lies elsewhere on the sphere. The number of axes
-decides how close synthetic tracks come to a query. With half of all axes they are easier to tell from a query than
-other real tracks; with few axes they are near copies of the real track. Measured on 104,178 fingerprints of real music
+Each is a reflected copy of a real track (`bench.search.distractors`), along axes that hold FLIPPED of the variance.
+Measured on 104,178 fingerprints of real music
 (`now-playing`, 128 dimensions), 1,000 of them as queries: best similarity within another track, and the best of 357 or
 358 tracks.
 
@@ -19,42 +13,27 @@ other real tracks; with few axes they are near copies of the real track. Measure
 
 (* with 2,000 queries; the row of real tracks was then the same within 0.005 up to 99.9 %.)
 
-Shape legend: N vectors, D dimensions, F reflected axes.
+Shape legend: N vectors, D dimensions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from bench.errors import DataError
+from bench.search.distractors import fit_principal_axes, reflect_sequence
 from bench.settings import require
 from bench.store import Store, digest, read_array
-from bench.values import Fingerprints, Floats, Ints, Progress
+from bench.values import Fingerprints, Ints, Progress
 
 FORMAT = 1  # of the database in the store
 SEED = 7_300_000
 FLIPPED = 0.17  # share of the variance along the reflected axes; see above
-BLOCK_VECTORS = 1 << 15  # vectors in memory at once
 KIND = np.dtype("<f4")
 STAGE = "crowd"  # kind of folder in the store
-
-
-@dataclass(frozen=True)
-class PrincipalAxes:
-    """The distribution of fingerprints: their mean and principal axes."""
-
-    mean_D: Floats
-
-    axes_DD: Floats
-    """One axis per column."""
-
-    share_D: npt.NDArray[np.float64]
-    """The share of the variance along each axis."""
 
 
 def prepare_distractors(store: Store, database: Fingerprints, num_vectors: int, progress: Progress) -> Fingerprints:
@@ -90,7 +69,8 @@ def prepare_distractors(store: Store, database: Fingerprints, num_vectors: int, 
                 begin, size = database.first_vector[source_row[track]], first_vector[track + 1] - first_vector[track]
                 sequence_ND = database.vectors[begin : begin + size]
                 if track >= num_tracks:
-                    sequence_ND = reflect_sequence(sequence_ND, axes, np.random.default_rng([SEED, track]))
+                    draw = np.random.default_rng([SEED, track])
+                    sequence_ND = reflect_sequence(sequence_ND, axes, draw, FLIPPED)
                 file.write(sequence_ND.astype(KIND).tobytes())
         progress("distractors", num_vectors, num_vectors)
 
@@ -98,33 +78,6 @@ def prepare_distractors(store: Store, database: Fingerprints, num_vectors: int, 
     synthetic_tracks = database.tracks.max() + 1 + np.arange(len(source_row) - num_tracks)
     tracks = np.concatenate([database.tracks, synthetic_tracks]).astype(np.int64)
     return Fingerprints(vectors, tracks, first_vector, database.hop_samples, key)
-
-
-def fit_principal_axes(vectors_ND: Floats) -> PrincipalAxes:
-    """Return mean and principal axes, in two passes over blocks."""
-    count, dim = vectors_ND.shape
-    mean_D = np.zeros(dim)
-    for start in range(0, count, BLOCK_VECTORS):
-        mean_D += vectors_ND[start : start + BLOCK_VECTORS].sum(axis=0, dtype=np.float64) / count
-    covariance_DD = np.zeros((dim, dim))
-    for start in range(0, count, BLOCK_VECTORS):
-        off_ND = vectors_ND[start : start + BLOCK_VECTORS] - mean_D
-        covariance_DD += off_ND.T @ off_ND / count
-    variance_D, axes_DD = np.linalg.eigh(covariance_DD)
-    variance_D = np.maximum(variance_D, 0)
-    # The smallest float avoids 0 / 0 if all vectors are the same.
-    share_D = variance_D / max(variance_D.sum(), np.finfo(np.float64).tiny)
-    return PrincipalAxes(mean_D.astype(np.float32), axes_DD.astype(np.float32), share_D)
-
-
-def reflect_sequence(sequence_ND: Floats, axes: PrincipalAxes, draw: np.random.Generator) -> Floats:
-    """Return a sequence (N, D) of unit vectors, reflected along axes drawn until they hold FLIPPED of the variance."""
-    order_D = draw.permutation(len(axes.share_D))
-    num_flipped = 1 + int(np.searchsorted(np.cumsum(axes.share_D[order_D]), FLIPPED))
-    axes_DF = axes.axes_DD[:, order_D[:num_flipped]]
-    reflected_ND = sequence_ND - 2 * ((sequence_ND - axes.mean_D) @ axes_DF) @ axes_DF.T
-    unit_ND: Floats = reflected_ND / np.linalg.norm(reflected_ND, axis=1, keepdims=True)
-    return unit_ND
 
 
 def _layout(real_first: Ints, num_vectors: int) -> tuple[Ints, Ints]:

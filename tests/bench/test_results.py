@@ -29,7 +29,7 @@ DISTORTED_CELLS = (
 def row(system: str, kind: str, value: float, **more: object) -> Row:
     told = {"snr_db": 0.0 if kind == "noise" else None, "length_s": 0.96, "index": "exact", "metric": "segment_top1"}
     told |= more
-    told = {"sequence": "rescore", "distortion": None} | told
+    told = {"sequence": "rescore", "distortion": None, "distractors": 0, "origin": None} | told
     return Row(
         SCHEMA_VERSION, "0" * 16, "fma-segment/v1", "q", system, kind, kind, t60_s=None, n=10,
         low=0.0, high=1.0, value=value, **told,  # type: ignore[arg-type]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from bench.errors import ConfigError, DataError
+from bench.search.distractors import fit_principal_axes, reflect_sequence
 from bench.speed import distractors as crowds
-from bench.speed.distractors import fit_principal_axes, prepare_distractors, reflect_sequence
+from bench.speed.distractors import prepare_distractors
 from bench.store import Store
 from bench.values import Fingerprints, no_progress
 
@@ -62,7 +63,7 @@ def test_vectors_are_of_unit_length(made: Fingerprints) -> None:
 
 def test_a_reflection_is_that_of_the_equation(real: Fingerprints) -> None:
     spread, sequence = fit_principal_axes(real.vectors), real.vectors[:LENGTH]
-    found = reflect_sequence(sequence, spread, np.random.default_rng(5))
+    found = reflect_sequence(sequence, spread, np.random.default_rng(5), crowds.FLIPPED)
     mean = real.vectors.astype(np.float64).mean(axis=0)
     variance, axes = np.linalg.eigh(np.cov(real.vectors.T.astype(np.float64), bias=True))
     held, sign = 0.0, np.ones(DIM)
