@@ -119,8 +119,9 @@ def score_crowds(
     """Return how well the best distractor matches each of the shortest queries, for every cell and number of them.
 
     Columns: origin, distractors (how many fingerprints they are), query, score. Synthetic ones are made of the database
-    and never kept. Real ones, if wanted, are the tracks of the training side: held-out ones, which no training has
-    heard, then the others. Then all sizes are of both, up to as many real ones as there are.
+    and never kept; those made of a query's own track do not count for it. Real ones, if wanted, are the tracks of the
+    training side: held-out ones, which no training has heard, then the others. Then all sizes are of both, up to as
+    many real ones as there are.
     Cost: an exact search of the largest size for each cell; memory that of a block, for any size.
     """
     sizes, crowds = set(config.distractors), {SYNTHETIC: searcher.database}
@@ -142,7 +143,7 @@ def score_crowds(
             def build(folder: Path, cell: Cell = cell, origin: str = origin, reached: list[int] = reached) -> None:
                 waves = data.queries.batches(cell, length_s, QUERY_BATCH)
                 blocks = synthetic_blocks(crowds[origin]) if origin == SYNTHETIC else [crowds[origin]]
-                best_QS = searcher.score_distractors(waves, blocks, reached)
+                best_QS = searcher.score_distractors(waves, data.queries.truth(cell)[0], blocks, reached)
                 table = pd.DataFrame(best_QS, columns=reached).rename_axis("query").reset_index()
                 write_frame(folder / "scores.parquet", table.melt("query", var_name="distractors", value_name="score"))
 

@@ -20,6 +20,7 @@ from bench.errors import ConfigError, PluginError
 from bench.registry import load
 from bench.reports import alignment
 from bench.reports._published import PublishedShare, select_published
+from bench.reports.grid import size_tables
 from bench.reports.paper import (
     ALPHA,
     HITS,
@@ -95,7 +96,7 @@ def compare(results: Sequence[Result]) -> pd.DataFrame:
 
 
 def render(*results: Result) -> RenderableType:
-    """Return the paper's tables, those of aligners, the differences from the first run, then means and costs."""
+    """Return the paper's tables, those of aligners and sizes, differences from the first run, means and costs."""
     check_distinct(results)
     tables = paper_tables(results)
     means = [table for table in tables if table.key == MEANS]
@@ -104,6 +105,7 @@ def render(*results: Result) -> RenderableType:
         *_heading(results),
         render_tables([table for table in tables if table.key != MEANS]),
         *([Text(), alignment.render(aligned)] if len(aligned) else []),
+        *(table for result in results if len(result.rows) for table in size_tables(result)),
         render_tables([*difference_tables(results), *means, cost_table(results)]),
     )
 

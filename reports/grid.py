@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.degrade.cells import describe_distortion
-from bench.results import DEGRADED, Result, select_floor, select_rows
+from bench.results import DEGRADED, Result, select_among_distractors, select_floor, select_rows
 
 TITLES = {
     "identity": "on the grid",
@@ -40,7 +40,39 @@ def render(result: Result, sequence: str | None = None) -> RenderableType:
     tables = [_table(rows, floor, metric, title, summary, search) for metric, title in METRICS.items()]
     costs = [_cost_table(result)] if len(result.costs) else []
     tested = [kind for kind in DEGRADED if (result.rows["kind"] == kind).any()]
-    return Group(*tables, *costs, _headline(summary, tested))
+    return Group(*tables, *size_tables(result), *costs, _headline(summary, tested))
+
+
+def size_tables(result: Result) -> list[Table]:
+    """Return a table of top-1 by the size of the database, synthetic beside real distractors; empty without any."""
+    summary = result.summary
+    rows = select_among_distractors(result.rows, summary["system"])
+    rows = rows[rows["metric"] == "segment_top1"] if len(rows) else rows
+    if rows.empty:
+        return []
+    table = Table(
+        title=f"{summary['system']} {summary['run'][:6]}: segment-level top-1 by the size of the database, "
+        f"{rows['length_s'].iloc[0]:g} s",
+        caption=f"per cent, with 95 % intervals; n = {rows['n'].iloc[0]}; columns: fingerprints in the database, "
+        f"{summary['database_vectors']:,} of them of the test tracks; exact, diagonal. real: tracks of the training "
+        "side, held-out ones first",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("condition")
+    table.add_column("distractors")
+    sizes = sorted(rows["distractors"].unique())
+    for size in sizes:
+        table.add_column(f"{summary['database_vectors'] + size:,}", justify="right")
+    alone = rows["origin"].isna()
+    for _cell, of_cell in rows.groupby("cell", sort=False):
+        for origin in sorted(of_cell["origin"].dropna().unique(), reverse=True):
+            of_origin = of_cell[alone[of_cell.index] | (of_cell["origin"] == origin)]
+            shares = [_format_share(of_origin[of_origin["distractors"] == size]) for size in sizes]
+            table.add_row(_format_condition(of_cell.iloc[0]), origin, *shares)
+    return [table]
 
 
 def _cost_table(result: Result) -> Table:

@@ -88,11 +88,11 @@ class EncoderSearcher:
             self.embedder.windows(wave_T[None], self.database.hop_samples)
 
     def score_distractors(
-        self, waves: Iterable[Floats], blocks: Iterable[Fingerprints], sizes: Sequence[int]
+        self, waves: Iterable[Floats], track_Q: Ints, blocks: Iterable[Fingerprints], sizes: Sequence[int]
     ) -> Floats:
         """Return the best score (Q, S) of each query among the first vectors of distractors, for each size."""
         vectors_QMD = fingerprint_queries(self.embedder, iter(waves), self.database.hop_samples)
-        return score_distractors(vectors_QMD, blocks, sizes, self.device)
+        return score_distractors(vectors_QMD, track_Q, blocks, sizes, self.device)
 
     def _answer(self, index: Index, wave_BT: Floats) -> Ranking:
         vectors_QMD = fingerprint_queries(self.embedder, iter([wave_BT]), self.database.hop_samples)

@@ -1,6 +1,7 @@
 """The whole of an evaluation on a few made-up tracks, with an encoder that hears well."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ from bench.data import BenchmarkData
 from bench.degrade.cells import list_cells
 from bench.degrade.queries import prepare_queries
 from bench.degrade.room import prepare_rooms
-from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, _conditions_of, evaluate, find_ceiling
-from bench.fingerprint import Embedder
-from bench.results import add_thresholds
+from bench.evaluate import SHUFFLED, UNSHUFFLED, Evaluation, _conditions_of, evaluate, find_ceiling, score_crowds
+from bench.fingerprint import Embedder, fingerprint_queries
+from bench.results import add_thresholds, score_among
+from bench.score.rows import SYNTHETIC
+from bench.search.diagonal import search_diagonals
+from bench.search.distractors import synthetic_blocks
 from bench.search.encoder_searcher import EncoderSearcher, build_encoder_searcher
 from bench.settings import EvalConfig, GridV2
 from bench.store import Store
 from bench.testing import Arrays
-from bench.values import RATE_HZ, Cell, no_progress
+from bench.values import RATE_HZ, Cell, Fingerprints, no_progress
 
 CONFIG = EvalConfig(
     snr_db=(0.0, 40.0), t60_s=(0.2,), noise_reverb_t60_s=0.2, lengths_s=(0.96, 1.5), indexes=("exact",), top_k=5
@@ -269,3 +273,49 @@ def test_killed_evaluation_keeps_the_cells_that_are_done(
     again = evaluate(searcher, data, CONFIG, fresh, no_progress)
     for cell, hits in found.hits.items():
         pd.testing.assert_frame_equal(again.hits[cell], hits)
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 40.0])
+def test_top1_among_distractors_is_that_of_a_search_of_them_all(
+    store: Store, data: BenchmarkData, snr_db: float
+) -> None:
+    cell, size = Cell("noise", snr_db=snr_db), 700
+    config = replace(CONFIG, sequences=("rescore", "diagonal"), distractors=(size,))
+    evaluation = evaluated(store, data, config)
+    searcher = evaluation.searcher
+    assert isinstance(searcher, EncoderSearcher)
+    crowd = score_crowds(searcher, data, config, store, no_progress)[cell]
+    names = {"run": "r", "benchmark": "b", "queries": "q", "system": "toy"}
+    rows = score_among(crowd, of(evaluation, cell), cell, **names)
+    assert {(row.origin, row.distractors, row.length_s) for row in rows} == {(SYNTHETIC, size, 0.96)}
+    own, made = searcher.database, list(islice(synthetic_blocks(searcher.database), 3))
+    lengths = np.concatenate([np.diff(each.first_vector) for each in (own, *made)])
+    first = np.minimum(np.concatenate([[0], np.cumsum(lengths)]), len(own.vectors) + size)
+    vectors = np.concatenate([each.vectors for each in (own, *made)])[: first[-1]]
+    everything = Fingerprints(vectors, np.arange(len(lengths)), first, own.hop_samples, "everything")
+    queries = fingerprint_queries(searcher.embedder, iter(data.queries.batches(cell, 0.96, 32)), own.hop_samples)
+    track_Q, start_Q = data.queries.truth(cell)
+    own_Q = np.searchsorted(searcher.tracks, track_Q)
+    source_of = np.concatenate([np.full(len(own.tracks), -1), *(np.searchsorted(own.tracks, m.tracks) for m in made)])
+    places = search_diagonals(queries, everything, 1, own_Q, groups=source_of).places_QR[:, 0]
+    is_right = everything.track_row_of(places) == own_Q
+    assert {row.metric: row.value for row in rows}["audio_top1"] == is_right.mean()
+    on_time = np.abs((places - first[everything.track_row_of(places)]) * own.hop_samples - start_Q) <= 0.05 * RATE_HZ
+    assert {row.metric: row.value for row in rows}["segment_top1"] == (is_right & on_time).mean()
+
+
+def test_distractors_change_no_hit_and_an_equal_score_leaves_the_answer(store: Store, data: BenchmarkData) -> None:
+    plain = replace(CONFIG, sequences=("rescore", "diagonal"))
+    before = evaluated(store, data, plain).hits
+    after = evaluated(Store(store.root / "other"), data, replace(plain, distractors=(50,))).hits
+    for cell in before:
+        pd.testing.assert_frame_equal(before[cell], after[cell])
+    hits = pd.DataFrame(
+        {"query": [0, 1, 2], "score": [0.9, 0.8, 0.7], "hit": True, "near": True, "track_hit": [True, True, True],
+         "length_s": 0.96, "index": "exact", "sequence": "diagonal"}
+    )  # fmt: skip
+    crowd = pd.DataFrame({"origin": SYNTHETIC, "distractors": 5, "query": [2, 0, 1], "score": [0.71, 0.9, -np.inf]})
+    rows = score_among(crowd, hits, Cell("clean"), run="r", benchmark="b", queries="q", system="toy")
+    assert [(row.metric, row.value) for row in rows] == [
+        (m, 2 / 3) for m in ("segment_top1", "near_top1", "audio_top1")
+    ]

@@ -80,3 +80,18 @@ def test_all_degradation_weights_zero_is_refused() -> None:
 def test_sequence_searches_are_known_ones_and_hold_the_headline(sequences: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"eval\.sequences"):
         EvalConfig(sequences=sequences)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distractors": (0,)}, r"numbers of fingerprints >= 1, ascending, got \(0,\)"),
+        ({"distractors": (-5, 10)}, r"numbers of fingerprints >= 1, ascending, got \(-5, 10\)"),
+        ({"distractors": (10, 5)}, r"ascending, got \(10, 5\)"),
+        ({"distractors": (10,)}, "needs diagonal in eval.sequences, whose answers they compete with; add it"),
+        ({"real_distractors": True}, "eval.real_distractors needs sizes in eval.distractors"),
+    ],
+)
+def test_distractors_that_cannot_be_are_a_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EvalConfig(**changes)

@@ -1,4 +1,4 @@
-"""Distractors of any number: the same to the bit in any order, in flat memory, scored as if all were in the database."""
+"""Distractors: the same to the bit in any order of blocks, in flat memory, scored as if all were in the database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from bench.errors import DataError
-from bench.search.diagonal import search_diagonals
 from bench.search.distractors import (
     BLOCK_TRACKS,
     fit_principal_axes,
@@ -37,14 +36,15 @@ def together(blocks: list[Fingerprints], num_vectors: int) -> Fingerprints:
     lengths = np.concatenate([np.diff(block.first_vector) for block in blocks])
     first = np.minimum(np.concatenate([[0], np.cumsum(lengths)]), num_vectors)
     vectors = np.concatenate([block.vectors for block in blocks])[:num_vectors]
-    return Fingerprints(vectors, np.arange(len(lengths)), first, 1_600, "all")
+    return Fingerprints(vectors, np.concatenate([block.tracks for block in blocks]), first, 1_600, "all")
 
 
 def test_a_block_is_the_same_to_the_bit_in_any_order(source: Fingerprints) -> None:
     in_order = list(islice(synthetic_blocks(source), 4))
     alone = make_block(source, fit_principal_axes(source.vectors), 3)
     np.testing.assert_array_equal(alone.vectors, in_order[3].vectors)
-    assert alone.tracks.tolist() == list(range(3 * BLOCK_TRACKS, 4 * BLOCK_TRACKS))
+    numbers = np.arange(3 * BLOCK_TRACKS, 4 * BLOCK_TRACKS)
+    np.testing.assert_array_equal(alone.tracks, 1 + numbers % TRACKS)  # those that they are made of; 0 has no vector
     assert len({block.vectors.tobytes() for block in in_order}) == 4
 
 
@@ -63,19 +63,31 @@ def test_synthetic_tracks_are_of_unit_length_and_change_as_slowly_as_real_ones(s
 def test_scores_are_those_of_a_search_of_all_distractors_at_once(source: Fingerprints, num_segments: int) -> None:
     draw = np.random.default_rng(1)
     queries = draw.standard_normal((7, num_segments, DIM)).astype(np.float32)
-    sizes = [3, LENGTH * BLOCK_TRACKS, 1_000, 2_531]  # shorter than a query, a whole block, two in the middle of a track
+    sizes = [
+        3,
+        LENGTH * BLOCK_TRACKS,
+        1_000,
+        2_531,
+    ]  # less than a query, a whole block, two within a track
     blocks = list(islice(synthetic_blocks(source), 4))
     assert sizes[-1] < sum(len(block.vectors) for block in blocks)
-    found = score_distractors(queries, synthetic_blocks(source), sizes)
+    own = np.arange(7)  # what is made of these is left out of each query's search
+    found = score_distractors(queries, own, synthetic_blocks(source), sizes)
     for i, size in enumerate(sizes):
-        expected = search_diagonals(queries, together(blocks, size), 1).scores_QR[:, 0]
-        np.testing.assert_allclose(found[:, i], np.where(np.isnan(expected), -np.inf, expected), rtol=1e-6)
+        every = together(blocks, size)
+        scores = np.full((len(queries), len(every.vectors)), -np.inf)
+        for row, (first, last) in enumerate(zip(every.first_vector[:-1], every.first_vector[1:], strict=True)):
+            for place in range(first, last - num_segments + 1):
+                scores[:, place] = np.einsum("qmd,md->q", queries, every.vectors[place : place + num_segments])
+                scores[own == every.tracks[row], place] = -np.inf
+        expected = scores.max(axis=1) / num_segments
+        np.testing.assert_allclose(found[:, i], expected, rtol=1e-5)
     assert (np.diff(found, axis=1) >= 0).all()
 
 
 def test_what_is_there_counts_in_sizes_that_real_distractors_do_not_reach(source: Fingerprints) -> None:
     query = np.random.default_rng(2).standard_normal((2, 1, DIM)).astype(np.float32)
-    found = score_distractors(query, [source], [10, len(source.vectors), 10**6])
+    found = score_distractors(query, np.array([98, 99]), [source], [10, len(source.vectors), 10**6])
     np.testing.assert_allclose(found[:, 1], (query[:, 0] @ source.vectors.T).max(axis=1), rtol=1e-6)
     np.testing.assert_array_equal(found[:, 1], found[:, 2])
 
@@ -85,7 +97,7 @@ def test_memory_does_not_grow_with_the_number_of_distractors(source: Fingerprint
 
     def peak(size: int) -> int:
         tracemalloc.start()
-        score_distractors(query, synthetic_blocks(source), [size])
+        score_distractors(query, np.arange(5), synthetic_blocks(source), [size])
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
