@@ -7,7 +7,7 @@ A synthetic track is the whole sequence of a real one, reflected along some prin
 A reflection preserves angles, so that adjacent segments overlap and music repeats as in the real track; a reflection
 along principal axes preserves the covariance; and yet the track lies elsewhere on the sphere. The share decides how
 close synthetic tracks come to a query: with half of all axes they are easier to tell from a query than other real
-tracks, with few they are near copies of the real track. How well they follow real tracks is measured in docs/scale.md.
+tracks, with few they are near copies of the real track; docs/experiments.md says how well they follow real ones.
 
 Synthetic track t is derived from real track t modulo their number, with draws of its own from (SEED, t). Any number of
 tracks is therefore made block by block, the same to the bit in any order, and never kept.
