@@ -48,8 +48,8 @@ def design_effect(hit_Q: Values, track_Q: Ints) -> float:
     track: that of the variances between and within tracks, from 0 to 1. Few hits do not tell rho, and none or all of
     them nothing: two tracks more are counted in rho, one with all of its queries found and one with none, which makes
     it 1 there.
-    Source: Kish, Survey Sampling, 1965, section 8.2; rho as in Donner and Koval 1980, Biometrics
-    36. The two tracks are ours, after the two hits and misses of Agresti and Coull 1998.
+    Source: Kish, Survey Sampling, 1965, section 8.2; rho as in Donner and Koval 1980, Biometrics 36. The two tracks are
+    ours, after the two hits and misses of Agresti and Coull 1998.
     """
     sum_G, count_G = sum_by_track(hit_Q, track_Q)
     num_queries, num_tracks = len(hit_Q), len(count_G)
@@ -76,17 +76,16 @@ def share_interval(hit_Q: Values, track_Q: Ints) -> tuple[float, float]:
     return wilson(float(hit_Q.sum()) / effect, len(hit_Q) / effect)
 
 
-def wilson(hits: float, n: float, quantile: float = Z_95) -> tuple[float, float]:
+def wilson(hits: float, n: float) -> tuple[float, float]:
     """Return the 95 % score interval of a share hits / n, within [0, 1]; (0, 1) for n = 0.
 
-    `quantile` is that of a normal distribution, or of a t distribution if the error is estimated from few seeds.
     Why not Wald: at a share of 0 or 1 Wald's interval has no width. Source: Wilson 1927, equation 4.
     """
     if n == 0:
         return 0.0, 1.0
-    share, z2 = hits / n, quantile**2
+    share, z2 = hits / n, Z_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = quantile / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     # At 0 and n the formula gives the bound itself, up to rounding.
     return (0.0 if hits == 0 else centre - half), (1.0 if hits == n else centre + half)
 
@@ -128,7 +127,7 @@ def mcnemar(one_Q: Bools, other_Q: Bools, track_Q: Ints | None = None) -> float:
     in the mid-p test. A track is tossed as a whole, with what one system found more of its queries than the other: all
     tosses of all tracks are counted, as sums of one binomial for each such number.
     Source: McNemar 1947; the exact form as in Fagerland et al. 2013, equation 2. By tracks: the permutation test whose
-    normal approximation is the modified test of Yang, Sun and Hardin 2010, Computational Statistics and Data Analysis.
+    normal approximation is a test for clustered pairs, as in Yang, Sun and Hardin 2010, Biometrical Journal 52.
     """
     difference_G = sum_by_track(one_Q.astype(np.float64) - other_Q, track_Q)[0]
     sizes, counts = np.unique(np.abs(difference_G[difference_G != 0]).astype(int), return_counts=True)
