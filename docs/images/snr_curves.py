@@ -12,7 +12,8 @@ import pandas as pd
 
 PANELS = {"noise": ("snr_db", "SNR in dB"), "noise_reverb": ("snr_db", "SNR in dB"), "reverb": ("t60_s", "t60 in s")}
 TITLES = {"noise": "noise", "noise_reverb": "noise + reverb, t60 0.5 s", "reverb": "reverb"}
-CONTROLS = ("random-projection", "shuffled-labels")
+CEILING = "matched-filter"
+CONTROLS = ("random-projection", "shuffled-labels", CEILING)
 SEARCHES = {"rescore": "", "interpolate": ", between places", "verify": ", by the wave"}
 
 
@@ -22,6 +23,7 @@ def main(picture: str, *tables: str) -> None:
     rows = [run.query("metric == 'segment_top1' and index == 'exact' and sequence in @SEARCHES") for run in runs]
     own = pd.concat(run[~run["system"].isin(CONTROLS)] for run in rows)
     floor = rows[0].query("system == 'random-projection' and sequence == 'rescore'")
+    ceiling = rows[0].query("system == @CEILING")
     figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 4.4), sharey=True, layout="constrained")
     for axis, (kind, (column, label)) in zip(axes, PANELS.items(), strict=True):
         searched = own[own["kind"] == kind].groupby(["system", "sequence"], sort=False)
@@ -41,7 +43,9 @@ def main(picture: str, *tables: str) -> None:
                 axis.fill_between(line[column], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.12)
         line = floor[floor["kind"] == kind].sort_values(column)
         axis.plot(line[column], 100 * line["value"], "k:", label=f"random projection, {line['length_s'].iloc[0]:g} s")
-        axis.set(title=TITLES[kind], xlabel=label, ylim=(0, 100))
+        line = ceiling[ceiling["kind"] == kind].sort_values(column)
+        axis.plot(line[column], 100 * line["value"], "D", c="0.45", markersize=4, label="matched filter, 40 queries")
+        axis.set(title=TITLES[kind], xlabel=label, ylim=(0, 101))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("segment-level top-1, %")
     handles, names = axes[0].get_legend_handles_labels()
