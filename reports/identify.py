@@ -43,6 +43,8 @@ def _caption(answers: Sequence[Answer]) -> str:
     told = "score: mean similarity along the part; known: the score reaches the threshold"
     if any(match.verified for answer in answers for match in answer.matches):
         told += "; times with four digits are confirmed by the wave itself"
+    if any(match.wave_score is not None for answer in answers for match in answer.matches):
+        told += ", which alone decides where it says wave"
     if not any(answer.matches for answer in answers):
         return told
     accept = [answer.false_accept for answer in answers if answer.false_accept is not None]
@@ -63,4 +65,4 @@ def _format_match(answer: Answer, match: Match) -> tuple[RenderableType, ...]:
     verdict = Text("known", style="bold green") if match.accepted else Text("unknown", style="yellow")
     name = Text(match.path or match.id)  # as Text, so that brackets are not read as markup
     at = f"{match.start_s:.4f} s" if match.verified else f"{match.start_s:.2f} s"
-    return verdict, name, at, f"{match.score:.3f}", limit
+    return verdict, name, at, f"{match.score:.3f}", limit if match.wave_score is None else "wave"

@@ -6,6 +6,7 @@ Shape legend: Q queries, T samples, M segments of a query, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from bench.catalogue.folder import (
     read_catalogue,
     write_catalogue,
 )
+from bench.catalogue.lines import MOST_PROPOSED
+from bench.catalogue.wave import CERTAIN, HeardLine, find_line, hear
 from bench.config import format_plugin_name, load_plugin
 from bench.data import prepare_corpora
 from bench.degrade.mix import noise_gain, normalise_peak
@@ -35,7 +38,7 @@ from bench.score.threshold import FALSE_ACCEPTS, threshold
 from bench.search.cached import build_or_load
 from bench.search.diagonal import search_diagonals
 from bench.search.parts import best_part_scores
-from bench.search.sign_bits import prepare_sign_bits
+from bench.search.sign_bits import SignBits, prepare_sign_bits
 from bench.settings import RunConfig
 from bench.store import Store
 from bench.values import INT16_SCALE, RATE_HZ, Fingerprints, Floats, Ints, Progress, no_progress
@@ -49,6 +52,9 @@ PARTS_S = (2.0, 5.0)  # of the parts of the longest excerpts
 PAIR_S = 5.0  # of each of two neighbouring parts
 # Of the false accepts, so that all rules together keep the promise.
 WHOLE_SHARE, PART_SHARE, PAIR_SHARE = 0.5, 0.125, 0.25
+WAVE_SHARE = 0.25  # taken from that of whole excerpts, where there are sign bits
+# Where there are too few works to see a share of false accepts, how far above the best impostor the wave has to be.
+FEW_WORKS = 1.5
 # How far a threshold may be from the best impostor, on the way to a perfect match, if there are few works. A part is
 # one of a hundred of a window, and is meant for jingles as they are.
 WHOLE_REACH, PART_REACH = 0.25, 0.5
@@ -56,6 +62,31 @@ SNR_DB = (0.0, 5.0, 10.0, 15.0, 20.0, None)  # of the excerpts in turn; None is 
 FEWEST_TRACKS = 2
 FEWEST_UNSEEN = 8  # tracks the encoder was not trained on; fewer are too few to set thresholds with
 BATCH = 16  # excerpts embedded at once
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Excerpts:
+    """What thresholds are calibrated with: degraded excerpts of the catalogue's tracks, and sounds without music."""
+
+    waves: Sequence[Floats]
+    vectors_QMD: Floats
+
+    rows: Ints
+    """The row of each excerpt's track (Q,)."""
+
+    groups: Ints
+    """The group of each track of the database; tracks that share audio are in one."""
+
+    sounds: Sequence[Floats]
+    sounds_QMD: Floats
+
+    def cut(self, num_samples: int, segments: int) -> _Excerpts:
+        """Return the beginnings of all, of so many samples and segments."""
+        waves, sounds = ([wave_T[:num_samples] for wave_T in each] for each in (self.waves, self.sounds))
+        vectors_QMD, sounds_QMD = (each[:, :segments] for each in (self.vectors_QMD, self.sounds_QMD))
+        return _Excerpts(waves, vectors_QMD, self.rows, self.groups, sounds, sounds_QMD)
 
 
 def catalogue_config(
@@ -101,7 +132,7 @@ def build_catalogue(
     of its test side, where that has enough tracks: an encoder tells apart what it was trained on better than other
     music, and thresholds that were set with it would accept too much.
     `with_bits` adds one bit for each sample of the tracks at 8 kHz, 1 kB/s, by which `identify` tells times to the
-    sample.
+    sample, and accepts what the wave confirms.
     Raises: ConfigError if the folder exists; DataError if no track can be fingerprinted.
     """
     check_free(folder)
@@ -115,11 +146,11 @@ def build_catalogue(
         store, load_plugin("index", name)[0], config.index[format_plugin_name(name)], database.vectors, database.key
     )
     unseen = np.isin(tracks, music.numbers("test")) if is_trained_on else np.ones(len(tracks), dtype=bool)
-    limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts, unseen)
+    bits = prepare_sign_bits(store, music, tracks, progress) if with_bits else None
+    limits, calibration_QD = calibrate(embedder, music, noise, database, progress, false_accepts, unseen, bits)
     rows = music.tracks.iloc[tracks]
     seconds = rows["num_samples"].to_numpy() / RATE_HZ
     named_tracks = rows[["id", "path", "label"]].assign(seconds=seconds).reset_index(drop=True)
-    bits = prepare_sign_bits(store, music, tracks, progress) if with_bits else None
     write_catalogue(
         folder, config, weights, embedder, named_tracks, left_out, database, index, limits, calibration_QD, bits
     )
@@ -152,6 +183,7 @@ def calibrate(
     progress: Progress,
     false_accepts: float = FALSE_ACCEPTS,
     unseen: npt.NDArray[np.bool_] | None = None,
+    bits: SignBits | None = None,
 ) -> tuple[Limits, Floats]:
     """Return a catalogue's thresholds, at several query lengths, and fingerprints (Q, D) of the degraded excerpts.
 
@@ -163,7 +195,8 @@ def calibrate(
     Each excerpt is searched exactly, once outside its own track and the tracks that share audio with it (the impostor)
     and once inside it. An excerpt of 10 s
     is embedded once; its beginnings are the shorter excerpts. Cost: 520 x 91 segments embedded, and compared with
-    the whole database once per length.
+    the whole database once per length. With sign bits of the tracks there are thresholds by the wave too, for which
+    each excerpt is searched twice more.
     """
     # 1. Embed excerpts of the longest length that enough tracks have.
     usable_s = [length_s for length_s in LENGTHS_S if length_s >= embedder.segment_samples / RATE_HZ]
@@ -177,14 +210,22 @@ def calibrate(
     batches = (np.stack(sounds[start : start + BATCH]) for start in range(0, len(sounds), BATCH))
     sounds_QMD = fingerprint_queries(embedder, batches, database.hop_samples)
     # 2. A threshold for each length: the first segments of an excerpt are the shorter excerpt.
-    limits = []
+    limits, wave_limits = [], []
     groups = music.group_copies(database.tracks, database.tracks[np.unique(rows)])
+    whole = _Excerpts(waves, vectors_QMD, rows, groups, sounds, sounds_QMD)
     lengths_s = [length for length in usable_s if length <= length_s]
     for done, length in enumerate(lengths_s):
         progress("calibration: search", done, len(lengths_s))
-        segments = num_segments(round(length * RATE_HZ), embedder.segment_samples, database.hop_samples)
-        both = vectors_QMD[:, :segments], sounds_QMD[:, :segments]
-        limits.append(_limit(*both, rows, groups, database, embedder.device, false_accepts))
+        num_samples = round(length * RATE_HZ)
+        segments = num_segments(num_samples, embedder.segment_samples, database.hop_samples)
+        excerpts = whole.cut(num_samples, segments)
+        share = (WHOLE_SHARE if bits is None else WHOLE_SHARE - WAVE_SHARE) * false_accepts
+        limit, passed_Q, is_right_Q = _limit(excerpts, database, embedder.device, share, false_accepts)
+        if bits is not None:
+            judged_by = excerpts, database, bits, passed_Q, is_right_Q, embedder.device, false_accepts
+            wave_limits.append(_wave_limit(*judged_by))
+            limit = replace(limit, false_reject=wave_limits[-1].false_reject)
+        limits.append(limit)
     # 3. Thresholds for parts of the longest excerpts, wherever they begin, and for halves that agree.
     count = [
         num_segments(round(part_s * RATE_HZ), embedder.segment_samples, database.hop_samples) for part_s in PARTS_S
@@ -193,7 +234,7 @@ def calibrate(
     pairs = _pair_limits(vectors_QMD, rows, groups, database, count[-1], embedder.device, false_accepts)
     progress("calibration: search", len(lengths_s), len(lengths_s))
     flat_QD = vectors_QMD.reshape(-1, vectors_QMD.shape[2])
-    return Limits(tuple(limits), parts, pairs), flat_QD[
+    return Limits(tuple(limits), parts, pairs, tuple(wave_limits)), flat_QD[
         np.random.default_rng(0).permutation(len(flat_QD))[:NUM_CALIBRATION]
     ]
 
@@ -284,22 +325,69 @@ def _report_progress(batches: Iterator[Floats], total: int, progress: Progress) 
 
 
 def _limit(
-    vectors_QMD: Floats,
-    sounds_QMD: Floats,
-    rows: Ints,
-    groups: Ints,
+    excerpts: _Excerpts, database: Fingerprints, device: torch.device, share: float, false_accepts: float
+) -> tuple[Limit, Bools, Bools]:
+    """Return the threshold that this share of impostors and of sounds passes, and what it rejects.
+
+    And which impostors pass it, and which excerpts pass it and are found in their own track, both (Q,).
+    """
+    vectors_QMD, rows, groups = excerpts.vectors_QMD, excerpts.rows, excerpts.groups
+    impostor_Q = search_diagonals(vectors_QMD, database, 1, groups[rows], device, groups).scores_QR[:, 0]
+    own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
+    sound_Q = search_diagonals(excerpts.sounds_QMD, database, 1, device=device).scores_QR[:, 0]
+    limit = _safe_threshold(impostor_Q, groups[rows], share, WHOLE_REACH)
+    limit = max(limit, threshold(sound_Q, share))
+    is_right_Q = (own_Q >= limit) & ~(impostor_Q > own_Q)
+    told = Limit(vectors_QMD.shape[1], limit, len(rows), false_accepts, float(1 - is_right_Q.mean()))
+    return told, impostor_Q >= limit, is_right_Q
+
+
+def _wave_limit(
+    excerpts: _Excerpts,
     database: Fingerprints,
+    bits: SignBits,
+    passed_Q: Bools,
+    is_right_Q: Bools,
     device: torch.device,
     false_accepts: float,
 ) -> Limit:
-    """Return the threshold at which a share `false_accepts` of impostors and of sounds passes, and what it rejects."""
-    impostor_Q = search_diagonals(vectors_QMD, database, 1, groups[rows], device, groups).scores_QR[:, 0]
-    own_Q = np.array([_score_in_track(vectors_QMD[q], database, row) for q, row in enumerate(rows)])
-    sound_Q = search_diagonals(sounds_QMD, database, 1, device=device).scores_QR[:, 0]
-    limit = _safe_threshold(impostor_Q, groups[rows], WHOLE_SHARE * false_accepts, WHOLE_REACH)
-    limit = max(limit, threshold(sound_Q, WHOLE_SHARE * false_accepts))
-    is_right = (own_Q >= limit) & ~(impostor_Q > own_Q)
-    return Limit(vectors_QMD.shape[1], limit, len(rows), false_accepts, float(1 - is_right.mean()))
+    """Return the least score by the wave, and the share of excerpts that neither it nor fingerprints accept rightly.
+
+    WAVE_SHARE of the impostors, beside those that passed by their fingerprints, and of the sounds pass it; chance does
+    not. Impostors score high where works share loops, sample by sample.
+    """
+    vectors_QMD, rows, groups = excerpts.vectors_QMD, excerpts.rows, excerpts.groups
+    impostors = search_diagonals(vectors_QMD, database, MOST_PROPOSED, groups[rows], device, groups).places_QR
+    everywhere = search_diagonals(vectors_QMD, database, MOST_PROPOSED, device=device).places_QR
+    near_sounds = search_diagonals(excerpts.sounds_QMD, database, MOST_PROPOSED, device=device).places_QR
+    impostor_Q = _score_by_wave(_hear_lines(excerpts.waves, impostors, database, bits))
+    sound_Q = _score_by_wave(_hear_lines(excerpts.sounds, near_sounds, database, bits))
+    heard = _hear_lines(excerpts.waves, everywhere, database, bits)
+    share = WAVE_SHARE * false_accepts
+    limit = max(threshold(np.where(passed_Q, np.nan, impostor_Q), share), threshold(sound_Q, share), CERTAIN)
+    if 0 < share < 1 / len(np.unique(groups[rows])):
+        limit = max(limit, FEW_WORKS * max(CERTAIN, float(impostor_Q.max())))
+    is_own_Q = [line is not None and groups[line.row] == groups[row] for line, row in zip(heard, rows, strict=True)]
+    is_right_Q = is_right_Q | ((_score_by_wave(heard) >= limit) & np.array(is_own_Q))
+    return Limit(vectors_QMD.shape[1], limit, len(rows), false_accepts, float(1 - is_right_Q.mean()))
+
+
+def _hear_lines(
+    waves: Sequence[Floats], places_QR: Ints, database: Fingerprints, bits: SignBits
+) -> list[HeardLine | None]:
+    """Return the line of each excerpt by the wave, near these places of the database; a place of -1 is none."""
+    lines = []
+    for wave_T, place_R in zip(waves, places_QR, strict=True):
+        place_C = place_R[place_R >= 0]
+        row_C = database.track_row_of(place_C)
+        offset_C = (place_C - database.first_vector[row_C]) * database.hop_samples
+        lines.append(find_line(hear(wave_T), bits, 0, len(wave_T), row_C, offset_C))
+    return lines
+
+
+def _score_by_wave(lines: Sequence[HeardLine | None]) -> Floats:
+    """Return the score of each line; 0 if there is none."""
+    return np.array([0.0 if line is None else line.score for line in lines], dtype=np.float32)
 
 
 def _safe_threshold(impostor_Q: Floats, work_Q: Ints, share: float, reach: float) -> float:

@@ -73,6 +73,7 @@ class Limits:
     whole: tuple[Limit, ...] = ()
     parts: tuple[Limit, ...] = ()
     pairs: tuple[Limit, ...] = ()
+    waves: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ class Catalogue:
     bits: SignBits | None = None
     """The sign bits of the tracks, by which the wave tells times to the sample; None if they were not asked for."""
 
+    wave_limits: tuple[Limit, ...] = ()
+    """The least scores by the wave, by rising length; empty without bits, and for a catalogue of before 0.10.0."""
+
     def threshold(self, num_segments: int) -> float | None:
         """Return the least score at which an answer to a query of so many segments is accepted, None if uncalibrated.
 
@@ -127,6 +131,13 @@ class Catalogue:
         if not self.pair_limits or num_segments < self.pair_limits[0].segments:
             return None
         return _interpolate(self.pair_limits, num_segments)
+
+    def wave_threshold(self, num_segments: int) -> float | None:
+        """Return the least score by the wave at which a line along so many segments is accepted; None if uncalibrated.
+
+        In between it is as in `threshold`.
+        """
+        return _interpolate(self.wave_limits, num_segments) if self.wave_limits else None
 
     def find_limit(self, num_segments: int) -> Limit | None:
         """Return the limit whose error rates hold at a length; None if uncalibrated.
@@ -196,6 +207,7 @@ def write_catalogue(
             "limits": [asdict(limit) for limit in limits.whole],
             "part_limits": [asdict(limit) for limit in limits.parts],
             "pair_limits": [asdict(limit) for limit in limits.pairs],
+            "wave_limits": [asdict(limit) for limit in limits.waves],
             "left_out": left_out.to_dict("records"),
             "bits_samples": None if bits is None else bits.num_samples.tolist(),
             "sizes": {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)},
@@ -255,6 +267,7 @@ def read_catalogue(
         pair_limits=tuple(Limit(**limit) for limit in _pair_limits(about)),
         calibration_QD=calibration_QD,
         bits=_read_bits(folder, about, len(tracks)),
+        wave_limits=tuple(Limit(**limit) for limit in about.get("wave_limits", [])),
     )
 
 

@@ -6,7 +6,7 @@ of that track count: a track may begin or end at any time in the recording.
 
 A line is accepted by one of three rules, each with a threshold of its own (`bench.catalogue.build.calibrate`): its mean
 similarity over a whole window, or over a part of one, or that two neighbouring halves of a window, or windows, have the
-same best line.
+same best line. Where the catalogue has sign bits, the wave is the fourth, asked where no line of a window is accepted.
 
 Shape legend: M segments of the recording, W segments of a window, P lines, K neighbours, D dimensions.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.catalogue.folder import SAME_LINE, Catalogue
-from bench.catalogue.wave import HeardSigns
+from bench.catalogue.wave import HeardSigns, find_line
 from bench.parabola import vertex
 from bench.values import RATE_HZ, Fingerprints, Floats, Ints
 
@@ -31,6 +31,8 @@ SMOOTH = 11  # segments over which similarities are averaged to find where a tra
 NEAR_LINE = 5  # hops: the lines beside a matching one match too, as segments overlap
 NUM_UNRELATED = 256  # vectors of the database that tell how similar unrelated ones are
 MOST_LINES = 32  # of one window that are followed
+MOST_PROPOSED = 300  # lines of a window that the wave is compared with, where no fingerprint is sure
+NEIGHBOURS_OF_WINDOW = 1000  # that propose them, divided among its segments
 MERGE_S = 10.0  # two stretches of a line with no other track and at most so much time between them are one
 
 
@@ -65,6 +67,9 @@ class Line:
     threshold: float | None
     """By which it was accepted, or would be."""
 
+    wave_score: float | None = None
+    """Its score by the wave, if that alone is why it was accepted."""
+
 
 def find_stretches(catalogue: Catalogue, recording: Recording) -> list[Line]:
     """Return the stretches of the recording in which a track is accepted, in order of time and without overlap."""
@@ -78,8 +83,12 @@ def find_stretches(catalogue: Catalogue, recording: Recording) -> list[Line]:
     done = 0
     for begin, end in windows(catalogue, len(recording.vectors_MD)):
         scored = _score_lines(catalogue, recording, begin, end)
-        for line in _accepted_lines(catalogue, scored):
+        accepted = list(_accepted_lines(catalogue, scored))
+        for line in accepted:
             add(line, scored.background)
+        heard = None if accepted else _find_by_wave(catalogue, recording, begin, end)
+        if heard is not None:
+            found.append((_evidence(catalogue.database, recording, heard, scored.background), heard))
         # The last window overlaps the one before it: what is new in it is judged with that one.
         best.append((_best_line(scored, max(begin, done), end), scored.background))
         done = end
@@ -228,6 +237,46 @@ def _join_pair(catalogue: Catalogue, one: Line | None, other: Line | None) -> Li
     return replace(surer, begin=one.begin, end=other.end, score=score, threshold=threshold)
 
 
+def _find_by_wave(catalogue: Catalogue, recording: Recording, begin: int, end: int) -> Line | None:
+    """Return the line of these segments that the wave confirms, of those that their neighbours propose; None if none.
+
+    Its score is that of the fingerprints.
+    """
+    threshold = catalogue.wave_threshold(end - begin)
+    if threshold is None or catalogue.bits is None or recording.signs is None:
+        return None
+    database, hop = catalogue.database, catalogue.database.hop_samples
+    row_P, place_P = _propose_lines(catalogue, recording, begin, end)
+    span = begin * hop, min(recording.num_samples, (end - 1) * hop + catalogue.embedder.segment_samples)
+    offset_P = (place_P - database.first_vector[row_P]) * hop
+    heard = find_line(recording.signs, catalogue.bits, *span, row_P, offset_P)
+    if heard is None or heard.score < threshold:
+        return None
+    first, last = database.first_vector[heard.row], database.first_vector[heard.row + 1]
+    place = int(first) + round(heard.offset_samples / hop)
+    begin, end = max(begin, int(first) - place), min(end, int(last) - place)
+    if begin >= end:
+        return None
+    similarity_PW = _similarities(recording, database, np.array([heard.row]), np.array([place]), begin, end)
+    score = float(np.nanmean(similarity_PW)) if np.isfinite(similarity_PW).any() else 0.0
+    return Line(heard.row, place, begin, end, score, catalogue.threshold(end - begin), heard.score)
+
+
+def _propose_lines(catalogue: Catalogue, recording: Recording, begin: int, end: int) -> tuple[Ints, Ints]:
+    """Return track rows and places of the most similar lines among many neighbours of these segments."""
+    count = min(-(-NEIGHBOURS_OF_WINDOW // (end - begin)), len(catalogue.database.vectors))
+    some = recording
+    if count > recording.neighbours_MK.shape[1]:
+        neighbours_MK = np.full((end, count), -1, dtype=np.int64)
+        neighbours_MK[begin:end] = catalogue.index.neighbours(recording.vectors_MD[begin:end], count)
+        some = replace(recording, neighbours_MK=neighbours_MK)
+    row_P, place_P = _candidate_lines(some, catalogue.database, begin, end)
+    similarity_PW = _similarities(recording, catalogue.database, row_P, place_P, begin, end)
+    score_P = np.nansum(similarity_PW, axis=1)
+    best = np.lexsort((place_P, -score_P))[:MOST_PROPOSED]
+    return row_P[best], place_P[best]
+
+
 def _is_beside(line: Line, other: Line) -> bool:
     overlaps = line.begin < other.end and other.begin < line.end
     return line.row == other.row and abs(line.place - other.place) <= NEAR_LINE and overlaps
@@ -325,7 +374,8 @@ def _merge(lines: list[Line], hop_samples: int) -> list[Line]:
             merged.append(line)
             continue
         surest = max(last, line, key=lambda each: each.score - (each.threshold or 0.0))
-        merged[-1] = replace(last, end=line.end, score=surest.score, threshold=surest.threshold)
+        by_wave = None if None in (last.wave_score, line.wave_score) else surest.wave_score
+        merged[-1] = replace(last, end=line.end, score=surest.score, threshold=surest.threshold, wave_score=by_wave)
     return merged
 
 

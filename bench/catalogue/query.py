@@ -44,10 +44,13 @@ class Match:
     score: float
 
     accepted: bool
-    """Whether the score reaches the threshold."""
+    """Whether the score reaches the threshold, or the wave confirms the track."""
 
     verified: bool = False
     """Whether the wave itself confirms the track; `start_s` is then right to a sample, else to some ten ms."""
+
+    wave_score: float | None = None
+    """What the wave scored, if that alone is why the answer is accepted: `score` may be below the threshold then."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,8 @@ def _match(catalogue: Catalogue, recording: Recording, line: Line, from_s: float
     told = offset_samples(catalogue.database, recording, line)
     refined = _refine(catalogue, recording, line, told) if accepted else None
     start_s = max(0.0, from_s + (told if refined is None else refined) / RATE_HZ)
-    return Match(row["id"], row["path"], row["label"], start_s, line.score, accepted, refined is not None)
+    confirmed = refined is not None
+    return Match(row["id"], row["path"], row["label"], start_s, line.score, accepted, confirmed, line.wave_score)
 
 
 def _refine(catalogue: Catalogue, recording: Recording, line: Line, told: int) -> int | None:
@@ -258,7 +262,7 @@ def to_frame(answers: Sequence[Answer]) -> pd.DataFrame:
             found = {"rank": rank, "accepted": match.accepted, "id": match.id, "start_s": match.start_s}
             judged = {"score": match.score, "threshold": answer.threshold, "path": match.path}
             rates = {name: getattr(answer, name) for name in ("false_accept", "false_reject", "excerpts")}
-            found["verified"] = match.verified
+            found |= {"verified": match.verified, "wave_score": match.wave_score}
             rows.append(span | found | judged | rates | {"end_s": match.start_s + answer.to_s - answer.from_s})
         if not answer.matches:
             rows.append(span | {"rank": 0, "accepted": False, "why": answer.why})

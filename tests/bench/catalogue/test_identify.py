@@ -22,12 +22,14 @@ from bench.catalogue import folder as catalogue
 from bench.catalogue import query
 from bench.catalogue.build import build_catalogue
 from bench.catalogue.folder import ABOUT, TRACKS, VECTORS, WEIGHTS, Catalogue, Limit, read_catalogue
-from bench.catalogue.query import find_neighbours, identify
+from bench.catalogue.query import find_neighbours, identify, to_frame
+from bench.catalogue.wave import CERTAIN, find_line, hear
 from bench.cli.identify import _identify_all
 from bench.errors import ConfigError, DataError
 from bench.fingerprint import Embedder
 from bench.runs import Weights
 from bench.score.threshold import threshold
+from bench.search.sign_bits import read_sign_bits, write_sign_bits
 from bench.settings import RunConfig
 from bench.store import Store
 from bench.testing.source import Arrays
@@ -130,6 +132,65 @@ def test_what_are_not_the_same_samples_keeps_the_time_of_its_fingerprints(
         assert answer.matches[0].path == "song 1.wav" and not answer.matches[0].verified
     (told,), (same,) = (identify(each, noisy(sound(1)[: 5 * RATE_HZ])) for each in (opened, with_bits))
     assert not told.matches[0].verified and same.matches[0].verified
+
+
+@pytest.mark.parametrize("song", range(6))
+def test_wave_accepts_what_is_too_noisy_for_fingerprints(opened: Catalogue, with_bits: Catalogue, song: int) -> None:
+    start = 9_000 + 731 * song
+    faint = noisy(sound(song)[start : start + 6 * RATE_HZ], snr_db=-10.0)
+    (unsure,), (sure,) = (identify(catalogue_, faint) for catalogue_ in (opened, with_bits))
+    assert not unsure.matches[0].accepted
+    best = sure.matches[0]
+    assert (best.path, best.accepted, best.verified) == (f"song {song}.wav", True, True)
+    threshold = with_bits.wave_threshold(50)
+    assert best.wave_score is not None and threshold is not None and best.wave_score >= threshold >= CERTAIN
+    assert abs(best.start_s - (start / RATE_HZ + sure.from_s)) <= 1.01 / RATE_HZ
+    assert to_frame([sure])["wave_score"].iloc[0] == best.wave_score
+
+
+@pytest.mark.parametrize("seconds", [1, 3, 10, 25])
+def test_wave_accepts_no_other_music_nor_silence_nor_a_click(with_bits: Catalogue, seconds: int) -> None:
+    silence = np.zeros(seconds * RATE_HZ, np.float32)
+    click = silence.copy()
+    click[5_000] = 0.9
+    other = np.random.default_rng(7).normal(0, 0.1, seconds * RATE_HZ).astype(np.float32)
+    for wave_T in (other, silence, click):
+        answers = list(identify(with_bits, wave_T))
+        assert not any(match.accepted for answer in answers for match in answer.matches)
+
+
+def test_catalogue_with_bits_of_before_their_thresholds_accepts_by_fingerprints_alone(with_bits: Catalogue) -> None:
+    older = replace(with_bits, wave_limits=())
+    faint = noisy(sound(1)[9_000 : 9_000 + 6 * RATE_HZ], snr_db=-10.0)
+    assert not any(match.accepted for answer in identify(older, faint) for match in answer.matches)
+
+
+def test_loop_in_fewer_than_half_of_the_pieces_is_no_line(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    track, other = (draw.normal(0, 3_000, 12 * RATE_HZ).astype(np.int16) for _ in range(2))
+    counts = write_sign_bits(tmp_path / "bits.u8", iter([track]))
+    bits = read_sign_bits(tmp_path / "bits.u8", counts, "key")
+    mixed = other[: 10 * RATE_HZ] / 2**15
+    offset = 16_000
+    for seconds, is_line in ((4, False), (6, True)):
+        heard_T = mixed.copy()
+        heard_T[: seconds * RATE_HZ] = track[offset : offset + seconds * RATE_HZ] / 2**15
+        candidates = np.zeros(1, np.int64), np.array([offset + 700])
+        line = find_line(hear(heard_T.astype(np.float32)), bits, 0, len(heard_T), *candidates)
+        assert line is not None
+        assert (line.score > CERTAIN) == is_line
+        assert not is_line or (line.row == 0 and abs(line.offset_samples - offset) <= 2)
+
+
+def test_stretch_too_short_for_a_piece_has_no_line(tmp_path: Path) -> None:
+    track = np.random.default_rng(0).normal(0, 3_000, 3 * RATE_HZ).astype(np.int16)
+    counts = write_sign_bits(tmp_path / "bits.u8", iter([track]))
+    bits = read_sign_bits(tmp_path / "bits.u8", counts, "key")
+    heard, candidates = hear((track / 2**15).astype(np.float32)), (np.zeros(1, np.int64), np.zeros(1, np.int64))
+    assert find_line(heard, bits, 0, 12_000, *candidates) is None
+    assert find_line(heard, bits, 0, 16_000, np.empty(0, np.int64), np.empty(0, np.int64)) is None
+    line = find_line(heard, bits, 0, 16_000, *candidates)
+    assert line is not None and line.offset_samples == 0
 
 
 def test_catalogue_without_its_bits_says_which_file_is_damaged(with_bits: Catalogue, tmp_path: Path) -> None:
@@ -247,9 +308,12 @@ def test_sounds_that_are_no_music_are_impostors_too(opened: Catalogue) -> None:
     vectors_QMD = query.fingerprint_queries(opened.embedder, iter([np.stack(sounds[:9])]), 1_600)
     database = replace(opened.database, vectors=vectors_QMD[4], tracks=np.arange(1), first_vector=np.array([0, 21]))
     nothing_QMD = np.zeros_like(vectors_QMD[:2])
-    both = nothing_QMD, vectors_QMD, np.zeros(2, dtype=np.int64), np.zeros(1, dtype=np.int64), database
-    assert building._limit(*both, opened.embedder.device, 0.01).threshold == pytest.approx(1.0, abs=1e-4)
-    (part,) = building._part_limits(*both, [11], 0.01)
+    rows, groups = np.zeros(2, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    excerpts = building._Excerpts([], nothing_QMD, rows, groups, [], vectors_QMD)
+    limit, passed_Q, is_right_Q = building._limit(excerpts, database, opened.embedder.device, 0.005, 0.01)
+    assert limit.threshold == pytest.approx(1.0, abs=1e-4)
+    assert not passed_Q.any() and not is_right_Q.any()
+    (part,) = building._part_limits(nothing_QMD, vectors_QMD, rows, groups, database, [11], 0.01)
     assert part.threshold == pytest.approx(1.0, abs=1e-4)
 
 
