@@ -1,3 +1,3 @@
 """afp-bench: trains, evaluates and tracks audio-fingerprint models."""
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"

@@ -88,3 +88,10 @@ def test_times_that_the_wave_confirms_have_four_digits() -> None:
     matches = (Match("a", "a.mp3", "", 12.34567, 0.9, True, verified=True), Match("b", "b.mp3", "", 3.21, 0.5, False))
     text = shown(registry.load("report", "identify").render("tape.wav", [Answer(0.0, 10.0, 0.6, matches)]))
     assert "12.3457 s" in text and "3.21 s" in text and "confirmed by the wave itself" in " ".join(text.split())
+
+
+def test_what_the_wave_alone_accepts_says_so() -> None:
+    matches = (Match("a", "a.mp3", "", 12.34567, 0.4, True, verified=True, wave_score=21.5),)
+    text = shown(registry.load("report", "identify").render("tape.wav", [Answer(0.0, 10.0, 0.6, matches)]))
+    assert "known" in text and "wave" in text and "0.600" not in text
+    assert "which alone decides where it says wave" in " ".join(text.split())
