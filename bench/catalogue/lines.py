@@ -242,8 +242,10 @@ def _find_by_wave(catalogue: Catalogue, recording: Recording, begin: int, end: i
 
     Its score is that of the fingerprints.
     """
+    if recording.signs is None or catalogue.bits is None:
+        return None
     threshold = catalogue.wave_threshold(end - begin)
-    if threshold is None or catalogue.bits is None or recording.signs is None:
+    if threshold is None:
         return None
     database, hop = catalogue.database, catalogue.database.hop_samples
     row_P, place_P = _propose_lines(catalogue, recording, begin, end)
