@@ -311,8 +311,8 @@ def test_distractors_change_no_hit_and_an_equal_score_leaves_the_answer(store: S
     for cell in before:
         pd.testing.assert_frame_equal(before[cell], after[cell])
     hits = pd.DataFrame(
-        {"query": [0, 1, 2], "track": [0, 1, 2], "score": [0.9, 0.8, 0.7], "hit": True, "near": True, "track_hit": [True, True, True],
-         "length_s": 0.96, "index": "exact", "sequence": "diagonal"}
+        {"query": [0, 1, 2], "track": [0, 1, 2], "score": [0.9, 0.8, 0.7], "hit": True, "near": True,
+         "track_hit": [True, True, True], "length_s": 0.96, "index": "exact", "sequence": "diagonal"}
     )  # fmt: skip
     crowd = pd.DataFrame({"origin": SYNTHETIC, "distractors": 5, "query": [2, 0, 1], "score": [0.71, 0.9, -np.inf]})
     rows = score_among(crowd, hits, Cell("clean"), run="r", benchmark="b", queries="q", system="toy")
